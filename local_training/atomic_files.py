@@ -1,0 +1,185 @@
+"""Write a file whole or not at all, read it whole, move it without ever overwriting.
+
+Every change the project makes to its folders goes through these few functions, so that the rules of all
+systems live in one place: flushes where a power cut needs them, and Windows' habit of refusing to replace or
+open a file for the moment in which somebody else (a reader, a virus scanner) has it open.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from local_training.paths import PARTIAL_SUFFIX
+
+Result = TypeVar("Result")
+
+_SHARING_VIOLATIONS = (5, 32, 33)  # WinError: access denied, sharing violation, lock violation
+_RETRY_WAITS_SECONDS = (0.02, 0.04, 0.08, 0.16, 0.3, 0.4, 0.6)  # 1.6 s in all
+
+
+class NotARegularFileError(OSError):
+    """The name leads to a folder, link, pipe or device."""
+
+
+def retry_while_shared(action: Callable[[], Result], sleep: Callable[[float], None] = time.sleep) -> Result:
+    """Do `action`; on Windows, try again for about 1.6 s while another process has the file open.
+
+    Raises:
+        OSError: any other failure at once, a sharing violation after the last try.
+    """
+    for wait_seconds in _RETRY_WAITS_SECONDS:
+        try:
+            return action()
+        except OSError as error:
+            if getattr(error, "winerror", None) not in _SHARING_VIOLATIONS:
+                raise
+        sleep(wait_seconds)
+    return action()
+
+
+def partial_path(path: Path) -> Path:
+    """The name under which `path` is being written: hidden, and matched by no reader's "*.npz"."""
+    return path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
+    """Put `data` under the name `path`, whole or not at all, replacing what was there.
+
+    A reader in another process sees the old bytes or the new ones. With `durable`, so does whoever looks
+    after a power cut; without, the name may then hold an empty or cut file.
+
+    Raises:
+        OSError: nothing has changed under `path`; a partial file beside it may remain and is overwritten next time.
+    """
+    partial = partial_path(path)
+    with open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    retry_while_shared(lambda: os.replace(partial, path))
+    if durable:
+        sync_folder(path.parent)
+
+
+def append_whole(path: Path, data: bytes, *, durable: bool) -> None:
+    """Add `data` to the end of `path` in one write; with `durable`, return only when the disk has it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _flag("O_BINARY") | _flag("O_CLOEXEC"), 0o666)
+    try:
+        written = os.write(descriptor, data)
+        while written < len(data):
+            written += os.write(descriptor, data[written:])
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut. Windows has no such call; there it does nothing."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY | _flag("O_CLOEXEC"))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path, *, durable: bool) -> None:
+    """Make `folder` unless it is there; its parent must be."""
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    if durable:
+        sync_folder(folder.parent)
+
+
+def exists(path: Path) -> bool:
+    """Whether the name is taken, by anything. Unlike os.path.exists, an input/output error is not a "no"."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename `source` to `target`, which must be free.
+
+    Meant for the one process that holds the root's lock: between look and rename nobody else makes the name.
+
+    Raises:
+        FileExistsError: the name is taken by another file. Nothing has changed.
+        FileNotFoundError: there is no source.
+    """
+    try:
+        there = os.lstat(target)
+    except FileNotFoundError:
+        retry_while_shared(lambda: os.rename(source, target))
+        return
+    if not os.path.samestat(os.lstat(source), there):
+        raise FileExistsError(errno.EEXIST, "the name is taken", str(target))
+    # Two names of one file are what a torn move leaves behind, and rename() would do nothing about it.
+    os.unlink(source)
+
+
+def remove_if_there(path: Path) -> bool:
+    """Remove a file; True if there was one."""
+    try:
+        retry_while_shared(lambda: os.unlink(path))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def read_regular_file(path: Path, max_bytes: int | None = None) -> bytes:
+    """Read a whole file, never following a link and never waiting on a pipe.
+
+    Raises:
+        NotARegularFileError: a folder, link, pipe, socket or device; nothing was opened.
+        FileNotFoundError: nothing of that name.
+        OverflowError: it is longer than `max_bytes`; nothing was read.
+        OSError: the machine failed. This says nothing about the file.
+    """
+    before = os.lstat(path)
+    if not stat.S_ISREG(before.st_mode):
+        raise NotARegularFileError(errno.EINVAL, _kind(before.st_mode), str(path))
+    flags = os.O_RDONLY | _flag("O_BINARY") | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_CLOEXEC")
+    descriptor = retry_while_shared(lambda: os.open(path, flags))
+    with open(descriptor, "rb", closefd=True) as file:
+        opened = os.fstat(file.fileno())
+        if not stat.S_ISREG(opened.st_mode):
+            raise NotARegularFileError(errno.EINVAL, _kind(opened.st_mode), str(path))
+        if max_bytes is not None and opened.st_size > max_bytes:
+            raise OverflowError(f"{opened.st_size} bytes")
+        data = file.read() if max_bytes is None else file.read(max_bytes + 1)
+    if max_bytes is not None and len(data) > max_bytes:
+        raise OverflowError(f"more than {max_bytes} bytes")
+    return data
+
+
+def _kind(mode: int) -> str:
+    names = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFLNK: "a link",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return names.get(stat.S_IFMT(mode), "not a regular file")
+
+
+def _flag(name: str) -> int:
+    """An os.open flag that not every system has; 0 where it is missing."""
+    return int(getattr(os, name, 0))

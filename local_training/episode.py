@@ -1,0 +1,240 @@
+"""What an episode is: the steps of one game, or of a stretch of one, checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from local_training.errors import EpisodeError
+from local_training.settings import LimitSettings
+
+Array = npt.NDArray[Any]
+
+REQUIRED = ("states", "actions", "rewards")
+OPTIONAL = ("log_probs", "policy_version", "action_mask", "terminated", "final_state", "episode_id", "meta")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """The steps of one game, already checked: finite, one of each per step.
+
+    Letters: T steps, S features, A actions.
+
+    states: [T, S] float32, what the policy saw.
+    actions: [T] int64, what it did, 0..A-1.
+    rewards: [T] float32, what that action earned.
+    log_probs: [T] float32 or None, log-probability of the action under the policy that played.
+    policy_version: model version that played, or None.
+    action_mask: [T, A] bool or None, True where an action was legal.
+    terminated: False when the game was cut off, or this is a segment of a longer one.
+    final_state: [S] float32 or None, the state after the last step.
+    episode_id: unique text, or "".
+    meta: the writer's own remarks.
+    """
+
+    states: Array
+    actions: Array
+    rewards: Array
+    log_probs: Array | None = None
+    policy_version: int | None = None
+    action_mask: Array | None = None
+    terminated: bool = True
+    final_state: Array | None = None
+    episode_id: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        return len(self.actions)
+
+    @property
+    def state_width(self) -> int:
+        return int(self.states.shape[1])
+
+    @property
+    def episode_return(self) -> float:
+        """Sum of the rewards, undiscounted."""
+        return float(np.sum(self.rewards, dtype=np.float64))
+
+    @property
+    def declared_actions(self) -> int:
+        """The number of actions the writer states, by mask or meta; 0 if it does not."""
+        if self.action_mask is not None:
+            return int(self.action_mask.shape[1])
+        count = self.meta.get("action_count", 0)
+        return count if isinstance(count, int) and count > 0 else 0
+
+
+def from_arrays(arrays: Mapping[str, Any], limits: LimitSettings | None = None) -> Episode:
+    """Check raw arrays, as a game or a file delivers them, and make an Episode of them.
+
+    Args:
+        arrays: at least `states` [T, ...], `actions` [T], `rewards` [T]; further keys of the format are optional,
+            unknown keys are ignored. uint8 states are scaled by 1/255, further axes of a state are flattened.
+
+    Raises:
+        EpisodeError: with the reason "missing-array", "wrong-dtype", "wrong-shape", "too-large", "not-finite",
+            "absurd-magnitude", "action-out-of-range", "illegal-action" or "bad-meta".
+    """
+    limits = limits or LimitSettings()
+    for name in REQUIRED:
+        if name not in arrays:
+            raise EpisodeError("missing-array", f"there is no array {name}", "states, actions and rewards are needed")
+    states = _states(np.asarray(arrays["states"]), limits)
+    steps = len(states)
+    actions = _actions(np.asarray(arrays["actions"]), steps, limits)
+    rewards = _finite_floats("rewards", np.asarray(arrays["rewards"]), (steps,), limits)
+    mask = _mask(arrays.get("action_mask"), steps, actions, limits)
+    return Episode(
+        states=states,
+        actions=actions,
+        rewards=rewards,
+        log_probs=_log_probs(arrays.get("log_probs"), steps, limits),
+        policy_version=_policy_version(arrays.get("policy_version")),
+        action_mask=mask,
+        terminated=_terminated(arrays.get("terminated")),
+        final_state=_final_state(arrays.get("final_state"), states, limits),
+        episode_id=_text("episode_id", arrays.get("episode_id"), 200),
+        meta=_meta(arrays.get("meta")),
+    )
+
+
+def _states(raw: Array, limits: LimitSettings) -> Array:
+    if raw.ndim < 1 or raw.shape[0] == 0:
+        raise EpisodeError("wrong-shape", f"states has shape {raw.shape}", "at least one step, [T, S], is needed")
+    steps = raw.shape[0]
+    if steps > limits.max_steps:
+        raise EpisodeError("too-large", f"there are {steps} steps", f"at most {limits.max_steps} (limits.max_steps) are allowed")
+    flat = raw.reshape(steps, -1)
+    if flat.shape[1] == 0:
+        raise EpisodeError("wrong-shape", f"states has shape {raw.shape}", "at least one number per state is needed")
+    if flat.shape[1] > limits.max_state_width:
+        found = f"a state holds {flat.shape[1]} numbers"
+        raise EpisodeError("too-large", found, f"at most {limits.max_state_width} (limits.max_state_width) are allowed")
+    scaled = flat.astype(np.float32) / np.float32(255) if raw.dtype == np.uint8 else flat
+    return _finite_floats("states", scaled, flat.shape, limits)
+
+
+def _actions(raw: Array, steps: int, limits: LimitSettings) -> Array:
+    if raw.dtype.kind not in "iu":
+        raise EpisodeError("wrong-dtype", f"actions is of type {raw.dtype}", "whole numbers are needed")
+    if raw.shape != (steps,):
+        raise _shape_error("actions", raw.shape, (steps,))
+    lowest, highest = int(raw.min()), int(raw.max())
+    if lowest < 0 or highest >= limits.max_actions:
+        worst = lowest if lowest < 0 else highest
+        needed = f"0 to {limits.max_actions - 1} (limits.max_actions) is allowed"
+        raise EpisodeError("action-out-of-range", f"there is an action {worst}", needed)
+    return raw.astype(np.int64)
+
+
+def _finite_floats(name: str, raw: Array, shape: tuple[int, ...], limits: LimitSettings) -> Array:
+    if raw.dtype.kind not in "fiub":
+        raise EpisodeError("wrong-dtype", f"{name} is of type {raw.dtype}", "real numbers are needed")
+    if raw.shape != shape:
+        raise _shape_error(name, raw.shape, shape)
+    # The bound is checked before the cast: a float64 beyond float32's range would become an infinity with a warning.
+    largest = float(np.max(np.abs(raw.astype(np.float64, copy=False)))) if raw.size else 0.0
+    if not np.isfinite(largest):
+        bad = int(np.count_nonzero(~np.isfinite(raw)))
+        raise EpisodeError("not-finite", f"{name} holds {bad} values that are NaN or infinite", "finite numbers are needed")
+    if largest > limits.max_magnitude:
+        needed = f"at most {limits.max_magnitude:g} (limits.max_magnitude) is allowed; scale the numbers down"
+        raise EpisodeError("absurd-magnitude", f"{name} holds a value of size {largest:g}", needed)
+    return np.ascontiguousarray(raw, dtype=np.float32)
+
+
+def _log_probs(raw: Any, steps: int, limits: LimitSettings) -> Array | None:
+    if raw is None:
+        return None
+    values = _finite_floats("log_probs", np.asarray(raw), (steps,), limits)
+    if values.max() > 1e-5:
+        found = f"log_probs holds {float(values.max()):g}"
+        raise EpisodeError("bad-log-prob", found, "logarithms of probabilities, 0 at most, are needed")
+    return np.minimum(values, np.float32(0))
+
+
+def _policy_version(raw: Any) -> int | None:
+    if raw is None:
+        return None
+    value = np.asarray(raw)
+    if value.shape != () or value.dtype.kind not in "iu":
+        found = f"policy_version is of type {value.dtype}, shape {value.shape}"
+        raise EpisodeError("wrong-dtype", found, "one whole number is needed")
+    if not 0 <= int(value) < 2**62:
+        raise EpisodeError("bad-version", f"policy_version is {int(value)}", "a version, 0 or more, is needed")
+    return int(value)
+
+
+def _mask(raw: Any, steps: int, actions: Array, limits: LimitSettings) -> Array | None:
+    if raw is None:
+        return None
+    mask = np.asarray(raw)
+    if mask.dtype != np.bool_:
+        raise EpisodeError("wrong-dtype", f"action_mask is of type {mask.dtype}", "bool is needed")
+    if mask.ndim != 2 or mask.shape[0] != steps or not 1 <= mask.shape[1] <= limits.max_actions:
+        raise EpisodeError("wrong-shape", f"action_mask has shape {mask.shape}", f"({steps}, number of actions) is needed")
+    if int(actions.max()) >= mask.shape[1]:
+        found = f"there is an action {int(actions.max())}, and action_mask has {mask.shape[1]} actions"
+        raise EpisodeError("action-out-of-range", found, "every action must be among them")
+    illegal = np.flatnonzero(~mask[np.arange(steps), actions])
+    if illegal.size:
+        found = f"the action of step {illegal[0]} is masked out ({illegal.size} such steps)"
+        raise EpisodeError("illegal-action", found, "an action that was taken must be legal in action_mask")
+    return mask
+
+
+def _terminated(raw: Any) -> bool:
+    if raw is None:
+        return True
+    value = np.asarray(raw)
+    if value.shape != () or value.dtype.kind not in "biu":
+        found = f"terminated is of type {value.dtype}, shape {value.shape}"
+        raise EpisodeError("wrong-dtype", found, "one true or false is needed")
+    return bool(value)
+
+
+def _final_state(raw: Any, states: Array, limits: LimitSettings) -> Array | None:
+    if raw is None:
+        return None
+    value = np.asarray(raw)
+    flat = value.reshape(-1)
+    scaled = flat.astype(np.float32) / np.float32(255) if value.dtype == np.uint8 else flat
+    return _finite_floats("final_state", scaled, (states.shape[1],), limits)
+
+
+def _text(name: str, raw: Any, longest: int) -> str:
+    if raw is None:
+        return ""
+    value = np.asarray(raw)
+    if value.shape != () or value.dtype.kind != "U":
+        raise EpisodeError("wrong-dtype", f"{name} is of type {value.dtype}, shape {value.shape}", "one text is needed")
+    text = str(value)
+    if len(text) > longest:
+        raise EpisodeError("too-large", f"{name} is {len(text)} characters long", f"at most {longest} are allowed")
+    return text
+
+
+def _meta(raw: Any) -> Mapping[str, Any]:
+    text = _text("meta", raw, 100_000)
+    if not text:
+        return {}
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise EpisodeError("bad-meta", f"meta is not JSON ({error})", "the text of a JSON object is needed") from None
+    if not isinstance(meta, dict):
+        raise EpisodeError("bad-meta", f"meta holds a JSON {type(meta).__name__}", "a JSON object is needed")
+    return meta
+
+
+def _shape_error(name: str, found: tuple[int, ...], needed: tuple[int, ...]) -> EpisodeError:
+    if len(found) == 1 and len(needed) == 1:
+        words = f"{name} has {found[0]} steps, states has {needed[0]}"
+        return EpisodeError("wrong-shape", words, "one of each per step is needed")
+    return EpisodeError("wrong-shape", f"{name} has shape {found}", f"shape {needed} is needed")

@@ -1,0 +1,133 @@
+"""Every exception this project raises on purpose, as one tree.
+
+Each is also the fitting builtin, keeps what it knows as fields, and survives pickling: the constructor's
+positional arguments stay in `args`, and the sentence is made by `__str__`.
+"""
+
+from __future__ import annotations
+
+
+class BackgroundTrainingError(Exception):
+    """Base of all errors below; `exit_code` is what a command returns for it."""
+
+    exit_code = 1
+
+
+class SettingsError(BackgroundTrainingError, ValueError):
+    """A setting is unknown, or its value is not allowed."""
+
+    exit_code = 2
+
+    def __init__(self, key: str, value: object, needed: str, source: str) -> None:
+        super().__init__(key, value, needed, source)
+        self.key = key
+        self.value = value
+        self.needed = needed
+        self.source = source
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.key} is {self.value!r}; {self.needed}"
+
+
+class EpisodeError(BackgroundTrainingError, ValueError):
+    """An episode, or a file that should hold one, can't be used.
+
+    `reason` is a short fixed word for counting ("not-a-zip", "not-finite", "wrong-width", ...); `found` and
+    `needed` make the sentence a person reads.
+    """
+
+    def __init__(self, reason: str, found: str, needed: str) -> None:
+        super().__init__(reason, found, needed)
+        self.reason = reason
+        self.found = found
+        self.needed = needed
+
+    def __str__(self) -> str:
+        return f"{self.found}; {self.needed}"
+
+
+class EpisodeTooLargeError(EpisodeError):
+    """An episode file asks for more memory than the settings allow."""
+
+
+class ModelError(BackgroundTrainingError, ValueError):
+    """A model file is there, but can't be used."""
+
+    def __init__(self, file: str, found: str, needed: str) -> None:
+        super().__init__(file, found, needed)
+        self.file = file
+        self.found = found
+        self.needed = needed
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.found}; {self.needed}"
+
+
+class ModelMissingError(BackgroundTrainingError, FileNotFoundError):
+    """There is no model file yet."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(file)
+        self.file = file
+
+    def __str__(self) -> str:
+        return f"{self.file}: no model is there yet"
+
+
+class LedgerError(BackgroundTrainingError, ValueError):
+    """The ledger and the model tell different histories."""
+
+    def __init__(self, file: str, found: str, remedy: str) -> None:
+        super().__init__(file, found, remedy)
+        self.file = file
+        self.found = found
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.found}. {self.remedy}"
+
+
+class AnotherLearnerError(BackgroundTrainingError, RuntimeError):
+    """Another learner is at work in the same root."""
+
+    exit_code = 3
+
+    def __init__(self, root: str, owner: str) -> None:
+        super().__init__(root, owner)
+        self.root = root
+        self.owner = owner
+
+    def __str__(self) -> str:
+        return f"another learner is at work in {self.root}: {self.owner}. Stop it first, or use another --root"
+
+
+class LockUnavailableError(BackgroundTrainingError, OSError):
+    """The folder can't be locked, so nothing proves that this learner is alone there."""
+
+    exit_code = 4
+
+    def __init__(self, file: str, cause: str) -> None:
+        super().__init__(file, cause)
+        self.file = file
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"{self.file} can't be locked ({self.cause}); a folder on a local disk is needed"
+
+
+class MachineError(BackgroundTrainingError, OSError):
+    """The machine failed a command: disk full, no permission, input/output error."""
+
+    exit_code = 5
+
+    def __init__(self, doing: str, cause: str) -> None:
+        super().__init__(doing, cause)
+        self.doing = doing
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"{self.doing}: {self.cause}"
+
+
+class WorkerError(BackgroundTrainingError, RuntimeError):
+    """A worker process died or did not answer."""

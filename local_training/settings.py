@@ -1,0 +1,191 @@
+"""Every setting with its default, its range and its sentence; frozen, and checked when made."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from local_training.errors import SettingsError
+from local_training.paths import DEFAULT_ROOT, Paths
+
+Section = TypeVar("Section")
+
+
+def setting(
+    default: Any,
+    sentence: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    choices: tuple[str, ...] = (),
+    environment: str = "",
+) -> Any:
+    """A dataclass field that knows its sentence, its range and the variable that may set it."""
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "choices": choices}
+    return field(default=default, metadata={"sentence": sentence, "environment": environment, **bounds})
+
+
+def needed(setting_field: dataclasses.Field[Any]) -> str:
+    """The range of a setting in words."""
+    data = setting_field.metadata
+    if data["choices"]:
+        return "one of " + ", ".join(data["choices"]) + " is needed"
+    words = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
+    text = words[_type_name(setting_field)]
+    for word, bound in (("at least", data["at_least"]), ("above", data["above"]), ("at most", data["at_most"])):
+        if bound is not None:
+            text += f", {word} {bound}"
+    return text + " is needed"
+
+
+def _type_name(setting_field: dataclasses.Field[Any]) -> str:
+    return str(setting_field.type)
+
+
+def check(section: Any, source: str = "settings") -> None:
+    """Refuse a section in which a value is of the wrong type or out of its range.
+
+    Raises:
+        SettingsError: names the key, the value, the range and the source.
+    """
+    for setting_field in dataclasses.fields(section):
+        if not setting_field.metadata:
+            continue
+        value = getattr(section, setting_field.name)
+        if not _allowed(value, setting_field):
+            raise SettingsError(setting_field.name, value, needed(setting_field), source)
+
+
+def _allowed(value: object, setting_field: dataclasses.Field[Any]) -> bool:
+    data = setting_field.metadata
+    wanted = _type_name(setting_field)
+    if wanted == "bool":
+        return isinstance(value, bool)
+    if wanted == "str":
+        return isinstance(value, str) and (not data["choices"] or value in data["choices"])
+    if isinstance(value, bool) or not isinstance(value, int if wanted == "int" else (int, float)):
+        return False
+    assert isinstance(value, (int, float))
+    return (
+        value == value  # not NaN
+        and (data["at_least"] is None or value >= data["at_least"])
+        and (data["above"] is None or value > data["above"])
+        and (data["at_most"] is None or value <= data["at_most"])
+    )
+
+
+@dataclass(frozen=True)
+class _Section:
+    def __post_init__(self) -> None:
+        check(self, type(self).__name__)
+
+
+@dataclass(frozen=True)
+class LearnerSettings(_Section):
+    """When the learner trains, and on what."""
+
+    batch_size: int = setting(10, "Episodes in one batch, at most.", at_least=1, at_most=1000)
+    max_file_age: float = setting(
+        3600.0, "Seconds after which a waiting episode is too old to train on; 0 switches the check off.", at_least=0.0
+    )
+    max_version_lag: int = setting(
+        100, "Model versions after which an episode that records its policy version is too old; 0 switches it off.", at_least=0
+    )
+    max_workers: int = setting(2, "Worker processes, at most.", at_least=1, at_most=64)
+    rescan_seconds: float = setting(5.0, "Slowest look into the buffer; events make it sooner.", above=0.0, at_most=3600.0)
+    settle_seconds: float = setting(
+        10.0, "How long an unfinished file of a foreign writer must stand still before it counts as broken.", at_least=0.0, at_most=3600.0
+    )
+    report_seconds: float = setting(30.0, "Time between two status reports on the console.", above=0.0)
+    enable_model_training: bool = setting(True, "Whether episodes are trained on.")
+    enable_replay_analysis: bool = setting(False, "Whether StarCraft II replays are analysed beside the training.")
+    verbose: bool = setting(True, "Whether the learner prints its reports.")
+    durability: str = setting(
+        "full",
+        "full: what was trained survives a power cut; fast: it survives a crash, but not always a power cut.",
+        choices=("full", "fast"),
+    )
+    history_every: int = setting(10, "Every how many versions a copy of the model goes to models/history.", at_least=1)
+    history_size: int = setting(10, "Copies kept in models/history.", at_least=1, at_most=10_000)
+    log_bytes: int = setting(2_000_000, "Size at which background_training.log is rotated.", at_least=10_000)
+    restart_limit: int = setting(5, "Restarts of a dying worker within ten minutes before the learner gives up.", at_least=0)
+
+
+@dataclass(frozen=True)
+class LimitSettings(_Section):
+    """How much one episode file may ask for."""
+
+    max_file_bytes: int = setting(256_000_000, "Size of an episode file, at most.", at_least=1000)
+    max_episode_bytes: int = setting(512_000_000, "Size of its arrays in memory, at most.", at_least=1000)
+    max_steps: int = setting(1_000_000, "Steps of one episode, at most.", at_least=1)
+    max_state_width: int = setting(1_000_000, "Numbers in one state, at most.", at_least=1)
+    max_actions: int = setting(4096, "Number of different actions, at most.", at_least=2)
+    max_magnitude: float = setting(1e6, "Largest absolute value of a state, a reward or a log-probability.", above=0.0)
+
+
+@dataclass(frozen=True)
+class LearningSettings(_Section):
+    """How a batch changes the policy."""
+
+    learning_rate: float = setting(0.001, "Step size of Adam.", above=0.0, at_most=1.0)
+    gamma: float = setting(0.99, "Discount per step.", at_least=0.0, at_most=1.0)
+    seed: int = setting(0, "Seed of the first weights and of every shuffle.", at_least=0)
+    hidden: int = setting(64, "Width of both hidden layers of a new model.", at_least=1, at_most=4096)
+    action_count: int = setting(0, "Actions of a new model; 0 takes them from the episodes.", at_least=0, at_most=4096)
+
+
+@dataclass(frozen=True)
+class ReplaySettings(_Section):
+    """Which StarCraft II replays are analysed."""
+
+    folder: str = setting("", "Folder with replays; empty: none.", environment="REPLAY_ARCHIVE_DIR")
+    move_analysed_to: str = setting("", "Folder that analysed replays are moved to; empty: they stay.")
+    timeout_seconds: float = setting(60.0, "Time one replay may take before it is given up.", above=0.0)
+
+
+@dataclass(frozen=True)
+class GameSettings(_Section):
+    """What run_with_training.py plays."""
+
+    game: str = setting("CartPole-v1", "Gymnasium id of the game.")
+    instances: int = setting(1, "Games at a time, each in a process of its own when more than one.", at_least=1, at_most=256, environment="NUM_INSTANCES")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one run."""
+
+    root: Path = DEFAULT_ROOT
+    learner: LearnerSettings = LearnerSettings()
+    limits: LimitSettings = LimitSettings()
+    learning: LearningSettings = LearningSettings()
+    replays: ReplaySettings = ReplaySettings()
+    games: GameSettings = GameSettings()
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(self.root)
+
+    def with_values(self, source: str, **sections: dict[str, Any]) -> Settings:
+        """A copy with the named values replaced, e.g. `with_values("flags", learner={"batch_size": 5})`.
+
+        Raises:
+            SettingsError: an unknown key, or a value out of its range.
+        """
+        changed = {name: _replaced(getattr(self, name), name, values, source) for name, values in sections.items()}
+        return dataclasses.replace(self, **changed)
+
+
+def _replaced(section: Section, name: str, values: dict[str, Any], source: str) -> Section:
+    known = {setting_field.name: setting_field for setting_field in dataclasses.fields(section)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise SettingsError(f"{name}.{key}", values[key], "known keys are " + ", ".join(sorted(known)), source)
+    floats = {key: float(value) if _type_name(known[key]) == "float" and type(value) is int else value for key, value in values.items()}
+    try:
+        return dataclasses.replace(section, **floats)  # type: ignore[type-var]
+    except SettingsError as error:
+        raise SettingsError(f"{name}.{error.key}", error.value, error.needed, source) from None

@@ -1,0 +1,1 @@
+"""Consumers: the background learner, its monitor and the commands around them."""

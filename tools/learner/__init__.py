@@ -1,0 +1,1 @@
+"""The inside of the background learner: watch, decide, train, commit, account."""
