@@ -92,7 +92,7 @@ class LearnerSettings(_Section):
         3600.0, "Seconds after which a waiting episode is too old to train on; 0 switches the check off.", at_least=0.0
     )
     max_version_lag: int = setting(
-        100, "Model versions after which an episode that records its policy version is too old; 0 switches it off.", at_least=0
+        1000, "Model versions after which an episode that records its policy version is too old; 0 switches it off.", at_least=0
     )
     max_workers: int = setting(2, "Worker processes, at most.", at_least=1, at_most=64)
     rescan_seconds: float = setting(5.0, "Slowest look into the buffer; events make it sooner.", above=0.0, at_most=3600.0)
@@ -118,8 +118,7 @@ class LearnerSettings(_Section):
 class LimitSettings(_Section):
     """How much one episode file may ask for."""
 
-    max_file_bytes: int = setting(256_000_000, "Size of an episode file, at most.", at_least=1000)
-    max_episode_bytes: int = setting(512_000_000, "Size of its arrays in memory, at most.", at_least=1000)
+    max_memory_bytes: int = setting(512_000_000, "Memory that reading one episode file may take, at most.", at_least=10_000)
     max_steps: int = setting(1_000_000, "Steps of one episode, at most.", at_least=1)
     max_state_width: int = setting(1_000_000, "Numbers in one state, at most.", at_least=1)
     max_actions: int = setting(4096, "Number of different actions, at most.", at_least=2)
@@ -135,6 +134,34 @@ class LearningSettings(_Section):
     seed: int = setting(0, "Seed of the first weights and of every shuffle.", at_least=0)
     hidden: int = setting(64, "Width of both hidden layers of a new model.", at_least=1, at_most=4096)
     action_count: int = setting(0, "Actions of a new model; 0 takes them from the episodes.", at_least=0, at_most=4096)
+    epochs: int = setting(
+        4, "How often each step of a batch is gone through when its log-probabilities are known.", at_least=1, at_most=100
+    )
+    minibatch_steps: int = setting(256, "Steps that one gradient is made of.", at_least=1, at_most=1_000_000)
+    trace: float = setting(
+        0.95,
+        "Lambda of generalised advantage estimation: 1 trusts what happened, 0 trusts the value network.",
+        at_least=0.0,
+        at_most=1.0,
+    )
+    clip: float = setting(
+        0.2, "How far an action's probability ratio may leave 1 before it stops counting.", above=0.0, at_most=10.0
+    )
+    largest_weight: float = setting(
+        2.0, "Bound of the importance weight of a step played by an older policy.", at_least=1.0, at_most=100.0
+    )
+    entropy: float = setting(0.01, "Weight of the bonus for keeping several actions likely.", at_least=0.0, at_most=10.0)
+    gradient_norm: float = setting(0.5, "Length to which a longer gradient is shortened.", above=0.0)
+    kl_limit: float = setting(
+        0.05, "Change of the policy (KL, nats) after which a batch is gone through no further time.", above=0.0
+    )
+    staleness_half_life: float = setting(
+        16.0, "Model versions after which an episode counts half; 0: age alone changes nothing.", at_least=0.0
+    )
+    replay_episodes: int = setting(
+        16, "Newest trained episodes that may join a batch again; 0: none.", at_least=0, at_most=10_000
+    )
+    replay_steps: int = setting(2048, "Steps up to which a batch is filled with them.", at_least=0)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""What usual numbers are: running mean, variance and span of a stream, merged exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+WIDEST = 10.0
+"""A scaled number stays within about this many units, as far as seen: rare spikes widen the scale."""
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Mean and spread of each of S numbers over all rows seen so far.
+
+    It promises that the order and the grouping of rows change nothing but rounding. It does not clip: scaling stays
+    linear, so that it can be folded into the first layer of a network.
+    """
+
+    count: float
+    """Rows seen; less when old ones have been faded."""
+    mean: Array
+    """[S] float64"""
+    squares: Array
+    """[S] float64, sum of the squared distances from the mean."""
+    lowest: Array
+    """[S] float64"""
+    highest: Array
+    """[S] float64"""
+
+    @property
+    def variance(self) -> Array:
+        """[S] float64; 0 before the first row."""
+        return self.squares / max(self.count, 1.0)
+
+    @property
+    def inverse_scale(self) -> Array:
+        """[S] float64, what a distance from the mean is multiplied with: 1 / max(deviation, half the span / 10).
+
+        1 before the first row. 0 for a number that has always been the same: it tells nothing, and dividing by
+        (almost) nothing would make its first change an explosion.
+        """
+        if self.count == 0:
+            return np.ones_like(self.mean)
+        span = self.highest - self.lowest
+        scale = np.maximum(np.sqrt(self.variance), span / (2.0 * WIDEST))
+        # Below this a float32 can't tell the number's changes from its rounding.
+        changes = span > 1e-6 * np.maximum(np.abs(self.highest), np.abs(self.lowest))
+        return np.where(changes, 1.0 / np.where(changes, scale, 1.0), 0.0)
+
+    def scaled(self, rows: Array) -> Array:
+        """(rows - mean) * inverse_scale, [B, S] float32."""
+        centred = rows - self.mean.astype(np.float32)
+        centred *= self.inverse_scale.astype(np.float32)
+        return centred
+
+
+def new_normaliser(width: int) -> Normaliser:
+    """Nothing seen yet: `scaled` returns the rows as they are."""
+    return Normaliser(0.0, np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width))
+
+
+def of_rows(rows: Array) -> Normaliser:
+    """The normaliser of rows [B, S], B at least 1."""
+    wide = rows.astype(np.float64)
+    mean = wide.mean(axis=0)
+    return Normaliser(float(len(rows)), mean, ((wide - mean) ** 2).sum(axis=0), wide.min(axis=0), wide.max(axis=0))
+
+
+def merged(one: Normaliser, other: Normaliser) -> Normaliser:
+    """The normaliser of the rows of both.
+
+    With d = mean2 - mean1 and n = n1 + n2:  mean = mean1 + d n2/n;  squares = squares1 + squares2 + d^2 n1 n2/n.
+
+    Source: Chan, Golub & LeVeque 1983, eq. 2.1.
+    """
+    if one.count == 0 or other.count == 0:
+        return other if one.count == 0 else one
+    count = one.count + other.count
+    distance = other.mean - one.mean
+    return Normaliser(
+        count=count,
+        mean=one.mean + distance * (other.count / count),
+        squares=one.squares + other.squares + distance**2 * (one.count * other.count / count),
+        lowest=np.minimum(one.lowest, other.lowest),
+        highest=np.maximum(one.highest, other.highest),
+    )
+
+
+def faded(normaliser: Normaliser, longest: float) -> Normaliser:
+    """The same mean and variance, but at most as weighty as `longest` rows, so that newer rows count for more."""
+    if normaliser.count <= longest:
+        return normaliser
+    share = longest / normaliser.count
+    return Normaliser(longest, normaliser.mean, normaliser.squares * share, normaliser.lowest, normaliser.highest)

@@ -1,0 +1,68 @@
+"""One step of the weights along a gradient: Adam, with the gradient's length bounded."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+DECAY1, DECAY2, EPSILON = 0.9, 0.999, 1e-5
+
+
+class Moments(NamedTuple):
+    """Adam's memory of past gradients."""
+
+    first: Array
+    """[P], running mean of the gradient."""
+    second: Array
+    """[P], running mean of its square."""
+    steps: int
+    """Steps taken so far."""
+
+
+def new_moments(size: int) -> Moments:
+    """The memory before the first step."""
+    return Moments(np.zeros(size, np.float32), np.zeros(size, np.float32), 0)
+
+
+def norm(gradient: Array) -> float:
+    """Euclidean length of a gradient [P], summed in float64."""
+    wide = gradient.astype(np.float64)
+    return math.sqrt(float(wide @ wide))
+
+
+def clip(gradient: Array, longest: float) -> float:
+    """Shorten a gradient [P] in place to the length `longest` if it is longer; its direction stays.
+
+    Returns:
+        The length before; NaN or infinity when the gradient is not finite, which is then left as it is.
+    """
+    length = norm(gradient)
+    if math.isfinite(length) and length > longest:
+        gradient *= longest / length
+    return length
+
+
+def adam(weights: Array, gradient: Array, moments: Moments, learning_rate: float) -> Moments:
+    """Move weights [P] in place one step against a gradient [P]; the moments' arrays change in place too.
+
+    m = 0.9 m + 0.1 g;  v = 0.999 v + 0.001 g^2;  w -= rate * (m / (1 - 0.9^k)) / (sqrt(v / (1 - 0.999^k)) + 1e-5).
+
+    Returns:
+        The moments with their step count one higher.
+
+    Source: Kingma & Ba 2015, algorithm 1; epsilon 1e-5 as in the PPO of OpenAI Baselines.
+    """
+    first, second, steps = moments.first, moments.second, moments.steps + 1
+    first *= DECAY1
+    first += (1.0 - DECAY1) * gradient
+    second *= DECAY2
+    second += (1.0 - DECAY2) * (gradient * gradient)
+    root = np.sqrt(second / (1.0 - DECAY2**steps))
+    root += EPSILON
+    weights -= (learning_rate / (1.0 - DECAY1**steps)) * first / root
+    return Moments(first, second, steps)

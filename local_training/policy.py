@@ -1,0 +1,230 @@
+"""What the policy is: a small network from a state to action probabilities, forward, backward and at play."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from local_training.errors import EpisodeError
+
+Array = npt.NDArray[Any]
+
+ACTIVATION = "tanh"
+"""The function of both hidden layers, for the manifest of a model file."""
+
+
+class Network(NamedTuple):
+    """Two hidden tanh layers: outputs = tanh(tanh(states W1 + b1) W2 + b2) W3 + b3.
+
+    Letters: S inputs, H hidden units, A outputs. The policy's outputs are logits, one per action; the value network
+    has one output. The published policy takes raw states: whatever scales them is folded into W1 and b1.
+    """
+
+    W1: Array
+    """[S, H]"""
+    b1: Array
+    """[H]"""
+    W2: Array
+    """[H, H]"""
+    b2: Array
+    """[H]"""
+    W3: Array
+    """[H, A]"""
+    b3: Array
+    """[A]"""
+
+
+class Activations(NamedTuple):
+    """What a forward pass leaves for the backward pass."""
+
+    hidden1: Array
+    """[B, H]"""
+    hidden2: Array
+    """[B, H]"""
+    outputs: Array
+    """[B, A]"""
+
+
+class Choice(NamedTuple):
+    """One action, chosen."""
+
+    action: int
+    probability: float
+    log_prob: float
+
+
+def shapes(inputs: int, hidden: int, outputs: int) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the six arrays of a network, in the order of their names."""
+    return ((inputs, hidden), (hidden,), (hidden, hidden), (hidden,), (hidden, outputs), (outputs,))
+
+
+def new_network(rng: np.random.Generator, inputs: int, hidden: int, outputs: int, output_gain: float) -> Network:
+    """Draw first weights: orthogonal layers of gain sqrt(2), the last of `output_gain`; biases zero; float32.
+
+    A small output gain makes every action equally likely at first.
+
+    Source: Saxe et al. 2014; Andrychowicz et al. 2021 for the small last layer of a policy.
+    """
+    gain = math.sqrt(2.0)
+    weights = (
+        _orthogonal(rng, inputs, hidden, gain),
+        _orthogonal(rng, hidden, hidden, gain),
+        _orthogonal(rng, hidden, outputs, output_gain),
+    )
+    biases = (np.zeros(hidden, np.float32), np.zeros(hidden, np.float32), np.zeros(outputs, np.float32))
+    return Network(weights[0], biases[0], weights[1], biases[1], weights[2], biases[2])
+
+
+def _orthogonal(rng: np.random.Generator, rows: int, columns: int, gain: float) -> Array:
+    square = rng.standard_normal((max(rows, columns), min(rows, columns)))
+    basis, triangle = np.linalg.qr(square)
+    basis = basis * np.sign(np.diag(triangle))  # QR leaves the signs to LAPACK; fixed here so that they are ours
+    return np.ascontiguousarray(gain * (basis if rows >= columns else basis.T), dtype=np.float32)
+
+
+def flattened(network: Network) -> Array:
+    """All weights behind one another in one vector [P]; the optimiser and the files work on that."""
+    return np.concatenate([part.reshape(-1) for part in network])
+
+
+def network_of(vector: Array, inputs: int, hidden: int, outputs: int) -> Network:
+    """The network whose weights lie in a vector [P]; its arrays are views, so a change of either is one of both."""
+    views, start = [], 0
+    for shape in shapes(inputs, hidden, outputs):
+        size = math.prod(shape)
+        views.append(vector[start : start + size].reshape(shape))
+        start += size
+    return Network(*views)
+
+
+def size_of(inputs: int, hidden: int, outputs: int) -> int:
+    """P, the number of weights of a network."""
+    return sum(math.prod(shape) for shape in shapes(inputs, hidden, outputs))
+
+
+def folded(network: Network, mean: Array, inverse_scale: Array) -> Network:
+    """The network for raw states that equals `network` for scaled ones.
+
+    With x' = (x - mean) * inverse_scale:  x' W1 + b1 = x (inverse_scale W1) + (b1 - (mean * inverse_scale) W1).
+
+    Args:
+        mean, inverse_scale: [S] float64.
+    """
+    wide = network.W1.astype(np.float64)
+    first = (inverse_scale[:, None] * wide).astype(network.W1.dtype)
+    # The bias is made for the rounded weights, otherwise a large mean would blow their rounding up.
+    bias = network.b1.astype(np.float64) - mean @ first.astype(np.float64)
+    return network._replace(W1=first, b1=bias.astype(network.b1.dtype))
+
+
+def forward(network: Network, states: Array) -> Activations:
+    """Outputs for states [B, S], with the hidden layers kept for `backward`."""
+    hidden1 = states @ network.W1
+    hidden1 += network.b1
+    np.tanh(hidden1, out=hidden1)
+    hidden2 = hidden1 @ network.W2
+    hidden2 += network.b2
+    np.tanh(hidden2, out=hidden2)
+    outputs = hidden2 @ network.W3
+    outputs += network.b3
+    return Activations(hidden1, hidden2, outputs)
+
+
+def backward(network: Network, states: Array, activations: Activations, output_gradient: Array, into: Network) -> None:
+    """Add the gradient of a loss by the weights to `into`, given its gradient by the outputs [B, A].
+
+    d tanh(z)/dz = 1 - tanh(z)^2.
+    """
+    hidden1, hidden2, _ = activations
+    into.W3[...] += hidden2.T @ output_gradient
+    into.b3[...] += output_gradient.sum(axis=0)
+    gradient2 = output_gradient @ network.W3.T
+    gradient2 *= 1.0 - hidden2 * hidden2
+    into.W2[...] += hidden1.T @ gradient2
+    into.b2[...] += gradient2.sum(axis=0)
+    gradient1 = gradient2 @ network.W2.T
+    gradient1 *= 1.0 - hidden1 * hidden1
+    into.W1[...] += states.T @ gradient1
+    into.b1[...] += gradient1.sum(axis=0)
+
+
+def log_softmax(logits: Array, mask: Array | None = None) -> Array:
+    """log pi(a) = logit(a) - log sum exp(logits), over the legal actions; -inf for the others.
+
+    Args:
+        logits: [B, A].
+        mask: [B, A] bool, True where legal; at least one per row. None: all are legal.
+    """
+    if mask is not None:
+        logits = np.where(mask, logits, -np.inf)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def probabilities(network: Network, states: Array, mask: Array | None = None) -> Array:
+    """Action probabilities for one state [S] or several [B, S]; an illegal action gets exactly 0.
+
+    Raises:
+        EpisodeError: a state is of another width than the policy's, or a mask leaves no action.
+    """
+    states = np.asarray(states, dtype=np.float32)
+    _check_width(network, states.shape[-1])
+    if mask is not None and not np.asarray(mask, dtype=bool).any(axis=-1).all():
+        raise _no_legal_action()
+    return np.exp(log_softmax(forward(network, np.atleast_2d(states)).outputs, mask)).reshape(*states.shape[:-1], -1)
+
+
+def choose(
+    network: Network, state: Array, mask: Array | None, rng: np.random.Generator, greedy: bool = False
+) -> Choice:
+    """Choose an action for one state [S] float32: drawn from the policy, or its likeliest when `greedy`.
+
+    This is the path of a running game: no checks on arrays, and plain floats once the logits are there, as NumPy's
+    overhead on a handful of numbers would be most of the time.
+
+    Args:
+        mask: [A] bool or None, True where legal.
+        rng: used only when not greedy; one number is drawn.
+
+    Raises:
+        EpisodeError: the state is of another width than the policy's, holds NaN, or no action is legal.
+    """
+    if len(state) != len(network.W1):
+        _check_width(network, len(state))
+    hidden = np.tanh(np.tanh(state @ network.W1 + network.b1) @ network.W2 + network.b2)
+    logits = (hidden @ network.W3 + network.b3).tolist()
+    if mask is not None:
+        logits = [logit if legal else -math.inf for logit, legal in zip(logits, mask, strict=True)]
+    highest = max(logits)
+    if highest == -math.inf:
+        raise _no_legal_action()
+    weights = [math.exp(logit - highest) for logit in logits]
+    total = sum(weights)
+    if not total > 0.0:
+        raise EpisodeError("not-finite", "the state or the policy holds NaN or infinity", "finite numbers are needed")
+    action = logits.index(highest) if greedy else _drawn(weights, rng.random() * total)
+    return Choice(action, weights[action] / total, logits[action] - highest - math.log(total))
+
+
+def _drawn(weights: list[float], point: float) -> int:
+    last = 0
+    for action, weight in enumerate(weights):
+        if weight > 0.0:
+            last = action
+            point -= weight
+            if point < 0.0:
+                break
+    return last
+
+
+def _check_width(network: Network, width: int) -> None:
+    needed = len(network.W1)
+    if width != needed:
+        raise EpisodeError("wrong-width", f"a state holds {width} numbers", f"the policy takes {needed}")
+
+
+def _no_legal_action() -> EpisodeError:
+    return EpisodeError("illegal-action", "the mask allows no action", "at least one must be legal")

@@ -1,0 +1,186 @@
+"""The formulas of learning from rewards, pure: returns, advantages, importance weights, the loss and its gradient.
+
+Episodes lie behind one another in one long array [T]; `lengths` [N] says how many steps each has.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from local_training import policy
+
+Array = npt.NDArray[Any]
+
+LARGEST_LOG_RATIO = 20.0
+"""exp(20) is far beyond every clip, and can't overflow."""
+
+
+def discounted_sums(values: Array, carries: Array) -> Array:
+    """Sum from the end: y[t] = values[t] + carries[t] * y[t + 1], with y[T] = 0.
+
+    A carry of 0 ends an episode. Doubling scan: after pass k each y[t] holds the sum of the next 2^k terms; it never
+    divides by a power of the discount, so nothing overflows however long an episode is. O(T log T), in float64.
+
+    Args:
+        values, carries: [T].
+
+    Returns:
+        [T] float64.
+
+    Source: Hillis & Steele 1986, "Data parallel algorithms".
+    """
+    sums = values.astype(np.float64)
+    carry = carries.astype(np.float64)
+    reach = 1
+    while reach < len(sums) and carry[:-reach].any():
+        sums[:-reach] += carry[:-reach] * sums[reach:]
+        carry[:-reach] *= carry[reach:]
+        carry[-reach:] = 0.0
+        reach *= 2
+    return sums
+
+
+def last_steps(lengths: Array) -> Array:
+    """Index of the last step of each episode, [N]."""
+    return np.cumsum(lengths) - 1
+
+
+def returns_to_go(rewards: Array, discount: float, lengths: Array | None = None, final_values: Array | None = None) -> Array:
+    """Sum the discounted rewards from each step to the end of its episode.
+
+    G[t] = rewards[t] + discount * G[t + 1], with G[end] = final value of the episode.
+
+    Args:
+        rewards: [T], reward that answered the action of step t, in the game's own units.
+        discount: per step, in [0, 1].
+        lengths: [N], steps of each episode; None: it is all one.
+        final_values: [N], what is still to come after each episode's last step; None: nothing.
+
+    Returns:
+        [T] float64.
+
+    Source: Sutton & Barto 2018, eq. 3.9; Williams 1992.
+    """
+    last = last_steps(np.array([len(rewards)]) if lengths is None else lengths)
+    carries = np.full(len(rewards), discount, np.float64)
+    carries[last] = 0.0
+    values = rewards.astype(np.float64)
+    if final_values is not None:
+        values[last] += discount * final_values
+    return discounted_sums(values, carries)
+
+
+def gae(rewards: Array, values: Array, lengths: Array, final_values: Array, discount: float, trace: float) -> Array:
+    """Generalised advantage estimation: how much better each action turned out than the state promised.
+
+    delta[t] = rewards[t] + discount * V[t + 1] - V[t];  A[t] = delta[t] + discount * trace * A[t + 1].
+    V[end] is the episode's final value. trace 1: return-to-go minus value; trace 0: one step only.
+
+    Args:
+        rewards, values: [T].
+        lengths, final_values: [N]; a final value is 0 when the game was over.
+
+    Returns:
+        [T] float64.
+
+    Source: Schulman et al. 2016, eq. 16.
+    """
+    last = last_steps(lengths)
+    next_values = np.empty(len(values), np.float64)
+    next_values[:-1] = values[1:]
+    next_values[last] = final_values
+    carries = np.full(len(values), discount * trace, np.float64)
+    carries[last] = 0.0
+    return discounted_sums(rewards + discount * next_values - values, carries)
+
+
+def importance_weights(log_probs: Array, behaviour_log_probs: Array, largest: float) -> Array:
+    """min(pi(a) / mu(a), largest): how much likelier an action is now than when it was played.
+
+    Source: Espeholt et al. 2018 (V-trace), eq. 1: the truncated weight rho.
+    """
+    difference = np.clip(log_probs - behaviour_log_probs, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    return np.asarray(np.minimum(np.exp(difference), largest))
+
+
+def staleness_weights(lags: Array, half_life: float) -> Array:
+    """0.5^(lag / half life): how much an episode counts that was played `lag` versions ago. half_life 0: always 1."""
+    if half_life == 0.0:
+        return np.ones(len(lags))
+    return np.asarray(0.5 ** (np.maximum(lags, 0) / half_life))
+
+
+class PolicyLoss(NamedTuple):
+    """Sums over the steps of a part, so that parts can be added."""
+
+    surrogate: float
+    """Sum of the policy-gradient loss."""
+    entropy: float
+    """Sum of the entropies, in nats."""
+    clipped: int
+    """Steps whose gradient the clip took away."""
+    gradient: Array
+    """[B, A], gradient of the loss by the logits."""
+
+
+def policy_loss(
+    logits: Array, actions: Array, advantages: Array, old_log_probs: Array, mask: Array | None, clip: float, entropy: float
+) -> PolicyLoss:
+    """Clipped policy-gradient loss with entropy bonus, and its gradient by the logits.
+
+    With ratio = pi(a) / pi_old(a):
+    loss = -sum min(ratio * A, clip(ratio, 1 - clip, 1 + clip) * A) - entropy * sum H(pi).
+    d log pi(a) / d logit = onehot(a) - pi;  dH / d logit = -pi * (log pi + H).
+    Where ratio is 1 this is REINFORCE: the gradient is -A (onehot(a) - pi).
+
+    Args:
+        logits: [B, A].
+        actions: [B], what was done.
+        advantages: [B], weighted as wished.
+        old_log_probs: [B], log pi_old of the actions.
+        mask: [B, A] bool or None, True where legal.
+        clip: how far a ratio may leave 1 before it stops counting.
+        entropy: weight of the bonus.
+
+    Source: Williams 1992; Schulman et al. 2017, eq. 7.
+    """
+    rows = np.arange(len(actions))
+    log_pi = policy.log_softmax(logits, mask)
+    pi = np.exp(log_pi)
+    ratio = np.exp(np.clip(log_pi[rows, actions] - old_log_probs, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))
+    gain = ratio * advantages
+    clipped_gain = np.clip(ratio, 1.0 - clip, 1.0 + clip) * advantages
+    taken = gain <= clipped_gain
+    strength = np.where(taken, gain, 0.0).astype(logits.dtype)
+    gradient = strength[:, None] * pi
+    gradient[rows, actions] -= strength
+    log_pi[pi == 0.0] = 0.0  # 0 * log 0 counts as 0
+    entropies = -(pi * log_pi).sum(axis=1)
+    if entropy:
+        gradient += entropy * pi * (log_pi + entropies[:, None])
+    surrogate = -float(np.minimum(gain, clipped_gain).sum(dtype=np.float64))
+    return PolicyLoss(surrogate, float(entropies.sum(dtype=np.float64)), int(np.count_nonzero(~taken)), gradient)
+
+
+def value_loss(predictions: Array, targets: Array) -> tuple[float, Array]:
+    """sum (prediction - target)^2 / 2, and its gradient by the predictions, [B]."""
+    errors = predictions - targets
+    return float(0.5 * (errors * errors).sum(dtype=np.float64)), errors
+
+
+def kl_divergence(log_p: Array, log_q: Array) -> float:
+    """Mean over rows of sum p (log p - log q), for log-probabilities [B, A]; illegal actions (-inf in both) count 0."""
+    legal = np.isfinite(log_p)
+    difference = np.where(legal, log_p, 0.0) - np.where(legal, log_q, 0.0)
+    return float((np.exp(log_p) * difference).sum(axis=1).mean(dtype=np.float64))
+
+
+def explained_variance(predictions: Array, targets: Array) -> float:
+    """1 - Var(target - prediction) / Var(target): 1 is a perfect value network, 0 a constant; 0 for constant targets."""
+    spread = float(np.var(targets, dtype=np.float64))
+    if spread < 1e-12:
+        return 0.0
+    return 1.0 - float(np.var(targets - predictions, dtype=np.float64)) / spread

@@ -1,0 +1,206 @@
+"""What the learner knows: all that training needs and changes, and how it lies in a model file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from local_training import normaliser, optimizer, policy
+from local_training.errors import ModelError
+from local_training.normaliser import Normaliser
+from local_training.optimizer import Moments
+from local_training.policy import Network
+from local_training.settings import LearningSettings
+
+Array = npt.NDArray[Any]
+
+COUNTERS = ("updates", "episodes", "steps", "refused_updates")
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """The weights of one network as one vector, and the optimiser's memory of them."""
+
+    weights: Array
+    """[P] float32, in the order of `policy.Network`."""
+    moments: Moments
+
+    def copied(self) -> Trainable:
+        """A copy that may be changed in place."""
+        first, second, steps = self.moments
+        return Trainable(self.weights.copy(), Moments(first.copy(), second.copy(), steps))
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything one update starts from and leaves behind; never changed in place.
+
+    Both networks take observations that `observations` has scaled; `policy` is the first one with that scaling folded
+    in: it takes raw states, and it is what games play with.
+    """
+
+    policy: Network
+    actor: Trainable
+    critic: Trainable
+    observations: Normaliser
+    """Of states, [S]."""
+    returns: Normaliser
+    """Of returns-to-go, [1]; the critic predicts in its units."""
+    advantages: Normaliser
+    """Of advantages in units of the critic, [1]."""
+    updates: int = 0
+    episodes: int = 0
+    steps: int = 0
+    refused_updates: int = 0
+    """Updates that would have made a number infinite or NaN, and changed nothing."""
+
+    @property
+    def state_width(self) -> int:
+        """S"""
+        return int(self.policy.W1.shape[0])
+
+    @property
+    def hidden(self) -> int:
+        """H"""
+        return int(self.policy.W1.shape[1])
+
+    @property
+    def action_count(self) -> int:
+        """A"""
+        return int(self.policy.b3.shape[0])
+
+    def actor_network(self, weights: Array | None = None) -> Network:
+        """The policy for scaled states, as views of its weights or of a vector of that size."""
+        vector = self.actor.weights if weights is None else weights
+        return policy.network_of(vector, self.state_width, self.hidden, self.action_count)
+
+    def critic_network(self, weights: Array | None = None) -> Network:
+        """The value network for scaled states, as views of its weights or of a vector of that size."""
+        vector = self.critic.weights if weights is None else weights
+        return policy.network_of(vector, self.state_width, self.hidden, 1)
+
+
+def new_state(state_width: int, action_count: int, settings: LearningSettings) -> TrainingState:
+    """The state before the first update; the same seed gives the same bits."""
+    rng = np.random.Generator(np.random.PCG64(settings.seed))
+    actor = policy.new_network(rng, state_width, settings.hidden, action_count, output_gain=0.01)
+    critic = policy.new_network(rng, state_width, settings.hidden, 1, output_gain=1.0)
+    return TrainingState(
+        policy=actor,
+        actor=_untrained(actor),
+        critic=_untrained(critic),
+        observations=normaliser.new_normaliser(state_width),
+        returns=normaliser.new_normaliser(1),
+        advantages=normaliser.new_normaliser(1),
+    )
+
+
+def _untrained(network: Network) -> Trainable:
+    weights = policy.flattened(network)
+    return Trainable(weights, optimizer.new_moments(len(weights)))
+
+
+def to_arrays(state: TrainingState) -> dict[str, Array]:
+    """The state as named arrays of numbers, for an .npz file; W1 b1 W2 b2 W3 b3 are the policy for raw states."""
+    arrays: dict[str, Array] = dict(zip(Network._fields, state.policy, strict=True))
+    for name, trainable in (("actor", state.actor), ("critic", state.critic)):
+        arrays[f"{name}_weights"] = trainable.weights
+        arrays[f"{name}_first_moment"] = trainable.moments.first
+        arrays[f"{name}_second_moment"] = trainable.moments.second
+        arrays[f"{name}_optimizer_steps"] = np.array(trainable.moments.steps, np.int64)
+    for name in ("observations", "returns", "advantages"):
+        arrays[f"{name}_normaliser"] = _packed(getattr(state, name))
+    arrays["training_counters"] = np.array([getattr(state, name) for name in COUNTERS], np.int64)
+    return arrays
+
+
+def from_arrays(arrays: Mapping[str, Array], source: str) -> TrainingState:
+    """The state that `to_arrays` made the arrays of.
+
+    Raises:
+        ModelError: an array is missing, of another shape or type, or holds NaN or infinity; `source` is named.
+    """
+    reader = _Reader(arrays, source)
+    width, hidden = reader.sizes("W1")
+    actions = reader.sizes("W3")[1]
+    parts = policy.shapes(width, hidden, actions)
+    return TrainingState(
+        policy=Network(*(reader.floats(name, shape) for name, shape in zip(Network._fields, parts, strict=True))),
+        actor=reader.trainable("actor", policy.size_of(width, hidden, actions)),
+        critic=reader.trainable("critic", policy.size_of(width, hidden, 1)),
+        observations=reader.normaliser("observations", width),
+        returns=reader.normaliser("returns", 1),
+        advantages=reader.normaliser("advantages", 1),
+        **dict(zip(COUNTERS, reader.counters(), strict=True)),
+    )
+
+
+def is_finite(state: TrainingState) -> bool:
+    """Whether every number of the state is finite."""
+    return all(bool(np.isfinite(values).all()) for values in to_arrays(state).values())
+
+
+_ROWS = ("mean", "squares", "lowest", "highest")
+
+
+def _packed(values: Normaliser) -> Array:
+    """[5, S] float64: mean, squares, lowest, highest, and the count in every place of the last row."""
+    return np.stack([*(getattr(values, row) for row in _ROWS), np.full_like(values.mean, values.count)])
+
+
+@dataclasses.dataclass
+class _Reader:
+    """Takes checked arrays out of a model file."""
+
+    arrays: Mapping[str, Array]
+    source: str
+
+    def array(self, name: str, kinds: str) -> Array:
+        if name not in self.arrays:
+            raise ModelError(self.source, f"there is no array {name}", "a model of this project, trained or new, has it")
+        values = np.asarray(self.arrays[name])
+        if values.dtype.kind not in kinds:
+            raise ModelError(self.source, f"{name} is of type {values.dtype}", "numbers are needed")
+        if not np.isfinite(values).all():
+            raise ModelError(self.source, f"{name} holds NaN or infinity", "finite numbers are needed")
+        return values
+
+    def sizes(self, name: str) -> tuple[int, int]:
+        values = self.array(name, "f")
+        if values.ndim != 2 or 0 in values.shape:
+            raise ModelError(self.source, f"{name} has shape {values.shape}", "a matrix is needed")
+        return int(values.shape[0]), int(values.shape[1])
+
+    def floats(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
+        values = self.array(name, "f")
+        if values.shape != shape:
+            raise ModelError(self.source, f"{name} has shape {values.shape}", f"shape {shape} is needed")
+        return np.ascontiguousarray(values, dtype)
+
+    def trainable(self, name: str, size: int) -> Trainable:
+        weights, first, second = (
+            self.floats(f"{name}_{part}", (size,)) for part in ("weights", "first_moment", "second_moment")
+        )
+        return Trainable(weights, Moments(first, second, self._count(f"{name}_optimizer_steps")))
+
+    def normaliser(self, name: str, width: int) -> Normaliser:
+        rows = self.floats(f"{name}_normaliser", (len(_ROWS) + 1, width), np.float64)
+        return Normaliser(float(rows[-1, 0]), *(rows[index].copy() for index in range(len(_ROWS))))
+
+    def counters(self) -> list[int]:
+        values = self.array("training_counters", "iu")
+        if values.shape != (len(COUNTERS),):
+            found = f"training_counters has shape {values.shape}"
+            raise ModelError(self.source, found, f"{len(COUNTERS)} counters are needed: {', '.join(COUNTERS)}")
+        return [int(value) for value in values]
+
+    def _count(self, name: str) -> int:
+        values = self.array(name, "iu")
+        if values.shape != () or int(values) < 0:
+            raise ModelError(self.source, f"{name} is {values!r}", "one whole number, 0 or more, is needed")
+        return int(values)
