@@ -107,12 +107,14 @@ def learn(
 def replayed(episodes: Sequence[Episode], recent: Sequence[Episode], settings: LearningSettings) -> list[Episode]:
     """Which of the newest trained episodes join a batch again, oldest first.
 
-    The newest `replay_episodes` that record log-probabilities and fit, from the newest backwards as long as the batch
-    stays within `replay_steps`; none when the new ones record no log-probabilities.
+    The newest `replay_episodes` that record log-probabilities and fit, from the newest backwards as long as they hold
+    at most `replay_ratio` steps per new step, and `replay_steps` in all. So the work per new step is bounded, and the
+    same however episodes fall into batches. None when the new episodes record no log-probabilities.
     """
-    room = settings.replay_steps - sum(episode.steps for episode in episodes)
     if settings.replay_episodes == 0 or all(episode.log_probs is None for episode in episodes):
         return []
+    new_steps = sum(episode.steps for episode in episodes)
+    room = min(settings.replay_steps, int(settings.replay_ratio * new_steps))
     chosen: list[Episode] = []
     for episode in reversed(recent[-settings.replay_episodes :]):
         if episode.steps > room:

@@ -97,7 +97,10 @@ class LearnerSettings(_Section):
     max_workers: int = setting(2, "Worker processes, at most.", at_least=1, at_most=64)
     rescan_seconds: float = setting(5.0, "Slowest look into the buffer; events make it sooner.", above=0.0, at_most=3600.0)
     settle_seconds: float = setting(
-        10.0, "How long an unfinished file of a foreign writer must stand still before it counts as broken.", at_least=0.0, at_most=3600.0
+        10.0,
+        "How long an unfinished file of a foreign writer must stand still before it counts as broken.",
+        at_least=0.0,
+        at_most=3600.0,
     )
     report_seconds: float = setting(30.0, "Time between two status reports on the console.", above=0.0)
     enable_model_training: bool = setting(True, "Whether episodes are trained on.")
@@ -158,10 +161,11 @@ class LearningSettings(_Section):
     staleness_half_life: float = setting(
         16.0, "Model versions after which an episode counts half; 0: age alone changes nothing.", at_least=0.0
     )
-    replay_episodes: int = setting(
-        16, "Newest trained episodes that may join a batch again; 0: none.", at_least=0, at_most=10_000
+    replay_ratio: float = setting(
+        7.0, "Old steps, from the newest trained episodes, that join a batch per new step, at most; 0: none.", at_least=0.0
     )
-    replay_steps: int = setting(2048, "Steps up to which a batch is filled with them.", at_least=0)
+    replay_episodes: int = setting(64, "Newest trained episodes that are kept for that, at most.", at_least=0, at_most=10_000)
+    replay_steps: int = setting(4096, "Old steps that join a batch, at most.", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,12 @@ class ReplaySettings(_Section):
     folder: str = setting("", "Folder with replays; empty: none.", environment="REPLAY_ARCHIVE_DIR")
     move_analysed_to: str = setting("", "Folder that analysed replays are moved to; empty: they stay.")
     timeout_seconds: float = setting(60.0, "Time one replay may take before it is given up.", above=0.0)
+    workers: int = setting(2, "Processes that read replays when replays are analysed alone.", at_least=1, at_most=64)
+    min_seconds: float = setting(120.0, "Length of a game, in seconds of play, below which there is nothing to learn.", at_least=0.0)
+    min_orders: int = setting(10, "Orders of a player below which there is no build order to learn.", at_least=1)
+    max_file_bytes: int = setting(64_000_000, "Size of a replay, at most; a game of four hours takes 2 million bytes.", at_least=1000)
+    rescan_seconds: float = setting(5.0, "Time between two looks for new replays while watching a folder.", above=0.0, at_most=3600.0)
+    settle_seconds: float = setting(2.0, "How long a replay must have stood still before it is read, while watching.", at_least=0.0)
 
 
 @dataclass(frozen=True)
@@ -178,7 +188,13 @@ class GameSettings(_Section):
     """What run_with_training.py plays."""
 
     game: str = setting("CartPole-v1", "Gymnasium id of the game.")
-    instances: int = setting(1, "Games at a time, each in a process of its own when more than one.", at_least=1, at_most=256, environment="NUM_INSTANCES")
+    instances: int = setting(
+        1,
+        "Games at a time, each in a process of its own when more than one.",
+        at_least=1,
+        at_most=256,
+        environment="NUM_INSTANCES",
+    )
 
 
 @dataclass(frozen=True)
@@ -211,7 +227,9 @@ def _replaced(section: Section, name: str, values: dict[str, Any], source: str) 
     for key in values:
         if key not in known:
             raise SettingsError(f"{name}.{key}", values[key], "known keys are " + ", ".join(sorted(known)), source)
-    floats = {key: float(value) if _type_name(known[key]) == "float" and type(value) is int else value for key, value in values.items()}
+    floats = {
+        key: float(value) if _type_name(known[key]) == "float" and type(value) is int else value for key, value in values.items()
+    }
     try:
         return dataclasses.replace(section, **floats)  # type: ignore[type-var]
     except SettingsError as error:

@@ -202,5 +202,6 @@ class _Reader:
     def _count(self, name: str) -> int:
         values = self.array(name, "iu")
         if values.shape != () or int(values) < 0:
-            raise ModelError(self.source, f"{name} is {values!r}", "one whole number, 0 or more, is needed")
+            found = f"{name} has shape {values.shape}" if values.shape else f"{name} is {int(values)}"
+            raise ModelError(self.source, found, "one whole number, 0 or more, is needed")
         return int(values)
