@@ -7,6 +7,7 @@ open a file for the moment in which somebody else (a reader, a virus scanner) ha
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -17,6 +18,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from local_training.paths import PARTIAL_SUFFIX
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 Result = TypeVar("Result")
 
@@ -59,14 +65,60 @@ def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
         OSError: nothing has changed under `path`; a partial file beside it may remain and is overwritten next time.
     """
     partial = partial_path(path)
+    try:
+        _write_and_replace(partial, path, data, durable=durable)
+    except FileNotFoundError:
+        # A sweep may take the partial file away in the moment between its creation and its mark. Once more, then.
+        _write_and_replace(partial, path, data, durable=durable)
+    if durable:
+        sync_folder(path.parent)
+
+
+def _write_and_replace(partial: Path, path: Path, data: bytes, *, durable: bool) -> None:
     with open(partial, "wb") as file:
+        mark_as_being_written(file.fileno())
         file.write(data)
         file.flush()
         if durable:
             os.fsync(file.fileno())
+        if fcntl is not None:
+            # Before the file is closed, and with it the mark: else a sweep could take the finished partial away.
+            os.replace(partial, path)
+            return
     retry_while_shared(lambda: os.replace(partial, path))
-    if durable:
-        sync_folder(path.parent)
+
+
+def mark_as_being_written(descriptor: int) -> None:
+    """Hold a mark on an open file that the kernel takes away when this process dies, however it dies.
+
+    Windows needs none: there an open file can't be removed. On a file system without locks there is no mark,
+    and `remove_if_abandoned` leaves the file alone.
+    """
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_if_abandoned(path: Path) -> bool:
+    """Remove a partial file of ours if no living process is writing it; True if it is gone."""
+    if fcntl is None:
+        try:
+            os.unlink(path)
+        except OSError:
+            return False
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDWR | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_CLOEXEC"))
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def append_whole(path: Path, data: bytes, *, durable: bool) -> None:

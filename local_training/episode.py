@@ -138,8 +138,9 @@ def _finite_floats(name: str, raw: Array, shape: tuple[int, ...], limits: LimitS
         raise EpisodeError("wrong-dtype", f"{name} is of type {raw.dtype}", "real numbers are needed")
     if raw.shape != shape:
         raise _shape_error(name, raw.shape, shape)
-    # The bound is checked before the cast: a float64 beyond float32's range would become an infinity with a warning.
-    largest = float(np.max(np.abs(raw.astype(np.float64, copy=False)))) if raw.size else 0.0
+    # Before the cast: a float64 beyond float32's range would become an infinity. By minimum and maximum, which carry
+    # NaN along and take no memory, unlike the absolute values.
+    largest = max(-float(raw.min()), float(raw.max())) if raw.size else 0.0
     if not np.isfinite(largest):
         bad = int(np.count_nonzero(~np.isfinite(raw)))
         raise EpisodeError("not-finite", f"{name} holds {bad} values that are NaN or infinite", "finite numbers are needed")
@@ -156,7 +157,7 @@ def _log_probs(raw: Any, steps: int, limits: LimitSettings) -> Array | None:
     if values.max() > 1e-5:
         found = f"log_probs holds {float(values.max()):g}"
         raise EpisodeError("bad-log-prob", found, "logarithms of probabilities, 0 at most, are needed")
-    return np.minimum(values, np.float32(0))
+    return np.asarray(np.minimum(values, np.float32(0)))
 
 
 def _policy_version(raw: Any) -> int | None:
@@ -186,7 +187,7 @@ def _mask(raw: Any, steps: int, actions: Array, limits: LimitSettings) -> Array 
     if illegal.size:
         found = f"the action of step {illegal[0]} is masked out ({illegal.size} such steps)"
         raise EpisodeError("illegal-action", found, "an action that was taken must be legal in action_mask")
-    return mask
+    return np.ascontiguousarray(mask)
 
 
 def _terminated(raw: Any) -> bool:

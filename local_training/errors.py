@@ -29,6 +29,23 @@ class SettingsError(BackgroundTrainingError, ValueError):
         return f"{self.source}: {self.key} is {self.value!r}; {self.needed}"
 
 
+class NpzError(BackgroundTrainingError, ValueError):
+    """Bytes that should be an .npz archive of plain arrays are not, or ask for too much memory.
+
+    `reason` is a short fixed word; "unfinished" means that the end of the archive is missing, as in a file that
+    is still being written.
+    """
+
+    def __init__(self, reason: str, found: str, needed: str) -> None:
+        super().__init__(reason, found, needed)
+        self.reason = reason
+        self.found = found
+        self.needed = needed
+
+    def __str__(self) -> str:
+        return f"{self.found}; {self.needed}"
+
+
 class EpisodeError(BackgroundTrainingError, ValueError):
     """An episode, or a file that should hold one, can't be used.
 
@@ -44,10 +61,6 @@ class EpisodeError(BackgroundTrainingError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.found}; {self.needed}"
-
-
-class EpisodeTooLargeError(EpisodeError):
-    """An episode file asks for more memory than the settings allow."""
 
 
 class ModelError(BackgroundTrainingError, ValueError):
@@ -131,3 +144,15 @@ class MachineError(BackgroundTrainingError, OSError):
 
 class WorkerError(BackgroundTrainingError, RuntimeError):
     """A worker process died or did not answer."""
+
+
+class ReplayError(BackgroundTrainingError, ValueError):
+    """A replay can't be read; `reason` is a short fixed word for counting, `found` what a person reads."""
+
+    def __init__(self, reason: str, found: str) -> None:
+        super().__init__(reason, found)
+        self.reason = reason
+        self.found = found
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.found}"

@@ -82,6 +82,15 @@ class Paths:
         return self.models / "learned_build_orders.json"
 
     @property
+    def replay_results(self) -> Path:
+        """What was read in each replay, by the hash of its content."""
+        return self.data / "replay_results"
+
+    @property
+    def replay_report(self) -> Path:
+        return self.models / "replay_report.html"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

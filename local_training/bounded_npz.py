@@ -1,0 +1,265 @@
+"""Read a stranger's .npz within bounds: nothing is unpickled, and no memory is taken on the file's word alone.
+
+numpy.load(allow_pickle=False) trusts the sizes a file declares and accepts overlapping members; here every
+declaration is checked against the others and against a limit before anything is unpacked.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import math
+import re
+import struct
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from local_training.errors import NpzError
+
+Array = npt.NDArray[Any]
+
+MAX_MEMBERS = 100
+MAX_HEADER_BYTES = 1024
+_MAX_COMMENT_BYTES = 65535
+_END_RECORD = struct.Struct("<4s4H2LH")
+_CENTRAL_ENTRY = struct.Struct("<4s6H3L5H2L")
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_STORED, _DEFLATED = 0, 8
+_ENCRYPTED = 0x1
+_UNKNOWN_32 = 0xFFFFFFFF
+_DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|U\d{1,7})\Z")
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    method: int
+    crc: int
+    packed_bytes: int
+    declared_bytes: int
+    data_start: int
+
+
+@dataclass(frozen=True)
+class _Header:
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran_order: bool
+    data_start: int
+
+
+def write(arrays: Mapping[str, Any]) -> bytes:
+    """Pack arrays into the bytes of an .npz; the same arrays always give the same bytes.
+
+    Raises:
+        ValueError: an array holds Python objects.
+    """
+    file = io.BytesIO()
+    # A zip archive made by NumPy carries no time of its own, so the bytes depend on the arrays alone.
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def read(data: bytes, max_memory_bytes: int, wanted: Collection[str] | None = None) -> dict[str, Array]:
+    """Unpack the arrays of an .npz.
+
+    Args:
+        data: the whole file.
+        max_memory_bytes: what `data`, the unpacked arrays and a float32 copy of each may take together.
+        wanted: names to unpack; others are checked by their zip entries only. None unpacks all.
+
+    Returns:
+        Read-only arrays by name, without the suffix ".npy".
+
+    Raises:
+        NpzError: "empty", "unfinished", "not-a-zip", "too-many-members", "bad-zip", "overlapping-members",
+            "too-large", "bad-header", "pickled-object", "wrong-dtype", "lying-header" or "bad-checksum".
+    """
+    members = _members(data)
+    budget = max_memory_bytes - len(data)
+    arrays: dict[str, Array] = {}
+    for member in members:
+        name = member.name.removesuffix(".npy")
+        if wanted is not None and name not in wanted:
+            continue
+        header = _read_header(data, member)
+        count = math.prod(header.shape)
+        budget -= member.declared_bytes + 4 * count
+        if budget < 0:
+            found = f"{name} of shape {header.shape} takes the file above {max_memory_bytes} bytes of memory"
+            raise NpzError("too-large", found, "a smaller file, or a larger limits.max_memory_bytes, is needed")
+        if header.data_start + count * header.dtype.itemsize != member.declared_bytes:
+            found = f"{name} declares shape {header.shape} of {header.dtype} and holds {member.declared_bytes} bytes"
+            raise NpzError("lying-header", found, "both must agree")
+        content = _unpack(data, member)
+        flat = np.frombuffer(content, dtype=header.dtype, count=count, offset=header.data_start)
+        arrays[name] = flat.reshape(header.shape, order="F" if header.fortran_order else "C")
+    return arrays
+
+
+def _members(data: bytes) -> list[_Member]:
+    count, start, end = _end_record(data)
+    members = []
+    position = start
+    for _ in range(count):
+        member, position = _central_entry(data, position, end)
+        members.append(member)
+    if position != end:
+        raise NpzError("bad-zip", "the zip directory is longer than its entries", "an archive without gaps is needed")
+    _refuse_overlaps(members, start)
+    if len({member.name for member in members}) != len(members):
+        raise NpzError("bad-zip", "two members bear one name", "each array once is needed")
+    return members
+
+
+def _end_record(data: bytes) -> tuple[int, int, int]:
+    """Number of members, and where the zip directory starts and ends."""
+    if not data:
+        raise NpzError("empty", "the file is empty", "an .npz archive is needed")
+    if not data.startswith(b"PK\x03\x04"[: len(data)]) and not data.startswith(b"PK\x05\x06"):
+        raise NpzError("not-a-zip", f"the file starts with {ascii(data[:8])[1:]}", "an .npz archive is needed")
+    tail_start = max(0, len(data) - _END_RECORD.size - _MAX_COMMENT_BYTES)
+    position = data.rfind(b"PK\x05\x06", tail_start)
+    if position < 0 or position + _END_RECORD.size > len(data):
+        raise NpzError("unfinished", "the end of the zip archive is missing", "a complete file is needed")
+    _, disk, first_disk, here, total, size, start, comment = _END_RECORD.unpack_from(data, position)
+    if total > MAX_MEMBERS:
+        raise NpzError("too-many-members", f"the archive holds {total} members", f"at most {MAX_MEMBERS} are allowed")
+    if disk or first_disk or here != total or start + size != position or position + _END_RECORD.size + comment != len(data):
+        raise NpzError("bad-zip", "the end record of the zip archive contradicts the file", "a sound archive is needed")
+    return total, start, position
+
+
+def _central_entry(data: bytes, position: int, end: int) -> tuple[_Member, int]:
+    bad = NpzError("bad-zip", "the zip directory is damaged", "a sound archive is needed")
+    if position + _CENTRAL_ENTRY.size > end:
+        raise bad
+    fields = _CENTRAL_ENTRY.unpack_from(data, position)
+    signature, flags, method, crc, packed, declared = fields[0], fields[3], fields[4], fields[7], fields[8], fields[9]
+    name_bytes, extra_bytes, comment_bytes, offset = fields[10], fields[11], fields[12], fields[16]
+    name_start = position + _CENTRAL_ENTRY.size
+    following = name_start + name_bytes + extra_bytes + comment_bytes
+    if signature != b"PK\x01\x02" or following > end:
+        raise bad
+    raw_name = data[name_start : name_start + name_bytes]
+    extra = data[name_start + name_bytes : name_start + name_bytes + extra_bytes]
+    declared, packed, offset = _zip64_sizes(extra, declared, packed, offset)
+    name = _plain_name(raw_name)
+    if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
+        found = f"{name} is {'encrypted' if flags & _ENCRYPTED else f'packed by method {method}'}"
+        raise NpzError("bad-zip", found, "members stored or deflated are needed")
+    if method == _STORED and packed != declared:
+        raise NpzError("lying-header", f"{name} is stored in {packed} bytes and declares {declared}", "both must agree")
+    return _Member(name, method, crc, packed, declared, _data_start(data, offset, raw_name)), following
+
+
+def _zip64_sizes(extra: bytes, *sizes: int) -> tuple[int, int, int]:
+    """Declared size, packed size and offset, taken from the zip64 field where the entry itself has no room."""
+    values = list(sizes)
+    missing = [index for index, value in enumerate(values) if value == _UNKNOWN_32]
+    position = 0
+    while missing and position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, position)
+        if kind == 1 and length >= 8 * len(missing) and position + 4 + 8 * len(missing) <= len(extra):
+            for index, value in zip(missing, struct.unpack_from(f"<{len(missing)}Q", extra, position + 4), strict=True):
+                values[index] = value
+            break
+        position += 4 + length
+    return values[0], values[1], values[2]
+
+
+def _plain_name(raw: bytes) -> str:
+    try:
+        name = raw.decode("ascii")
+    except UnicodeDecodeError:
+        name = ""
+    if not re.fullmatch(r"[A-Za-z0-9_.\-]{1,100}\.npy", name):
+        raise NpzError("bad-zip", f"a member is named {ascii(raw[:60])[1:]}", "names like states.npy are needed")
+    return name
+
+
+def _data_start(data: bytes, offset: int, raw_name: bytes) -> int:
+    if offset + _LOCAL_HEADER.size > len(data):
+        raise NpzError("bad-zip", "a member lies outside the file", "a sound archive is needed")
+    fields = _LOCAL_HEADER.unpack_from(data, offset)
+    name_start = offset + _LOCAL_HEADER.size
+    if fields[0] != b"PK\x03\x04" or data[name_start : name_start + fields[9]] != raw_name:
+        raise NpzError("bad-zip", f"the two headers of {raw_name.decode()} differ", "a sound archive is needed")
+    return int(name_start + fields[9] + fields[10])
+
+
+def _refuse_overlaps(members: list[_Member], directory_start: int) -> None:
+    end_of_last = 0
+    for member in sorted(members, key=lambda member: member.data_start):
+        header_start = member.data_start - _LOCAL_HEADER.size - len(member.name)
+        if header_start < end_of_last or member.data_start + member.packed_bytes > directory_start:
+            raise NpzError(
+                "overlapping-members", f"{member.name} overlaps what lies beside it", "members side by side are needed"
+            )
+        end_of_last = member.data_start + member.packed_bytes
+
+
+def _read_header(data: bytes, member: _Member) -> _Header:
+    start = bytes(_unpack(data, member, at_most=12 + MAX_HEADER_BYTES))
+    bad = NpzError("bad-header", f"{member.name} has no sound .npy header", "an array saved by NumPy is needed")
+    if len(start) < 10 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
+        raise bad
+    size_bytes = 2 if start[6] == 1 else 4
+    length = int.from_bytes(start[8 : 8 + size_bytes], "little")
+    data_start = 8 + size_bytes + length
+    if length > MAX_HEADER_BYTES or data_start > len(start):
+        raise bad
+    try:
+        fields = ast.literal_eval(start[8 + size_bytes : data_start].decode("latin-1").strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        raise bad from None
+    if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
+        raise bad
+    return _checked_header(member.name, fields, data_start)
+
+
+def _checked_header(name: str, fields: dict[str, Any], data_start: int) -> _Header:
+    descr, shape, fortran_order = fields["descr"], fields["shape"], fields["fortran_order"]
+    if isinstance(descr, str) and "O" in descr:
+        raise NpzError(
+            "pickled-object", f"{name} holds pickled Python objects", "plain numbers are needed; pickles are never loaded"
+        )
+    if not isinstance(descr, str) or not _DTYPE.match(descr):
+        raise NpzError("wrong-dtype", f"{name} is of type {ascii(descr)[:60]}", "bool, integer, float or text is needed")
+    sound = isinstance(shape, tuple) and len(shape) <= 8 and isinstance(fortran_order, bool)
+    if not sound or any(type(size) is not int or not 0 <= size < 2**48 for size in shape):
+        raise NpzError("bad-header", f"{name} declares the shape {ascii(shape)[:60]}", "a tuple of sizes is needed")
+    return _Header(np.dtype(descr), shape, fortran_order, data_start)
+
+
+def _unpack(data: bytes, member: _Member, at_most: int | None = None) -> bytes | memoryview:
+    """The member's bytes, or its first `at_most`; the checksum is verified when all are unpacked."""
+    packed = memoryview(data)[member.data_start : member.data_start + member.packed_bytes]
+    wanted = member.declared_bytes if at_most is None else min(at_most, member.declared_bytes)
+    if member.method == _STORED:
+        content: bytes | memoryview = packed[:wanted]
+    else:
+        content = _inflate(member, packed, wanted, whole=at_most is None)
+    if at_most is None and zlib.crc32(content) != member.crc:
+        raise NpzError("bad-checksum", f"the checksum of {member.name} is wrong", "an undamaged file is needed")
+    return content
+
+
+def _inflate(member: _Member, packed: memoryview, wanted: int, *, whole: bool) -> bytes:
+    unpacker = zlib.decompressobj(-15)
+    try:
+        # One byte more than declared shows a stream that goes on, without ever unpacking the rest of it.
+        content = unpacker.decompress(packed, max(1, wanted + 1 if whole else wanted))
+    except zlib.error as error:
+        raise NpzError("bad-zip", f"{member.name} can't be unpacked ({error})", "an undamaged file is needed") from None
+    if len(content) > wanted or (whole and len(content) < wanted):
+        found = (
+            f"{member.name} declares {member.declared_bytes} bytes and unpacks to {'more' if len(content) > wanted else 'fewer'}"
+        )
+        raise NpzError("lying-header", found, "both must agree")
+    return content

@@ -1,0 +1,196 @@
+"""The life of an episode file: deposited, waiting, then trained, stale, duplicate or rejected.
+
+Every move of an episode is in this file. Games deposit; the one process that holds the root's worker lock moves
+what waits to where it belongs. Nothing here deletes an episode: a file leaves the buffer only after its bytes
+bear a name in the archive.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local_training import atomic_files, episode_file
+from local_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths
+
+TRAINED, STALE, DUPLICATE, REJECTED = "trained", "stale", "duplicate", "rejected"
+
+_KEPT_NAME = re.compile(r"(?![.-])[A-Za-z0-9._-]{1,120}\Z")
+_WINDOWS_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)")
+_OUR_PARTIAL = re.compile(r"\.game_\d{8}_\d{6}_[A-Za-z0-9]+_[0-9a-f]{8}\.npz\.part\Z")
+_NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EINVAL}
+
+Signature = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One waiting file on its way out of the buffer.
+
+    signature: of the file that was read (see `signature_of`), or None to move whatever bears the name.
+    data: its bytes, kept for the rare case that the name has been given to a newer file meanwhile.
+    note: the text of the reason file beside it; "" for none.
+    """
+
+    name: str
+    fate: str
+    stored_as: str
+    signature: Signature | None = None
+    data: bytes | None = None
+    note: str = ""
+
+
+def deposit(paths: Paths, arrays: Mapping[str, Any], result: str = "Unknown", *, durable: bool = True) -> Path:
+    """Drop an episode into the buffer under a unique name.
+
+    Args:
+        arrays: see docs/file-formats.md; `states`, `actions` and `rewards` are needed.
+        result: how the game ended, for the file's name ("Victory", "Defeat", ...).
+
+    Raises:
+        EpisodeError: the arrays make no episode.
+        OSError: the machine failed; no learner will see anything of it.
+    """
+    word = re.sub(r"[^A-Za-z0-9]", "", result) or "Unknown"
+    name = f"game_{time.strftime('%Y%m%d_%H%M%S')}_{word[:40]}_{secrets.token_hex(4)}{EPISODE_SUFFIX}"
+    os.makedirs(paths.buffer, exist_ok=True)
+    path = paths.buffer / name
+    episode_file.write(path, arrays, durable=durable)
+    return path
+
+
+def waiting_names(paths: Paths) -> list[str]:
+    """The names of all waiting files, in the order of their bytes.
+
+    Raises:
+        OSError: the buffer can't be listed; that does not mean that it is empty.
+    """
+    with os.scandir(paths.buffer) as entries:
+        names = [entry.name for entry in entries if is_episode_name(entry.name)]
+    return sorted(names, key=os.fsencode)
+
+
+def is_episode_name(name: str) -> bool:
+    """Whether a file of this name is meant to be taken; hidden names are still being written."""
+    return name.casefold().endswith(EPISODE_SUFFIX) and not name.startswith(".")
+
+
+def signature_of(status: os.stat_result) -> Signature:
+    """What tells a file from one that has replaced it under the same name."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def folder_of(paths: Paths, fate: str) -> Path:
+    folders = {TRAINED: paths.archive, STALE: paths.stale, DUPLICATE: paths.duplicate, REJECTED: paths.rejected}
+    return folders[fate]
+
+
+def stored_name(paths: Paths, fate: str, name: str, sha256: str, taken: Iterable[str] = ()) -> str:
+    """The name `name` gets in the folder of its fate: its own if it is plain and free, else its hash."""
+    plain = _KEPT_NAME.match(name) and not _WINDOWS_DEVICE.match(name)
+    digest = sha256 or hashlib.sha256(os.fsencode(name)).hexdigest()
+    candidates = [name] if plain else []
+    candidates += [f"{digest}{EPISODE_SUFFIX}"] + [f"{digest}.{number}{EPISODE_SUFFIX}" for number in range(2, 1000)]
+    return next(candidate for candidate in candidates if candidate not in taken and is_free(paths, fate, candidate, name))
+
+
+def is_free(paths: Paths, fate: str, stored_as: str, name: str) -> bool:
+    """Whether a name in the folder of a fate is free, or borne by `name` itself, half moved before a crash."""
+    try:
+        there = os.lstat(folder_of(paths, fate) / stored_as)
+    except FileNotFoundError:
+        return True
+    try:
+        return os.path.samestat(os.lstat(paths.buffer / name), there)
+    except FileNotFoundError:
+        return False
+
+
+def move_out(paths: Paths, departures: Iterable[Departure], *, durable: bool) -> None:
+    """Give every departing file its name in the archive, then take the name in the buffer away.
+
+    Safe to repeat after a crash at any point: what has already moved is left as it is. With `durable`, the new
+    names are on the disk before the first old one goes, so that not even a power cut on a file system with
+    two-step renames loses a file.
+
+    Raises:
+        OSError: the machine failed; call again later with the same departures.
+    """
+    departures = list(departures)
+    noted = [departure for departure in departures if departure.note]
+    for departure in noted:
+        folder = folder_of(paths, departure.fate)
+        note_path = folder / f"{departure.stored_as}{REASON_SUFFIX}"
+        _write_note(note_path, departure.note, durable=durable)
+    leaving = [departure for departure in departures if _arrive(paths, departure, durable=durable)]
+    if durable:
+        for folder in {folder_of(paths, departure.fate) for departure in departures}:
+            atomic_files.sync_folder(folder)
+    for departure in leaving:
+        _leave(paths.buffer / departure.name, folder_of(paths, departure.fate) / departure.stored_as)
+
+
+def _write_note(path: Path, note: str, *, durable: bool) -> None:
+    data = (note + "\n").encode("utf-8", "backslashreplace")
+    try:
+        if atomic_files.read_regular_file(path, max_bytes=len(data)) == data:
+            return
+    except (FileNotFoundError, OverflowError):
+        pass
+    atomic_files.write_atomically(path, data, durable=durable)
+
+
+def _arrive(paths: Paths, departure: Departure, *, durable: bool) -> bool:
+    """Give the file its new name; True if the old one is still to be removed."""
+    source, target = paths.buffer / departure.name, folder_of(paths, departure.fate) / departure.stored_as
+    try:
+        status = os.lstat(source)
+    except FileNotFoundError:
+        return False
+    if departure.signature is not None and signature_of(status) != departure.signature:
+        # The name belongs to a newer file now, which waits for its own turn; ours lives on in memory only.
+        if departure.data is not None and not atomic_files.exists(target):
+            atomic_files.write_atomically(target, departure.data, durable=durable)
+        return False
+    if not durable:
+        atomic_files.move(source, target)
+        return False
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        if not os.path.samestat(status, os.lstat(target)):
+            raise
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_HARD_LINKS:
+            raise
+        atomic_files.move(source, target)
+        return False
+    return True
+
+
+def _leave(source: Path, target: Path) -> None:
+    """Remove the old name, unless it has meanwhile been given to another file."""
+    try:
+        if os.path.samestat(os.lstat(source), os.lstat(target)):
+            atomic_files.remove_if_there(source)
+    except FileNotFoundError:
+        return
+
+
+def sweep_partials(paths: Paths) -> list[str]:
+    """Remove partial files whose writers are gone; return their names.
+
+    A writer of ours holds a mark that dies with it, so its death is proven. Of a foreign writer's partial file
+    nothing is known, and it is left alone.
+    """
+    with os.scandir(paths.buffer) as entries:
+        partials = [Path(entry.path) for entry in entries if _OUR_PARTIAL.match(entry.name)]
+    return [partial.name for partial in sorted(partials) if atomic_files.remove_if_abandoned(partial)]

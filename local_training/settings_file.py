@@ -1,0 +1,114 @@
+"""Where settings come from: config/default.yaml, then a file, then the environment, then flags; later wins."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from local_training.errors import SettingsError
+from local_training.paths import CHECKOUT
+from local_training.settings import Settings
+
+DEFAULT_FILE = CHECKOUT / "config" / "default.yaml"
+ROOT_VARIABLE = "LOCAL_TRAINING_ROOT"
+_PREFIX = "LOCAL_TRAINING_"
+_SECTIONS = tuple(field.name for field in dataclasses.fields(Settings) if field.name != "root")
+
+
+def load(
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+    root: Path | None = None,
+) -> Settings:
+    """Read and check all settings.
+
+    Args:
+        config: the user's own file, or None.
+        environment: variables; `LOCAL_TRAINING_<SECTION>_<KEY>` sets any key, some have names of their own.
+        flags: values by section and key, as the command line gave them; None values count as not given.
+        root: the root, as the command line gave it.
+
+    Raises:
+        SettingsError: names the key, the value, what is allowed, and where it was found.
+    """
+    settings = Settings()
+    for path in (DEFAULT_FILE, config):
+        if path is not None and (path != DEFAULT_FILE or path.exists()):
+            settings = _with_sections(settings, _read(path), str(path))
+    settings = _with_environment(settings, environment or {})
+    for section, values in (flags or {}).items():
+        given = {key: value for key, value in values.items() if value is not None}
+        settings = settings.with_values("command line", **{section: given})
+    return settings if root is None else dataclasses.replace(settings, root=root.absolute())
+
+
+def as_sections(settings: Settings) -> dict[str, dict[str, Any]]:
+    """All values by section and key, as JSON and YAML can hold them."""
+    return {section: dataclasses.asdict(getattr(settings, section)) for section in _SECTIONS}
+
+
+def from_sections(root: Path, sections: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """What `as_sections` was made of."""
+    values = {section: dict(keys) for section, keys in sections.items()}
+    return dataclasses.replace(Settings().with_values("settings", **values), root=root)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except OSError as error:
+        raise SettingsError("config", str(path), f"a file that can be read is needed ({error.strerror})", str(path)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        sentence = " ".join(str(error).split())
+        raise SettingsError("config", str(path), f"YAML is needed ({sentence})", str(path)) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError("config", type(content).__name__, "sections with keys are needed", str(path))
+    return content
+
+
+def _with_sections(settings: Settings, content: Mapping[str, Any], source: str) -> Settings:
+    for section, values in content.items():
+        if section == "root":
+            settings = dataclasses.replace(settings, root=_root(values, source)) if values else settings
+        elif section not in _SECTIONS:
+            raise SettingsError(str(section), values, f"known sections are root, {', '.join(_SECTIONS)}", source)
+        elif not isinstance(values, dict):
+            raise SettingsError(section, values, "keys with values are needed", source)
+        else:
+            settings = settings.with_values(source, **{section: values})
+    return settings
+
+
+def _root(value: object, source: str) -> Path:
+    if not isinstance(value, str):
+        raise SettingsError("root", value, "a path is needed", source)
+    return Path(value).expanduser().absolute()
+
+
+def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    if environment.get(ROOT_VARIABLE):
+        settings = dataclasses.replace(settings, root=_root(environment[ROOT_VARIABLE], ROOT_VARIABLE))
+    for section in _SECTIONS:
+        for field in dataclasses.fields(getattr(settings, section)):
+            for variable in (f"{_PREFIX}{section}_{field.name}".upper(), field.metadata["environment"]):
+                text = environment.get(variable, "")
+                if text:
+                    value = text if field.type == "str" else _parsed(text)
+                    settings = settings.with_values(f"environment variable {variable}", **{section: {field.name: value}})
+    return settings
+
+
+def _parsed(text: str) -> object:
+    """A number or true/false where the text is one; else the text itself, for the check to refuse."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

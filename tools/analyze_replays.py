@@ -1,0 +1,168 @@
+"""The command that analyses a folder of StarCraft II replays; `python tools/analyze_replays.py --help` tells the rest."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+if str(CHECKOUT) not in sys.path:
+    sys.path.insert(0, str(CHECKOUT))
+
+from local_training.errors import BackgroundTrainingError, MachineError, SettingsError  # noqa: E402
+from local_training.paths import DEFAULT_ROOT, Paths  # noqa: E402
+from local_training.settings import ReplaySettings  # noqa: E402
+from tools.replay import analysis, summary_table  # noqa: E402
+from tools.replay.replay_archive import ReplayArchive  # noqa: E402
+from tools.replay.worker_pool import WorkerPool  # noqa: E402
+
+SAVE_SECONDS = 10.0
+"""Time between two summaries of a long run, so that a bot need not wait for its end."""
+
+INTERRUPTED = 130
+BAR_WIDTH = 30
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Analyse what the arguments name; the exit code."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _analyse(options, os.environ)
+    except KeyboardInterrupt:
+        print("analyze_replays: interrupted; what was read is kept", file=sys.stderr)
+        return INTERRUPTED
+    except BackgroundTrainingError as error:
+        return _refuse(error, error.exit_code, options.debug)
+    except OSError as error:
+        return _refuse(MachineError("analysing replays failed", str(error)), MachineError.exit_code, options.debug)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="analyze_replays.py",
+        description="Read StarCraft II replays and sum up what their Zerg players build, in models/learned_build_orders.json.",
+        epilog="Exit codes: 0 done, 2 bad usage, 4 results can't be locked, 5 disk or permission, 1 any other failure.",
+    )
+    parser.add_argument(
+        "folder", nargs="?", metavar="DIR", help="folder with replays, or one replay; default: REPLAY_ARCHIVE_DIR"
+    )
+    parser.add_argument(
+        "--root", metavar="DIR", help="where data/ and models/ lie; default: LOCAL_TRAINING_ROOT, or local_training/"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read replays (default: 2)")
+    parser.add_argument("--timeout", type=float, metavar="S", help="seconds one replay may take (default: 60)")
+    parser.add_argument("--details", metavar="FILE", help="write one JSON object a line and replay")
+    parser.add_argument("--report", action="store_true", help="write a page with the distributions, models/replay_report.html")
+    parser.add_argument("--move-to", metavar="DIR", help="move analysed replays there; default: they stay")
+    parser.add_argument("--retry-failed", action="store_true", help="read again what could not be read")
+    parser.add_argument("--watch", action="store_true", help="go on and read new replays as they come, until Ctrl+C")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    return parser
+
+
+def _analyse(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    settings = _settings(options)
+    folder = options.folder or environment.get("REPLAY_ARCHIVE_DIR", "")
+    if not folder:
+        raise SettingsError("DIR", folder, "a folder is needed, as argument or in REPLAY_ARCHIVE_DIR", "analyze_replays")
+    if not os.path.exists(folder):
+        raise SettingsError("DIR", folder, "a folder that is there is needed", "analyze_replays")
+    root = options.root or environment.get("LOCAL_TRAINING_ROOT") or DEFAULT_ROOT
+    analysis.demand_library()
+    archive = ReplayArchive(Paths(Path(root).resolve()), settings, folder)
+    archive.prepare()
+    _read_all(archive, options)
+    if options.details:
+        archive.write_details(Path(options.details).resolve())
+    if options.report:
+        from tools.replay import report_page
+
+        report_page.write_report(archive)
+    if not options.quiet:
+        print(summary_table.summary_table(archive.summarise()))
+        print(f"\nWritten to {archive.paths.build_orders}")
+
+
+def _settings(options: argparse.Namespace) -> ReplaySettings:
+    given = {"workers": options.workers, "timeout_seconds": options.timeout, "move_analysed_to": options.move_to}
+    return dataclasses.replace(ReplaySettings(), **{key: value for key, value in given.items() if value is not None})
+
+
+def _read_all(archive: ReplayArchive, options: argparse.Namespace) -> None:
+    """Read until nothing new is found; with --watch, until interrupted."""
+    progress = Progress(enabled=sys.stderr.isatty() and not options.quiet)
+    retry_failed = options.retry_failed
+    try:
+        while True:
+            settled_before = time.time() - archive.settings.settle_seconds if options.watch else None
+            waiting = archive.look(settled_before=settled_before, retry_failed=retry_failed)
+            if waiting:
+                _read(archive, waiting, progress)
+            elif not options.watch:
+                return
+            else:
+                archive.write_summary()
+                threading.Event().wait(archive.settings.rescan_seconds)
+    finally:
+        progress.end()
+        archive.write_summary()
+
+
+def _read(archive: ReplayArchive, waiting: list[str], progress: Progress) -> None:
+    saved = time.monotonic()
+    with WorkerPool(archive.settings, archive.paths.replay_results) as pool:
+        for done, (path, result) in enumerate(pool.read(waiting), 1):
+            archive.take(path, result)
+            progress.show(done, len(waiting))
+            if time.monotonic() - saved > SAVE_SECONDS:
+                archive.write_summary()
+                saved = time.monotonic()
+
+
+class Progress:
+    """A bar on the terminal; silent where there is none."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._started = time.monotonic()
+        self._shown = False
+
+    def show(self, done: int, total: int) -> None:
+        if not self._enabled:
+            return
+        filled = BAR_WIDTH * done // total
+        rate = done / max(1e-3, time.monotonic() - self._started)
+        bar = "#" * filled + "." * (BAR_WIDTH - filled)
+        print(f"\r[{bar}] {done}/{total} replays, {rate:.1f}/s ", end="", file=sys.stderr, flush=True)
+        self._shown = True
+
+    def end(self) -> None:
+        if self._shown:
+            print(file=sys.stderr)
+            self._shown = False
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _refuse(error: BackgroundTrainingError, exit_code: int, debug: bool) -> int:
+    """Say in one line what is wrong; with --debug, show where."""
+    if debug:
+        raise error
+    print(f"analyze_replays: {' '.join(str(error).split())}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What all commands share: the common flags, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from local_training import settings_file
+from local_training.errors import BackgroundTrainingError, MachineError
+from local_training.settings import Settings
+
+USAGE_ERROR = 2
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add --root, --config and --debug."""
+    parser.add_argument("--root", type=Path, metavar="DIR", help="folder with data/, models/ and logs/")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings that differ from config/default.yaml")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+
+
+def settings_of(options: argparse.Namespace, **flags: Mapping[str, Any]) -> Settings:
+    """The settings under these options: files, then environment, then flags (by section; None is "not given").
+
+    Raises:
+        SettingsError: an unknown key or a value that is not allowed.
+    """
+    return settings_file.load(options.config, os.environ, flags, options.root)
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], int],
+    arguments: list[str] | None = None,
+) -> int:
+    """Run a command and turn its errors into one line on stderr and an exit code.
+
+    Returns:
+        0 success, 1 failure, 2 bad usage, 3 another learner is at work, 4 the folder can't be locked,
+        5 the machine failed (disk, permission), 130 interrupted.
+    """
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return 130
+    except BackgroundTrainingError as error:
+        return _failed(error, error.exit_code, options.debug)
+    except OSError as error:
+        return _failed(error, MachineError.exit_code, options.debug)
+    except Exception as error:  # noqa: BLE001  # the process's main: whatever it is, it becomes a line and a code
+        return _failed(error, 1, options.debug)
+
+
+def _failed(error: Exception, exit_code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    sentence = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, (BackgroundTrainingError, OSError)):
+        sentence = f"{type(error).__name__}: {sentence}"
+    print(f"[ERROR] {sentence}", file=sys.stderr)
+    return exit_code

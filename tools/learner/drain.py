@@ -1,0 +1,66 @@
+"""Train on what lies in the buffer now, then stop: for scripts, tests and cron, in this very process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from local_training.errors import AnotherLearnerError, MachineError
+from local_training.settings import Settings
+from tools.learner import recovery, status, worker
+from tools.learner.root_lock import LearnerLock, RootLock
+from tools.learner.stats import EMPTY
+from tools.learner.tally import Tally
+
+_FORMER_WORKER_SECONDS = 10.0
+
+
+def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
+    """Take one snapshot of the buffer, in the order of the names' bytes, and work through it in batches.
+
+    Returns:
+        The counts, as get_stats() has them.
+
+    Raises:
+        AnotherLearnerError: one is at work in this root.
+        LockUnavailableError: the folder can't be locked.
+        LedgerError, ModelError: model and ledger contradict each other, or another program changed the model.
+        MachineError: a file can't be read, or written; what was committed before stays.
+    """
+    paths = settings.paths
+    try:
+        recovery.make_skeleton(paths, durable=settings.learner.durability == "full")
+        learner_lock, worker_lock = LearnerLock(paths), RootLock(paths.worker_lock)
+        learner_lock.acquire()
+        try:
+            if not worker_lock.wait_acquired(_FORMER_WORKER_SECONDS):
+                raise AnotherLearnerError(str(paths.root), "the worker of a learner that was killed still finishes its batch")
+            return _drained(settings, tell)
+        finally:
+            worker_lock.release()
+            learner_lock.release()
+    except OSError as error:
+        if hasattr(error, "exit_code"):
+            raise
+        raise MachineError(f"draining {paths.buffer}", f"{error}. What was committed stays; run it again") from error
+
+
+def _drained(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
+    trainer, _ = worker.open_trainer(settings.paths, settings, tell, patient=False)
+    tally, troubles = Tally(), []
+    trainer.look()
+    while trainer.waiting():
+        done = trainer.work_on_next()
+        tally.add(done, 0.0)
+        troubles += done.troubles
+        for item in done.set_aside:
+            tell("set_aside", name=ascii(item.name)[1:-1], fate=item.fate, reason=item.reason)
+        if done.trained is not None:
+            tell("batch", version=done.trained.version, seconds=done.seconds, report=dict(done.trained.report))
+    present = trainer.present
+    manifest, version = (dict(present.manifest), present.version) if present else ({}, 0)
+    stats = {**EMPTY, **tally.as_stats(trainer.ledger, manifest, version, 0)}
+    status.write(settings.paths, "stopped", stats)
+    if troubles:
+        raise MachineError(f"draining {settings.paths.buffer}", f"{len(troubles)} files can't be read: {troubles[0]}")
+    return stats

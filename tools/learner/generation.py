@@ -1,0 +1,187 @@
+"""One version of the model with all that training goes on from, and the pure step to the next one."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from local_training import learning, model_store
+from local_training.episode import Episode
+from local_training.fingerprint import numeric_fingerprint
+from local_training.learning import BatchReport, TrainingState
+from local_training.settings import LearningSettings
+from tools.learner.ledger import Line, next_chain
+
+BATCH, BASE = "batch", "base"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one model file holds, and the bytes of it; equal inputs give equal bytes.
+
+    recent: the newest episodes trained on, oldest first, that may join the next batch again.
+    """
+
+    state: TrainingState
+    version: int
+    manifest: Mapping[str, Any]
+    data: bytes
+    recent: tuple[Episode, ...] = ()
+
+    @property
+    def commit(self) -> Mapping[str, Any]:
+        """The record of what made this version: kind, seq, previous_chain, chain, batch."""
+        commit: Mapping[str, Any] = self.manifest["commit"]
+        return commit
+
+    @property
+    def chain(self) -> str:
+        return str(self.commit["chain"])
+
+    @property
+    def batch(self) -> Sequence[Line]:
+        """The ledger lines of the episodes this version was trained on; none for a base."""
+        lines: Sequence[Line] = self.commit["batch"]
+        return lines
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """The last batch's BatchReport, as a dict."""
+        report: Mapping[str, Any] = self.manifest["last_batch"]
+        return report
+
+
+def load(data: bytes, file: str) -> Generation:
+    """The generation that a model file's bytes hold.
+
+    Raises:
+        ModelError: they hold none that training can go on from.
+    """
+    model = model_store.unpack(data, file)
+    state = learning.from_arrays(model.arrays, file)
+    manifest = dict(model.manifest)
+    if not isinstance(manifest.get("commit"), dict):
+        manifest["commit"] = base_record(model.version, data)
+    return Generation(state, model.version, manifest, data)
+
+
+def untrained(state_width: int, action_count: int, settings: LearningSettings) -> Generation:
+    """Version 0: the policy before any episode. It is never written; every process can make it from the settings."""
+    state = learning.new_state(state_width, action_count, settings)
+    manifest = {**_facts(state, settings), "commit": {"kind": BASE, "seq": 0, "chain": "", "previous_chain": "", "batch": []}}
+    return Generation(state, 0, manifest, b"")
+
+
+def successor(
+    previous: Generation, lines: Sequence[dict[str, Any]], episodes: Sequence[Episode], settings: LearningSettings
+) -> Generation:
+    """Train the next version: a pure function, so that any version can be made again from the archive.
+
+    Args:
+        previous: the version to go on from.
+        lines: the ledger line of each episode, without what this function adds to the first one: the learning
+            settings where they have changed, the base where the history begins anew, and how much was replayed.
+        episodes: what the lines stand for, in the same order.
+    """
+    version = previous.version + 1
+    state, report = learning.learn(previous.state, episodes, settings, version, previous.recent)
+    batch = [{**line, "seq": version} for line in lines]
+    batch[0].update(_group_facts(previous, settings))
+    chain = next_chain(previous.chain, version, batch)
+    record = {"kind": BATCH, "seq": version, "previous_chain": previous.chain, "chain": chain, "batch": batch}
+    manifest = {
+        **previous.manifest,
+        **_facts(state, settings),
+        "action_names": _action_names(previous, episodes),
+        "last_batch": dataclasses.asdict(report),
+        "batches_trained": previous.manifest.get("batches_trained", 0) + 1,
+        "commit": record,
+    }
+    data = model_store.pack(learning.to_arrays(state), version, manifest)
+    return Generation(state, version, manifest, data, kept_recent((*previous.recent, *episodes), settings))
+
+
+def republished(model: Generation, version: int, reason: str) -> Generation:
+    """The same weights as a new version from which history begins anew; for rollbacks and imported models."""
+    text = json.dumps([BASE, version, hashlib.sha256(model.data).hexdigest(), reason])
+    chain = hashlib.sha256(text.encode()).hexdigest()
+    record = {"kind": BASE, "seq": version, "previous_chain": "", "chain": chain, "batch": [], "reason": reason}
+    manifest = {**model.manifest, "commit": record}
+    return Generation(model.state, version, manifest, model_store.pack(learning.to_arrays(model.state), version, manifest))
+
+
+def base_record(version: int, data: bytes) -> dict[str, Any]:
+    """The record of a model that some other program wrote: nothing is known of what came before."""
+    return {"kind": BASE, "seq": version, "previous_chain": "", "chain": hashlib.sha256(data).hexdigest(), "batch": []}
+
+
+def kept_recent(episodes: Sequence[Episode], settings: LearningSettings) -> tuple[Episode, ...]:
+    """The newest episodes that `learning.replayed` could ever pick; what can't be picked needs no memory."""
+    kept: list[Episode] = []
+    room = settings.replay_steps
+    for episode in reversed(episodes[-settings.replay_episodes :] if settings.replay_episodes else ()):
+        if episode.steps > room:
+            break
+        room -= episode.steps if episode.log_probs is not None else 0
+        kept.append(episode)
+    return tuple(reversed(kept))
+
+
+def _facts(state: TrainingState, settings: LearningSettings) -> dict[str, Any]:
+    return {
+        "format": model_store.FORMAT,
+        "state_width": state.state_width,
+        "action_count": state.action_count,
+        "hidden": [state.hidden, state.hidden],
+        "activation": "tanh",
+        "hyper_parameters": dataclasses.asdict(settings),
+        "episodes_trained": state.episodes,
+        "steps_trained": state.steps,
+        "numeric_fingerprint": numeric_fingerprint(),
+    }
+
+
+def _group_facts(previous: Generation, settings: LearningSettings) -> dict[str, Any]:
+    facts: dict[str, Any] = {"recent": len(previous.recent)}
+    if previous.commit["kind"] == BASE:
+        facts["base"] = {"version": previous.version, "chain": previous.chain}
+        facts["sizes"] = [previous.state.state_width, previous.state.action_count]
+    if previous.commit["kind"] == BASE or previous.manifest["hyper_parameters"] != dataclasses.asdict(settings):
+        facts["learning"] = dataclasses.asdict(settings)
+    return facts
+
+
+def _action_names(previous: Generation, episodes: Sequence[Episode]) -> list[str]:
+    """What the newest episode calls the actions; else what was known."""
+    for episode in reversed(episodes):
+        names = episode.meta.get("action_names")
+        if isinstance(names, list) and len(names) == previous.state.action_count and all(isinstance(name, str) for name in names):
+            return [name[:100] for name in names]
+    known: list[str] = list(previous.manifest.get("action_names", []))
+    return known
+
+
+def sizes_of(episodes: Sequence[Episode], settings: LearningSettings) -> tuple[int, int]:
+    """State width and number of actions that a new model needs for these episodes.
+
+    The width that most of them have, so that one odd file at the start decides nothing; the actions as the settings or
+    the writers declare them, else as many as were seen.
+    """
+    widths = Counter(episode.state_width for episode in episodes)
+    width = max(widths, key=lambda candidate: (widths[candidate], -candidate))
+    fitting = [episode for episode in episodes if episode.state_width == width]
+    declared = Counter(episode.declared_actions for episode in fitting if episode.declared_actions)
+    if settings.action_count:
+        return width, settings.action_count
+    if declared:
+        return width, max(declared, key=lambda count: (declared[count], -count))
+    return width, max(2, 1 + max(int(episode.actions.max()) for episode in fitting))
+
+
+def report_of(generation: Generation) -> BatchReport:
+    return BatchReport(**generation.report)

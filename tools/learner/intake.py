@@ -1,0 +1,199 @@
+"""What to do with one waiting file: train on it, set it aside, or leave it for now."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from local_training import atomic_files, batch, buffer_folder, episode_file
+from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure, Signature
+from local_training.episode import Episode
+from local_training.errors import EpisodeError
+from local_training.paths import Paths
+from local_training.settings import Settings
+from tools.learner.ledger import Ledger
+
+_MAY_BE_UNFINISHED = frozenset({"empty", "unfinished"})
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An episode to train on, with the bytes it was read from."""
+
+    name: str
+    sha256: str
+    signature: Signature
+    data: bytes
+    episode: Episode
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A file that will not be trained on, and why."""
+
+    name: str
+    sha256: str
+    signature: Signature | None
+    fate: str
+    reason: str
+
+    def line(self, seq: int, stored_as: str) -> dict[str, Any]:
+        """Its line in the ledger."""
+        line = {"seq": seq, "sha256": self.sha256, "name": self.name, "fate": self.fate, "reason": self.reason}
+        return line if stored_as == self.name else {**line, "archived_as": stored_as}
+
+    def departure(self, stored_as: str) -> Departure:
+        note = f"{self.reason}. Moved to {'archive/' + self.fate}."
+        return Departure(self.name, self.fate, stored_as, self.signature, note=note)
+
+
+@dataclass(frozen=True)
+class AlreadyTrained:
+    """A trained episode whose move to the archive was cut short by a crash."""
+
+    name: str
+    stored_as: str
+    signature: Signature
+    data: bytes
+
+    def departure(self) -> Departure:
+        return Departure(self.name, TRAINED, self.stored_as, self.signature, self.data)
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """A file that is not ready, or that the machine can't read just now."""
+
+    name: str
+    trouble: str = ""
+
+
+Verdict = Accepted | SetAside | AlreadyTrained | LeftAlone
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What of the present model decides over an episode."""
+
+    version: int
+    state_width: int
+    action_count: int
+
+
+class Intake:
+    """Reads waiting files, each once, and judges them.
+
+    The verdict depends on the file's bytes, the settings, the ledger and the model; on the clock only where a
+    file's age is asked for, and where an unfinished file has to stand still for a while.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        settings: Settings,
+        ledger: Ledger,
+        *,
+        patient: bool,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`patient`: give an unfinished file the time to be finished; without, it counts as broken at once."""
+        self._paths = paths
+        self._settings = settings
+        self._ledger = ledger
+        self._patient = patient
+        self._now = now
+        self._monotonic = monotonic
+        self._unfinished: dict[str, tuple[Signature, float]] = {}
+        self._deadly: set[str] = set()
+
+    def reject_from_now_on(self, name: str) -> None:
+        """Stop reading a file that has killed its reader time and again."""
+        self._deadly.add(name)
+
+    def judge(self, name: str, model: ModelFacts | None) -> Verdict | None:
+        """Look at one waiting file; None if it is gone.
+
+        A machine's failure to read it is no verdict on the file: it is left alone, with the trouble named.
+        """
+        path = self._paths.buffer / name
+        try:
+            status = os.lstat(path)
+            if name in self._deadly:
+                return self._rejected(name, "", None, "the process that read it died three times; a harmless file is needed")
+            data = atomic_files.read_regular_file(path, self._settings.limits.max_memory_bytes)
+        except FileNotFoundError:
+            return None
+        except atomic_files.NotARegularFileError as error:
+            return self._rejected(name, "", None, f"it is {error.strerror}; a regular file is needed")
+        except OverflowError as error:
+            limit = self._settings.limits.max_memory_bytes
+            reason = f"it is {error} long; at most {limit} bytes (limits.max_memory_bytes) are allowed"
+            return self._rejected(name, "", buffer_folder.signature_of(status), reason)
+        except OSError as error:
+            return LeftAlone(name, f"{name} can't be read: {error}")
+        return self._judge_data(name, data, status, model)
+
+    def _judge_data(self, name: str, data: bytes, status: os.stat_result, model: ModelFacts | None) -> Verdict:
+        signature = buffer_folder.signature_of(status)
+        sha256 = hashlib.sha256(data).hexdigest()
+        age_seconds = self._now() - status.st_mtime
+        known = self._ledger.trained_as(sha256)
+        if known is not None:
+            return self._seen_before(name, sha256, signature, data, known)
+        try:
+            episode = episode_file.read(data, self._settings.limits)
+            if model is not None:
+                batch.check_fits(episode, model.state_width, model.action_count)
+        except EpisodeError as error:
+            if error.reason in _MAY_BE_UNFINISHED and not self._stood_still(name, signature):
+                return LeftAlone(name)
+            return self._rejected(name, sha256, signature, f"{error} [{error.reason}]")
+        self._unfinished.pop(name, None)
+        return self._too_late(name, sha256, signature, episode, age_seconds, model) or Accepted(
+            name, sha256, signature, data, episode
+        )
+
+    def _seen_before(
+        self, name: str, sha256: str, signature: Signature, data: bytes, known: tuple[str, int, str]
+    ) -> SetAside | AlreadyTrained:
+        former_name, version, stored_as = known
+        if name == former_name and buffer_folder.is_free(self._paths, TRAINED, stored_as, name):
+            return AlreadyTrained(name, stored_as, signature, data)
+        reason = f"the same bytes were trained on in version {version}, as {ascii(former_name)[1:-1]}; each episode counts once"
+        return SetAside(name, sha256, signature, DUPLICATE, reason)
+
+    def _too_late(
+        self, name: str, sha256: str, signature: Signature, episode: Episode, age_seconds: float, model: ModelFacts | None
+    ) -> SetAside | None:
+        twin = self._ledger.sha256_of_id(episode.episode_id) if episode.episode_id else None
+        if twin is not None:
+            reason = f"episode_id {episode.episode_id!a} was trained on before, from other bytes; each episode counts once"
+            return SetAside(name, sha256, signature, DUPLICATE, reason)
+        limits = self._settings.learner
+        if limits.max_file_age and age_seconds > limits.max_file_age:
+            reason = f"it is older than max_file_age, {limits.max_file_age:g} s"
+            return SetAside(name, sha256, signature, STALE, reason)
+        played = episode.policy_version
+        if limits.max_version_lag and model and played is not None and model.version - played > limits.max_version_lag:
+            reason = f"policy version {played} played it, more than max_version_lag, {limits.max_version_lag}, before the model's"
+            return SetAside(name, sha256, signature, STALE, reason)
+        return None
+
+    def _stood_still(self, name: str, signature: Signature) -> bool:
+        """Whether an unfinished file has not changed for long enough to be called broken."""
+        if not self._patient:
+            return True
+        seen, since = self._unfinished.get(name, (None, 0.0))
+        if seen != signature:
+            self._unfinished[name] = signature, self._monotonic()
+            return self._settings.learner.settle_seconds == 0
+        return self._monotonic() - since >= self._settings.learner.settle_seconds
+
+    def _rejected(self, name: str, sha256: str, signature: Signature | None, reason: str) -> SetAside:
+        self._unfinished.pop(name, None)
+        return SetAside(name, sha256, signature, REJECTED, reason)

@@ -1,0 +1,201 @@
+"""The fate of every episode: data/ledger.jsonl, one JSON line each, only ever appended to.
+
+It is the memory for duplicates and the list from which the model can be rebuilt. What a line of a trained
+episode says stands in the model file too, until it is here; so a crash between the two loses nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from local_training import atomic_files
+from local_training.buffer_folder import TRAINED
+from local_training.errors import LedgerError
+
+Line = Mapping[str, Any]
+
+
+def next_chain(previous: str, seq: int, batch: Sequence[Line]) -> str:
+    """Hash chain over all batches: sha256 of the previous link, the version, and what was trained in it."""
+    entries = [[line["name"], line["sha256"], line.get("learning")] for line in batch]
+    text = json.dumps([previous, seq, entries], ensure_ascii=True, sort_keys=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def chain_after(former: str, group: Sequence[Line]) -> str:
+    """The link that a whole batch adds; the chain begins anew where the batch names a base."""
+    base = group[0].get("base")
+    return next_chain(base["chain"] if base else former, group[0]["seq"], group)
+
+
+def encode(lines: Iterable[Line]) -> bytes:
+    return b"".join(json.dumps(dict(line), ensure_ascii=True).encode("ascii") + b"\n" for line in lines)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a ledger, oldest first; a torn last one is left out.
+
+    Raises:
+        LedgerError: a damaged line stands between sound ones.
+    """
+    lines, _ = _read(path)
+    return iter(lines)
+
+
+def groups(lines: Iterable[Line]) -> Iterator[tuple[int, list[Line]]]:
+    """The batches that were trained, oldest first: (version, its lines)."""
+    group: list[Line] = []
+    for line in lines:
+        if line["fate"] != TRAINED:
+            continue
+        if group and group[-1]["seq"] != line["seq"]:
+            yield group[0]["seq"], group
+            group = []
+        group.append(line)
+    if group:
+        yield group[0]["seq"], group
+
+
+def since_base(lines: Iterable[Line]) -> list[Line]:
+    """The lines of trained episodes since history last began anew."""
+    newest: list[Line] = []
+    for line in lines:
+        if line["fate"] != TRAINED:
+            continue
+        if "base" in line:
+            newest.clear()
+        newest.append(line)
+    return newest
+
+
+class Ledger:
+    """What the ledger file says, held for quick questions.
+
+    It promises that what `append` returned from is in the file (and with `durable` on the disk). It does not
+    promise to notice another process that writes to the file: that is what the root's lock is for.
+    """
+
+    def __init__(self, path: Path, *, durable: bool, remember_newest: int = 0) -> None:
+        """Read the file, and cut a torn end off it.
+
+        Args:
+            remember_newest: how many lines of trained episodes to keep whole in `newest`.
+
+        Raises:
+            LedgerError: it is damaged in the middle.
+            OSError: the machine failed.
+        """
+        self.path = path
+        self.durable = durable
+        self.counts: Counter[str] = Counter()
+        self.last_group: list[Line] = []
+        self.newest: deque[Line] = deque(maxlen=remember_newest)
+        self.former_chain = ""
+        self._fates: dict[str, tuple[str, int, str]] = {}
+        self._episode_ids: dict[str, str] = {}
+        self._marks: set[int] = set()
+        lines, sound_bytes = _read(path)
+        _cut(path, sound_bytes, durable=durable)
+        for line in lines:
+            self._remember(line)
+
+    @property
+    def last_seq(self) -> int:
+        """The newest version whose batch the ledger knows; 0 if none."""
+        return int(self.last_group[0]["seq"]) if self.last_group else 0
+
+    @property
+    def chain(self) -> str:
+        """The hash chain over all batches; that of the model file is the same when both tell one history."""
+        return chain_after(self.former_chain, self.last_group) if self.last_group else ""
+
+    def append(self, lines: Sequence[Line]) -> None:
+        if not lines:
+            return
+        atomic_files.append_whole(self.path, encode(lines), durable=self.durable)
+        for line in lines:
+            self._remember(line)
+
+    def trained_as(self, sha256: str) -> tuple[str, int, str] | None:
+        """(name, version, name in the archive) of the trained episode with these bytes."""
+        return self._fates.get(sha256)
+
+    def sha256_of_id(self, episode_id: str) -> str | None:
+        """The hash of the trained episode that bears this id."""
+        return self._episode_ids.get(episode_id)
+
+    def has(self, line: Line) -> bool:
+        """Whether this verdict has been recorded before; of an episode that came back after a crash, say."""
+        return _mark(line) in self._marks
+
+    def _remember(self, line: Line) -> None:
+        self.counts[line["fate"]] += 1
+        if line["fate"] != TRAINED:
+            self._marks.add(_mark(line))
+            return
+        if self.last_group and self.last_group[0]["seq"] != line["seq"]:
+            self.former_chain = self.chain
+            self.last_group = []
+        if "base" in line:
+            self.newest.clear()
+        self.last_group.append(line)
+        self.newest.append(line)
+        self._fates[line["sha256"]] = (line["name"], line["seq"], line.get("archived_as", line["name"]))
+        if line.get("episode_id"):
+            self._episode_ids[line["episode_id"]] = line["sha256"]
+
+
+def _mark(line: Line) -> int:
+    return hash((line["name"], line["sha256"], line["fate"], line.get("reason", "")))
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The sound lines, and the number of bytes they take at the start of the file."""
+    try:
+        data = atomic_files.read_regular_file(path)
+    except FileNotFoundError:
+        return [], 0
+    lines: list[dict[str, Any]] = []
+    position = 0
+    while position < len(data):
+        end = data.find(b"\n", position)
+        line = _parse(data[position:end]) if end >= 0 else None
+        if line is None:
+            break
+        lines.append(line)
+        position = end + 1
+    if any(_parse(rest) is not None for rest in data[position:].split(b"\n")[1:]):
+        remedy = "Restore the file from a copy, or set it aside and run tools/rebuild_model.py"
+        raise LedgerError(str(path), f"line {len(lines) + 1} is damaged, with sound lines after it", remedy)
+    return lines, position
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not all(key in line for key in ("seq", "sha256", "name", "fate")):
+        return None
+    return line
+
+
+def _cut(path: Path, sound_bytes: int, *, durable: bool) -> None:
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        atomic_files.append_whole(path, b"", durable=durable)
+        if durable:
+            atomic_files.sync_folder(path.parent)
+        return
+    if size > sound_bytes:
+        with open(path, "r+b") as file:
+            file.truncate(sound_bytes)
+            if durable:
+                os.fsync(file.fileno())

@@ -1,0 +1,158 @@
+"""Bring model, ledger and archive back to one history at every start; there is no "was it clean" flag."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from local_training import atomic_files, model_store
+from local_training.errors import LedgerError, ModelError, ModelMissingError
+from local_training.paths import Paths
+from local_training.settings import Settings
+from tools.learner import fold, generation
+from tools.learner import ledger as ledgers
+from tools.learner.generation import Generation
+from tools.learner.ledger import Ledger
+from tools.learner.settlement import Settlement, unrecorded
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+
+
+def make_skeleton(paths: Paths, *, durable: bool) -> None:
+    """Make all folders of a root that are not there.
+
+    Raises:
+        OSError: one can't be made.
+    """
+    paths.root.parent.mkdir(parents=True, exist_ok=True)
+    for folder in paths.folders:
+        atomic_files.make_folder(folder, durable=durable)
+
+
+def recover(paths: Paths, settings: Settings, ledger: Ledger, say: Say) -> Generation | None:
+    """Find the newest committed version, finish what its commit left undone, and return it; None for a new root.
+
+    Raises:
+        LedgerError: the model and the ledger tell different histories; nothing has been changed.
+        OSError: the machine failed; run again.
+    """
+    atomic_files.remove_if_there(atomic_files.partial_path(paths.model))
+    settlement = Settlement(paths, settings, ledger)
+    present = _newest_readable(paths, say)
+    present = _in_agreement(paths, settlement, ledger, present, say)
+    if present is None:
+        return None
+    model_store.prune_history(paths, settings.learner.history_size)
+    if present.commit["kind"] == generation.BASE:
+        _keep_base(paths, settings, present)
+    elif present.version:
+        settlement.after_commit(present, (), None)
+    recent = () if present.commit["kind"] == generation.BASE else fold.recent_of(paths, list(ledger.newest), settings.learning)
+    return Generation(present.state, present.version, present.manifest, present.data, recent)
+
+
+def _newest_readable(paths: Paths, say: Say) -> Generation | None:
+    """The model, or the newest sound one of the history if it can't be read."""
+    try:
+        return generation.load(model_store.read_bytes(paths.model), str(paths.model))
+    except ModelMissingError:
+        return None
+    except ModelError as error:
+        trouble = str(error)
+    for version in reversed(model_store.history_versions(paths)):
+        path = model_store.history_path(paths, version)
+        try:
+            found = generation.load(model_store.read_bytes(path), str(path))
+        except ModelError as error:
+            trouble += f"; {error}"
+            continue
+        say(f"{trouble}. Going on from version {version} of the history")
+        return found
+    say(f"{trouble}. There is no earlier version; training everything in the archive again")
+    return None
+
+
+def _in_agreement(
+    paths: Paths, settlement: Settlement, ledger: Ledger, present: Generation | None, say: Say
+) -> Generation | None:
+    """The generation on which model and ledger agree, after adding what one lacks and the other knows."""
+    if present is None:
+        return _caught_up(paths, settlement, ledger, None, say) if ledger.last_seq else None
+    if present.commit["kind"] == generation.BASE:
+        return present if present.version >= ledger.last_seq else _newer_base(paths, ledger, present, say)
+    if present.version == ledger.last_seq and present.chain == ledger.chain:
+        return present
+    if unrecorded(present, ledger) and _follows(present, ledger):
+        settlement.record(present)
+        return present
+    if present.version < ledger.last_seq:
+        return _caught_up(paths, settlement, ledger, present, say)
+    if ledger.last_seq == 0:
+        say(f"{paths.ledger} is new; history begins with version {present.version} of the model")
+        return fold.adopted(present, present.chain)
+    found = f"it ends with version {ledger.last_seq}, and the model is version {present.version} of another history"
+    raise LedgerError(str(paths.ledger), found, _REMEDY)
+
+
+_REMEDY = (
+    "Restore the file that was replaced; or make the model from the archive with tools/rebuild_model.py; "
+    "or go on from the model as it is with tools/rollback_model.py"
+)
+
+
+def _follows(present: Generation, ledger: Ledger) -> bool:
+    """Whether the committed batch is the next link of the ledger's chain, or the rest of its last one."""
+    base = present.batch[0].get("base")
+    if base is not None:
+        return True
+    if ledger.last_seq == present.version:
+        return bool(ledger.former_chain == present.commit["previous_chain"])
+    return ledger.last_seq + 1 == present.version and ledger.chain == present.commit["previous_chain"]
+
+
+def _caught_up(paths: Paths, settlement: Settlement, ledger: Ledger, start: Generation | None, say: Say) -> Generation:
+    """Train again what the ledger knows and the model has lost, and commit each version as it was."""
+    lines = list(ledgers.read_lines(ledger.path))
+    groups = list(ledgers.groups(lines))
+    if start is not None:
+        _check_on_chain(paths, groups, start)
+        done = [line for version, group in groups if version <= start.version for line in group]
+        learned_with = fold.settings_of(start)
+        recent = fold.recent_of(paths, ledgers.since_base(done), learned_with)
+        start = Generation(start.state, start.version, start.manifest, start.data, recent)
+        groups = [(version, group) for version, group in groups if version > start.version]
+    say(f"training versions {groups[0][0]} to {groups[-1][0]} again from the archive")
+    present = start
+    for present in fold.fold(paths, groups, start):
+        model_store.commit(paths, present.data, durable=settlement.durable)
+        settlement.keep_history(present)
+    assert present is not None
+    return present
+
+
+def _check_on_chain(paths: Paths, groups: list[tuple[int, list[ledgers.Line]]], start: Generation) -> None:
+    chain = ""
+    for version, group in groups:
+        if version > start.version:
+            break
+        chain = ledgers.chain_after(chain, group)
+    if chain != start.chain:
+        found = f"version {start.version} of the model is not the one it tells of"
+        raise LedgerError(str(paths.ledger), found, _REMEDY)
+
+
+def _newer_base(paths: Paths, ledger: Ledger, present: Generation, say: Say) -> Generation:
+    """A model that another program wrote over ours: kept, under a version that none before had."""
+    version = ledger.last_seq + 1
+    say(f"{paths.model} was written by another program as version {present.version}; it goes on as version {version}")
+    return generation.republished(present, version, "written by another program")
+
+
+def _keep_base(paths: Paths, settings: Settings, present: Generation) -> None:
+    """Keep a copy of the model that history begins with: the fold over the archive starts from it."""
+    path = fold.base_path(paths, present.chain)
+    durable = settings.learner.durability == "full"
+    if present.data and not atomic_files.exists(path):
+        atomic_files.write_atomically(path, present.data, durable=durable)

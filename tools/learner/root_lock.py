@@ -1,0 +1,101 @@
+"""One learner per root, and one process that changes its model: locks that die with their holder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import filelock
+
+from local_training import atomic_files
+from local_training.errors import AnotherLearnerError, LockUnavailableError
+from local_training.paths import Paths
+
+
+class RootLock:
+    """An exclusive lock on a file, held until `release` or the death of this process.
+
+    It promises that no two processes on this machine hold it, whatever dies when. It does not promise this
+    across machines; a folder that can't be locked at all is refused rather than trusted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = filelock.FileLock(str(path), timeout=0)
+
+    def try_acquire(self) -> bool:
+        """Take the lock; False if another holder has it.
+
+        Raises:
+            LockUnavailableError: the file system does not lock.
+        """
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            return False
+        except (OSError, NotImplementedError) as error:
+            raise LockUnavailableError(self._lock.lock_file, str(error)) from None
+        if isinstance(self._lock, filelock.SoftFileLock) or not self._keeps_others_out():
+            self._lock.release()
+            raise LockUnavailableError(self._lock.lock_file, "a second holder was let in")
+        return True
+
+    def wait_acquired(self, timeout_seconds: float) -> bool:
+        """Take the lock as soon as its holder lets go or dies; False after the time is up."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self.try_acquire():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def _keeps_others_out(self) -> bool:
+        rival = filelock.FileLock(self._lock.lock_file, timeout=0)
+        try:
+            rival.acquire()
+        except filelock.Timeout:
+            return True
+        except OSError:
+            return False
+        rival.release()
+        return False
+
+
+class LearnerLock:
+    """The lock of the one learner of a root, with a card that tells others who holds it."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._card = paths.data / ".learner.json"
+        self._lock = RootLock(paths.learner_lock)
+
+    def acquire(self) -> None:
+        """Take the lock, or refuse at once.
+
+        Raises:
+            AnotherLearnerError: names the process that has it.
+            LockUnavailableError: the folder can't be locked.
+        """
+        if not self._lock.try_acquire():
+            raise AnotherLearnerError(str(self._paths.root), self._owner())
+        card = {"pid": os.getpid(), "command": " ".join(sys.argv)[:200], "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        atomic_files.write_atomically(self._card, json.dumps(card).encode(), durable=False)
+
+    def release(self) -> None:
+        # The card first: a card without a holder would name a stranger's process later.
+        with contextlib.suppress(OSError):
+            atomic_files.remove_if_there(self._card)
+        self._lock.release()
+
+    def _owner(self) -> str:
+        try:
+            card = json.loads(atomic_files.read_regular_file(self._card, max_bytes=10_000))
+            return f"process {card['pid']} ({card['command']}), since {card['since']}"
+        except (OSError, ValueError, KeyError, OverflowError):
+            return "a process that has not said who it is"

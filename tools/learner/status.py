@@ -1,0 +1,49 @@
+"""logs/status.json: a snapshot of everything a monitor may show, replaced atomically, never fatal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from local_training import atomic_files
+from local_training.paths import Paths
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+
+def write(paths: Paths, state: str, stats: Mapping[str, Any], **more: Any) -> None:
+    """Replace the snapshot.
+
+    Args:
+        state: "starting", "idle", "training", "waiting" (for a machine's fault to pass), "restarting", "failed" or
+            "stopped".
+        stats: as get_stats() returns them.
+        more: further facts by name.
+    """
+    content = {
+        "schema": SCHEMA,
+        "state": state,
+        "updated_at": time.time(),
+        "writer_pid": os.getpid(),
+        "stats": dict(stats),
+        **more,
+    }
+    try:
+        atomic_files.write_atomically(paths.status, json.dumps(content).encode(), durable=False)
+    except OSError as error:
+        logger.warning("status not written: %s", error)
+
+
+def read(paths: Paths) -> dict[str, Any] | None:
+    """The newest snapshot, or None if there is none that can be read."""
+    try:
+        content = json.loads(atomic_files.read_regular_file(paths.status, max_bytes=10_000_000))
+    except (OSError, ValueError, OverflowError):
+        return None
+    return content if isinstance(content, dict) and content.get("schema") == SCHEMA else None

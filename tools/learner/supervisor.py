@@ -1,0 +1,211 @@
+"""Keeps one worker process alive, and listens to it: the only part of the learner in the game's process.
+
+No loading, no maths and no moving of files happens here; the thread sleeps on the worker's pipe.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from local_training import settings_file
+from local_training.blas_threads import limit_blas_threads
+from local_training.paths import CHECKOUT
+from local_training.settings import Settings
+from tools.learner import child_process, status
+from tools.learner.stats import EMPTY
+
+STOP_SECONDS = 1.4
+_RESTART_WINDOW_SECONDS = 600.0
+_FIRST_BACK_OFF_SECONDS = 0.2
+_LONGEST_BACK_OFF_SECONDS = 10.0
+DEADLY_AFTER = 2
+
+
+@dataclass
+class RestartBudget:
+    """How often a worker may die before it is given up; times are arguments, in seconds of any one clock."""
+
+    limit: int
+    deaths: list[float] = field(default_factory=list)
+
+    def back_off(self, moment: float) -> float | None:
+        """Seconds to wait after a death at `moment` before the next start; None when the budget is spent."""
+        self.deaths = [death for death in self.deaths if moment - death < _RESTART_WINDOW_SECONDS] + [moment]
+        if len(self.deaths) > self.limit:
+            return None
+        return float(min(_FIRST_BACK_OFF_SECONDS * 2 ** (len(self.deaths) - 1), _LONGEST_BACK_OFF_SECONDS))
+
+
+class Supervisor:
+    """Starts the worker, starts it again when it dies, and keeps the newest counts.
+
+    It promises that after `stop` no worker of it is running. It does not promise that the last batch was finished:
+    a batch that is cut short is trained by the next start, exactly once.
+    """
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        """`say` is given sentences for the console."""
+        self._settings = settings
+        self._say = say
+        self._lock = threading.Lock()
+        self._stats: dict[str, Any] = {**EMPTY, "max_workers": settings.learner.max_workers}
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._run, name="background-learner", daemon=True)
+        self._budget = RestartBudget(settings.learner.restart_limit)
+        self._strikes: collections.Counter[str] = collections.Counter()
+        self._reading = ""
+        self._refusal = ""
+        self._restarts = 0
+        self._former_errors = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether a worker runs or will be started again."""
+        return self._thread.is_alive() and not self._stopping.is_set()
+
+    def stop(self) -> None:
+        """End the worker, by force if it does not end by itself in time."""
+        self._stopping.set()
+        with self._lock:
+            process = self._process
+        if process is not None:
+            self._order(process, {"order": "stop"})
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._thread.join()
+
+    def stats(self) -> dict[str, Any]:
+        with self._lock:
+            return dict(self._stats)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            exit_code = self._run_worker()
+            with self._lock:
+                self._stats["active_workers"] = 0
+            if self._stopping.is_set():
+                break
+            if self._refusal:
+                self._give_up(self._refusal)
+                return
+            if not self._after_death(exit_code):
+                return
+        status.write(self._settings.paths, "stopped", self.stats())
+
+    def _run_worker(self) -> int:
+        process = self._started()
+        with self._lock:
+            self._process = process
+            self._former_errors = self._stats["errors"]
+        if self._stopping.is_set():
+            process.kill()
+        assert process.stdout is not None and process.stdin is not None
+        for line in process.stdout:
+            self._hear(line)
+        exit_code = process.wait()
+        process.stdout.close()
+        with contextlib.suppress(OSError):  # what was still to be written has lost its reader
+            process.stdin.close()
+        return exit_code
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        paths = self._settings.paths
+        os.makedirs(paths.logs, exist_ok=True)
+        environment = child_process.child_environment(dict(os.environ))
+        limit_blas_threads(environment)
+        with open(paths.logs / "worker_stderr.txt", "wb") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tools.learner.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=CHECKOUT,
+                env=environment,
+                **child_process.apart_from_terminal(),
+            )
+        deadly = [name for name, strikes in self._strikes.items() if strikes >= DEADLY_AFTER]
+        first = {"root": str(paths.root), "settings": settings_file.as_sections(self._settings)}
+        self._reading = ""
+        self._order(process, {**first, "careful": bool(self._budget.deaths), "deadly": deadly})
+        return process
+
+    def _order(self, process: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.flush()
+        except (OSError, ValueError):
+            return  # it has died or its pipe is closed; whoever waits for it will see
+
+    def _hear(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return  # the last words of a worker that was killed while it spoke
+        kind = event["event"]
+        if kind == "reading":
+            self._reading = event["name"]
+        elif kind in ("stats", "trouble"):
+            self._note(event["stats"])
+        if kind == "trouble":
+            self._say(f"[WARNING] {event['sentence']}; trying again in {event['retry_seconds']:.1f} s")
+        elif kind == "warning":
+            self._say(f"[WARNING] {event['sentence']}")
+        elif kind == "refused":
+            self._refusal = event["sentence"]
+
+    def _note(self, stats: dict[str, Any]) -> None:
+        with self._lock:
+            errors = self._former_errors + stats["errors"]
+            self._stats.update(stats, errors=errors, worker_restarts=self._restarts)
+
+    def _after_death(self, exit_code: int) -> bool:
+        """Say so, and wait before the next start; False when there will be none."""
+        if self._reading:
+            self._strikes[self._reading] += 1
+        wait_seconds = self._budget.back_off(time.monotonic())
+        sentence = f"the worker process died (exit code {exit_code}{_last_words(self._settings)})"
+        if wait_seconds is None:
+            self._give_up(f"{sentence}, {len(self._budget.deaths)} times in ten minutes")
+            return False
+        self._restarts += 1
+        with self._lock:
+            self._stats["errors"] += 1
+            self._stats["worker_restarts"] = self._restarts
+            self._stats["last_error"] = sentence
+        self._say(f"[WARNING] {sentence}; starting another in {wait_seconds:.1f} s")
+        status.write(self._settings.paths, "restarting", self.stats())
+        self._stopping.wait(wait_seconds)
+        return True
+
+    def _give_up(self, sentence: str) -> None:
+        with self._lock:
+            self._stats["errors"] += 1
+            self._stats["last_error"] = sentence
+        self._say(f"[WARNING] Background learner stopped: {sentence}")
+        status.write(self._settings.paths, "failed", self.stats())
+
+
+def _last_words(settings: Settings) -> str:
+    """The last line the dead worker wrote to stderr, if any."""
+    try:
+        text = (settings.paths.logs / "worker_stderr.txt").read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    return f": {text.splitlines()[-1][:300]}" if text else ""

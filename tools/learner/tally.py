@@ -1,0 +1,64 @@
+"""Counts of one worker process, put together with what the root's records say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from local_training import buffer_folder
+from tools.learner.ledger import Ledger
+from tools.learner.trainer import Round
+
+
+@dataclass
+class Tally:
+    """Counts of one worker process. Files, batches and samples are those of the root's whole life, read from its
+    records; times, losses and errors are those of this process."""
+
+    batches: int = 0
+    loss_sum: float = 0.0
+    last_loss: float = 0.0
+    seconds: float = 0.0
+    errors: int = 0
+    last_error: str = ""
+    last_batch_time: float | None = None
+    left_alone: int = 0
+
+    def add(self, done: Round, moment: float) -> None:
+        """Count what a round did; `moment` is seconds since 1970."""
+        self.seconds += done.seconds
+        self.left_alone = len(done.left_alone)
+        for trouble in done.troubles:
+            self.add_error(trouble)
+        if done.trained is not None:
+            self.batches += 1
+            self.last_loss = float(done.trained.report["loss"])
+            self.loss_sum += self.last_loss
+            self.last_batch_time = moment
+
+    def add_error(self, sentence: str) -> None:
+        self.errors += 1
+        self.last_error = sentence
+
+    def as_stats(self, ledger: Ledger, manifest: dict[str, Any], version: int, waiting: int) -> dict[str, Any]:
+        """The part of get_stats() that the worker knows."""
+        counts = ledger.counts
+        return {
+            "files_processed": counts[buffer_folder.TRAINED],
+            "batches_trained": manifest.get("batches_trained", 0),
+            "models_trained": self.batches,
+            "total_samples": manifest.get("steps_trained", 0),
+            "avg_loss": self.loss_sum / self.batches if self.batches else 0.0,
+            "last_loss": self.last_loss,
+            "total_processing_time": round(self.seconds, 6),
+            "errors": self.errors,
+            "last_error": self.last_error,
+            "last_batch_time": self.last_batch_time,
+            "buffer_file_count": waiting,
+            "archive_file_count": counts[buffer_folder.TRAINED],
+            "files_skipped_old": counts[buffer_folder.STALE],
+            "files_rejected": counts[buffer_folder.REJECTED],
+            "files_duplicate": counts[buffer_folder.DUPLICATE],
+            "model_version": version,
+            "mean_return": manifest.get("last_batch", {}).get("mean_return", 0.0),
+        }

@@ -1,0 +1,166 @@
+"""Forms batches of what waits, trains, commits: all that changes a root, in the one process that may."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from local_training import batch as batches
+from local_training import buffer_folder, model_store
+from local_training.buffer_folder import DUPLICATE, REJECTED
+from local_training.errors import EpisodeError, ModelError
+from local_training.paths import Paths
+from local_training.settings import Settings
+from tools.learner import generation
+from tools.learner.generation import Generation
+from tools.learner.intake import Accepted, AlreadyTrained, Intake, ModelFacts, SetAside
+from tools.learner.ledger import Ledger
+from tools.learner.settlement import Settlement
+
+
+@dataclass
+class Round:
+    """What one look at the snapshot of the buffer led to."""
+
+    accepted: list[Accepted] = field(default_factory=list)
+    set_aside: list[SetAside] = field(default_factory=list)
+    returned: list[AlreadyTrained] = field(default_factory=list)
+    left_alone: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    trained: Generation | None = None
+    seconds: float = 0.0
+
+    @property
+    def did_something(self) -> bool:
+        return bool(self.accepted or self.set_aside or self.returned)
+
+
+class Trainer:
+    """Holds the newest generation of one root and makes the next ones.
+
+    It promises that every file it takes ends as trained exactly once, or aside with a reason, whatever kills it in
+    between; see docs/commit-protocol.md. It needs to be alone: its caller holds the root's worker lock.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        settings: Settings,
+        ledger: Ledger,
+        present: Generation | None,
+        intake: Intake,
+        announce: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """`announce` is told each file's name before it is read, so that a deadly one can be known by it."""
+        self.present = present
+        self.ledger = ledger
+        self.settlement = Settlement(paths, settings, ledger)
+        self._paths = paths
+        self._settings = settings
+        self._intake = intake
+        self._announce = announce
+        self._signature = model_store.signature(paths.model)
+        self._snapshot: deque[str] = deque()
+
+    def waiting(self) -> int:
+        """Files of the present snapshot that have not been looked at yet."""
+        return len(self._snapshot)
+
+    def look(self) -> int:
+        """Take a new snapshot of the buffer once the old one is worked through; return how many files are in it."""
+        if not self._snapshot:
+            self._snapshot.extend(buffer_folder.waiting_names(self._paths))
+        return len(self._snapshot)
+
+    def work_on_next(self) -> Round:
+        """Take files off the snapshot until a batch is full or nothing is left, and train on it.
+
+        Raises:
+            OSError: the machine failed before the commit; nothing has been trained, and all files still wait.
+            ModelError: somebody else has changed the model file; start again from what is there now.
+        """
+        started = time.perf_counter()
+        done = Round()
+        self._collect(done)
+        if self.present is None and done.accepted:
+            self._begin(done)
+        if done.returned:
+            departures = [item.departure() for item in done.returned]
+            buffer_folder.move_out(self._paths, departures, durable=self._settings.learner.durability == "full")
+        self.settlement.set_aside(done.set_aside)
+        if done.accepted:
+            done.trained = self._train(done.accepted)
+        done.seconds = time.perf_counter() - started
+        if done.trained is not None:
+            self.settlement.after_commit(done.trained, done.accepted, done.seconds)
+        return done
+
+    def _collect(self, done: Round) -> None:
+        model = self._facts()
+        while self._snapshot and len(done.accepted) < self._settings.learner.batch_size:
+            name = self._snapshot.popleft()
+            self._announce(name)
+            verdict = self._intake.judge(name, model)
+            if isinstance(verdict, Accepted):
+                twin = _twin(verdict, done.accepted)
+                version = 1 + (model.version if model else 0)
+                if twin is None:
+                    done.accepted.append(verdict)
+                else:
+                    done.set_aside.append(_duplicate_of(twin, verdict, version))
+            elif isinstance(verdict, SetAside):
+                done.set_aside.append(verdict)
+            elif isinstance(verdict, AlreadyTrained):
+                done.returned.append(verdict)
+            elif verdict is not None:
+                done.left_alone.append(verdict.name)
+                done.troubles += [verdict.trouble] if verdict.trouble else []
+
+    def _begin(self, done: Round) -> None:
+        """Make the untrained model for the first batch, and set aside what does not fit it."""
+        episodes = [item.episode for item in done.accepted]
+        width, actions = generation.sizes_of(episodes, self._settings.learning)
+        self.present = generation.untrained(width, actions, self._settings.learning)
+        fitting: list[Accepted] = []
+        for item in done.accepted:
+            try:
+                batches.check_fits(item.episode, width, actions)
+                fitting.append(item)
+            except EpisodeError as error:
+                reason = f"{error} [{error.reason}]"
+                done.set_aside.append(SetAside(item.name, item.sha256, item.signature, REJECTED, reason))
+        done.accepted = fitting
+
+    def _train(self, accepted: list[Accepted]) -> Generation:
+        assert self.present is not None
+        lines = self.settlement.ledger_lines(accepted)
+        successor = generation.successor(self.present, lines, [item.episode for item in accepted], self._settings.learning)
+        if model_store.signature(self._paths.model) != self._signature:
+            raise ModelError(
+                str(self._paths.model), "another program has changed it", "the batch is trained again from what is there now"
+            )
+        model_store.commit(self._paths, successor.data, durable=self._settings.learner.durability == "full")
+        self._signature = model_store.signature(self._paths.model)
+        self.present = successor
+        return successor
+
+    def _facts(self) -> ModelFacts | None:
+        if self.present is None:
+            return None
+        return ModelFacts(self.present.version, self.present.state.state_width, self.present.state.action_count)
+
+
+def _twin(item: Accepted, others: Iterable[Accepted]) -> Accepted | None:
+    """The episode of the same batch that is the same one, by its bytes or by its id."""
+    for other in others:
+        if other.sha256 == item.sha256 or (item.episode.episode_id and other.episode.episode_id == item.episode.episode_id):
+            return other
+    return None
+
+
+def _duplicate_of(twin: Accepted, item: Accepted, version: int) -> SetAside:
+    what = "the same bytes" if twin.sha256 == item.sha256 else f"episode_id {item.episode.episode_id!a}"
+    reason = f"{what} went into version {version}, as {ascii(twin.name)[1:-1]}; each episode counts once"
+    return SetAside(item.name, item.sha256, item.signature, DUPLICATE, reason)

@@ -1,0 +1,47 @@
+"""Hints that something has come into the buffer; the folder itself stays the truth."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from local_training.buffer_folder import is_episode_name
+
+_ARRIVALS = ("created", "modified", "moved", "closed")
+
+
+class BufferWatcher(FileSystemEventHandler):
+    """Sets `hint` soon after an episode file has arrived or grown.
+
+    It does not promise to: events are lost in bursts and don't exist on network drives. Whoever waits for the hint
+    also looks by themselves from time to time.
+    """
+
+    def __init__(self, folder: Path, hint: threading.Event) -> None:
+        self._folder = folder
+        self._hint = hint
+        self._observer = Observer()
+        self.trouble = ""
+
+    def start(self) -> None:
+        """Begin to watch; if the system refuses, `trouble` says why, and there will be no hints."""
+        try:
+            self._observer.schedule(self, str(self._folder))
+            self._observer.start()
+        except OSError as error:
+            self.trouble = f"{self._folder} can't be watched ({error}); it is looked at from time to time instead"
+
+    def stop(self) -> None:
+        if self._observer.is_alive():
+            self._observer.stop()
+            self._observer.join()
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type in _ARRIVALS:
+            path = event.dest_path if event.event_type == "moved" else event.src_path
+            text = path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else str(path)
+            if is_episode_name(Path(text).name):
+                self._hint.set()

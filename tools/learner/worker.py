@@ -1,0 +1,241 @@
+"""The worker process: takes orders on stdin, trains, and tells what it did on stdout, one JSON object a line.
+
+It holds nothing that can't be lost. When its parent is gone, stdin ends, and so does it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from local_training import buffer_folder, settings_file
+from local_training.errors import BackgroundTrainingError, LedgerError, ModelError
+from local_training.paths import Paths
+from local_training.settings import Settings
+from tools.learner import quiet_process, recovery, status
+from tools.learner.intake import Intake
+from tools.learner.ledger import Ledger
+from tools.learner.root_lock import RootLock
+from tools.learner.tally import Tally
+from tools.learner.trainer import Round, Trainer
+from tools.learner.watcher import BufferWatcher
+
+logger = logging.getLogger(__name__)
+
+LONGEST_BACK_OFF_SECONDS = 30.0
+_FORMER_WORKER_SECONDS = 10.0
+_UNFINISHED_WAIT_SECONDS = 0.25
+_CAREFUL_ROUNDS = 50
+_EXIT_GRACE_SECONDS = 1.0
+
+Tell = Callable[..., None]
+
+
+def open_trainer(paths: Paths, settings: Settings, tell: Tell, *, patient: bool, careful: bool = False) -> tuple[Trainer, Intake]:
+    """Recover the root and make the trainer that goes on from there; the caller holds the worker lock.
+
+    Raises:
+        LedgerError: model and ledger contradict each other.
+        OSError: the machine failed.
+    """
+    durable = settings.learner.durability == "full"
+    recovery.make_skeleton(paths, durable=durable)
+    buffer_folder.sweep_partials(paths)
+    ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes)
+    present = recovery.recover(paths, settings, ledger, lambda sentence: tell("warning", sentence=sentence))
+    intake = Intake(paths, settings, ledger, patient=patient)
+
+    def announce(name: str) -> None:
+        if careful:
+            tell("reading", name=name)
+
+    return Trainer(paths, settings, ledger, present, intake, announce), intake
+
+
+class Worker:
+    """The loop of the worker process."""
+
+    def __init__(self, settings: Settings, tell: Tell, *, careful: bool, deadly: list[str]) -> None:
+        self._settings = settings
+        self._paths = settings.paths
+        self._tell = tell
+        self._careful = careful
+        self._deadly = deadly
+        self._tally = Tally()
+        self._hint = threading.Event()
+        self._stopping = threading.Event()
+        self._back_off_seconds = 0.0
+        self._trainer: Trainer | None = None
+        self._status_due = 0.0
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._hint.set()
+
+    def run(self) -> None:
+        """Train until told to stop.
+
+        Raises:
+            LedgerError: model and ledger contradict each other; a person has to decide.
+        """
+        watcher: BufferWatcher | None = None
+        rounds = 0
+        while not self._stopping.is_set():
+            self._hint.clear()
+            try:
+                if self._trainer is None:
+                    self._open()
+                    self._publish("idle")
+                if watcher is None:
+                    watcher = BufferWatcher(self._paths.buffer, self._hint)
+                    watcher.start()
+                    if watcher.trouble:
+                        self._tell("warning", sentence=watcher.trouble)
+                busy = self._one_round()
+            except ModelError as error:
+                self._trainer = None
+                self._in_trouble(str(error))
+                busy = False
+            except OSError as error:
+                # Whatever was half done is found again on the disk; never go on from memory after a failed write.
+                self._trainer = None
+                self._in_trouble(f"{type(error).__name__}: {error}")
+                busy = False
+            rounds += 1
+            self._careful = self._careful and rounds < _CAREFUL_ROUNDS
+            if not busy:
+                self._publish("waiting" if self._back_off_seconds else "idle")
+                self._hint.wait(self._wait_seconds())
+                if self._back_off_seconds:
+                    self._stopping.wait(self._back_off_seconds)
+        if watcher is not None:
+            watcher.stop()
+
+    def _open(self) -> None:
+        trainer, intake = open_trainer(self._paths, self._settings, self._tell, patient=True, careful=self._careful)
+        for name in self._deadly:
+            intake.reject_from_now_on(name)
+        self._trainer = trainer
+
+    def _one_round(self) -> bool:
+        assert self._trainer is not None
+        if not self._settings.learner.enable_model_training or not self._trainer.look():
+            self._tally.left_alone = 0
+            self._back_off_seconds = 0.0
+            return False
+        done = self._trainer.work_on_next()
+        self._tally.add(done, time.time())
+        if done.troubles:
+            self._in_trouble(done.troubles[0], count=False)
+        else:
+            self._back_off_seconds = 0.0
+        self._report(done)
+        return done.did_something or self._trainer.waiting() > 0
+
+    def _report(self, done: Round) -> None:
+        if done.did_something:
+            for item in done.set_aside:
+                self._tell("set_aside", name=ascii(item.name)[1:-1], fate=item.fate, reason=item.reason)
+            self._tell("stats", stats=self._stats(), batch=dict(done.trained.report) if done.trained else None)
+            self._publish("training")
+
+    def _in_trouble(self, sentence: str, *, count: bool = True) -> None:
+        if count:
+            self._tally.add_error(sentence)
+        self._back_off_seconds = min(max(0.5, 2 * self._back_off_seconds), LONGEST_BACK_OFF_SECONDS)
+        logger.warning("%s; trying again in %.1f s", sentence, self._back_off_seconds)
+        self._tell("trouble", sentence=sentence, retry_seconds=self._back_off_seconds, stats=self._stats())
+
+    def _wait_seconds(self) -> float:
+        if self._back_off_seconds:
+            return 0.0
+        rescan = self._settings.learner.rescan_seconds
+        return min(rescan, _UNFINISHED_WAIT_SECONDS) if self._tally.left_alone else rescan
+
+    def _stats(self) -> dict[str, Any]:
+        if self._trainer is None:
+            return {"errors": self._tally.errors, "last_error": self._tally.last_error}
+        present = self._trainer.present
+        manifest = dict(present.manifest) if present else {}
+        waiting = self._trainer.waiting() + self._tally.left_alone
+        stats = self._tally.as_stats(self._trainer.ledger, manifest, present.version if present else 0, waiting)
+        return {**stats, "active_workers": 1, "max_workers": self._settings.learner.max_workers}
+
+    def _publish(self, state: str) -> None:
+        """Write the status for monitors, at most twice a second while training flat out."""
+        moment = time.monotonic()
+        if state == "training" and moment < self._status_due:
+            return
+        self._status_due = moment + 0.5
+        present = self._trainer.present if self._trainer else None
+        last_batch = dict(present.report) if present and "last_batch" in present.manifest else None
+        stats = self._stats()
+        status.write(self._paths, state, stats, last_batch=last_batch, settings=settings_file.as_sections(self._settings))
+        if state != "training":
+            self._tell("stats", stats=stats, batch=None)
+
+
+def main() -> int:
+    """Run as `python -m tools.learner.worker`; the first line of stdin holds the settings."""
+    orders, answers = sys.stdin.buffer, sys.stdout.buffer
+    # Whatever prints by itself must not end up between the answers.
+    sys.stdout = sys.stderr
+    quiet_process.lower_priority()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    first = json.loads(orders.readline())
+    settings = settings_file.from_sections(Path(first["root"]), first["settings"])
+    tell = _teller(answers)
+    worker = Worker(settings, tell, careful=first["careful"], deadly=first["deadly"])
+    threading.Thread(target=_obey, args=(orders, worker), daemon=True).start()
+    lock = RootLock(settings.paths.worker_lock)
+    try:
+        settings.paths.data.mkdir(parents=True, exist_ok=True)
+        if not lock.wait_acquired(_FORMER_WORKER_SECONDS):
+            tell("refused", sentence=f"the former worker still holds {settings.paths.worker_lock}", exit_code=3)
+            return 3
+        worker.run()
+    except LedgerError as error:
+        tell("refused", sentence=str(error), exit_code=error.exit_code)
+        return error.exit_code
+    except BackgroundTrainingError as error:
+        tell("refused", sentence=str(error), exit_code=error.exit_code)
+        return error.exit_code
+    return 0
+
+
+def _obey(orders: BinaryIO, worker: Worker) -> None:
+    """Read orders until there are no more: then the parent is gone, or has had enough."""
+    for line in orders:
+        if json.loads(line).get("order") == "stop":
+            break
+    worker.stop()
+    # A batch in progress may be finished, but nobody waits for it for long; what is cut short is done again.
+    time.sleep(_EXIT_GRACE_SECONDS)
+    os._exit(0)
+
+
+def _teller(answers: BinaryIO) -> Tell:
+    lock = threading.Lock()
+
+    def tell(event: str, **facts: Any) -> None:
+        line = json.dumps({"event": event, **facts}).encode() + b"\n"
+        try:
+            with lock:
+                answers.write(line)
+                answers.flush()
+        except OSError:
+            # The parent is gone; stdin ends as well, and with it this process.
+            logger.debug("nobody listens")
+
+    return tell
+
+
+if __name__ == "__main__":
+    sys.exit(main())
