@@ -45,7 +45,8 @@ def softmax(logits, legal):
 def outputs(network, state):
     """The outputs of a network for one state, unit by unit."""
     hidden = [float(number) for number in state]
-    for weights, biases, last in ((network.W1, network.b1, False), (network.W2, network.b2, False), (network.W3, network.b3, True)):
+    layers = ((network.W1, network.b1, False), (network.W2, network.b2, False), (network.W3, network.b3, True))
+    for weights, biases, last in layers:
         sums = []
         for unit in range(len(biases)):
             total = float(biases[unit])

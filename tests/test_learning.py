@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from local_training import learning, policy
+from local_training import learning, lesson, policy
 from local_training.episode import Episode
 from local_training.errors import EpisodeError, ModelError
 from local_training.settings import LearningSettings
@@ -31,6 +31,13 @@ def episode(steps=20, seed=0, recorded=True, **changes):
         policy_version=0 if recorded else None,
     )
     return dataclasses.replace(made, **changes)
+
+
+POISONED = episode(rewards=np.full(20, np.nan, np.float32))
+
+
+def of(value, *shape):
+    return np.full(shape, value, np.float32)
 
 
 def fresh_state(settings=SETTINGS):
@@ -114,8 +121,8 @@ def test_odd_episodes_are_learnt_from_without_harm(case, recorded):
         "constant rewards": episode(recorded=recorded, rewards=np.ones(20, np.float32)),
         "no rewards": episode(recorded=recorded, rewards=np.zeros(20, np.float32)),
         "same states": episode(recorded=recorded, states=np.full((20, WIDTH), 5.0, np.float32)),
-        "huge": episode(recorded=recorded, rewards=np.full(20, 1e6, np.float32), states=np.full((20, WIDTH), -1e6, np.float32)),
-        "tiny": episode(recorded=recorded, rewards=np.full(20, 1e-30, np.float32), states=np.full((20, WIDTH), 1e-30, np.float32)),
+        "huge": episode(recorded=recorded, rewards=of(1e6, 20), states=of(-1e6, 20, WIDTH)),
+        "tiny": episode(recorded=recorded, rewards=of(1e-30, 20), states=of(1e-30, 20, WIDTH)),
     }[case]
     state = fresh_state()
 
@@ -136,6 +143,21 @@ def test_a_game_with_one_action_changes_no_probability():
 
     assert report.refused == "" and report.kl == 0.0 and report.entropy == 0.0
     assert policy.probabilities(state.policy, game.states[0]).tolist() == [1.0]
+
+
+def test_how_files_fall_into_batches_hardly_matters():
+    """One lesson per episode: ten games at once move the policy about as far as one by one."""
+    games = [episode(30, seed) for seed in range(10)]
+    start = fresh_state()
+    at_once, report = learning.learn(start, games, SETTINGS, 1)
+    singly, history = start, []
+    for version, game in enumerate(games, start=1):
+        singly, _ = learning.learn(singly, [game], SETTINGS, version, history)
+        history.append(game)
+
+    distances = [np.linalg.norm(state.actor.weights - start.actor.weights) for state in (at_once, singly)]
+    assert distances[0] == pytest.approx(distances[1], rel=0.3)
+    assert report.epochs == SETTINGS.epochs and at_once.actor.moments.steps == singly.actor.moments.steps
 
 
 def test_batches_of_one_and_ten_and_of_both_kinds_report_what_they_held():
@@ -222,17 +244,17 @@ def test_replay_takes_the_newest_that_fit():
     settings = dataclasses.replace(SETTINGS, replay_ratio=2.0, replay_episodes=5, replay_steps=1000)
     history = [episode(10, seed) for seed in range(9)]
 
-    chosen = learning.replayed([episode(15)], history, settings)
-    capped = learning.replayed([episode(500)], history, settings)
-    bounded = learning.replayed([episode(500)], history, dataclasses.replace(settings, replay_steps=25))
-    some_plain = learning.replayed([episode(15)], [*history[:-1], episode(10, recorded=False)], settings)
+    chosen = learning.replayed(episode(15), history, settings)
+    capped = learning.replayed(episode(500), history, settings)
+    bounded = learning.replayed(episode(500), history, dataclasses.replace(settings, replay_steps=25))
+    some_plain = learning.replayed(episode(15), [*history[:-1], episode(10, recorded=False)], settings)
 
     assert [id(one) for one in chosen] == [id(one) for one in history[6:]]
     assert [id(one) for one in capped] == [id(one) for one in history[4:]]
     assert len(bounded) == 2
     assert [id(one) for one in some_plain] == [id(one) for one in history[5:8]]
-    assert learning.replayed([episode(15, recorded=False)], history, settings) == []
-    assert learning.replayed([episode(15)], history, dataclasses.replace(settings, replay_ratio=0.0)) == []
+    assert learning.replayed(episode(15, recorded=False), history, settings) == []
+    assert learning.replayed(episode(15), history, dataclasses.replace(settings, replay_ratio=0.0)) == []
 
 
 def test_replay_joins_the_batch_and_is_reported():
@@ -262,16 +284,28 @@ def test_kl_guard_ends_a_batch_early():
 def test_an_update_that_would_break_the_policy_changes_nothing_but_counters():
     """An infinite number inside never becomes a published one; the report says so, and nothing is raised."""
     state, _ = learning.learn(fresh_state(), [episode()], SETTINGS, 1)
-    poisoned = episode(rewards=np.full(20, np.nan, np.float32))
 
-    after, report = learning.learn(state, [poisoned], SETTINGS, 2)
+    after, report = learning.learn(state, [POISONED], SETTINGS, 2)
 
-    assert "infinite or NaN" in report.refused
+    assert report.refused == "1 of 1 games would have made a number infinite or NaN"
     assert (after.updates, after.refused_updates, after.episodes) == (2, 1, 2)
     restored = dataclasses.replace(
         after, updates=state.updates, refused_updates=0, episodes=state.episodes, steps=state.steps
     )
     assert same(restored, state)
+
+
+def test_a_poisoned_game_does_not_cost_its_neighbours_their_turn():
+    """The good games of the batch are learnt from; only the bad one is thrown away, and counted."""
+    good, other = episode(seed=1), episode(seed=2)
+    settings = dataclasses.replace(SETTINGS, replay_ratio=0.0)
+
+    after, report = learning.learn(fresh_state(), [good, POISONED, other], settings, 1)
+    before, _ = learning.learn(fresh_state(), [good], settings, 1)
+
+    assert (report.refused[:6], after.refused_updates, after.episodes) == ("1 of 3", 1, 3)
+    assert not (after.policy.W3 == before.policy.W3).all()
+    assert all(np.isfinite(values).all() for values in learning.to_arrays(after).values())
 
 
 def test_learning_leaves_its_arguments_alone():
@@ -318,17 +352,17 @@ def test_two_processes_make_the_same_bits():
 def test_a_part_of_a_gradient_does_not_depend_on_its_neighbours(monkeypatch):
     """Parts have fixed borders and are added in order, so that processes can share a minibatch with the same bits."""
     settings = dataclasses.replace(SETTINGS, minibatch_steps=4096, epochs=1)
-    game = episode(3 * learning.PART_STEPS + 5)
+    game = episode(3 * lesson.PART_STEPS + 5)
     whole, _ = learning.learn(fresh_state(), [game], settings, 1)
-    add_part = learning._Update._add_part
+    add_part = lesson._Lesson._add_part
 
-    def add_apart(self, lesson, rows, actor_gradient, critic_gradient):
+    def add_apart(self, material, rows, actor_gradient, critic_gradient):
         actor_part, critic_part = np.zeros_like(actor_gradient), np.zeros_like(critic_gradient)
-        add_part(self, lesson, rows, actor_part, critic_part)
+        add_part(self, material, rows, actor_part, critic_part)
         actor_gradient += actor_part
         critic_gradient += critic_part
 
-    monkeypatch.setattr(learning._Update, "_add_part", add_apart)
+    monkeypatch.setattr(lesson._Lesson, "_add_part", add_apart)
     apart, _ = learning.learn(fresh_state(), [game], settings, 1)
 
     assert same(whole, apart)
@@ -374,7 +408,7 @@ def test_a_missing_or_misshapen_or_broken_array_is_named(name):
 
     with pytest.raises(ModelError, match=f"model.npz: there is no array {name}"):
         learning.from_arrays(missing, "model.npz")
-    with pytest.raises(ModelError, match="model.npz: .*is needed|model.npz: .*are needed"):
+    with pytest.raises(ModelError, match=r"model.npz: .*(is|are) needed"):
         learning.from_arrays({**whole, name: np.zeros((2, 2, 2), value.dtype)}, "model.npz")
     with pytest.raises(ModelError, match=f"model.npz: {name} is of type"):
         learning.from_arrays({**whole, name: value.astype(str)}, "model.npz")

@@ -155,7 +155,8 @@ def test_gradient_of_the_value_network_equals_finite_differences(name):
     policy.backward(network, states, activations, errors[:, None], gradient)
 
     def slow_loss():
-        return sum(0.5 * (oracles.outputs(network, state)[0] - target) ** 2 for state, target in zip(states, targets, strict=True))
+        pairs = zip(states, targets, strict=True)
+        return sum(0.5 * (oracles.outputs(network, state)[0] - target) ** 2 for state, target in pairs)
 
     assert loss == pytest.approx(slow_loss(), rel=1e-12)
     slope = oracles.finite_difference(slow_loss, getattr(network, name))
