@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BackgroundTrainingError as error:
         return _refuse(error, error.exit_code, options.debug)
     except OSError as error:
-        return _refuse(MachineError("analysing replays failed", str(error)), MachineError.exit_code, options.debug)
+        failure = MachineError("analysing replays failed", str(error))
+        failure.__cause__ = error
+        return _refuse(failure, failure.exit_code, options.debug)
     return 0
 
 
@@ -74,9 +77,9 @@ def _analyse(options: argparse.Namespace, environment: Mapping[str, str]) -> Non
     settings = _settings(options)
     folder = options.folder or environment.get("REPLAY_ARCHIVE_DIR", "")
     if not folder:
-        raise SettingsError("DIR", folder, "a folder is needed, as argument or in REPLAY_ARCHIVE_DIR", "analyze_replays")
+        raise SettingsError("DIR", folder, "a folder is needed, as argument or in REPLAY_ARCHIVE_DIR", "command line")
     if not os.path.exists(folder):
-        raise SettingsError("DIR", folder, "a folder that is there is needed", "analyze_replays")
+        raise SettingsError("DIR", folder, "a folder that is there is needed", "command line")
     root = options.root or environment.get("LOCAL_TRAINING_ROOT") or DEFAULT_ROOT
     analysis.demand_library()
     archive = ReplayArchive(Paths(Path(root).resolve()), settings, folder)
@@ -159,7 +162,7 @@ def _interrupt(*_: object) -> None:
 def _refuse(error: BackgroundTrainingError, exit_code: int, debug: bool) -> int:
     """Say in one line what is wrong; with --debug, show where."""
     if debug:
-        raise error
+        traceback.print_exception(error)
     print(f"analyze_replays: {' '.join(str(error).split())}", file=sys.stderr)
     return exit_code
 
