@@ -1,0 +1,201 @@
+"""The envs of one worker: build, step, reset and call them, and say which of them failed and how.
+
+It knows nothing of processes; a vector env that has fallen back to its own process uses it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+import gymnasium
+from gymnasium.vector import AutoresetMode
+
+from local_training.games import shared_observations
+from local_training.games.shared_block import SharedBlock
+
+EnvFactory = Callable[[], "gymnasium.Env[Any, Any]"]
+
+
+@dataclass
+class HostPlan:
+    """What a worker is to host.
+
+    factories: per env, the function that makes it, packed by cloudpickle.
+    attributes: per env, what `set_attr` has set so far; a rebuilt env gets it again.
+    generation: the worker's number in `SharedBlock.owner`; never 0.
+    """
+
+    factories: dict[int, bytes]
+    attributes: dict[int, dict[str, Any]]
+    generation: int
+    autoreset_mode: AutoresetMode
+
+
+@dataclass
+class News:
+    """What a step or reset has to tell beyond the shared numbers.
+
+    infos: per env, its info if it is not empty.
+    observations: per env, if they don't fit into shared memory.
+    faults: per env that failed, the traceback.
+    rebuilt: those of the failed that have been built anew in the same process.
+    """
+
+    infos: dict[int, dict[str, Any]] = field(default_factory=dict)
+    observations: dict[int, Any] = field(default_factory=dict)
+    faults: dict[int, str] = field(default_factory=dict)
+    rebuilt: list[int] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.infos or self.observations or self.faults)
+
+
+class EnvHost:
+    """Hosts the envs of a plan."""
+
+    def __init__(self, plan: HostPlan) -> None:
+        self._plan = plan
+        self.envs: dict[int, gymnasium.Env[Any, Any]] = {}
+        self._needs_reset: dict[int, bool] = {}
+        for index in plan.factories:
+            self._build(index)
+
+    def _build(self, index: int) -> None:
+        env = cloudpickle.loads(self._plan.factories[index])()
+        for name, value in self._plan.attributes.get(index, {}).items():
+            env.set_wrapper_attr(name, value)
+        self.envs[index] = env
+        self._needs_reset[index] = False
+
+    def attach(self, block: SharedBlock) -> None:
+        """Connect to the memory that observations, actions and results go through."""
+        self._owner, self._progress = memoryview(block.owner), memoryview(block.progress)
+        self._rewards, self._hold = memoryview(block.rewards), memoryview(block.hold)
+        self._terminations, self._truncations = memoryview(block.terminations), memoryview(block.truncations)
+        self._read_action = shared_observations.row_reader(block.actions) if block.actions is not None else None
+        self._writers = tuple(shared_observations.row_writer(rows) for rows in block.observations or ())
+
+    def step(self, buffer: int, actions: dict[int, Any] | None = None) -> News:
+        """Step every env whose row is ours; an env whose episode is over is reset, as the autoreset mode wants it.
+
+        Args:
+            buffer: which of the alternating observation batches to write to.
+            actions: per env, where the action space has no fixed size; otherwise they lie in shared memory.
+        """
+        news = News()
+        owner, ours, progress = self._owner, self._plan.generation, self._progress
+        rewards, terminations, truncations = self._rewards, self._terminations, self._truncations
+        write = self._writers[buffer] if self._writers else None
+        read_action, advance = self._read_action, self._advance
+        for index, env in self.envs.items():
+            if owner[index] != ours:
+                continue
+            beats = progress[index] & 0x7FFFFFFE
+            progress[index] = beats + 1
+            try:
+                action = actions[index] if actions is not None else read_action(index)  # type: ignore[misc]
+                observation, reward, terminated, truncated, info = advance(index, env, action)
+                if write is not None:
+                    write(index, observation)
+                else:
+                    news.observations[index] = observation
+                rewards[index] = reward
+                terminations[index] = terminated
+                truncations[index] = truncated
+                if info:
+                    news.infos[index] = info
+            # A game may raise anything. It becomes a fault that is counted, reported and answered with a new env.
+            except Exception:  # noqa: BLE001
+                later = self._plan.autoreset_mode is AutoresetMode.NEXT_STEP
+                if self._fail(index, news, reset_later=later) and not later:
+                    self._retry_reset(index, buffer, None, None, news)
+            progress[index] = beats + 2
+        return news
+
+    def _advance(self, index: int, env: gymnasium.Env[Any, Any], action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        mode = self._plan.autoreset_mode
+        if self._needs_reset[index]:  # only in NEXT_STEP mode
+            observation, info = env.reset()
+            self._needs_reset[index] = False
+            return observation, 0.0, False, False, info
+        observation, reward, terminated, truncated, info = env.step(action)
+        if terminated or truncated:
+            if mode is AutoresetMode.NEXT_STEP:
+                self._needs_reset[index] = True
+            elif mode is AutoresetMode.SAME_STEP and not self._hold[index]:
+                final = {"final_info": info, "final_obs": observation}
+                observation, info = env.reset()
+                info = {**final, **info}
+        return observation, reward, terminated, truncated, info
+
+    def reset(self, buffer: int, seeds: dict[int, int | None], options: dict[str, Any] | None) -> News:
+        """Reset the named envs, each with its seed, into an observation batch."""
+        news = News()
+        for index, seed in seeds.items():
+            beats = self._progress[index] & 0x7FFFFFFE
+            self._progress[index] = beats + 1
+            try:
+                self._reset_one(index, buffer, seed, options, news)
+            except Exception:  # noqa: BLE001  # as in step
+                if self._fail(index, news, reset_later=False):
+                    self._retry_reset(index, buffer, seed, options, news)
+            self._progress[index] = beats + 2
+        return news
+
+    def _reset_one(self, index: int, buffer: int, seed: int | None, options: dict[str, Any] | None, news: News) -> None:
+        observation, info = self.envs[index].reset(seed=seed, options=options)
+        self._needs_reset[index] = False
+        if self._writers:
+            self._writers[buffer](index, observation)
+        else:
+            news.observations[index] = observation
+        if info:
+            news.infos[index] = info
+
+    def _fail(self, index: int, news: News, *, reset_later: bool) -> bool:
+        """Note the fault. Where other envs live in this process, build the env anew here, so that they need not die."""
+        news.faults[index] = traceback.format_exc()
+        if len(self.envs) == 1:
+            return False
+        with contextlib.suppress(Exception):  # a broken env may not even close; the fault is noted already
+            self.envs[index].close()
+        try:
+            self._build(index)
+        except Exception:  # noqa: BLE001  # not rebuilt: the parent will replace the whole worker
+            news.faults[index] += "\nand while it was built anew:\n" + traceback.format_exc()
+            return False
+        self._needs_reset[index] = reset_later
+        if reset_later:
+            news.rebuilt.append(index)
+        return True
+
+    def _retry_reset(self, index: int, buffer: int, seed: int | None, options: dict[str, Any] | None, news: News) -> None:
+        try:
+            self._reset_one(index, buffer, seed, options, news)
+        except Exception:  # noqa: BLE001  # twice is enough: the parent will replace the whole worker
+            news.faults[index] += "\nand once more in the env built anew:\n" + traceback.format_exc()
+            return
+        news.rebuilt.append(index)
+
+    def call(self, name: str, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a method of an env, or read an attribute, through its wrappers."""
+        value = self.envs[index].get_wrapper_attr(name)
+        return value(*args, **kwargs) if callable(value) else value
+
+    def set_attr(self, name: str, index: int, value: Any) -> None:
+        """Set an attribute of an env, through its wrappers; a rebuilt env gets it again."""
+        self.envs[index].set_wrapper_attr(name, value)
+        self._plan.attributes.setdefault(index, {})[name] = value
+
+    def close(self) -> None:
+        """Close every env; one that fails does not keep the others from it."""
+        for env in self.envs.values():
+            try:
+                env.close()
+            except Exception:  # noqa: BLE001  # we are on the way out, and the process ends next
+                traceback.print_exc()

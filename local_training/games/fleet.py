@@ -1,0 +1,426 @@
+"""All workers of a vector env: started, watched, replaced when they fail, renewed before they do.
+
+A slot is a fixed set of envs and the worker that hosts them. A slot may have a second worker, the standby: after a
+failure it takes the rows as soon as it is up, before a preventive rebuild it takes each row when its episode ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from local_training.games import fork_server, rows, worker_platform
+from local_training.games.env_host import EnvFactory, EnvHost, HostPlan, News
+from local_training.games.env_worker import FIRST_OBSERVATIONS, Layout, StartOrder
+from local_training.games.health import Failure, HealthTracker
+from local_training.games.restart_budget import RestartBudget
+from local_training.games.rows import Row, RowState
+from local_training.games.shared_block import NOBODY, SharedBlock
+from local_training.games.vector_errors import RestartBudgetError
+from local_training.games.vector_settings import VectorSettings
+from local_training.games.worker_handle import WorkerFault, WorkerHandle, zero_progress
+
+log = logging.getLogger(__name__)
+
+_PROGRESS_STEPS = 3  # one first observation, one good step, and the step that failed
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(eq=False)
+class Slot:
+    """A set of envs and its workers.
+
+    restart_at: when the next worker is to be started, or None.
+    resting: whether it waits for calmer times instead.
+    described: the envs' spaces and metadata, told by the first worker.
+    """
+
+    envs: list[int]
+    handle: WorkerHandle | None = None
+    standby: WorkerHandle | None = None
+    restart_at: float | None = 0.0
+    resting: bool = False
+    failed_at: float | None = None
+    started_at: float = 0.0
+    described: dict[int, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class LocalHost:
+    """An env that has fallen back into this process."""
+
+    generation: int
+    host: EnvHost
+
+
+class Fleet:
+    """The workers and rows of one vector env."""
+
+    def __init__(
+        self, factories: list[EnvFactory], groups: list[list[int]], mode: AutoresetMode, settings: VectorSettings, memory: Any
+    ) -> None:
+        self.factories = [cloudpickle.dumps(factory) for factory in factories]
+        self.mode = mode
+        self.settings = settings
+        self.memory = memory
+        self.slots = [Slot(group) for group in groups]
+        self.rows = [Row(index) for index in range(len(factories))]
+        self.slot_of = {index: slot for slot in self.slots for index in slot.envs}
+        self.attributes: dict[int, dict[str, Any]] = {}
+        self.seeds: list[int | None] = [None] * len(factories)
+        self.was_reset = False
+        self.layout: Layout | None = None
+        self.block: SharedBlock | None = None
+        self.locals: list[LocalHost] = []
+        self.retiring: list[tuple[WorkerHandle, float]] = []
+        self.stepping: list[WorkerHandle] = []
+        self.busy = True
+        self.steps = 0
+        self.budget = RestartBudget(
+            settings.restarts_per_env,
+            settings.restarts_in_all,
+            settings.restart_window_seconds,
+            settings.backoff_seconds,
+            settings.backoff_limit_seconds,
+        )
+        self.tracker = HealthTracker(settings.reduce_after, settings.reduce_window_seconds, settings.calm_seconds)
+        self._generations = NOBODY
+        self._incarnation = 0
+        self._up_since_step = [0] * len(factories)
+        self._next_look = 0.0
+        self._next_rebuild = 0.0
+        self._episodes_at_look = 0
+        self._closed = False
+        if settings.start_method == "forkserver":
+            fork_server.hold()
+
+    # --- starting
+
+    def lay_out(self, layout: Layout) -> None:
+        """Fix the shared memory; workers started from now on attach to it by themselves."""
+        self.memory.resize(layout.byte_count)
+        self.layout = layout
+        self.block = SharedBlock(self.memory.map(layout.byte_count), layout.observation_space, layout.action_space, layout.count)
+
+    def _start(self, slot: Slot, now: float) -> WorkerHandle | None:
+        self._generations += 1
+        envs = {index: self.factories[index] for index in slot.envs}
+        attributes = {index: dict(self.attributes[index]) for index in slot.envs if index in self.attributes}
+        seeds = {index: self._first_seed(index) for index in slot.envs} if self.was_reset else None
+        order = StartOrder(
+            HostPlan(envs, attributes, self._generations, self.mode), self.layout, seeds, self.settings.spin_microseconds * 1e-6
+        )
+        slot.restart_at, slot.resting, slot.started_at = None, False, now
+        try:
+            handle = WorkerHandle(order, self.memory, self.settings.start_method, capture_stderr=self.settings.capture_stderr)
+        except OSError as error:
+            self._charge(slot, slot.envs[0], WorkerFault("start failed", str(error)), "", now)
+            return None
+        handle.stepped_from = self.steps
+        handle.expect("built", now + self.settings.start_seconds)
+        return handle
+
+    def _first_seed(self, index: int) -> int | None:
+        """A seed for a rebuilt env: it must not play again what it has played, and a seeded run shall stay repeatable."""
+        seed = self.seeds[index]
+        if seed is None:
+            return None
+        self._incarnation += 1
+        return int(np.random.SeedSequence([seed, index, self._incarnation]).generate_state(1)[0])
+
+    # --- the turn of events
+
+    def pump(self, now: float) -> None:
+        """Move everything on that waits: starts, standbys, retired workers, resting envs. Never waits itself."""
+        for slot in self.slots:
+            if slot.restart_at is not None and now >= slot.restart_at and slot.standby is None and slot.envs:
+                slot.standby = self._start(slot, now)
+            if slot.standby is not None and not slot.standby.ready:
+                self._read_standby(slot, slot.standby, now)
+        self._grow(now)
+        self._bury(now)
+        waiting = any(slot.standby is not None or slot.restart_at is not None or slot.resting for slot in self.slots)
+        self.busy = waiting or bool(self.retiring) or any(row.state is not RowState.LIVE for row in self.rows)
+
+    def _read_standby(self, slot: Slot, standby: WorkerHandle, now: float) -> None:
+        try:
+            message = standby.next_message()
+            if message is None:
+                standby.check(now, None, 0.0)
+                return
+            if not isinstance(message, tuple) or message[0] not in ("built", "failed"):
+                raise WorkerFault("garbled pipe", f"it should say that it is up, and said {message!r:.80}")
+            if message[0] == "failed":
+                raise WorkerFault("exception", "its env could not be built", message[1])
+            news = message[2]
+            if news and any(index not in news.rebuilt for index in news.faults):
+                raise WorkerFault("exception", "the first reset failed", "\n".join(news.faults.values()))
+        except WorkerFault as fault:
+            self.fail(slot, standby, fault, now)
+            return
+        self._standby_is_up(slot, standby, message, now)
+
+    def _standby_is_up(self, slot: Slot, standby: WorkerHandle, message: Any, now: float) -> None:
+        _, description, news = message
+        standby.ready = True
+        standby.expect("", float("inf"))
+        if description is not None:
+            slot.described = cloudpickle.loads(description)
+        for index in slot.envs:
+            row = self.rows[index]
+            row.first_info = (news or News()).infos.get(index, {})
+            row.first_observation = (news or News()).observations.get(index)
+            if row.state is RowState.DOWN:
+                self._give(row, standby, now)
+            elif self.block is not None and self.mode is AutoresetMode.SAME_STEP:
+                self.block.hold[index] = True
+        self._next_rebuild = now + (now - slot.started_at) / self.settings.rebuild_share
+        self._promote(slot, now)
+
+    def _give(self, row: Row, host: Any, now: float) -> None:
+        """Let a row go to its new host: at once before the first reset, otherwise with its first observation."""
+        row.host = host
+        row.state = RowState.READY
+        self._up_since_step[row.index] = self.steps
+        slot = self.slot_of[row.index]
+        if slot.failed_at is not None:
+            self.tracker.recovered(now - slot.failed_at)
+            slot.failed_at = None
+        if not self.was_reset and self.block is not None:
+            self.block.owner[row.index] = host.generation
+            row.state = RowState.LIVE
+
+    def hand_over(self, row: Row, now: float) -> bool:
+        """At the end of an episode: let the standby take the row. False if there is none."""
+        slot = self.slot_of[row.index]
+        if slot.standby is None or not slot.standby.ready or row.host is slot.standby:
+            return False
+        assert self.block is not None
+        self.block.owner[row.index] = NOBODY
+        self.block.hold[row.index] = False
+        row.reason, row.after_fault = "preventive rebuild", False
+        self._give(row, slot.standby, now)
+        self._promote(slot, now)
+        self.busy = True
+        return True
+
+    def count_episode(self, row: Row) -> None:
+        """Note the end of an episode; workers are renewed after a number of them."""
+        self.tracker.episodes += 1
+        if isinstance(row.host, WorkerHandle):
+            row.host.episodes += 1
+
+    def awaited_rows(self) -> list[Row]:
+        """Rows that a restart now under way will bring back."""
+        return [row for row in self.rows if row.state is RowState.DOWN and not self.slot_of[row.index].resting]
+
+    def wake(self, indexes: Iterable[int]) -> None:
+        """Bring resting envs back at once, because somebody asks for them."""
+        for index in indexes:
+            slot = self.slot_of[index]
+            if slot.resting:
+                slot.resting, slot.restart_at = False, 0.0
+
+    def _promote(self, slot: Slot, now: float) -> None:
+        """Once the standby has every row, it is the slot's worker, and the old one may go."""
+        standby = slot.standby
+        if standby is None or any(self.rows[index].host is not standby for index in slot.envs):
+            return
+        if slot.handle is not None:
+            self.tracker.rebuilds += 1
+            log.info("worker rebuilt: envs %s, after %d episodes", slot.envs, slot.handle.episodes)
+            slot.handle.ask_to_close()
+            self.retiring.append((slot.handle, now + self.settings.close_seconds))
+        slot.handle, slot.standby = standby, None
+        self.refresh_stepping()
+
+    def refresh_stepping(self) -> None:
+        """Find anew who has rows to step."""
+        hosts = {id(row.host) for row in self.rows if row.state in (RowState.LIVE, RowState.REBUILT)}
+        self.stepping = [handle for _, handle in self.handles() if id(handle) in hosts]
+
+    def handles(self) -> Iterator[tuple[Slot, WorkerHandle]]:
+        """Every worker that is up, but for the retired."""
+        for slot in self.slots:
+            for handle in (slot.handle, slot.standby):
+                if handle is not None and handle.ready:
+                    yield slot, handle
+
+    def slot_with(self, handle: WorkerHandle) -> Slot:
+        return self.slot_of[handle.envs[0]]
+
+    # --- failures
+
+    def fail(self, slot: Slot, handle: WorkerHandle, fault: WorkerFault, now: float) -> None:
+        """Kill a worker that is of no more use, take its rows down, and see to a new one.
+
+        Raises:
+            RestartBudgetError: the restarts are spent and `on_exhausted` is "raise", or no env is left.
+        """
+        culprit = handle.culprit(self.block)
+        words = fault.trace or handle.last_words()
+        handle.kill()
+        if self.block is not None:
+            zero_progress(self.block, handle.envs)
+            self.block.hold[list(handle.envs)] = False
+        reason = f"{fault.kind}: {fault.detail}"
+        for index in handle.envs:
+            if self.rows[index].host is handle:
+                rows.release(self.rows[index], self.block, reason)
+        if slot.standby is handle:
+            slot.standby = None
+        else:
+            slot.handle = None
+        self.refresh_stepping()
+        self._charge(slot, culprit, fault, words, now)
+        self._use_ready_standby(slot, now)
+
+    def _use_ready_standby(self, slot: Slot, now: float) -> None:
+        if slot.standby is not None and slot.standby.ready:
+            slot.restart_at = None
+            for index in slot.envs:
+                if self.rows[index].state is RowState.DOWN:
+                    self._give(self.rows[index], slot.standby, now)
+            self._promote(slot, now)
+
+    def _charge(self, slot: Slot, culprit: int, fault: WorkerFault, words: str, now: float) -> None:
+        self.busy = True
+        self.tracker.failed(Failure(now, culprit, fault.kind, fault.detail))
+        slot.failed_at = now if slot.failed_at is None else slot.failed_at
+        progress = self.steps - self._up_since_step[culprit] >= _PROGRESS_STEPS
+        if not self.budget.spend(culprit, now, had_progress=progress):
+            log.error("env %d failed: %s: %s; its restarts are spent\n%s", culprit, fault.kind, fault.detail, words)
+            self._give_up(slot, culprit, f"{fault.kind}: {fault.detail}", words, now)
+            return
+        log.warning("env %d failed: %s: %s; its worker is replaced\n%s", culprit, fault.kind, fault.detail, words)
+        resting = sum(len(other.envs) for other in self.slots if other.resting) + len(slot.envs)
+        if self.was_reset and self.tracker.should_reduce(now) and resting <= len(self.rows) // 2:
+            self.tracker.reductions += 1
+            slot.resting = True
+            log.warning("envs %s rest: too many failures lately; they come back when it is calm", slot.envs)
+            return
+        slot.restart_at = now + self.budget.wait_seconds(culprit)
+
+    def failed_in_place(self, handle: WorkerHandle, index: int, trace: str, now: float) -> None:
+        """Note an env that failed with an exception and was built anew within its worker.
+
+        Raises:
+            RestartBudgetError: as `fail`.
+        """
+        row, lines = self.rows[index], trace.strip().splitlines()
+        detail = lines[-1] if lines else "no traceback"
+        row.state, row.reason, row.fresh_fault = RowState.REBUILT, f"exception: {detail}", True
+        self.busy = True
+        self.tracker.in_place += 1
+        self.tracker.failed(Failure(now, index, "exception", detail))
+        progress = self.steps - self._up_since_step[index] >= _PROGRESS_STEPS
+        self._up_since_step[index] = self.steps
+        if self.budget.spend(index, now, had_progress=progress):
+            log.warning("env %d failed: exception; it is built anew in its worker\n%s", index, trace)
+            return
+        assert self.block is not None
+        self.block.owner[index] = NOBODY
+        self._give_up(self.slot_with(handle), index, row.reason, trace, now)
+
+    def _give_up(self, slot: Slot, culprit: int, reason: str, words: str, now: float) -> None:
+        slot.envs.remove(culprit)
+        row = self.rows[culprit]
+        row.state, row.host, row.reason = RowState.LOST, None, reason
+        if slot.envs and slot.handle is None:
+            slot.restart_at = now
+        error = RestartBudgetError(culprit, self.budget.spent_by(culprit), reason, words)
+        everyone_lost = all(other.state is RowState.LOST for other in self.rows)
+        if self.settings.on_exhausted == "sync" and self.layout is not None:
+            self._fall_back(row, error, now)
+        elif self.settings.on_exhausted == "raise" or everyone_lost:
+            raise error
+
+    def _fall_back(self, row: Row, error: RestartBudgetError, now: float) -> None:
+        """Host the env in this process. What kills it now kills us, so its errors are raised."""
+        self._generations += 1
+        plan = HostPlan({row.index: self.factories[row.index]}, self.attributes, self._generations, self.mode)
+        assert self.block is not None
+        # A factory may raise anything; it is the cause of the error that says that nothing more can be done.
+        try:
+            host = LocalHost(self._generations, EnvHost(plan))
+        except Exception as cause:
+            raise error from cause
+        host.host.attach(self.block)
+        if self.was_reset:
+            news = host.host.reset(FIRST_OBSERVATIONS, {row.index: self._first_seed(row.index)}, None)
+            if news.faults:
+                raise error
+            row.first_info, row.first_observation = news.infos.get(row.index, {}), news.observations.get(row.index)
+        self.locals.append(host)
+        self._give(row, host, now)
+
+    # --- calm times
+
+    def look_after(self, now: float) -> None:
+        """Now and then: memory, stderr, preventive rebuilds."""
+        if now < self._next_look and self.tracker.episodes - self._episodes_at_look < self.settings.check_episodes:
+            return
+        self._next_look, self._episodes_at_look = now + _LOOK_SECONDS, self.tracker.episodes
+        self.tracker.checks += 1
+        settings = self.settings
+        for slot, handle in list(self.handles()):
+            handle.trim_stderr()
+            used = handle.memory_bytes() if settings.memory_limit_bytes or settings.rebuild_memory_bytes else 0
+            if 0 < settings.memory_limit_bytes <= used:
+                self.fail(slot, handle, WorkerFault("memory", f"{used >> 20} MiB are above the limit"), now)
+            elif handle is slot.handle and self._is_due(slot, handle, used, now):
+                log.info("worker to be rebuilt: envs %s, %d episodes, %d MiB", slot.envs, handle.episodes, used >> 20)
+                slot.standby = self._start(slot, now)
+                self.busy = True
+
+    def _is_due(self, slot: Slot, handle: WorkerHandle, used: int, now: float) -> bool:
+        if any(other.standby is not None or other.restart_at is not None for other in self.slots):
+            return False  # one at a time
+        by_memory = 0 < self.settings.rebuild_memory_bytes <= used
+        by_episodes = 0 < self.settings.rebuild_episodes <= handle.episodes and now >= self._next_rebuild
+        return by_memory or by_episodes
+
+    def _grow(self, now: float) -> None:
+        if not self.tracker.may_grow(now):
+            return
+        for slot in self.slots:
+            if slot.resting:
+                log.info("envs %s come back: it is calm", slot.envs)
+                slot.resting, slot.restart_at = False, now
+                self.tracker.grown(now)
+                return
+
+    def _bury(self, now: float) -> None:
+        for handle, deadline in list(self.retiring):
+            if handle.process.exit_status() is not None or now >= deadline:
+                handle.kill()
+                self.retiring.remove((handle, deadline))
+
+    def shutdown(self, close_seconds: float) -> None:
+        """Close every env, kill what is left, free everything. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        workers = [handle for slot in self.slots for handle in (slot.handle, slot.standby) if handle is not None]
+        workers += [handle for handle, _ in self.retiring]
+        for handle in workers:
+            if close_seconds > 0 and not handle.closed:
+                handle.ask_to_close()
+        end = time.monotonic() + close_seconds
+        while time.monotonic() < end and any(not handle.closed and handle.process.exit_status() is None for handle in workers):
+            living = [handle.link for handle in workers if not handle.closed and handle.process.exit_status() is None]
+            worker_platform.wait_readable(living, 0.005)
+            time.sleep(0.001)
+        for handle in workers:
+            handle.kill()
+        for local in self.locals:
+            local.host.close()
+        if self.settings.start_method == "forkserver":
+            fork_server.release()

@@ -1,0 +1,334 @@
+"""A Gymnasium vector env whose workers may die, hang, raise or babble: one is replaced, the others step on."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector.utils import concatenate, create_empty_array, iterate
+
+from local_training.games import gathering, resetting, shared_observations, vector_calls, vector_spaces, worker_platform
+from local_training.games.env_host import EnvFactory, News
+from local_training.games.fleet import Fleet
+from local_training.games.framing import TOKENS
+from local_training.games.gathering import Gathering
+from local_training.games.rows import RowFiller, RowState
+from local_training.games.vector_settings import VectorSettings
+from local_training.games.worker_handle import WorkerFault
+
+
+class ResilientAsyncVectorEnv(VectorEnv[Any, Any, Any]):
+    """Many games at once, in worker processes that are replaced when they fail.
+
+    Promised: a failing worker costs its own envs their running episodes and the others nothing but the wait for its
+    time limit; no row that an env has not really produced comes without `info["worker_restarted"]`; when this
+    object or its process is gone, so are the workers and all shared memory. Not promised: that an env which fails
+    in the same way each time ever works (the restart budget ends that), or that a rebuilt env continues its episode.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> envs = ResilientAsyncVectorEnv([lambda: gym.make("CartPole-v1")] * 2)
+        >>> observations, infos = envs.reset(seed=42)
+        >>> observations.shape
+        (2, 4)
+        >>> envs.close()
+    """
+
+    def __init__(
+        self,
+        env_fns: Sequence[EnvFactory],
+        *,
+        copy: bool = True,
+        observation_mode: str | tuple[Any, Any] = "same",
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        settings: VectorSettings | None = None,
+        **options: Any,
+    ) -> None:
+        """Start the workers and build the envs.
+
+        Args:
+            env_fns: functions that make the envs; lambdas and closures will do.
+            copy: whether observations are copies; otherwise they are valid until the step after the next.
+            observation_mode: "same", "different" or a pair (batched space, single space), as Gymnasium's.
+            autoreset_mode: as Gymnasium's.
+            settings: everything else; `options` replace single values, e.g. `step_seconds=5`.
+
+        Raises:
+            SettingsError: an unknown option, or a value out of its range.
+            ValueError: no env_fns.
+            RuntimeError: the envs' spaces don't fit together.
+            RestartBudgetError: an env can't be built.
+        """
+        self.settings = (settings or VectorSettings()).with_options(**options)
+        self.env_fns = env_fns
+        self.num_envs = len(env_fns)
+        self.copy = copy
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        if not env_fns:
+            raise ValueError("there are no env_fns; at least one is needed")
+        memory = worker_platform.make_shared_memory()
+        groups = share_out(self.num_envs, self.settings.num_workers)
+        self._fleet = Fleet(list(env_fns), groups, self.autoreset_mode, self.settings, memory)
+        self._finalizer = weakref.finalize(self, _shut_down, self._fleet, memory)
+        try:
+            spaces = vector_spaces.agree(self._fleet, observation_mode)
+        except BaseException:
+            self._finalizer()
+            raise
+        self.metadata, self.render_mode = {**spaces.metadata, "autoreset_mode": self.autoreset_mode}, spaces.render_mode
+        self.single_observation_space, self.observation_space = spaces.single_observation, spaces.observation
+        self.single_action_space, self.action_space = spaces.single_action, spaces.action
+        assert self._fleet.block is not None
+        self._block = self._fleet.block
+        self._filler = RowFiller(self._block, self.autoreset_mode)
+        self._state = AsyncState.DEFAULT
+        self._step_number = 0
+        self._gathering = Gathering(self._fleet)
+        self._pending: list[Any] | None = None
+
+    # --- stepping
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step every env with its action."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: Any) -> None:
+        """Send the actions and return at once; `step_wait` has the results.
+
+        Raises:
+            AlreadyPendingCallError: another call is not finished.
+            ResetNeeded: the envs were never reset.
+            ValueError, TypeError: the actions don't fit the action space.
+        """
+        self._assert_idle("step_async")
+        fleet = self._fleet
+        if not fleet.was_reset:
+            raise ResetNeeded("Cannot call `step` before calling `reset`")
+        self._step_number = number = (self._step_number + 1) & 63
+        self._gathering = Gathering(fleet)
+        self._pending = None
+        fleet.steps += 1
+        singles = None
+        if self._block.actions is not None:
+            shared_observations.write_batch(self._block.actions, actions)
+        else:
+            singles = dict(enumerate(iterate(self.action_space, actions)))
+        self._singles = singles
+        token = TOKENS[number]
+        for handle in tuple(fleet.stepping):
+            try:
+                if singles is None:
+                    handle.send_bytes(token)
+                else:
+                    handle.send("step", number, {index: singles[index] for index in handle.envs})
+            except WorkerFault as fault:
+                fleet.fail(fleet.slot_with(handle), handle, fault, time.monotonic())
+        self._state = AsyncState.WAITING_STEP
+
+    def step_wait(self, timeout: float | None = None) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Wait for the results of `step_async`.
+
+        Raises:
+            NoAsyncCallError: there was no `step_async`.
+            multiprocessing.TimeoutError: `timeout` seconds are over; the results can still be waited for.
+            RestartBudgetError: an env fails again and again, and `on_exhausted` is "raise".
+        """
+        self._assert_waiting(AsyncState.WAITING_STEP, "step")
+        fleet, number = self._fleet, self._step_number
+        if self._pending is None:
+            self._pending = self._gathering.quick_step(TOKENS[number])
+        if self._pending:
+            self._gathering.wait(self._pending, "step", number, self.settings.step_seconds, timeout)
+        self._state = AsyncState.DEFAULT
+        news, buffer = self._gathering.news, number & 1
+        for local in fleet.locals:
+            vector_calls.step_local(fleet, local, buffer, self._singles, news)
+        now = time.monotonic()
+        fleet.look_after(now)
+        unusual = self._see_to_unusual_rows(buffer, news, now) if fleet.busy else ()
+        done = self._block.terminations | self._block.truncations
+        if done.any():
+            self._end_episodes([index for index in done.nonzero()[0].tolist() if index not in unusual], buffer, news, now)
+        observations = self._batch(buffer, news.observations)
+        infos = self._merge_infos(news.infos)
+        block = self._block
+        return observations, block.rewards.copy(), block.terminations.copy(), block.truncations.copy(), infos
+
+    def _see_to_unusual_rows(self, buffer: int, news: News, now: float) -> set[int]:
+        """Write the rows that no worker has written, and let restarts go on; returns which rows these are."""
+        fleet = self._fleet
+        # Rows first, then the turn of events: what has failed now must be seen as a fault before anything begins anew.
+        unusual = [row for row in fleet.rows if row.state is not RowState.LIVE]
+        for row in unusual:
+            info = self._filler.fill(row, buffer, news.observations)
+            news.infos[row.index] = {**news.infos.get(row.index, {}), **info}
+        fleet.pump(now)
+        if self.settings.wait_for_restart:
+            gathering.wait_until(fleet, lambda: not fleet.awaited_rows())
+        fleet.refresh_stepping()
+        return {row.index for row in unusual}
+
+    def _end_episodes(self, finished: list[int], buffer: int, news: News, now: float) -> None:
+        """Count finished episodes, and let a standby take the rows at this border."""
+        for index in finished:
+            row = self._fleet.rows[index]
+            self._fleet.count_episode(row)
+            if self.autoreset_mode is AutoresetMode.DISABLED or not self._fleet.hand_over(row, now):
+                continue
+            if self.autoreset_mode is AutoresetMode.SAME_STEP:
+                final = {
+                    "final_info": news.infos.get(index, {}),
+                    "final_obs": self._filler.present(row, buffer, news.observations),
+                }
+                news.infos[index] = {**final, **row.first_info}
+                self._filler.put_first(row, buffer, news.observations)
+            self._fleet.refresh_stepping()
+
+    # --- resetting
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset every env, or those of `options["reset_mask"]`; waits for envs that are being rebuilt."""
+        self.reset_async(seed=seed, options=options)
+        return self.reset_wait()
+
+    def reset_async(self, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> None:
+        """Send the resets and return at once; `reset_wait` has the results.
+
+        Raises:
+            AlreadyPendingCallError: another call is not finished.
+            ValueError, TypeError: seeds or mask don't fit the envs.
+        """
+        self._assert_idle("reset_async")
+        seeds = resetting.seed_list(seed, self.num_envs)
+        options, mask = resetting.split_mask(options, self.num_envs)
+        if not self._fleet.was_reset and mask is not None and not mask.all():
+            raise ResetNeeded("The first reset must be one of all envs, without `reset_mask`")
+        self._step_number = (self._step_number + 1) & 63
+        chosen = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
+        self._resetting = resetting.Resetting(
+            self._fleet, {index: seeds[index] for index in chosen}, options, self._step_number & 1
+        )
+        self._resetting.send()
+        self._state = AsyncState.WAITING_RESET
+
+    def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[str, Any]]:
+        """Wait for the results of `reset_async`.
+
+        Raises:
+            NoAsyncCallError: there was no `reset_async`.
+            multiprocessing.TimeoutError: `timeout` seconds are over; the results can still be waited for.
+            RestartBudgetError: an env fails again and again, and `on_exhausted` is "raise".
+        """
+        self._assert_waiting(AsyncState.WAITING_RESET, "reset")
+        news = self._resetting.finish(timeout)
+        self._state = AsyncState.DEFAULT
+        buffer = self._step_number & 1
+        for row in self._fleet.rows:
+            if row.index not in self._resetting.done:
+                self._filler.keep(row, buffer, news.observations)
+        return self._batch(buffer, news.observations), self._merge_infos(news.infos)
+
+    def _batch(self, buffer: int, observations: dict[int, Any]) -> Any:
+        if self._block.observations is not None:
+            rows = self._block.observations[buffer]
+            return shared_observations.copy_batch(rows) if self.copy else rows
+        for index, observation in observations.items():
+            self._fleet.rows[index].last_observation = observation
+        samples = [row.last_observation for row in self._fleet.rows]
+        empty: Any = create_empty_array(self.single_observation_space, self.num_envs)
+        return concatenate(self.single_observation_space, samples, empty)
+
+    def _merge_infos(self, infos: dict[int, dict[str, Any]]) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for index in sorted(infos):
+            merged = self._add_info(merged, infos[index], index)
+        return merged
+
+    # --- everything else
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method of every env, or read an attribute; None for an env that was given up.
+
+        Raises:
+            EnvCallError: a worker was lost over it. Whatever the method itself raises is raised too.
+        """
+        self._assert_idle("call")
+        return vector_calls.call(self._fleet, name, args, kwargs)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Read an attribute of every env."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of every env: one value for all, or a list or tuple with one for each. Rebuilt envs get it again."""
+        self._assert_idle("set_attr")
+        if not isinstance(values, (list, tuple)):
+            values = [values] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ValueError(
+                "Values must be a list or tuple with length equal to the number of environments. "
+                f"Got `{len(values)}` values for {self.num_envs} environments."
+            )
+        vector_calls.set_attr(self._fleet, name, list(values))
+
+    def render(self) -> tuple[Any, ...]:
+        """The frames of all envs."""
+        return self.call("render")
+
+    @property  # type: ignore[misc]  # Gymnasium's own vector envs read it from their envs too
+    def np_random(self) -> Any:
+        """The envs' random generators, as copies."""
+        return self.get_attr("np_random")
+
+    @property
+    def np_random_seed(self) -> Any:
+        """The envs' seeds."""
+        return self.get_attr("np_random_seed")
+
+    @property
+    def active(self) -> Any:
+        """[N] bool, which envs are being stepped; the others' rows are no experience."""
+        return np.array([row.state is RowState.LIVE for row in self._fleet.rows])
+
+    def health(self) -> dict[str, Any]:
+        """What has failed, what was done about it, and how the workers are now; plain values."""
+        return {**self._fleet.tracker.snapshot(), **vector_calls.present_state(self._fleet)}
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """Close the envs, for `timeout` seconds at most, and end all workers. It never fails because of a worker."""
+        seconds = 0.0 if terminate else self.settings.close_seconds if timeout is None else timeout
+        self._fleet.shutdown(seconds)
+        self._finalizer()
+
+    def _assert_idle(self, name: str) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError(f"Trying to operate on `{type(self).__name__}`, after a call to `close()`.")
+        if self._state is not AsyncState.DEFAULT:
+            message = f"Calling `{name}` while waiting for a pending call to `{self._state.value}` to complete."
+            raise AlreadyPendingCallError(message, str(self._state.value))
+
+    def _assert_waiting(self, state: AsyncState, name: str) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError(f"Trying to operate on `{type(self).__name__}`, after a call to `close()`.")
+        if self._state is not state:
+            raise NoAsyncCallError(f"Calling `{name}_wait` without any prior call to `{name}_async`.", state.value)
+
+
+def share_out(count: int, workers: int) -> list[list[int]]:
+    """Which envs each worker hosts: as evenly as can be, neighbours together; 0 workers: one per env."""
+    workers = min(workers, count) or count
+    return [list(range(number * count // workers, (number + 1) * count // workers)) for number in range(workers)]
+
+
+def _shut_down(fleet: Fleet, memory: Any) -> None:
+    fleet.shutdown(0.0)
+    memory.close()

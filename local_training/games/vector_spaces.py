@@ -1,0 +1,97 @@
+"""Ask the first workers for their envs' spaces, and make one batch of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+from gymnasium import Space
+from gymnasium.spaces.utils import is_space_dtype_shape_equiv
+from gymnasium.vector.utils import batch_differing_spaces, batch_space
+
+from local_training.games import gathering, shared_observations
+from local_training.games.env_worker import Layout
+from local_training.games.fleet import Fleet
+from local_training.games.rows import RowState
+from local_training.games.shared_block import block_bytes
+
+
+@dataclass(frozen=True)
+class BatchSpaces:
+    """The spaces of one env and of all, and what else the first env says about itself."""
+
+    single_observation: Space[Any]
+    observation: Space[Any]
+    single_action: Space[Any]
+    action: Space[Any]
+    metadata: dict[str, Any]
+    render_mode: str | None
+
+
+def agree(fleet: Fleet, observation_mode: str | tuple[Any, Any]) -> BatchSpaces:
+    """Wait until every env is built, check that their spaces fit together, and lay out the shared memory.
+
+    Raises:
+        RuntimeError: they don't.
+        ValueError, TypeError: `observation_mode` is none of Gymnasium's.
+        RestartBudgetError: an env can't be built.
+    """
+    gathering.wait_until(fleet, lambda: all(slot.handle is not None or not slot.envs for slot in fleet.slots))
+    described = {index: told for slot in fleet.slots for index, told in sorted(slot.described.items()) if index in slot.envs}
+    observations = [told[0] for _, told in sorted(described.items())]
+    _, single_action, metadata, render_mode = described[min(described)]
+    single, batched = _batch(observations, observation_mode, len(fleet.rows))
+    _check(described, single, single_action, observation_mode)
+    count = len(fleet.rows)
+    shared = single if shared_observations.is_shareable(single) else None
+    shared_action = single_action if shared_observations.is_shareable(single_action) else None
+    _attach(fleet, Layout(shared, shared_action, count, block_bytes(shared, shared_action, count)))
+    return BatchSpaces(single, batched, single_action, batch_space(single_action, count), metadata, render_mode)
+
+
+def _batch(observations: list[Any], mode: str | tuple[Any, Any], count: int) -> tuple[Any, Any]:
+    if isinstance(mode, tuple) and len(mode) == 2:
+        batched, single = mode
+        if not isinstance(batched, Space) or not isinstance(single, Space):
+            raise TypeError(f"Expected both elements of observation_mode to be Spaces, got {type(batched)} and {type(single)}")
+        return single, batched
+    if mode == "same":
+        return observations[0], batch_space(observations[0], count)
+    if mode == "different":
+        return observations[0], batch_differing_spaces(observations)
+    raise ValueError(
+        f"Invalid `observation_mode`, expected: 'same' or 'different' or tuple of single and batch observation space, actual got {mode}"
+    )
+
+
+def _check(described: dict[int, Any], single: Any, single_action: Any, mode: Any) -> None:
+    for index, (observation, action, _, _) in described.items():
+        fits = observation == single if mode == "same" else is_space_dtype_shape_equiv(observation, single)
+        if not fits:
+            raise RuntimeError(
+                f"env {index} has the observation space {observation}, the first has {single}; with observation_mode={mode!r} "
+                + (
+                    "they must be equal. Use 'different' if only their bounds differ"
+                    if mode == "same"
+                    else "shape and dtype must agree"
+                )
+            )
+        if action != single_action:
+            raise RuntimeError(f"env {index} has the action space {action}, the first has {single_action}; they must be equal")
+
+
+def _attach(fleet: Fleet, layout: Layout) -> None:
+    fleet.lay_out(layout)
+    assert fleet.block is not None
+    packed = cloudpickle.dumps(layout)
+    for row in fleet.rows:
+        if row.state is RowState.READY:
+            fleet.block.owner[row.index] = row.host.generation
+            row.state = RowState.LIVE
+    for _, handle in list(fleet.handles()):
+        gathering.ask(fleet, handle, ("attach", packed), "attached", fleet.settings.start_seconds)
+    gathering.wait_until(fleet, lambda: not fleet.awaited_rows())
+    fleet.refresh_stepping()
+    fleet.pump(time.monotonic())
