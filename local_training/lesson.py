@@ -66,10 +66,10 @@ class Material:
     """[T, A] bool"""
     log_pi: Array
     """[T, A], of the policy before the lesson."""
-    old_log_probs: Array
-    """[T], of the actions, from the same policy."""
+    behaviour_log_probs: Array
+    """[T], of the actions, from the policy that played; from the one before the lesson where no file says."""
     advantages: Array
-    """[T] float32, scaled, times importance and staleness weight."""
+    """[T] float32, scaled, times staleness weight."""
     targets: Array
     """[T] float32, returns in units of the critic."""
 
@@ -145,6 +145,7 @@ class _Lesson:
     def __init__(self, begun: TrainingState, settings: LearningSettings, rng: np.random.Generator) -> None:
         self.begun = begun
         self.settings = settings
+        self.bounds = reinforce.Bounds(settings.clip, settings.largest_weight, settings.entropy)
         self.rng = rng
         self.actor = begun.actor.copied()
         self.critic = begun.critic.copied()
@@ -180,16 +181,14 @@ class _Lesson:
         targets = advantages + values
         self.tally.explained_variance = reinforce.explained_variance(values, targets)
         log_pi = self._log_pi(states, batch.mask)
-        old_log_probs = log_pi[np.arange(batch.steps), batch.actions]
         weights = batch.per_step(reinforce.staleness_weights(batch.lags, settings.staleness_half_life))
-        if batch.behaviour_log_probs is not None:
-            weights = weights * reinforce.importance_weights(old_log_probs, batch.behaviour_log_probs, settings.largest_weight)
+        recorded = batch.behaviour_log_probs
         return Material(
             states=states,
             actions=batch.actions,
             mask=batch.mask,
             log_pi=log_pi,
-            old_log_probs=old_log_probs,
+            behaviour_log_probs=log_pi[np.arange(batch.steps), batch.actions] if recorded is None else recorded,
             advantages=(self._scaled(advantages / scale) * weights).astype(np.float32),
             targets=((targets - mean) / scale).astype(np.float32),
         )
@@ -233,10 +232,9 @@ class _Lesson:
             acted.outputs,
             material.actions[rows],
             material.advantages[rows],
-            material.old_log_probs[rows],
+            material.behaviour_log_probs[rows],
             mask,
-            self.settings.clip,
-            self.settings.entropy,
+            self.bounds,
         )
         value_loss, errors = reinforce.value_loss(valued.outputs[:, 0], material.targets[rows])
         policy.backward(actor, states, acted, loss.gradient, self.begun.actor_network(actor_gradient))

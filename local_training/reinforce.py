@@ -97,13 +97,10 @@ def gae(rewards: Array, values: Array, lengths: Array, final_values: Array, disc
     return discounted_sums(rewards + discount * next_values - values, carries)
 
 
-def importance_weights(log_probs: Array, behaviour_log_probs: Array, largest: float) -> Array:
-    """min(pi(a) / mu(a), largest): how much likelier an action is now than when it was played.
-
-    Source: Espeholt et al. 2018 (V-trace), eq. 1: the truncated weight rho.
-    """
+def importance_weights(log_probs: Array, behaviour_log_probs: Array) -> Array:
+    """pi(a) / mu(a): how much likelier an action is now than when it was played; at most exp(20)."""
     difference = np.clip(log_probs - behaviour_log_probs, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
-    return np.asarray(np.minimum(np.exp(difference), largest))
+    return np.asarray(np.exp(difference))
 
 
 def staleness_weights(lags: Array, half_life: float) -> Array:
@@ -111,6 +108,17 @@ def staleness_weights(lags: Array, half_life: float) -> Array:
     if half_life == 0.0:
         return np.ones(len(lags))
     return np.asarray(0.5 ** (np.maximum(lags, 0) / half_life))
+
+
+class Bounds(NamedTuple):
+    """How far one update may go."""
+
+    clip: float
+    """How far a ratio may leave 1, in the direction of its advantage, before the step stops counting."""
+    largest_weight: float
+    """The most that a step may count, however much likelier its action has become."""
+    entropy: float
+    """Weight of the entropy bonus."""
 
 
 class PolicyLoss(NamedTuple):
@@ -127,40 +135,41 @@ class PolicyLoss(NamedTuple):
 
 
 def policy_loss(
-    logits: Array, actions: Array, advantages: Array, old_log_probs: Array, mask: Array | None, clip: float, entropy: float
+    logits: Array, actions: Array, advantages: Array, behaviour_log_probs: Array, mask: Array | None, bounds: Bounds
 ) -> PolicyLoss:
     """Clipped policy-gradient loss with entropy bonus, and its gradient by the logits.
 
-    With ratio = pi(a) / pi_old(a):
-    loss = -sum min(ratio * A, clip(ratio, 1 - clip, 1 + clip) * A) - entropy * sum H(pi).
+    With ratio = pi(a) / mu(a), the importance weight, and A the advantage:
+    loss = -sum min(w(ratio) * A, clip(ratio, 1 - clip, 1 + clip) * A) - entropy * sum H(pi).
+    w(ratio) is the ratio, above `largest_weight` only largest_weight * (1 + log(ratio / largest_weight)), so that the
+    weight of a step's gradient, d w / d log pi = min(ratio, largest_weight), is bounded.
     d log pi(a) / d logit = onehot(a) - pi;  dH / d logit = -pi * (log pi + H).
     Where ratio is 1 this is REINFORCE: the gradient is -A (onehot(a) - pi).
 
     Args:
         logits: [B, A].
         actions: [B], what was done.
-        advantages: [B], weighted as wished.
-        old_log_probs: [B], log pi_old of the actions.
+        advantages: [B].
+        behaviour_log_probs: [B], log mu of the actions, mu being the policy that played.
         mask: [B, A] bool or None, True where legal.
-        clip: how far a ratio may leave 1 before it stops counting.
-        entropy: weight of the bonus.
 
-    Source: Williams 1992; Schulman et al. 2017, eq. 7.
+    Source: Williams 1992; Schulman et al. 2017, eq. 7; the bounded weight as in Espeholt et al. 2018, eq. 1.
     """
     rows = np.arange(len(actions))
     log_pi = policy.log_softmax(logits, mask)
     pi = np.exp(log_pi)
-    ratio = np.exp(np.clip(log_pi[rows, actions] - old_log_probs, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))
-    gain = ratio * advantages
-    clipped_gain = np.clip(ratio, 1.0 - clip, 1.0 + clip) * advantages
+    ratio = importance_weights(log_pi[rows, actions], behaviour_log_probs)
+    weight = np.minimum(ratio, bounds.largest_weight)
+    gain = weight * (1.0 + np.log(ratio / weight)) * advantages
+    clipped_gain = np.clip(ratio, 1.0 - bounds.clip, 1.0 + bounds.clip) * advantages
     taken = gain <= clipped_gain
-    strength = np.where(taken, gain, 0.0).astype(logits.dtype)
+    strength = np.where(taken, weight * advantages, 0.0).astype(logits.dtype)
     gradient = strength[:, None] * pi
     gradient[rows, actions] -= strength
     log_pi[pi == 0.0] = 0.0  # 0 * log 0 counts as 0
     entropies = -(pi * log_pi).sum(axis=1)
-    if entropy:
-        gradient += entropy * pi * (log_pi + entropies[:, None])
+    if bounds.entropy:
+        gradient += bounds.entropy * pi * (log_pi + entropies[:, None])
     surrogate = -float(np.minimum(gain, clipped_gain).sum(dtype=np.float64))
     return PolicyLoss(surrogate, float(entropies.sum(dtype=np.float64)), int(np.count_nonzero(~taken)), gradient)
 

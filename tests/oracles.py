@@ -57,16 +57,18 @@ def outputs(network, state):
     return hidden
 
 
-def policy_loss(logits, actions, advantages, old_log_probs, mask, clip, entropy):
+def policy_loss(logits, actions, advantages, behaviour_log_probs, mask, bounds):
     """The sums (surrogate, entropies, clipped steps) of `reinforce.policy_loss`, row by row."""
     surrogate = entropies = 0.0
     clipped = 0
     for row, action in enumerate(actions):
         legal = [True] * len(logits[row]) if mask is None else mask[row]
         chances = softmax(logits[row], legal)
-        ratio = chances[action] / math.exp(old_log_probs[row])
-        bounded = min(max(ratio, 1.0 - clip), 1.0 + clip)
-        gain, bounded_gain = ratio * advantages[row], bounded * advantages[row]
+        ratio = chances[action] / math.exp(behaviour_log_probs[row])
+        bounded = min(max(ratio, 1.0 - bounds.clip), 1.0 + bounds.clip)
+        largest = bounds.largest_weight
+        weight = ratio if ratio <= largest else largest * (1.0 + math.log(ratio / largest))
+        gain, bounded_gain = weight * advantages[row], bounded * advantages[row]
         surrogate -= min(gain, bounded_gain)
         clipped += bounded_gain < gain
         entropies -= sum(chance * math.log(chance) for chance in chances if chance > 0.0)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local_training import policy, reinforce
+from local_training.reinforce import Bounds
 
 LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=8)
 DISCOUNTS = st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0])
@@ -90,7 +91,7 @@ def loss_case(mask):
         legal[np.arange(12), actions] = True
         legal[0] = np.arange(4) == actions[0]
     log_pi = policy.log_softmax(logits, legal)[np.arange(12), actions]
-    old = log_pi - np.tile([-0.7, -0.05, 0.0, 0.05, 0.7, 0.1], 2)
+    old = log_pi - np.tile([-0.7, -0.05, 0.0, 0.05, 0.7, 1.5], 2)
     return logits, actions, np.repeat([1.3, -0.8], 6) * rng.uniform(0.5, 1.5, 12), old, legal
 
 
@@ -99,9 +100,9 @@ def test_policy_loss_equals_the_slow_oracle(mask, entropy):
     """Loss, entropy and the count of clipped steps are those of the formula, row by row."""
     logits, actions, advantages, old, legal = loss_case(mask)
 
-    loss = reinforce.policy_loss(logits, actions, advantages, old, legal, 0.2, entropy)
+    loss = reinforce.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, entropy))
 
-    surrogate, entropies, clipped = oracles.policy_loss(logits, actions, advantages, old, legal, 0.2, entropy)
+    surrogate, entropies, clipped = oracles.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, entropy))
     assert (loss.surrogate, loss.entropy) == pytest.approx((surrogate, entropies), rel=1e-12)
     assert loss.clipped == clipped > 0
 
@@ -112,10 +113,10 @@ def test_policy_gradient_equals_finite_differences(mask, entropy):
     logits, actions, advantages, old, legal = loss_case(mask)
 
     def whole_loss():
-        surrogate, entropies, _ = oracles.policy_loss(logits, actions, advantages, old, legal, 0.2, entropy)
+        surrogate, entropies, _ = oracles.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, entropy))
         return surrogate - entropy * entropies
 
-    gradient = reinforce.policy_loss(logits, actions, advantages, old, legal, 0.2, entropy).gradient
+    gradient = reinforce.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, entropy)).gradient
 
     assert gradient == pytest.approx(oracles.finite_difference(whole_loss, logits), rel=1e-5, abs=1e-7)
 
@@ -130,11 +131,11 @@ def test_gradient_through_the_whole_policy_equals_finite_differences(name):
 
     def whole_loss():
         logits = policy.forward(network, states).outputs
-        surrogate, entropies, _ = oracles.policy_loss(logits, actions, advantages, old, legal, 0.2, 0.1)
+        surrogate, entropies, _ = oracles.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, 0.1))
         return surrogate - 0.1 * entropies
 
     activations = policy.forward(network, states)
-    loss = reinforce.policy_loss(activations.outputs, actions, advantages, old, legal, 0.2, 0.1)
+    loss = reinforce.policy_loss(activations.outputs, actions, advantages, old, legal, Bounds(0.2, 2.0, 0.1))
     gradient = policy.Network(*(np.zeros_like(part) for part in network))
     policy.backward(network, states, activations, loss.gradient, gradient)
 
@@ -169,7 +170,7 @@ def test_gradient_at_ratio_one_is_reinforce():
     log_pi = policy.log_softmax(logits)
     advantages = np.array([2.0, -1.0, 0.5])
 
-    loss = reinforce.policy_loss(logits, actions, advantages, log_pi[np.arange(3), actions], None, 0.2, 0.0)
+    loss = reinforce.policy_loss(logits, actions, advantages, log_pi[np.arange(3), actions], None, Bounds(0.2, 2.0, 0.0))
 
     assert loss.gradient == pytest.approx(-advantages[:, None] * (np.eye(4)[actions] - np.exp(log_pi)), rel=1e-12)
     assert loss.clipped == 0
@@ -179,17 +180,30 @@ def test_entropy_bonus_pulls_towards_equal_chances():
     """With nothing to gain, the loss falls when the likely action gets less likely."""
     logits = np.array([[2.0, 0.0, 0.0]])
 
-    gradient = reinforce.policy_loss(logits, np.array([0]), np.zeros(1), np.zeros(1), None, 0.2, 0.1).gradient
+    gradient = reinforce.policy_loss(logits, np.array([0]), np.zeros(1), np.zeros(1), None, Bounds(0.2, 2.0, 0.1)).gradient
 
     assert gradient[0, 0] > 0 > gradient[0, 1]
 
 
 def test_importance_weights_by_hand_and_never_infinite():
-    """The ratio of probabilities, bounded; an action that was all but impossible can't overflow."""
-    weights = reinforce.importance_weights(np.log([0.6, 0.2, 1.0]), np.array([math.log(0.5), math.log(0.4), -1e6]), 2.0)
+    """The ratio of probabilities; an action that was all but impossible can't overflow."""
+    weights = reinforce.importance_weights(np.log([0.6, 0.2, 1.0]), np.array([math.log(0.5), math.log(0.4), -1e6]))
 
-    assert weights == pytest.approx([1.2, 0.5, 2.0])
-    assert reinforce.importance_weights(np.array([-1e6]), np.array([0.0]), 2.0)[0] == pytest.approx(0.0, abs=1e-8)
+    assert weights == pytest.approx([1.2, 0.5, math.exp(20.0)])
+    assert reinforce.importance_weights(np.array([-1e6]), np.array([0.0]))[0] == pytest.approx(0.0, abs=1e-8)
+
+
+def test_no_step_counts_more_than_the_largest_weight():
+    """A bad action that has become 90 times likelier than when it was played pulls as hard as one twice as likely."""
+    logits, bounds = np.array([[3.0, 0.0]]), Bounds(0.2, 2.0, 0.0)
+    log_pi = policy.log_softmax(logits)[:, 0]
+
+    far, near = (
+        reinforce.policy_loss(logits, np.array([0]), np.array([-1.0]), log_pi - math.log(ratio), None, bounds).gradient
+        for ratio in (90.0, 2.0)
+    )
+
+    assert far == pytest.approx(near) and np.abs(far).max() > 0.0
 
 
 def test_staleness_weights_halve_every_half_life():
