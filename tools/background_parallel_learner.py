@@ -22,7 +22,7 @@ from local_training import blas_threads, settings_file
 from local_training.settings import Settings
 from tools import command_line
 from tools.learner import console
-from tools.learner.root_lock import LearnerLock
+from local_training.root_lock import LearnerLock
 from tools.learner.stats import EMPTY
 from tools.learner.supervisor import Supervisor
 

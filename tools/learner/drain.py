@@ -8,7 +8,7 @@ from typing import Any
 from local_training.errors import AnotherLearnerError, MachineError
 from local_training.settings import Settings
 from tools.learner import recovery, status, worker
-from tools.learner.root_lock import LearnerLock, RootLock
+from local_training.root_lock import LearnerLock, RootLock
 from tools.learner.stats import EMPTY
 from tools.learner.tally import Tally
 

@@ -11,18 +11,19 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from local_training import buffer_folder, settings_file
-from local_training.errors import BackgroundTrainingError, LedgerError, ModelError
+from local_training.errors import BackgroundTrainingError, ModelError
 from local_training.paths import Paths
 from local_training.settings import Settings
 from tools.learner import quiet_process, recovery, status
 from tools.learner.intake import Intake
 from tools.learner.ledger import Ledger
-from tools.learner.root_lock import RootLock
+from local_training.root_lock import RootLock
 from tools.learner.tally import Tally
 from tools.learner.trainer import Round, Trainer
 from tools.learner.watcher import BufferWatcher
@@ -201,12 +202,12 @@ def main() -> int:
             tell("refused", sentence=f"the former worker still holds {settings.paths.worker_lock}", exit_code=3)
             return 3
         worker.run()
-    except LedgerError as error:
-        tell("refused", sentence=str(error), exit_code=error.exit_code)
-        return error.exit_code
     except BackgroundTrainingError as error:
         tell("refused", sentence=str(error), exit_code=error.exit_code)
         return error.exit_code
+    except Exception:  # noqa: BLE001  # the process's main: the supervisor reads what it died of, and starts another
+        traceback.print_exc()
+        return 1
     return 0
 
 
@@ -238,4 +239,7 @@ def _teller(answers: BinaryIO) -> Tell:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    # Not sys.exit: the thread that reads stdin would make the interpreter abort on its way out.
+    os._exit(code)

@@ -1,0 +1,83 @@
+"""The episode that is being played, step by step, until it is whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from local_training.errors import EpisodeError
+from local_training.policy import Choice
+
+Array = npt.NDArray[Any]
+
+
+class Recording:
+    """Collects the steps of one game; a reward belongs to the action before it."""
+
+    def __init__(self) -> None:
+        self.states: list[Array] = []
+        self.actions: list[int] = []
+        self.rewards: list[float] = []
+        self._log_probs: list[float] = []
+        self._masks: list[Array | None] = []
+        self._policy_version = 0
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @property
+    def episode_return(self) -> float:
+        return math.fsum(self.rewards)
+
+    def add_step(self, state: Array, choice: Choice, mask: Array | None, policy_version: int) -> None:
+        if not self.actions:
+            self._policy_version = policy_version
+        self.states.append(state)
+        self.actions.append(choice.action)
+        self.rewards.append(0.0)
+        self._log_probs.append(choice.log_prob)
+        self._masks.append(mask)
+
+    def add_reward(self, reward: float) -> None:
+        """Credit the newest action.
+
+        Raises:
+            EpisodeError: there is no action yet, or the reward is not a finite number.
+        """
+        if not math.isfinite(reward):
+            raise EpisodeError("not-finite", f"the reward is {reward}", "a finite number is needed")
+        if not self.actions:
+            raise EpisodeError("no-action", "a reward came before the first action", "call get_action first")
+        self.rewards[-1] += float(reward)
+
+    def arrays(
+        self,
+        action_names: Sequence[str],
+        *,
+        terminated: bool,
+        final_state: Array | None,
+        episode_id: str,
+        meta: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The episode as the arrays of a file."""
+        count = len(action_names)
+        arrays: dict[str, Any] = {
+            "states": np.stack(self.states),
+            "actions": np.array(self.actions, np.int64),
+            "rewards": np.array(self.rewards, np.float32),
+            "log_probs": np.array(self._log_probs, np.float32),
+            "policy_version": np.array(self._policy_version, np.int64),
+            "terminated": np.array(terminated),
+            "meta": {"action_names": list(action_names), "action_count": count, **meta},
+        }
+        if any(mask is not None for mask in self._masks):
+            arrays["action_mask"] = np.array([np.ones(count, bool) if mask is None else mask for mask in self._masks])
+        if final_state is not None:
+            arrays["final_state"] = final_state
+        if episode_id:
+            arrays["episode_id"] = np.array(episode_id)
+        return arrays
