@@ -16,10 +16,9 @@ ZERG, TERRAN = 1, 2
 
 FAKE_LIBRARY = '''
 """Stands in for sc2reader: the content of a "replay" says what reading it does."""
-import os, re, time
 __version__ = "0"
 '''
-FAKE_RESOURCES = '''
+FAKE_RESOURCES = """
 import os, re, time
 
 class Replay:
@@ -32,8 +31,6 @@ class Replay:
             re.match(r"(a+)+$", "a" * 60 + "b")
         if text.startswith("die"):
             os._exit(9)
-        if text.startswith("die once"):
-            os._exit(9)
         if text.startswith("eat"):
             bytearray(3_000_000_000)
         if text.startswith("print"):
@@ -45,7 +42,7 @@ class Replay:
         self.release_string = "1.0"
         self.frames = 0
         self.map_hash = ""
-'''
+"""
 
 
 def replays_folder() -> Path:
@@ -109,7 +106,12 @@ def a_player(pool_seconds: float = 72.0, pool_supply: int = 17, **changes: objec
         start_supply=12,
         opening="hatch-gas-pool",
         opening_text=f"17 hatch, 18 gas, {pool_supply} pool",
-        build_order=[(12, 0.6, "Drone"), (17, 50.0, "Hatchery"), (18, 65.0, "Extractor"), (pool_supply, pool_seconds, "SpawningPool")],
+        build_order=[
+            (12, 0.6, "Drone"),
+            (17, 50.0, "Hatchery"),
+            (18, 65.0, "Extractor"),
+            (pool_supply, pool_seconds, "SpawningPool"),
+        ],
         timings={
             "base_2": {"seconds": 50.0, "supply": 17},
             "extractor": {"seconds": 65.0, "supply": 18},

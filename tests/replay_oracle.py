@@ -7,6 +7,7 @@ egg, not two births in one loop; supply starts from the game's own count every 1
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +112,7 @@ class Bytes:
 
 
 def raw_events(path: Path) -> list[Raw]:
-    archive = mpyq.MPQArchive(str(path), listfile=False)
+    archive = mpyq.MPQArchive(io.BytesIO(path.read_bytes()), listfile=False)
     data = archive.read_file("replay.tracker.events", force_decompress=True)
     stream, loop, events = Bytes(data or b""), 0, []
     while stream.at < len(stream.data):
@@ -204,7 +205,9 @@ def supply_before(events: list[Raw], player: int, loop: int, eggs: list[tuple[in
     since, supply = counts[-1].loop, counts[-1].fields[1][29] / 4096
     supply += sum(change_by(name) for start, name in eggs if since <= start < loop)
     names = {event.tag: event.name for event in events if event.kind == BORN and event.fields[3] == player}
-    placed = {event.tag for event in events if event.kind == INIT and event.fields[3] == player and not event.name.startswith("Creep")}
+    placed = {
+        event.tag for event in events if event.kind == INIT and event.fields[3] == player and not event.name.startswith("Creep")
+    }
     finished = [event.loop for event in events if event.kind == DONE and event.tag in placed]
     for event in events:
         if event.kind == INIT and event.tag in placed and since <= event.loop < loop:

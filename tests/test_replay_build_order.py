@@ -89,7 +89,9 @@ def test_creep_tumours_larvae_and_spells_are_no_orders():
 
 def test_the_opponent_is_left_out():
     """Two Zerg play one game; each has a build order of their own."""
-    events = in_order(start_of_game(), start_of_game(TERRAN), hatching(1, "Drone", 10, 272), hatching(2, "Overlord", 20, 400, TERRAN))
+    events = in_order(
+        start_of_game(), start_of_game(TERRAN), hatching(1, "Drone", 10, 272), hatching(2, "Overlord", 20, 400, TERRAN)
+    )
 
     assert [order.item for order in read_build_order(events, ZERG)] == ["Drone"]
     assert [order.item for order in read_build_order(events, TERRAN)] == ["Overlord"]
@@ -112,7 +114,9 @@ def test_supply_falls_with_the_dead():
 
 def test_a_morph_takes_the_supply_of_what_it_becomes_at_once():
     """A roach takes two, the ravager in its cocoon three."""
-    events = in_order(start_of_game(), hatching(1, "Roach", 100, 432), [Changed(900, 1, "RavagerCocoon"), Changed(1100, 1, "Ravager")])
+    events = in_order(
+        start_of_game(), hatching(1, "Roach", 100, 432), [Changed(900, 1, "RavagerCocoon"), Changed(1100, 1, "Ravager")]
+    )
     count = SupplyCount(events, ZERG)
 
     assert [count.at(loop) for loop in (900, 901, 1200)] == [14, 15, 15]
@@ -120,7 +124,9 @@ def test_a_morph_takes_the_supply_of_what_it_becomes_at_once():
 
 def test_burrowing_changes_nothing():
     """A burrowed roach eats as much as before, and was ordered once."""
-    events = in_order(start_of_game(), hatching(1, "Roach", 100, 432), [Changed(900, 1, "RoachBurrowed"), Changed(950, 1, "Roach")])
+    events = in_order(
+        start_of_game(), hatching(1, "Roach", 100, 432), [Changed(900, 1, "RoachBurrowed"), Changed(950, 1, "Roach")]
+    )
 
     assert SupplyCount(events, ZERG).at(1000) == 14
     assert [order.item for order in read_build_order(events, ZERG)] == ["Roach"]

@@ -123,8 +123,8 @@ class ResultsStore:
             index = json.loads(path.read_bytes())
             if index["format"] == INDEX_FORMAT:
                 self.sightings = {name: Sighting(*seen) for name, seen in index["files"].items()}
-        except FileNotFoundError:
-            pass
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # `prepare` makes the folder, or says why it can't
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             logger.warning("%s can't be read (%s); every replay is hashed anew", path, error)
 
