@@ -188,6 +188,11 @@ class GameSettings(_Section):
     """What run_with_training.py plays."""
 
     game: str = setting("CartPole-v1", "Gymnasium id of the game.")
+    lead: int = setting(
+        3,
+        "Episodes per instance that games may be ahead of the learner before they wait for it; 0: they never wait.",
+        at_least=0,
+    )
     instances: int = setting(
         1,
         "Games at a time, each in a process of its own when more than one.",

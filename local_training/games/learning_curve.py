@@ -1,0 +1,89 @@
+"""How the returns of the games went: logs/games.csv, one line a game, and a picture of it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from local_training.games.gymnasium_game import GameResult
+from local_training.paths import Paths
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(GameResult))
+
+
+def csv_path(paths: Paths) -> Path:
+    return paths.logs / "games.csv"
+
+
+def picture_path(paths: Paths) -> Path:
+    return paths.logs / "learning_curve.png"
+
+
+class GameLog:
+    """Appends each game to the CSV file, and knows how many were played before."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._path = csv_path(paths)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.played_before = last_number(self._path)
+
+    def add(self, result: GameResult) -> None:
+        new = not self._path.exists()
+        with open(self._path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(_FIELDS)
+            writer.writerow(dataclasses.astuple(result))
+
+
+def last_number(path: Path) -> int:
+    """The number of the last game in the file; 0 if there is none."""
+    return max((number for number, _, _ in read(path)), default=0)
+
+
+def read(path: Path) -> list[tuple[int, float, int]]:
+    """(number, return, policy version) of all games of the file; a torn line is left out."""
+    rows: list[tuple[int, float, int]] = []
+    if not path.exists():
+        return rows
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            try:
+                rows.append((int(row["number"]), float(row["episode_return"]), int(row["policy_version"])))
+            except (TypeError, ValueError, KeyError):
+                continue
+    return rows
+
+
+def tenths(returns: Sequence[float]) -> tuple[float, float]:
+    """Mean of the first and of the last tenth, at least one game each."""
+    size = max(1, len(returns) // 10)
+    return sum(returns[:size]) / size, sum(returns[-size:]) / size
+
+
+def draw(paths: Paths, title: str) -> Path | None:
+    """Draw the returns of all games so far, and their running mean; None if there is nothing to draw with."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        return None
+    rows = read(csv_path(paths))
+    numbers, returns = [row[0] for row in rows], [row[1] for row in rows]
+    window = max(1, len(returns) // 20)
+    means = [sum(returns[max(0, i - window + 1) : i + 1]) / min(window, i + 1) for i in range(len(returns))]
+    figure, axes = pyplot.subplots(figsize=(9, 5))
+    axes.plot(numbers, returns, ".", markersize=3, alpha=0.4, label="one game")
+    axes.plot(numbers, means, linewidth=2, label=f"mean of {window} games")
+    axes.set(title=title, xlabel="game", ylabel="return")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    path = picture_path(paths)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return path
