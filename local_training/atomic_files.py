@@ -174,15 +174,27 @@ def move(source: Path, target: Path) -> None:
         FileExistsError: the name is taken by another file. Nothing has changed.
         FileNotFoundError: there is no source.
     """
-    try:
-        there = os.lstat(target)
-    except FileNotFoundError:
+    if not exists(target):
         retry_while_shared(lambda: os.rename(source, target))
-        return
-    if not os.path.samestat(os.lstat(source), there):
+    elif not is_half_moved(source, target):
         raise FileExistsError(errno.EEXIST, "the name is taken", str(target))
-    # Two names of one file are what a torn move leaves behind, and rename() would do nothing about it.
-    os.unlink(source)
+    elif source.is_dir() and not source.is_symlink():
+        os.rmdir(source)
+    else:
+        # rename() of two names of one file would do nothing.
+        os.unlink(source)
+
+
+def is_half_moved(source: Path, target: Path) -> bool:
+    """Whether the two names are what a power cut in the middle of a move leaves: one file, or a folder emptied into another.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+    """
+    first, second = os.lstat(source), os.lstat(target)
+    if stat.S_ISDIR(first.st_mode) and stat.S_ISDIR(second.st_mode):
+        return not os.listdir(source)
+    return os.path.samestat(first, second)
 
 
 def remove_if_there(path: Path) -> bool:

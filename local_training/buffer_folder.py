@@ -104,12 +104,11 @@ def stored_name(paths: Paths, fate: str, name: str, sha256: str, taken: Iterable
 
 def is_free(paths: Paths, fate: str, stored_as: str, name: str) -> bool:
     """Whether a name in the folder of a fate is free, or borne by `name` itself, half moved before a crash."""
-    try:
-        there = os.lstat(folder_of(paths, fate) / stored_as)
-    except FileNotFoundError:
+    target = folder_of(paths, fate) / stored_as
+    if not atomic_files.exists(target):
         return True
     try:
-        return os.path.samestat(os.lstat(paths.buffer / name), there)
+        return atomic_files.is_half_moved(paths.buffer / name, target)
     except FileNotFoundError:
         return False
 
