@@ -109,6 +109,17 @@ def test_a_worker_that_can_not_start_is_an_error_and_no_endless_loop(tmp_path: P
         list(pool.read(paths))
 
 
+def test_a_worker_lets_training_go_first(tmp_path: Path):
+    """Its priority is low, so that it gets what others leave."""
+    paths = write_replays(tmp_path / "replays", ["1", "2"])
+    with WorkerPool(ReplaySettings(workers=1)) as pool:
+        answers = pool.read(paths)
+        next(answers)
+        priority = psutil.Process(pool.process_ids[0]).nice()
+
+    assert priority == psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else priority >= 10
+
+
 def start_command(tmp_path: Path, *contents: str, timeout: float = 600.0) -> subprocess.Popen[bytes]:
     """The command at work on these contents, with at least one worker of its own alive and busy."""
     write_replays(tmp_path / "replays", contents)

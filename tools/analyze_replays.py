@@ -20,7 +20,7 @@ if str(CHECKOUT) not in sys.path:
 from local_training.errors import BackgroundTrainingError, MachineError, SettingsError  # noqa: E402
 from local_training.paths import DEFAULT_ROOT, Paths  # noqa: E402
 from local_training.settings import ReplaySettings  # noqa: E402
-from tools.replay import analysis, summary_table  # noqa: E402
+from tools.replay import analysis, report_page, summary_table  # noqa: E402
 from tools.replay.replay_archive import ReplayArchive  # noqa: E402
 from tools.replay.worker_pool import WorkerPool  # noqa: E402
 
@@ -88,8 +88,6 @@ def _analyse(options: argparse.Namespace, environment: Mapping[str, str]) -> Non
     if options.details:
         archive.write_details(Path(options.details).resolve())
     if options.report:
-        from tools.replay import report_page
-
         report_page.write_report(archive)
     if not options.quiet:
         print(summary_table.summary_table(archive.summarise()))
