@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from local_training import atomic_files, episode_file
 from local_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths
 
 TRAINED, STALE, DUPLICATE, REJECTED = "trained", "stale", "duplicate", "rejected"
+DELETED = "deleted"
+"""The fate of an episode that was trained or set aside long ago, and has been deleted since to keep the archive bounded."""
 
 _KEPT_NAME = re.compile(r"(?![.-])[A-Za-z0-9._-]{1,120}\Z")
 _WINDOWS_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)")
@@ -162,10 +165,13 @@ def _arrive(paths: Paths, departure: Departure, *, durable: bool) -> bool:
     if not durable:
         atomic_files.move(source, target)
         return False
+    if stat.S_ISDIR(status.st_mode):
+        atomic_files.move(source, target)
+        return False
     try:
         os.link(source, target, follow_symlinks=False)
     except FileExistsError:
-        if not os.path.samestat(status, os.lstat(target)):
+        if not atomic_files.is_half_moved(source, target):
             raise
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_HARD_LINKS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -61,6 +62,12 @@ class Episode:
         """Sum of the rewards, undiscounted."""
         return float(np.sum(self.rewards, dtype=np.float64))
 
+    def as_arrays(self) -> dict[str, Array]:
+        """The arrays of the steps by name, for functions that look at an episode; copies, so that they may be changed."""
+        named = {"states": self.states, "actions": self.actions, "rewards": self.rewards}
+        optional = {"log_probs": self.log_probs, "action_mask": self.action_mask, "final_state": self.final_state}
+        return {name: array.copy() for name, array in {**named, **optional}.items() if array is not None}
+
     @property
     def declared_actions(self) -> int:
         """The number of actions the writer states, by mask or meta; 0 if it does not."""
@@ -102,6 +109,16 @@ def from_arrays(arrays: Mapping[str, Any], limits: LimitSettings | None = None) 
         episode_id=_text("episode_id", arrays.get("episode_id"), 200),
         meta=_meta(arrays.get("meta")),
     )
+
+
+def with_rewards(episode: Episode, rewards: Any, limits: LimitSettings | None = None) -> Episode:
+    """The same episode with other rewards [T].
+
+    Raises:
+        EpisodeError: they are not one finite number per step.
+    """
+    checked = _finite_floats("rewards", np.asarray(rewards), (episode.steps,), limits or LimitSettings())
+    return dataclasses.replace(episode, rewards=checked)
 
 
 def _states(raw: Array, limits: LimitSettings) -> Array:

@@ -19,10 +19,10 @@ if __package__ in (None, ""):  # run as a script: find our packages beside this 
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from local_training import blas_threads, settings_file
+from local_training.root_lock import LearnerLock
 from local_training.settings import Settings
 from tools import command_line
 from tools.learner import console
-from local_training.root_lock import LearnerLock
 from tools.learner.stats import EMPTY
 from tools.learner.supervisor import Supervisor
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from local_training.errors import AnotherLearnerError, MachineError
+from local_training.root_lock import LearnerLock, RootLock
 from local_training.settings import Settings
 from tools.learner import recovery, status, worker
-from local_training.root_lock import LearnerLock, RootLock
 from tools.learner.stats import EMPTY
 from tools.learner.tally import Tally
 

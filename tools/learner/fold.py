@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from local_training import atomic_files, episode_file, model_store
 from local_training.episode import Episode
@@ -14,6 +17,8 @@ from local_training.settings import LearningSettings, LimitSettings
 from tools.learner import generation
 from tools.learner.generation import Generation
 from tools.learner.ledger import Line
+
+_LONGEST_RECENT = 10_000
 
 # What was trained once is read again however large it is: the limits of today are for the files of today.
 _NO_LIMITS = LimitSettings(
@@ -26,27 +31,69 @@ def base_path(paths: Paths, chain: str) -> Path:
     return paths.history / f"base_{chain[:16]}.npz"
 
 
-def fold(paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], start: Generation | None) -> Iterator[Generation]:
-    """Train the batches of a ledger again, and yield each version.
+Change = Callable[[Line, Episode], Episode | None]
+
+
+def fold(
+    paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], start: Generation | None, before: Sequence[Line] = ()
+) -> Iterator[Generation]:
+    """Train the batches of a ledger again, and yield each version: the same bytes as when they were first trained.
 
     Args:
         groups: (version, its lines), oldest first, all after `start`.
         start: the version before the first group; None if the first group names its base.
+        before: the lines of trained episodes since the last base, up to `start`.
 
     Raises:
         LedgerError: an episode or a base is missing, or has changed since it was trained on.
     """
     present = start
+    past = deque(before, maxlen=_LONGEST_RECENT)
     for version, lines in groups:
         if "base" in lines[0]:
             present = _base(paths, lines[0])
+            past.clear()
         if present is None or present.version + 1 != version:
             found = f"there is nothing to go on from before version {version}"
             raise LedgerError(str(paths.ledger), found, "Use tools/rollback_model.py to go on from an earlier version")
+        recent = lines[0].get("recent", len(present.recent))
+        if recent != len(present.recent):
+            # The learner was started anew before this batch, with another bound on what it replays.
+            episodes = tuple(episode_of(paths, line) for line in list(past)[len(past) - recent :])
+            present = dataclasses.replace(present, recent=episodes)
         settings = _settings(lines[0], present)
-        episodes = [episode_of(paths, line) for line in lines]
-        present = generation.successor(present, [_bare(line) for line in lines], episodes, settings)
+        present = generation.successor(present, *_read(paths, lines), settings)
+        past.extend(lines)
         yield present
+
+
+def altered_fold(paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], change: Change) -> Iterator[Generation]:
+    """Train the batches of a ledger again from their first base, with other episodes.
+
+    Args:
+        groups: all batches, oldest first; the first one names its base. Later bases are passed over: what was
+            published by hand is not what the episodes teach.
+        change: given each line and its episode, the episode to train on instead; None leaves it out. A batch
+            of which nothing is left is passed over, so versions may be fewer than before.
+
+    Raises:
+        LedgerError: as `fold` does.
+    """
+    present: Generation | None = None
+    for _, lines in groups:
+        if "base" in lines[0] and present is None:
+            present = _base(paths, lines[0])
+        assert present is not None, "the first batch of a ledger names its base"
+        settings = _settings(lines[0], present)
+        pairs = [(line, change(line, episode)) for line, episode in zip(lines, _read(paths, lines)[1], strict=True)]
+        kept = [(_bare(line), episode) for line, episode in pairs if episode is not None]
+        if kept:
+            present = generation.successor(present, [line for line, _ in kept], [episode for _, episode in kept], settings)
+            yield present
+
+
+def _read(paths: Paths, lines: Sequence[Line]) -> tuple[list[dict[str, Any]], list[Episode]]:
+    return [_bare(line) for line in lines], [episode_of(paths, line) for line in lines]
 
 
 def recent_of(paths: Paths, newest: Sequence[Line], settings: LearningSettings) -> tuple[Episode, ...]:
@@ -112,6 +159,6 @@ def _settings(line: Line, present: Generation) -> LearningSettings:
     return LearningSettings(**line["learning"]) if "learning" in line else settings_of(present)
 
 
-def _bare(line: Line) -> dict[str, object]:
+def _bare(line: Line) -> dict[str, Any]:
     """The line without what `successor` adds to the first one of a batch."""
     return {key: value for key, value in line.items() if key not in ("recent", "base", "sizes", "learning")}

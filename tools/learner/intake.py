@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from local_training import atomic_files, batch, buffer_folder, episode_file
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure, Signature
 from local_training.episode import Episode
-from local_training.errors import EpisodeError
+from local_training.errors import EpisodeError, MachineError
 from local_training.paths import Paths
 from local_training.settings import Settings
 from tools.learner.ledger import Ledger
 
+_FAULTS_OF_ONE_FILE = (errno.EACCES, errno.EPERM)
+_READ_WAITS_SECONDS = (0.01, 0.05)
 _MAY_BE_UNFINISHED = frozenset({"empty", "unfinished"})
+
+
+def _status_of(path: Path) -> os.stat_result:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        time.sleep(_READ_WAITS_SECONDS[0])
+        return os.lstat(path)
+
+
+def _read_patiently(path: Path, max_bytes: int) -> bytes:
+    """Read a file; a fault that passes, as on a network drive, is no news."""
+    for wait_seconds in _READ_WAITS_SECONDS:
+        try:
+            return atomic_files.read_regular_file(path, max_bytes)
+        except (FileNotFoundError, atomic_files.NotARegularFileError):
+            raise
+        except OSError:
+            time.sleep(wait_seconds)
+    return atomic_files.read_regular_file(path, max_bytes)
 
 
 @dataclass(frozen=True)
@@ -110,22 +136,31 @@ class Intake:
         self._monotonic = monotonic
         self._unfinished: dict[str, tuple[Signature, float]] = {}
         self._deadly: set[str] = set()
+        self._unreadable: set[str] = set()
 
     def reject_from_now_on(self, name: str) -> None:
         """Stop reading a file that has killed its reader time and again."""
         self._deadly.add(name)
 
+    def leave_alone_from_now_on(self, name: str) -> None:
+        """Go on without a file that the machine has failed to read time and again."""
+        self._unreadable.add(name)
+
     def judge(self, name: str, model: ModelFacts | None) -> Verdict | None:
         """Look at one waiting file; None if it is gone.
 
-        A machine's failure to read it is no verdict on the file: it is left alone, with the trouble named.
+        A machine's failure to read it is no verdict on the file. Where only this file refuses, it is left alone with
+        the trouble named, and the others have their turn.
+
+        Raises:
+            MachineError: the machine fails to read; nothing that was judged in this round should be trained on.
         """
         path = self._paths.buffer / name
         try:
-            status = os.lstat(path)
+            status = _status_of(path)
             if name in self._deadly:
                 return self._rejected(name, "", None, "the process that read it died three times; a harmless file is needed")
-            data = atomic_files.read_regular_file(path, self._settings.limits.max_memory_bytes)
+            data = _read_patiently(path, self._settings.limits.max_memory_bytes)
         except FileNotFoundError:
             return None
         except atomic_files.NotARegularFileError as error:
@@ -135,7 +170,9 @@ class Intake:
             reason = f"it is {error} long; at most {limit} bytes (limits.max_memory_bytes) are allowed"
             return self._rejected(name, "", buffer_folder.signature_of(status), reason)
         except OSError as error:
-            return LeftAlone(name, f"{name} can't be read: {error}")
+            if error.errno not in _FAULTS_OF_ONE_FILE and name not in self._unreadable:
+                raise MachineError(f"reading {path}", str(error)) from error
+            return LeftAlone(name, f"{ascii(name)[1:-1]} can't be read: {error}")
         return self._judge_data(name, data, status, model)
 
     def _judge_data(self, name: str, data: bytes, status: os.stat_result, model: ModelFacts | None) -> Verdict:

@@ -116,6 +116,7 @@ def _caught_up(paths: Paths, settlement: Settlement, ledger: Ledger, start: Gene
     """Train again what the ledger knows and the model has lost, and commit each version as it was."""
     lines = list(ledgers.read_lines(ledger.path))
     groups = list(ledgers.groups(lines))
+    done: list[ledgers.Line] = []
     if start is not None:
         _check_on_chain(paths, groups, start)
         done = [line for version, group in groups if version <= start.version for line in group]
@@ -125,7 +126,7 @@ def _caught_up(paths: Paths, settlement: Settlement, ledger: Ledger, start: Gene
         groups = [(version, group) for version, group in groups if version > start.version]
     say(f"training versions {groups[0][0]} to {groups[-1][0]} again from the archive")
     present = start
-    for present in fold.fold(paths, groups, start):
+    for present in fold.fold(paths, groups, start, ledgers.since_base(done)):
         model_store.commit(paths, present.data, durable=settlement.durable)
         settlement.keep_history(present)
     assert present is not None

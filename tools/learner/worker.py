@@ -12,18 +12,19 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from local_training import buffer_folder, settings_file
-from local_training.errors import BackgroundTrainingError, ModelError
+from local_training.errors import BackgroundTrainingError, MachineError, ModelError
 from local_training.paths import Paths
+from local_training.root_lock import RootLock
 from local_training.settings import Settings
 from tools.learner import quiet_process, recovery, status
 from tools.learner.intake import Intake
 from tools.learner.ledger import Ledger
-from local_training.root_lock import RootLock
 from tools.learner.tally import Tally
 from tools.learner.trainer import Round, Trainer
 from tools.learner.watcher import BufferWatcher
@@ -35,6 +36,7 @@ _FORMER_WORKER_SECONDS = 10.0
 _UNFINISHED_WAIT_SECONDS = 0.25
 _CAREFUL_ROUNDS = 50
 _EXIT_GRACE_SECONDS = 1.0
+_FAULTS_UNTIL_LEFT_ALONE = 3
 
 Tell = Callable[..., None]
 
@@ -70,6 +72,7 @@ class Worker:
         self._careful = careful
         self._deadly = deadly
         self._tally = Tally()
+        self._faults: Counter[str] = Counter()
         self._hint = threading.Event()
         self._stopping = threading.Event()
         self._back_off_seconds = 0.0
@@ -105,6 +108,8 @@ class Worker:
                 self._in_trouble(str(error))
                 busy = False
             except OSError as error:
+                if isinstance(error, MachineError):
+                    self._faults[error.doing] += 1
                 # Whatever was half done is found again on the disk; never go on from memory after a failed write.
                 self._trainer = None
                 self._in_trouble(f"{type(error).__name__}: {error}")
@@ -123,6 +128,9 @@ class Worker:
         trainer, intake = open_trainer(self._paths, self._settings, self._tell, patient=True, careful=self._careful)
         for name in self._deadly:
             intake.reject_from_now_on(name)
+        for doing, times in self._faults.items():
+            if times >= _FAULTS_UNTIL_LEFT_ALONE:
+                intake.leave_alone_from_now_on(Path(doing.removeprefix("reading ")).name)
         self._trainer = trainer
 
     def _one_round(self) -> bool:

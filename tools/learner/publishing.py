@@ -1,0 +1,53 @@
+"""Find a version of the model, wherever it still is, and publish it as the next one."""
+
+from __future__ import annotations
+
+import contextlib
+
+from local_training import atomic_files, model_store
+from local_training.errors import LedgerError, ModelError, ModelMissingError
+from local_training.paths import Paths
+from tools.learner import fold, generation
+from tools.learner import ledger as ledgers
+from tools.learner.generation import Generation
+
+
+def version_of(paths: Paths, version: int) -> Generation:
+    """A version of the model: the present one, one of the history, or made again from the archive.
+
+    Raises:
+        LedgerError: there never was such a version, or an episode it was trained on is missing.
+    """
+    for path in (paths.model, model_store.history_path(paths, version), *sorted(paths.history.glob("base_*.npz"))):
+        try:
+            found = generation.load(model_store.read_bytes(path), str(path))
+        except (ModelMissingError, ModelError):
+            continue
+        if found.version == version:
+            return found
+    groups = [(seq, lines) for seq, lines in ledgers.groups(ledgers.read_lines(paths.ledger)) if seq <= version]
+    for made in fold.fold(paths, _since_last_base(groups), None):
+        if made.version == version:
+            return made
+    known = [seq for seq, _ in groups]
+    found = f"it knows no version {version}" + (f"; the versions before are {known[0]} to {known[-1]}" if known else "")
+    raise LedgerError(str(paths.ledger), found, "Nothing has been changed")
+
+
+def publish(paths: Paths, model: Generation, reason: str, *, durable: bool) -> Generation:
+    """Commit these weights as the version after all others; the history of training begins anew with it.
+
+    The caller holds the learner's lock.
+    """
+    newest = max((line["seq"] for line in ledgers.read_lines(paths.ledger)), default=0)
+    with contextlib.suppress(ModelMissingError, ModelError):  # what can't be read is about to be replaced
+        newest = max(newest, model_store.read(paths.model, model_store.POLICY_KEYS).version)
+    published = generation.republished(model, newest + 1, reason)
+    atomic_files.write_atomically(fold.base_path(paths, published.chain), published.data, durable=durable)
+    model_store.commit(paths, published.data, durable=durable)
+    return published
+
+
+def _since_last_base(groups: list[tuple[int, list[ledgers.Line]]]) -> list[tuple[int, list[ledgers.Line]]]:
+    starts = [index for index, (_, lines) in enumerate(groups) if "base" in lines[0]]
+    return groups[starts[-1] :] if starts else groups

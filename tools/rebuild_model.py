@@ -1,0 +1,156 @@
+"""Train the archive again: python tools/rebuild_model.py --help
+
+Without options it proves that the model is what the ledger and the archive say, bit for bit. With them it undoes a
+bad day, a cheating opponent or a wrong reward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __package__ in (None, ""):  # run as a script: find our packages beside this folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from local_training import atomic_files, blas_threads
+from local_training.errors import LedgerError, SettingsError
+from local_training.paths import Paths
+from local_training.root_lock import LearnerLock
+from tools import command_line
+
+if TYPE_CHECKING:
+    from tools.learner.fold import Change
+    from tools.learner.generation import Generation
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code: 1 when the rebuilt model differs from the present one."""
+    return command_line.run(_parser(), _run, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rebuild_model.py",
+        description="Train the archived episodes again in the ledger's order. Without options: compare with the present model.",
+    )
+    command_line.add_common(parser)
+    parser.add_argument("--to", type=int, metavar="VERSION", help="stop at this version")
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="PATTERN", help='leave out episodes whose names match, e.g. "game_20260125_*"'
+    )
+    parser.add_argument(
+        "--relabel",
+        metavar="FILE:FUNCTION",
+        help="give episodes other rewards: a function of the episode's name and a dict of its arrays that returns [T] rewards",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the model (models/rebuilt_model.npz)")
+    parser.add_argument("--publish", action="store_true", help="publish it to the games as the next version")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Before NumPy is loaded: the bits of the model depend on the number of its threads.
+    blas_threads.limit_blas_threads()
+    settings = command_line.settings_of(options)
+    paths, durable = settings.paths, settings.learner.durability == "full"
+    lock = LearnerLock(paths)
+    lock.acquire()
+    try:
+        rebuilt = _rebuilt(paths, options)
+        output = options.output or paths.models / "rebuilt_model.npz"
+        atomic_files.write_atomically(output, rebuilt.data, durable=durable)
+        print(f"[OK] Rebuilt up to version {rebuilt.version}: {output}")
+        if options.publish:
+            from tools.learner import publishing
+
+            published = publishing.publish(paths, rebuilt, "rebuilt from the archive", durable=durable)
+            print(f"[OK] Published as version {published.version}: {paths.model}")
+            return 0
+    finally:
+        lock.release()
+    altered = options.without or options.relabel or options.to is not None
+    return 0 if altered else _compared(paths, rebuilt)
+
+
+def _rebuilt(paths: Paths, options: argparse.Namespace) -> Generation:
+    from tools.learner import fold
+    from tools.learner import ledger as ledgers
+
+    groups = list(ledgers.groups(ledgers.read_lines(paths.ledger)))
+    if options.to is not None:
+        groups = [(version, lines) for version, lines in groups if version <= options.to]
+    if options.without or options.relabel:
+        made = fold.altered_fold(paths, groups, _change(options))
+    else:
+        made = fold.fold(paths, groups, None)
+    newest = None
+    for newest in made:
+        if sys.stderr.isatty():
+            print(f"\rversion {newest.version}", end="", file=sys.stderr)
+    if newest is None:
+        raise LedgerError(str(paths.ledger), "no trained episode is left to train on", "Nothing was written")
+    return newest
+
+
+def _change(options: argparse.Namespace) -> Change:
+    """The change that --without and --relabel ask for."""
+    from local_training import episode as episodes
+    from local_training.episode import Episode
+
+    relabel = _function(options.relabel) if options.relabel else None
+
+    def change(line: Mapping[str, Any], episode: Episode) -> Episode | None:
+        if any(fnmatch.fnmatchcase(line["name"], pattern) for pattern in options.without):
+            return None
+        return episode if relabel is None else episodes.with_rewards(episode, relabel(line["name"], episode.as_arrays()))
+
+    return change
+
+
+def _function(text: str) -> Callable[[str, dict[str, Any]], Any]:
+    """The user's function out of the user's file.
+
+    Raises:
+        SettingsError: there is no such file or function.
+    """
+    file, _, name = text.rpartition(":")
+    spec = importlib.util.spec_from_file_location("relabelling", file) if file else None
+    if spec is None or spec.loader is None or not Path(file).is_file():
+        raise SettingsError("--relabel", text, "FILE:FUNCTION is needed, e.g. rewards.py:only_wins", "command line")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise SettingsError("--relabel", text, f"a function {name} in {file} is needed", "command line")
+    return function  # type: ignore[no-any-return]
+
+
+def _compared(paths: Paths, rebuilt: Generation) -> int:
+    from local_training import model_store
+    from tools.learner.generation import BASE
+
+    present = model_store.read_bytes(paths.model)
+    if present == rebuilt.data:
+        print(f"[OK] Identical, bit for bit, with {paths.model}")
+        return 0
+    there = model_store.unpack(present, str(paths.model))
+    if there.manifest.get("commit", {}).get("kind", BASE) == BASE:
+        print(f"[OK] {paths.model} was published by hand as version {there.version}, and has not been trained since")
+        return 0
+    if there.version != rebuilt.version:
+        why = f"it is version {there.version}"
+    elif there.manifest.get("numeric_fingerprint") != rebuilt.manifest["numeric_fingerprint"]:
+        why = "it was trained on another machine or NumPy, whose last bits differ"
+    else:
+        why = "its contents are not what the archive teaches"
+    print(f"[WARNING] {paths.model} differs: {why}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Publish an earlier version of the model as the next one: python tools/rollback_model.py VERSION"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script: find our packages beside this folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from local_training import blas_threads
+from local_training.root_lock import LearnerLock
+from tools import command_line
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return command_line.run(_parser(), _run, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rollback_model.py",
+        description="Publish an earlier version of the model as the next one. Games pick it up; training goes on from it.",
+    )
+    command_line.add_common(parser)
+    parser.add_argument("version", type=int, metavar="VERSION", help="the version to go back to")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Before NumPy is loaded: a version that has to be trained again takes its bits from it.
+    blas_threads.limit_blas_threads()
+    from tools.learner import publishing
+
+    settings = command_line.settings_of(options)
+    paths = settings.paths
+    lock = LearnerLock(paths)
+    lock.acquire()
+    try:
+        found = publishing.version_of(paths, options.version)
+        reason = f"rollback to version {options.version}"
+        published = publishing.publish(paths, found, reason, durable=settings.learner.durability == "full")
+    finally:
+        lock.release()
+    print(f"[OK] Version {options.version} is published again, as version {published.version}: {paths.model}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
