@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from local_training.games import worker_boot, worker_platform
+from local_training.games import worker_platform, worker_service
 
 _ANSWER_SECONDS = 30.0
 
@@ -34,7 +34,7 @@ def become_worker(numbers: tuple[int, int, int], stderr: int | None) -> NoReturn
         if stderr is not None:
             os.dup2(stderr, 2)
             sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  # pytest and notebooks put their own there
-        worker_boot.serve_posix(*numbers)
+        worker_service.serve_posix(*numbers)
     except BaseException:  # noqa: BLE001  # the main of a process
         traceback.print_exc()
     finally:

@@ -6,11 +6,10 @@ The caller's main module is never loaded: a script without a guard, a notebook a
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 
-from local_training.games import worker_platform
+from local_training.games import worker_platform, worker_service
 
 BOOT_CODE = (
     "import sys; sys.path.insert(0, sys.argv[1]); from local_training.games import worker_boot; worker_boot.main(sys.argv[2:])"
@@ -29,33 +28,12 @@ def main(arguments: list[str]) -> None:
     sys.argv = ["vector-env-worker"]
     kind, details = arguments[1], arguments[2:]
     if kind == "windows":
-        serve_windows(int(details[0]), details[1], int(details[2]))
+        worker_service.serve_windows(int(details[0]), details[1], int(details[2]))
     elif kind == "posix":
-        serve_posix(int(details[0]), int(details[1]), int(details[2]))
+        worker_service.serve_posix(int(details[0]), int(details[1]), int(details[2]))
     else:
         # Imported here, so that a spawned worker does not load what it never needs.
         from local_training.games import fork_server
 
         worker_platform.die_with_lifeline(int(details[1]))
         fork_server.serve(socket.socket(fileno=int(details[0])))
-
-
-def serve_posix(link: int, memory: int, lifeline: int) -> None:
-    """Serve through inherited descriptors."""
-    worker_platform.die_with_lifeline(lifeline)
-    for descriptor in (link, memory, lifeline):
-        os.set_inheritable(descriptor, False)  # a game's own children must not hold them
-    from local_training.games import env_worker
-
-    env_worker.main(worker_platform.SocketLink(socket.socket(fileno=link)), worker_platform.NamelessFile(memory))
-
-
-def serve_windows(link: int, memory: str, parent_id: int) -> None:
-    """Serve through an inherited pipe handle and a named mapping."""
-    worker_platform.die_with_process(parent_id)
-    from multiprocessing import connection
-
-    from local_training.games import env_worker
-
-    pipe = connection.PipeConnection(link)  # type: ignore[attr-defined]  # Windows only
-    env_worker.main(worker_platform.PipeLink(pipe), worker_platform.NamedMapping(memory))
