@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -88,12 +88,30 @@ def learnt(
     begun = _with_episode_seen(state, batches.of_episodes([episode], trained_version, state.action_count), settings)
     lesson = _Lesson(begun, settings, np.random.Generator(np.random.PCG64([settings.seed, version, number])))
     batch = batches.of_episodes([*old, episode], trained_version, state.action_count)
-    # Without log-probabilities nothing could correct a second pass, nor tell how far the first one may go.
-    once = batch.behaviour_log_probs is None
-    lesson.train(batch, epochs=1 if once else settings.epochs, trace=1.0 if once else settings.trace)
+    lesson.train(batch, _plan(settings, recorded=batch.behaviour_log_probs is not None))
     lesson.tally.replayed_games = len(old)
     lesson.tally.replayed_steps = batch.steps - episode.steps
     return lesson.result(), lesson.tally
+
+
+class _Plan(NamedTuple):
+    """How a lesson goes through its steps."""
+
+    epochs: int
+    trace: float
+    minibatch_steps: int
+    learning_rate: float
+
+
+def _plan(settings: LearningSettings, recorded: bool) -> _Plan:
+    """PPO's way with log-probabilities; else REINFORCE's.
+
+    Without them nothing could correct a second pass, or tell how far the policy has moved from the one that played:
+    there is one pass, and its steps are small.
+    """
+    if recorded:
+        return _Plan(settings.epochs, settings.trace, settings.minibatch_steps, settings.learning_rate)
+    return _Plan(1, 1.0, settings.plain_minibatch_steps, settings.learning_rate * settings.plain_rate_share)
 
 
 def _with_episode_seen(state: TrainingState, batch: Batch, settings: LearningSettings) -> TrainingState:
@@ -152,12 +170,12 @@ class _Lesson:
         self.advantages = begun.advantages
         self.tally = Tally(lessons=1)
 
-    def train(self, batch: Batch, epochs: int, trace: float) -> None:
-        """Go through it all up to `epochs` times, fewer when the policy has changed enough."""
-        material = self._material(batch, trace)
-        for _ in range(epochs):
-            for rows in self._minibatches(batch.steps):
-                self._step(material, rows)
+    def train(self, batch: Batch, plan: _Plan) -> None:
+        """Go through it all as often as planned, fewer times when the policy has changed enough."""
+        material = self._material(batch, plan.trace)
+        for _ in range(plan.epochs):
+            for rows in self._minibatches(batch.steps, plan.minibatch_steps):
+                self._step(material, rows, plan.learning_rate)
             self.tally.epochs += 1
             self.tally.kl = reinforce.kl_divergence(material.log_pi, self._log_pi(material.states, batch.mask))
             if not self.tally.kl <= self.settings.kl_limit:
@@ -204,12 +222,12 @@ class _Lesson:
         network = self.begun.actor_network(self.actor.weights)
         return policy.log_softmax(policy.forward(network, states).outputs, mask)
 
-    def _minibatches(self, steps: int) -> Iterator[Array]:
+    def _minibatches(self, steps: int, size: int) -> Iterator[Array]:
         """Row numbers of minibatches of about equal size, in an order that only seed and version decide."""
         order = self.rng.permutation(steps)
-        yield from np.array_split(order, math.ceil(steps / self.settings.minibatch_steps))
+        yield from np.array_split(order, math.ceil(steps / size))
 
-    def _step(self, material: Material, rows: Array) -> None:
+    def _step(self, material: Material, rows: Array, learning_rate: float) -> None:
         actor_gradient = np.zeros_like(self.actor.weights)
         critic_gradient = np.zeros_like(self.critic.weights)
         for start in range(0, len(rows), PART_STEPS):
@@ -218,8 +236,8 @@ class _Lesson:
         critic_gradient /= len(rows)
         self.tally.gradient_norm += optimizer.clip(actor_gradient, self.settings.gradient_norm)
         optimizer.clip(critic_gradient, self.settings.gradient_norm)
-        self.actor = _stepped(self.actor, actor_gradient, self.settings.learning_rate)
-        self.critic = _stepped(self.critic, critic_gradient, self.settings.learning_rate)
+        self.actor = _stepped(self.actor, actor_gradient, learning_rate)
+        self.critic = _stepped(self.critic, critic_gradient, learning_rate)
         self.tally.samples += len(rows)
         self.tally.minibatches += 1
 

@@ -151,21 +151,30 @@ class LearningSettings(_Section):
         0.2, "How far an action's probability ratio may leave 1 before it stops counting.", above=0.0, at_most=10.0
     )
     largest_weight: float = setting(
-        2.0, "Bound of the importance weight of a step played by an older policy.", at_least=1.0, at_most=100.0
+        2.0, "The most that one step may count, however much likelier its action has become.", at_least=1.0, at_most=100.0
     )
     entropy: float = setting(0.01, "Weight of the bonus for keeping several actions likely.", at_least=0.0, at_most=10.0)
     gradient_norm: float = setting(0.5, "Length to which a longer gradient is shortened.", above=0.0)
     kl_limit: float = setting(
         0.05, "Change of the policy (KL, nats) after which a batch is gone through no further time.", above=0.0
     )
+    plain_rate_share: float = setting(
+        0.3,
+        "Share of the learning rate that an episode without log-probabilities gets: nothing else holds its steps back.",
+        above=0.0,
+        at_most=1.0,
+    )
+    plain_minibatch_steps: int = setting(
+        64, "Steps that one gradient is made of for such an episode.", at_least=1, at_most=1_000_000
+    )
     staleness_half_life: float = setting(
-        16.0, "Model versions after which an episode counts half; 0: age alone changes nothing.", at_least=0.0
+        32.0, "Model versions after which an episode counts half; 0: age alone changes nothing.", at_least=0.0
     )
     replay_ratio: float = setting(
-        7.0, "Old steps, from the newest trained episodes, that join a batch per new step, at most; 0: none.", at_least=0.0
+        15.0, "Old steps, from the newest trained episodes, that join a batch per new step, at most; 0: none.", at_least=0.0
     )
     replay_episodes: int = setting(64, "Newest trained episodes that are kept for that, at most.", at_least=0, at_most=10_000)
-    replay_steps: int = setting(4096, "Old steps that join a batch, at most.", at_least=0)
+    replay_steps: int = setting(1536, "Old steps that join a batch, at most.", at_least=0)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_a_rewarded_action_becomes_more_likely(recorded, scale):
     still = np.ones(1, np.float32)
     before = policy.probabilities(state.policy, still)[2]
 
-    for version in range(1, 121):
+    for version in range(1, 181):
         choices = [policy.choose(state.policy, still, None, rng) for _ in range(20)]
         game = Episode(
             states=np.ones((20, 1), np.float32),
@@ -230,12 +230,12 @@ def test_an_older_episode_counts_less():
     settings = dataclasses.replace(SETTINGS, entropy=0.0)
     start = fresh_state()
     gradients, ages = [], []
-    for played in (100, 84, 0):
+    for played in (100, 68, 0):
         _, report = learning.learn(start, [episode(policy_version=played)], settings, 101)
         gradients.append(report.gradient_norm)
         ages.append(report.staleness_versions)
 
-    assert ages == [0, 16, 100]
+    assert ages == [0, 32, 100]
     assert gradients[0] > gradients[1] > gradients[2] > 0.0
 
 
