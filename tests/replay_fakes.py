@@ -35,6 +35,8 @@ class Replay:
             bytearray(3_000_000_000)
         if text.startswith("print"):
             print("a library's chatter", flush=True)
+        if text.startswith("wait"):
+            time.sleep(1000)
         if text.startswith("slow"):
             time.sleep(0.3)
         self.players = []

@@ -86,7 +86,7 @@ def test_what_is_wrong_is_one_line_and_a_code(
 
     assert done.returncode == exit_code
     (line,) = done.stderr.splitlines()
-    assert line.startswith("analyze_replays: ") and words in line
+    assert line.startswith("[ERROR] ") and words in line
     shown = run(environment, *arguments, *root, "--debug", cwd=tmp_path)
     assert shown.returncode == exit_code
     assert "Traceback" in shown.stderr
@@ -112,12 +112,12 @@ def test_help_names_every_option(environment: dict[str, str]):
     assert all(word in done.stdout for word in ("DIR", "--root", "--workers", "--details", "--report", "--debug", "Exit codes"))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGTERM")
 def test_watching_reads_what_comes_until_it_is_stopped(environment: dict[str, str], tmp_path: Path):
     """A replay saved while it runs is read without a restart; the summary follows."""
     write_replays(tmp_path / "replays", ["a"])
     arguments = [str(tmp_path / "replays"), "--root", str(tmp_path / "root"), "--watch", "--quiet"]
+    environment = {**environment, "LOCAL_TRAINING_REPLAYS_RESCAN_SECONDS": "0.1"}
     process = subprocess.Popen([*COMMAND, *arguments], env=environment, stderr=subprocess.PIPE)
     try:
         wait_for_seen(tmp_path, 1)

@@ -18,6 +18,7 @@ from local_training.errors import WorkerError
 from local_training.paths import CHECKOUT
 from local_training.settings import ReplaySettings
 from tools.replay import worker_pool
+from tools.replay.worker import HUMBLE
 from tools.replay.worker_pool import WorkerPool
 
 QUICK = ReplaySettings(timeout_seconds=1.0, workers=2)
@@ -53,6 +54,13 @@ def test_a_hung_file_costs_its_time_and_the_others_go_on(tmp_path: Path):
 
     assert found == {"fine": "no-players", "hang in c": "timeout", "hang in python": "timeout", "later": "no-players"}
     assert time.monotonic() - started < 15
+
+
+def test_a_file_that_waits_without_working_is_given_up_too(tmp_path: Path):
+    """It uses no processor time; the clock, with patience, ends it."""
+    quick = ReplaySettings(timeout_seconds=0.2, workers=2)
+
+    assert reasons_of(tmp_path / "replays", "wait", "fine", settings=quick) == {"wait": "timeout", "fine": "no-players"}
 
 
 def test_a_file_that_kills_its_reader_is_given_up_after_two_tries(tmp_path: Path):
@@ -112,12 +120,12 @@ def test_a_worker_that_can_not_start_is_an_error_and_no_endless_loop(tmp_path: P
 def test_a_worker_lets_training_go_first(tmp_path: Path):
     """Its priority is low, so that it gets what others leave."""
     paths = write_replays(tmp_path / "replays", ["1", "2"])
-    with WorkerPool(ReplaySettings(workers=1)) as pool:
+    with WorkerPool(ReplaySettings(workers=1), niceness=HUMBLE) as pool:
         answers = pool.read(paths)
         next(answers)
         priority = psutil.Process(pool.process_ids[0]).nice()
 
-    assert priority == psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else priority >= 10
+    assert priority == psutil.IDLE_PRIORITY_CLASS if sys.platform == "win32" else priority == HUMBLE
 
 
 def start_command(tmp_path: Path, *contents: str, timeout: float = 600.0) -> subprocess.Popen[bytes]:
@@ -150,7 +158,7 @@ def test_ctrl_c_stops_everything_within_two_seconds(tmp_path: Path):
 
     assert time.monotonic() - asked < 2.0
     assert process.returncode == 130
-    assert errors.decode().splitlines() == ["analyze_replays: interrupted; what was read is kept"]
+    assert errors.decode().splitlines() == ["[INFO] Interrupted; what was read is kept"]
     assert gone(workers)
 
 
@@ -167,7 +175,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path):
 @pytest.mark.slow
 def test_workers_hung_in_c_end_with_a_killed_parent_too(tmp_path: Path):
     """No Python code can run in them; their own alarm ends them a few seconds after the file's time."""
-    process = start_command(tmp_path, "hang in c 1", "hang in c 2", timeout=3.0)
+    process = start_command(tmp_path, "hang in c 1", "hang in c 2", timeout=2.0)
     workers = workers_of(process)
     process.kill()
     process.communicate()

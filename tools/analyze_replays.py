@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import signal
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 if str(CHECKOUT) not in sys.path:
     sys.path.insert(0, str(CHECKOUT))
 
-from local_training.errors import BackgroundTrainingError, MachineError, SettingsError  # noqa: E402
-from local_training.paths import DEFAULT_ROOT, Paths  # noqa: E402
-from local_training.settings import ReplaySettings  # noqa: E402
+from local_training.errors import SettingsError  # noqa: E402
+from local_training.settings import Settings  # noqa: E402
+from tools import command_line  # noqa: E402
 from tools.replay import analysis, report_page, summary_table  # noqa: E402
 from tools.replay.replay_archive import ReplayArchive  # noqa: E402
 from tools.replay.worker_pool import WorkerPool  # noqa: E402
@@ -27,64 +24,48 @@ from tools.replay.worker_pool import WorkerPool  # noqa: E402
 SAVE_SECONDS = 10.0
 """Time between two summaries of a long run, so that a bot need not wait for its end."""
 
-INTERRUPTED = 130
 BAR_WIDTH = 30
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Analyse what the arguments name; the exit code."""
-    options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        _analyse(options, os.environ)
-    except KeyboardInterrupt:
-        print("analyze_replays: interrupted; what was read is kept", file=sys.stderr)
-        return INTERRUPTED
-    except BackgroundTrainingError as error:
-        return _refuse(error, error.exit_code, options.debug)
-    except OSError as error:
-        failure = MachineError("analysing replays failed", str(error))
-        failure.__cause__ = error
-        return _refuse(failure, failure.exit_code, options.debug)
-    return 0
+    return command_line.run(_parser(), _analyse, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="analyze_replays.py",
         description="Read StarCraft II replays and sum up what their Zerg players build, in models/learned_build_orders.json.",
-        epilog="Exit codes: 0 done, 2 bad usage, 4 results can't be locked, 5 disk or permission, 1 any other failure.",
+        epilog="Exit codes: 0 done, 2 bad usage, 4 results can't be locked, 5 disk or permission, 130 interrupted, 1 any other.",
     )
-    parser.add_argument(
-        "folder", nargs="?", metavar="DIR", help="folder with replays, or one replay; default: REPLAY_ARCHIVE_DIR"
-    )
-    parser.add_argument(
-        "--root", metavar="DIR", help="where data/ and models/ lie; default: LOCAL_TRAINING_ROOT, or local_training/"
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read replays (default: 2)")
-    parser.add_argument("--timeout", type=float, metavar="S", help="seconds one replay may take (default: 60)")
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="folder of replays (default: REPLAY_ARCHIVE_DIR)")
+    command_line.add_common(parser)
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read replays")
+    parser.add_argument("--timeout", type=float, metavar="S", help="seconds one replay may take")
     parser.add_argument("--details", metavar="FILE", help="write one JSON object a line and replay")
     parser.add_argument("--report", action="store_true", help="write a page with the distributions, models/replay_report.html")
     parser.add_argument("--move-to", metavar="DIR", help="move analysed replays there; default: they stay")
     parser.add_argument("--retry-failed", action="store_true", help="read again what could not be read")
     parser.add_argument("--watch", action="store_true", help="go on and read new replays as they come, until Ctrl+C")
     parser.add_argument("--quiet", action="store_true", help="no progress, no table")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     return parser
 
 
-def _analyse(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+def _analyse(options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, _interrupt)
     settings = _settings(options)
-    folder = options.folder or environment.get("REPLAY_ARCHIVE_DIR", "")
-    if not folder:
-        raise SettingsError("DIR", folder, "a folder is needed, as argument or in REPLAY_ARCHIVE_DIR", "command line")
-    if not os.path.exists(folder):
-        raise SettingsError("DIR", folder, "a folder that is there is needed", "command line")
-    root = options.root or environment.get("LOCAL_TRAINING_ROOT") or DEFAULT_ROOT
+    folder = settings.replays.folder
+    if not folder or not os.path.exists(folder):
+        needed = "a folder that is there is needed, as argument or in REPLAY_ARCHIVE_DIR"
+        raise SettingsError("DIR", folder, needed, "command line")
     analysis.demand_library()
-    archive = ReplayArchive(Paths(Path(root).resolve()), settings, folder)
+    archive = ReplayArchive(settings.paths, settings.replays, folder)
     archive.prepare()
-    _read_all(archive, options)
+    try:
+        _read_all(archive, options)
+    except KeyboardInterrupt:
+        print("[INFO] Interrupted; what was read is kept", file=sys.stderr)
+        raise
     if options.details:
         archive.write_details(Path(options.details).resolve())
     if options.report:
@@ -92,11 +73,17 @@ def _analyse(options: argparse.Namespace, environment: Mapping[str, str]) -> Non
     if not options.quiet:
         print(summary_table.summary_table(archive.summarise()))
         print(f"\nWritten to {archive.paths.build_orders}")
+    return 0
 
 
-def _settings(options: argparse.Namespace) -> ReplaySettings:
-    given = {"workers": options.workers, "timeout_seconds": options.timeout, "move_analysed_to": options.move_to}
-    return dataclasses.replace(ReplaySettings(), **{key: value for key, value in given.items() if value is not None})
+def _settings(options: argparse.Namespace) -> Settings:
+    given = {
+        "folder": options.folder,
+        "workers": options.workers,
+        "timeout_seconds": options.timeout,
+        "move_analysed_to": options.move_to,
+    }
+    return command_line.settings_of(options, replays=given)
 
 
 def _read_all(archive: ReplayArchive, options: argparse.Namespace) -> None:
@@ -155,14 +142,6 @@ class Progress:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-def _refuse(error: BackgroundTrainingError, exit_code: int, debug: bool) -> int:
-    """Say in one line what is wrong; with --debug, show where."""
-    if debug:
-        traceback.print_exception(error)
-    print(f"analyze_replays: {' '.join(str(error).split())}", file=sys.stderr)
-    return exit_code
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from local_training.settings import ReplaySettings
 from tools.replay import analysis, summary, verdict
 from tools.replay.replay_result import ReplayResult
 from tools.replay.results_store import ResultsStore, Sighting, find_replays, is_current, shortened
+from tools.replay.worker import HUMBLE
 from tools.replay.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -175,8 +176,8 @@ class ReplayArchive:
 def analyse_some(root: str, folder: str, settings: ReplaySettings, max_files: int = 20) -> dict[str, int]:
     """Read up to `max_files` new replays and bring the summary up to date: one task of a learner's worker pool.
 
-    It reads in processes of its own, so that a file that hangs costs its time limit and no more, and it may be killed
-    at any moment: those processes end with it, and the next call goes on from there.
+    It reads in processes of its own, of the lowest priority, so that a file that hangs costs its time limit and no more,
+    and it may be killed at any moment: those processes end with it, and the next call goes on from there.
 
     Args:
         root: the root of the project's files, as for `Paths`.
@@ -195,7 +196,7 @@ def analyse_some(root: str, folder: str, settings: ReplaySettings, max_files: in
     waiting = archive.look(settled_before=time.time() - settings.settle_seconds)
     if waiting:
         analysis.demand_library()
-        with WorkerPool(settings, archive.paths.replay_results) as pool:
+        with WorkerPool(settings, archive.paths.replay_results, HUMBLE) as pool:
             for path, result in pool.read(waiting[:max_files]):
                 archive.take(path, result)
     archive.write_summary()

@@ -1,20 +1,22 @@
 """The process that reads replays: takes one job a line from its standard input, gives one result a line on its output.
 
-It holds nothing that can't be lost. It ends when its parent does: its input ends then. While it hangs in a file, its own alarm
-ends it, even when the parent was killed and nobody is left to do so.
+It holds nothing that can't be lost. It ends when its parent does: its input ends then. While it hangs in a file, the
+system ends it, by its processor time and by the clock, even when the parent was killed and nobody is left to do so.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import json
+import math
 import os
 import queue
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import psutil
 
@@ -24,7 +26,13 @@ from tools.replay import analysis
 from tools.replay.results_store import is_current, read_result
 
 ALARM_GRACE_SECONDS = 5.0
-"""By how much the worker's own alarm comes later than the pool's: the pool's leaves a cleaner record."""
+"""By how much the worker's own alarms come later than the pool's: the pool's leaves a cleaner record."""
+
+PATIENCE = 5.0
+"""How many times its time limit, by the clock, a file may take on a machine that has no processor time to spare."""
+
+POLITE, HUMBLE = 5, 19
+"""Niceness: of a command that somebody waits for, and of work beside training, which goes first."""
 
 MEMORY_BYTES = 2_000_000_000
 """Address space of a worker; a file that unpacks to more than that is unreadable, and not the end of the machine."""
@@ -33,7 +41,7 @@ MEMORY_BYTES = 2_000_000_000
 def main() -> None:
     """Answer jobs until the input ends."""
     answers = _take_over_output()
-    _become_humble()
+    _take_back_seat(int(sys.argv[1]) if len(sys.argv) > 1 else POLITE)
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
     analysis.demand_library()
@@ -44,7 +52,7 @@ def main() -> None:
     while True:
         job = jobs.get()
         settings = ReplaySettings(**job["settings"])
-        faulthandler.dump_traceback_later(settings.timeout_seconds + ALARM_GRACE_SECONDS, exit=True, file=alarm)
+        _set_alarms(settings.timeout_seconds, alarm)
         result = _analyse(job["path"], settings, job["results"])
         faulthandler.cancel_dump_traceback_later()
         _answer(answers, {"result": result, "rss": psutil.Process().memory_info().rss})
@@ -69,18 +77,35 @@ def _take_over_output() -> BinaryIO:
     return answers
 
 
-def _become_humble() -> None:
-    """Training goes first; Ctrl+C is the parent's business, which ends us in its own way."""
+def _take_back_seat(niceness: int) -> None:
+    """Training goes first, and memory has an end. Ctrl+C is the parent's business, which ends us in its own way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "win32":
-        psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
+        psutil.Process().nice(psutil.IDLE_PRIORITY_CLASS if niceness > POLITE else psutil.BELOW_NORMAL_PRIORITY_CLASS)
         return
     import resource
 
-    os.nice(10)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if soft == resource.RLIM_INFINITY else min(wanted, soft), hard))
+    os.nice(niceness)
+    _lower_limit(resource.RLIMIT_AS, MEMORY_BYTES)
+
+
+def _set_alarms(timeout_seconds: float, file: TextIO) -> None:
+    """Let the system end us if a file takes far too long; no Python code may be able to run by then."""
+    faulthandler.dump_traceback_later(timeout_seconds * PATIENCE + ALARM_GRACE_SECONDS, exit=True, file=file)
+    if sys.platform != "win32":
+        import resource
+
+        used = time.process_time()
+        _lower_limit(resource.RLIMIT_CPU, math.ceil(used + timeout_seconds + ALARM_GRACE_SECONDS))
+
+
+def _lower_limit(kind: int, wanted: int) -> None:
+    """Set a limit of this process that can be raised again, up to what we were given."""
+    if sys.platform != "win32":
+        import resource
+
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def _read_jobs(jobs: queue.Queue[dict[str, Any]]) -> None:

@@ -19,29 +19,37 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+import psutil
+
 from local_training.errors import ReplayError, WorkerError
 from local_training.paths import CHECKOUT
 from local_training.settings import ReplaySettings
 from tools.replay import analysis
 from tools.replay.replay_result import ReplayResult
+from tools.replay.worker import PATIENCE, POLITE
 
-START_SECONDS = 60.0
-"""Time a worker may take to start before something is wrong with the installation."""
+START_SECONDS = 300.0
+"""Time a worker may take to start before something is wrong with the installation; a busy machine takes a minute."""
 
 RECYCLE_BYTES = 85_000_000
 """A worker that has grown beyond this after a long game is replaced, so that none stays above 100 MB."""
+
+SHORTEST_WAIT_SECONDS = 0.05
 
 TRIES = 2
 """How often a file is given to a worker that then dies; the first time, the death may be somebody else's doing."""
 
 
 class _Worker:
-    """One process, its reader thread, and the job it has in hand."""
+    """One process, its reader thread, and the job it has in hand.
 
-    def __init__(self, answers: queue.Queue[tuple[_Worker, bytes]]) -> None:
+    deadline: when to look whether it has had its time.
+    """
+
+    def __init__(self, answers: queue.Queue[tuple[_Worker, bytes]], niceness: int) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tools.replay.worker"],
+            [sys.executable, "-m", "tools.replay.worker", str(niceness)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -50,7 +58,8 @@ class _Worker:
         )
         self.job: str | None = None
         self.ready = False
-        self.deadline = time.monotonic() + START_SECONDS
+        self.deadline = self._last_moment = time.monotonic() + START_SECONDS
+        self._cpu_limit = 0.0
         self._reader = threading.Thread(target=self._read, args=(answers,), daemon=True)
         self._reader.start()
 
@@ -67,13 +76,31 @@ class _Worker:
 
     def give(self, path: str, results: Path | None, settings: ReplaySettings) -> None:
         self.job = path
+        self._cpu_limit = self._cpu_seconds() + settings.timeout_seconds
         self.deadline = time.monotonic() + settings.timeout_seconds
+        self._last_moment = time.monotonic() + settings.timeout_seconds * PATIENCE
         message = {"path": path, "results": str(results) if results else "", "settings": asdict(settings)}
         assert self._process.stdin is not None
         # If it has just died, its reader says so.
         with contextlib.suppress(OSError):
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
+
+    def has_had_its_time(self) -> bool:
+        """Whether its file has used up its limit of processor time, or its patience by the clock; else put the deadline off.
+
+        By the clock alone, a file read beside training on a busy machine would fail through no fault of its own.
+        """
+        now, left = time.monotonic(), self._cpu_limit - self._cpu_seconds()
+        self.deadline = min(self._last_moment, now + max(left, SHORTEST_WAIT_SECONDS))
+        return left <= 0 or now >= self._last_moment
+
+    def _cpu_seconds(self) -> float:
+        try:
+            times = psutil.Process(self._process.pid).cpu_times()
+        except psutil.Error:
+            return 0.0  # It has just died; its reader says so.
+        return float(times.user + times.system)
 
     def end(self) -> None:
         """Kill it and wait until it is gone; it holds nothing that can be lost."""
@@ -90,13 +117,20 @@ class _Worker:
 class WorkerPool:
     """Reads many replays at a time.
 
-    It promises: every path given gets exactly one result, within its time limit and a moment; after `close`, no process
-    is left. If this process is killed, an idle worker ends at once, a busy one with its file or its own alarm.
+    It promises: every path given gets exactly one result, within its limit of processor time, and within five times that by
+    the clock; after `close`, no process is left. If this process is killed, a worker ends at once, or, stuck where no Python
+    code can run, by its own alarm.
+
+    Args:
+        settings: limits, and the number of processes.
+        results: folder with results that need not be made again.
+        niceness: of the processes, 0 to 19.
     """
 
-    def __init__(self, settings: ReplaySettings, results: Path | None = None) -> None:
+    def __init__(self, settings: ReplaySettings, results: Path | None = None, niceness: int = POLITE) -> None:
         self._settings = settings
         self._results = results
+        self._niceness = niceness
         self._workers: list[_Worker] = []
         self._answers: queue.Queue[tuple[_Worker, bytes]] = queue.Queue()
         self._tries: dict[str, int] = {}
@@ -135,7 +169,7 @@ class WorkerPool:
     def _hand_out(self, waiting: deque[str]) -> None:
         wanted = min(self._settings.workers, len(waiting) + sum(worker.job is not None for worker in self._workers))
         while len(self._workers) < wanted:
-            self._workers.append(_Worker(self._answers))
+            self._workers.append(_Worker(self._answers, self._niceness))
         for worker in self._workers:
             if waiting and worker.ready and worker.job is None:
                 worker.give(waiting.popleft(), self._results, self._settings)
@@ -147,7 +181,7 @@ class WorkerPool:
         try:
             worker, line = self._answers.get(timeout=max(0.0, min(worker.deadline for worker in busy) - now))
         except queue.Empty:
-            for worker in [worker for worker in busy if worker.deadline <= time.monotonic()]:
+            for worker in [worker for worker in busy if worker.deadline <= time.monotonic() and worker.has_had_its_time()]:
                 yield from self._give_up(worker)
             return
         if worker not in self._workers:
