@@ -1,0 +1,110 @@
+"""Ways for tests to run the learner: in this process, in one of its own, and to picture what it left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from local_training.paths import CHECKOUT, Paths
+from local_training.settings import Settings
+from tools.background_parallel_learner import BackgroundParallelLearner
+from tools.learner import drain as drains
+from tools.learner import ledger as ledgers
+
+COMMAND = CHECKOUT / "tools" / "background_parallel_learner.py"
+
+
+def settings(root: Path, *, learning: dict[str, Any] | None = None, **learner: Any) -> Settings:
+    """Settings under which small tests run: no age check, no reports, a small network."""
+    values = {"max_file_age": 0.0, "verbose": False, "batch_size": 3, "history_every": 2} | learner
+    return Settings(root=root).with_values("test", learner=values, learning={"hidden": 8, "epochs": 1} | (learning or {}))
+
+
+def drain(root: Path, *, learning: dict[str, Any] | None = None, **learner: Any) -> dict[str, Any]:
+    """Drain the buffer in this very process; the counts."""
+    return drains.drain(settings(root, learning=learning, **learner), lambda event, **facts: None)
+
+
+def learner(root: Path, *, learning: dict[str, Any] | None = None, **values: Any) -> BackgroundParallelLearner:
+    return BackgroundParallelLearner(settings=settings(root, learning=learning, **values))
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8"}
+
+
+def command(root: Path, *flags: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Run the learner's command to its end."""
+    arguments = [sys.executable, str(COMMAND), "--root", str(root), *flags]
+    return subprocess.run(
+        arguments, capture_output=True, text=True, encoding="utf-8", env=environment(), timeout=timeout, check=False
+    )
+
+
+def started_command(root: Path, *flags: str) -> subprocess.Popen[str]:
+    """Start the learner's command; the caller ends it."""
+    arguments = [sys.executable, str(COMMAND), "--root", str(root), *flags]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment())
+
+
+def started_script(code: str, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start a program of a user's, given as text; its stdout can be read, its stdin keeps it waiting."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=environment(),
+        cwd=cwd,
+    )
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The worker processes below a process, dead ones left out."""
+    try:
+        family = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [child for child in family if is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and "tools.learner.worker" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def picture(paths: Paths) -> dict[str, str]:
+    """What a root holds, logs and hidden files left out: each file by its hash, folders and links by their kind."""
+    found: dict[str, str] = {}
+    for parent, folders, names in os.walk(paths.root):
+        folders[:] = sorted(name for name in folders if name != "logs")
+        for name in names:
+            path = Path(parent) / name
+            if not name.startswith("."):
+                found[str(path.relative_to(paths.root))] = _content(path)
+        for name in folders:
+            found[str((Path(parent) / name).relative_to(paths.root))] = "folder"
+    return found
+
+
+def _content(path: Path) -> str:
+    return f"link to {os.readlink(path)}" if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def trained(paths: Paths) -> list[tuple[str, int]]:
+    """(name, version) of every trained line of the ledger."""
+    return [(line["name"], line["seq"]) for line in ledgers.read_lines(paths.ledger) if line["fate"] == "trained"]
+
+
+def reason(paths: Paths, fate: str, name: str) -> str:
+    """The text of the reason file beside an episode that was set aside."""
+    return (paths.archive / fate / f"{name}.reason.txt").read_text(encoding="utf-8")
