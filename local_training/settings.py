@@ -178,6 +178,20 @@ class LearningSettings(_Section):
 
 
 @dataclass(frozen=True)
+class RetentionSettings(_Section):
+    """How much of the past is kept; 0 keeps all. What a recovery may still need is never deleted."""
+
+    archive_files: int = setting(0, "Trained episodes kept in data/archive.", at_least=0)
+    archive_bytes: int = setting(0, "Their size in bytes, at most.", at_least=0)
+    archive_days: float = setting(0.0, "Days that they are kept.", at_least=0.0)
+    aside_files: int = setting(0, "Files kept in each of archive/stale, duplicate and rejected.", at_least=0)
+    aside_days: float = setting(0.0, "Days that they are kept.", at_least=0.0)
+    ledger_lines: int = setting(
+        0, "Lines kept in the ledger; older episodes are no longer recognised when delivered again.", at_least=0
+    )
+
+
+@dataclass(frozen=True)
 class ReplaySettings(_Section):
     """Which StarCraft II replays are analysed."""
 
@@ -219,6 +233,7 @@ class Settings:
     learner: LearnerSettings = LearnerSettings()
     limits: LimitSettings = LimitSettings()
     learning: LearningSettings = LearningSettings()
+    retention: RetentionSettings = RetentionSettings()
     replays: ReplaySettings = ReplaySettings()
     games: GameSettings = GameSettings()
 

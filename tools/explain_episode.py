@@ -61,9 +61,9 @@ def fates_of(paths: Paths, lines: Iterable[Mapping[str, Any]], name: str | None)
     for line in lines:
         if name is None or _is_meant(line, name):
             stored_as = line.get("archived_as", line["name"])
-            if line["fate"] != buffer_folder.DELETED:
-                known.add((line["fate"], stored_as))
-            yield dict(line)
+            known.add((line["fate"], stored_as))
+            if line["fate"] != ledgers.SUMMARY:
+                yield dict(line)
     if not atomic_files.exists(paths.buffer):
         return
     for waiting in buffer_folder.waiting_names(paths):
@@ -92,6 +92,8 @@ def sentence(fate: Mapping[str, Any]) -> str:
 
 
 def _is_meant(line: Mapping[str, Any], name: str) -> bool:
+    if not line["name"]:
+        return False
     by_hash = len(name) >= 8 and bool(line["sha256"]) and line["sha256"].startswith(name.casefold())
     return by_hash or name in (line["name"], line.get("archived_as"))
 

@@ -8,7 +8,7 @@ from typing import Any
 from local_training.errors import AnotherLearnerError, MachineError
 from local_training.root_lock import LearnerLock, RootLock
 from local_training.settings import Settings
-from tools.learner import recovery, status, worker
+from tools.learner import recovery, retention, status, worker
 from tools.learner.stats import EMPTY
 from tools.learner.tally import Tally
 
@@ -57,6 +57,7 @@ def _drained(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
             tell("set_aside", name=ascii(item.name)[1:-1], fate=item.fate, reason=item.reason)
         if done.trained is not None:
             tell("batch", version=done.trained.version, seconds=done.seconds, report=dict(done.trained.report))
+    retention.apply(settings.paths, settings, trainer.ledger)
     present = trainer.present
     manifest, version = (dict(present.manifest), present.version) if present else ({}, 0)
     stats = {**EMPTY, **tally.as_stats(trainer.ledger, manifest, version, 0)}

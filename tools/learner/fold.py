@@ -49,6 +49,9 @@ def fold(
     """
     present = start
     past = deque(before, maxlen=_LONGEST_RECENT)
+    if present is None:
+        present, groups, earlier = _first(paths, list(groups))
+        past.extend(earlier)
     for version, lines in groups:
         if "base" in lines[0]:
             present = _base(paths, lines[0])
@@ -79,17 +82,30 @@ def altered_fold(paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], cha
     Raises:
         LedgerError: as `fold` does.
     """
-    present: Generation | None = None
+    present, groups, _ = _first(paths, list(groups))
     for _, lines in groups:
-        if "base" in lines[0] and present is None:
+        if present is None:
             present = _base(paths, lines[0])
-        assert present is not None, "the first batch of a ledger names its base"
         settings = _settings(lines[0], present)
         pairs = [(line, change(line, episode)) for line, episode in zip(lines, _read(paths, lines)[1], strict=True)]
         kept = [(_bare(line), episode) for line, episode in pairs if episode is not None]
         if kept:
             present = generation.successor(present, [line for line, _ in kept], [episode for _, episode in kept], settings)
             yield present
+
+
+def _first(
+    paths: Paths, groups: list[tuple[int, Sequence[Line]]]
+) -> tuple[Generation | None, list[tuple[int, Sequence[Line]]], list[Line]]:
+    """Where a ledger without its oldest lines begins: the version before, the batches after it, and the lines that are
+    left from before, because episodes of them may have been replayed."""
+    starts = [index for index, (_, lines) in enumerate(groups) if "start" in lines[0]]
+    if not starts:
+        return None, groups, []
+    index = starts[-1]
+    path = base_path(paths, groups[index][1][0]["start"]["chain"])
+    earlier = [line for _, lines in groups[:index] for line in lines]
+    return generation.load(model_store.read_bytes(path), str(path)), groups[index:], earlier
 
 
 def _read(paths: Paths, lines: Sequence[Line]) -> tuple[list[dict[str, Any]], list[Episode]]:
@@ -161,4 +177,4 @@ def _settings(line: Line, present: Generation) -> LearningSettings:
 
 def _bare(line: Line) -> dict[str, Any]:
     """The line without what `successor` adds to the first one of a batch."""
-    return {key: value for key, value in line.items() if key not in ("recent", "base", "sizes", "learning")}
+    return {key: value for key, value in line.items() if key not in ("recent", "base", "sizes", "learning", "start")}

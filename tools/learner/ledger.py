@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from local_training import atomic_files
-from local_training.buffer_folder import TRAINED
+from local_training.buffer_folder import DELETED, TRAINED
 from local_training.errors import LedgerError
 
 Line = Mapping[str, Any]
+
+SUMMARY = "summary"
+"""The fate in the first line of a ledger whose oldest lines were left out; it holds their counts."""
 
 
 def next_chain(previous: str, seq: int, batch: Sequence[Line]) -> str:
@@ -29,9 +32,10 @@ def next_chain(previous: str, seq: int, batch: Sequence[Line]) -> str:
 
 
 def chain_after(former: str, group: Sequence[Line]) -> str:
-    """The link that a whole batch adds; the chain begins anew where the batch names a base."""
-    base = group[0].get("base")
-    return next_chain(base["chain"] if base else former, group[0]["seq"], group)
+    """The link that a whole batch adds; the chain begins anew where the batch names a base, or where older lines
+    have been left out ("start", see retention.py)."""
+    begins = group[0].get("base") or group[0].get("start")
+    return next_chain(begins["chain"] if begins else former, group[0]["seq"], group)
 
 
 def encode(lines: Iterable[Line]) -> bytes:
@@ -74,6 +78,21 @@ def since_base(lines: Iterable[Line]) -> list[Line]:
     return newest
 
 
+def counts_of(lines: Iterable[Line]) -> Counter[str]:
+    """How many files met which fate; "deleted trained" are those deleted after they were trained."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(_counted(line))
+    return counts
+
+
+def _counted(line: Line) -> Mapping[str, int]:
+    if line["fate"] == SUMMARY:
+        counts: Mapping[str, int] = line["counts"]
+        return counts
+    return {f"{DELETED} {line['was']}" if line["fate"] == DELETED else line["fate"]: 1}
+
+
 class Ledger:
     """What the ledger file says, held for quick questions.
 
@@ -100,6 +119,7 @@ class Ledger:
         self._fates: dict[str, tuple[str, int, str]] = {}
         self._episode_ids: dict[str, str] = {}
         self._marks: set[int] = set()
+        self._size = 0
         lines, sound_bytes = _read(path)
         _cut(path, sound_bytes, durable=durable)
         for line in lines:
@@ -114,6 +134,16 @@ class Ledger:
     def chain(self) -> str:
         """The hash chain over all batches; that of the model file is the same when both tell one history."""
         return chain_after(self.former_chain, self.last_group) if self.last_group else ""
+
+    @property
+    def size(self) -> int:
+        """How many lines the file has."""
+        return self._size
+
+    @property
+    def archived(self) -> int:
+        """Trained episodes that have not been deleted since."""
+        return self.counts[TRAINED] - self.counts[f"{DELETED} {TRAINED}"]
 
     def append(self, lines: Sequence[Line]) -> None:
         if not lines:
@@ -135,9 +165,11 @@ class Ledger:
         return _mark(line) in self._marks
 
     def _remember(self, line: Line) -> None:
-        self.counts[line["fate"]] += 1
-        if line["fate"] != TRAINED:
+        self._size += 1
+        self.counts.update(_counted(line))
+        if line["fate"] not in (TRAINED, DELETED, SUMMARY):
             self._marks.add(_mark(line))
+        if line["fate"] != TRAINED:
             return
         if self.last_group and self.last_group[0]["seq"] != line["seq"]:
             self.former_chain = self.chain

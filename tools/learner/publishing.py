@@ -30,8 +30,8 @@ def version_of(paths: Paths, version: int) -> Generation:
         if made.version == version:
             return made
     known = [seq for seq, _ in groups]
-    found = f"it knows no version {version}" + (f"; the versions before are {known[0]} to {known[-1]}" if known else "")
-    raise LedgerError(str(paths.ledger), found, "Nothing has been changed")
+    sentence = f"it knows no version {version}" + (f"; the versions before are {known[0]} to {known[-1]}" if known else "")
+    raise LedgerError(str(paths.ledger), sentence, "Nothing has been changed")
 
 
 def publish(paths: Paths, model: Generation, reason: str, *, durable: bool) -> Generation:

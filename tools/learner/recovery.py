@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 
 from local_training import atomic_files, model_store
@@ -40,7 +41,7 @@ def recover(paths: Paths, settings: Settings, ledger: Ledger, say: Say) -> Gener
     """
     atomic_files.remove_if_there(atomic_files.partial_path(paths.model))
     settlement = Settlement(paths, settings, ledger)
-    present = _newest_readable(paths, say)
+    present = _newest_readable(paths, say, durable=settings.learner.durability == "full")
     present = _in_agreement(paths, settlement, ledger, present, say)
     if present is None:
         return None
@@ -53,14 +54,16 @@ def recover(paths: Paths, settings: Settings, ledger: Ledger, say: Say) -> Gener
     return Generation(present.state, present.version, present.manifest, present.data, recent)
 
 
-def _newest_readable(paths: Paths, say: Say) -> Generation | None:
-    """The model, or the newest sound one of the history if it can't be read."""
+def _newest_readable(paths: Paths, say: Say, *, durable: bool) -> Generation | None:
+    """The model, or the newest sound one of the history if it can't be read; games find that one from now on."""
     try:
         return generation.load(model_store.read_bytes(paths.model), str(paths.model))
     except ModelMissingError:
         return None
     except ModelError as error:
         trouble = str(error)
+    broken = paths.model.with_name(f"{paths.model.name}.broken")
+    atomic_files.retry_while_shared(lambda: os.replace(paths.model, broken))
     for version in reversed(model_store.history_versions(paths)):
         path = model_store.history_path(paths, version)
         try:
@@ -68,7 +71,8 @@ def _newest_readable(paths: Paths, say: Say) -> Generation | None:
         except ModelError as error:
             trouble += f"; {error}"
             continue
-        say(f"{trouble}. Going on from version {version} of the history")
+        say(f"{trouble}. Going on from version {version} of the history; the broken file is kept as {broken.name}")
+        model_store.commit(paths, found.data, durable=durable)
         return found
     say(f"{trouble}. There is no earlier version; training everything in the archive again")
     return None

@@ -44,6 +44,6 @@ def read(paths: Paths) -> dict[str, Any] | None:
     """The newest snapshot, or None if there is none that can be read."""
     try:
         content = json.loads(atomic_files.read_regular_file(paths.status, max_bytes=10_000_000))
-    except (OSError, ValueError, OverflowError):
+    except (OSError, ValueError, OverflowError, RecursionError):
         return None
     return content if isinstance(content, dict) and content.get("schema") == SCHEMA else None

@@ -55,7 +55,7 @@ class Tally:
             "last_error": self.last_error,
             "last_batch_time": self.last_batch_time,
             "buffer_file_count": waiting,
-            "archive_file_count": counts[buffer_folder.TRAINED],
+            "archive_file_count": ledger.archived,
             "files_skipped_old": counts[buffer_folder.STALE],
             "files_rejected": counts[buffer_folder.REJECTED],
             "files_duplicate": counts[buffer_folder.DUPLICATE],

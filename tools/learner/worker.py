@@ -5,8 +5,10 @@ It holds nothing that can't be lost. When its parent is gone, stdin ends, and so
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import math
 import os
 import sys
 import threading
@@ -22,7 +24,7 @@ from local_training.errors import BackgroundTrainingError, MachineError, ModelEr
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
 from local_training.settings import Settings
-from tools.learner import quiet_process, recovery, status
+from tools.learner import quiet_process, recovery, retention, status
 from tools.learner.intake import Intake
 from tools.learner.ledger import Ledger
 from tools.learner.tally import Tally
@@ -37,6 +39,7 @@ _UNFINISHED_WAIT_SECONDS = 0.25
 _CAREFUL_ROUNDS = 50
 _EXIT_GRACE_SECONDS = 1.0
 _FAULTS_UNTIL_LEFT_ALONE = 3
+_RETENTION_SECONDS = 600.0
 
 Tell = Callable[..., None]
 
@@ -53,6 +56,7 @@ def open_trainer(paths: Paths, settings: Settings, tell: Tell, *, patient: bool,
     buffer_folder.sweep_partials(paths)
     ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes)
     present = recovery.recover(paths, settings, ledger, lambda sentence: tell("warning", sentence=sentence))
+    ledger = retention.apply(paths, settings, ledger)
     intake = Intake(paths, settings, ledger, patient=patient)
 
     def announce(name: str) -> None:
@@ -78,6 +82,7 @@ class Worker:
         self._back_off_seconds = 0.0
         self._trainer: Trainer | None = None
         self._status_due = 0.0
+        self._retention_due = math.inf
 
     def stop(self) -> None:
         self._stopping.set()
@@ -132,12 +137,17 @@ class Worker:
             if times >= _FAULTS_UNTIL_LEFT_ALONE:
                 intake.leave_alone_from_now_on(Path(doing.removeprefix("reading ")).name)
         self._trainer = trainer
+        bounded = any(dataclasses.asdict(self._settings.retention).values())
+        self._retention_due = time.monotonic() + _RETENTION_SECONDS if bounded else math.inf
 
     def _one_round(self) -> bool:
         assert self._trainer is not None
         if not self._settings.learner.enable_model_training or not self._trainer.look():
             self._tally.left_alone = 0
             self._back_off_seconds = 0.0
+            if time.monotonic() >= self._retention_due:
+                # Opening anew deletes what is above the bounds; now is a good time, as nothing waits.
+                self._trainer = None
             return False
         done = self._trainer.work_on_next()
         self._tally.add(done, time.time())

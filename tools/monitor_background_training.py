@@ -1,0 +1,62 @@
+"""Watch the training live: python tools/monitor_background_training.py --help
+
+Reads logs/status.json and the folders, and nothing else. Killing it, or never starting it, makes no difference to the
+learner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script: find our packages beside this folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools import command_line
+from tools.monitor import dashboard
+from tools.monitor.folder_census import MEASURED_PER_LOOK, NAMES_KEPT
+from tools.monitor.reading import Reader
+from tools.monitor.screen import Screen
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return command_line.run(_parser(), _monitor, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="monitor_background_training.py", description="Show what the background learner does, until Ctrl+C."
+    )
+    command_line.add_common(parser)
+    parser.add_argument("--once", action="store_true", help="show it once, whole, and exit")
+    return parser
+
+
+def _monitor(options: argparse.Namespace) -> int:
+    paths = command_line.settings_of(options).paths
+    # Asked once, it may take its time to measure all files; live, the rest follows at the next looks.
+    reader = Reader(paths, time.time(), NAMES_KEPT if options.once else MEASURED_PER_LOOK)
+    try:
+        _show(reader, once=options.once)
+    except KeyboardInterrupt:
+        print("\nMonitoring stopped; the learner goes on.")
+    except BrokenPipeError:
+        # Whoever read along has read enough. Without this, the interpreter complains when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _show(reader: Reader, *, once: bool) -> None:
+    screen = Screen(sys.stdout, overwrite=not once)
+    screen.show(dashboard.lines(reader.snapshot()))
+    while not once:
+        time.sleep(dashboard.REFRESH_SECONDS)
+        screen.show(dashboard.lines(reader.snapshot()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
