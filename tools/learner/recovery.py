@@ -58,12 +58,12 @@ def _newest_readable(paths: Paths, say: Say, *, durable: bool) -> Generation | N
     """The model, or the newest sound one of the history if it can't be read; games find that one from now on."""
     try:
         return generation.load(model_store.read_bytes(paths.model), str(paths.model))
-    except ModelMissingError:
-        return None
-    except ModelError as error:
+    except ModelMissingError as error:
         trouble = str(error)
-    broken = paths.model.with_name(f"{paths.model.name}.broken")
-    atomic_files.retry_while_shared(lambda: os.replace(paths.model, broken))
+    except ModelError as error:
+        broken = paths.model.with_name(f"{paths.model.name}.broken")
+        atomic_files.retry_while_shared(lambda: os.replace(paths.model, broken))
+        trouble = f"{error}; it is kept as {broken.name}"
     for version in reversed(model_store.history_versions(paths)):
         path = model_store.history_path(paths, version)
         try:
@@ -71,10 +71,9 @@ def _newest_readable(paths: Paths, say: Say, *, durable: bool) -> Generation | N
         except ModelError as error:
             trouble += f"; {error}"
             continue
-        say(f"{trouble}. Going on from version {version} of the history; the broken file is kept as {broken.name}")
+        say(f"{trouble}. Going on from version {version} of the history")
         model_store.commit(paths, found.data, durable=durable)
         return found
-    say(f"{trouble}. There is no earlier version; training everything in the archive again")
     return None
 
 
@@ -128,7 +127,7 @@ def _caught_up(paths: Paths, settlement: Settlement, ledger: Ledger, start: Gene
         recent = fold.recent_of(paths, ledgers.since_base(done), learned_with)
         start = Generation(start.state, start.version, start.manifest, start.data, recent)
         groups = [(version, group) for version, group in groups if version > start.version]
-    say(f"training versions {groups[0][0]} to {groups[-1][0]} again from the archive")
+    say(f"the model is behind its ledger: training versions {groups[0][0]} to {groups[-1][0]} again from the archive")
     present = start
     for present in fold.fold(paths, groups, start, ledgers.since_base(done)):
         model_store.commit(paths, present.data, durable=settlement.durable)
