@@ -27,6 +27,7 @@ except ImportError:  # Windows
 Result = TypeVar("Result")
 
 _SHARING_VIOLATIONS = (5, 32, 33)  # WinError: access denied, sharing violation, lock violation
+_FURTHER_BYTES = 1 << 16
 _RETRY_WAITS_SECONDS = (0.02, 0.04, 0.08, 0.16, 0.3, 0.4, 0.6)  # 1.6 s in all
 
 
@@ -220,16 +221,31 @@ def read_regular_file(path: Path, max_bytes: int | None = None) -> bytes:
         raise NotARegularFileError(errno.EINVAL, _kind(before.st_mode), str(path))
     flags = os.O_RDONLY | _flag("O_BINARY") | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_CLOEXEC")
     descriptor = retry_while_shared(lambda: os.open(path, flags))
-    with open(descriptor, "rb", closefd=True) as file:
-        opened = os.fstat(file.fileno())
+    try:
+        opened = os.fstat(descriptor)
         if not stat.S_ISREG(opened.st_mode):
             raise NotARegularFileError(errno.EINVAL, _kind(opened.st_mode), str(path))
         if max_bytes is not None and opened.st_size > max_bytes:
             raise OverflowError(f"{opened.st_size} bytes")
-        data = file.read() if max_bytes is None else file.read(max_bytes + 1)
+        data = _read_to_end(descriptor, opened.st_size, max_bytes)
+    finally:
+        os.close(descriptor)
     if max_bytes is not None and len(data) > max_bytes:
         raise OverflowError(f"more than {max_bytes} bytes")
     return data
+
+
+def _read_to_end(descriptor: int, size: int, max_bytes: int | None) -> bytes:
+    """Read a file of about `size` bytes; one that grows meanwhile until it is longer than `max_bytes`."""
+    parts = [os.read(descriptor, size + 1)]
+    length = len(parts[0])
+    while max_bytes is None or length <= max_bytes:
+        further = os.read(descriptor, _FURTHER_BYTES)
+        if not further:
+            break
+        parts.append(further)
+        length += len(further)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _kind(mode: int) -> str:

@@ -7,6 +7,7 @@ declaration is checked against the others and against a limit before anything is
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import math
 import re
@@ -32,7 +33,19 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 0x1
 _UNKNOWN_32 = 0xFFFFFFFF
-_DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|U\d{1,7})\Z")
+_DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|U[1-9]\d{0,6})\Z")
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,100}\.npy\Z")
+_NUMPY_HEADER = re.compile(
+    rb"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:0|[1-9]\d{0,15})(?:,|(?:, (?:0|[1-9]\d{0,15}))+))?\), \} *\n"
+)
+"""The header exactly as NumPy writes it."""
+
+_NOISY_LITERAL = re.compile(rb"\\|^[^'\"]*\d[A-Za-z_]|['\"][^'\"]*[ (,]\d+[A-Za-z_]")
+"""What Python's parser would print a warning about on somebody's console: escapes, and numbers that end in letters."""
+
+_UNPACKED_AT_ONCE_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -80,31 +93,40 @@ def read(data: bytes, max_memory_bytes: int, wanted: Collection[str] | None = No
         NpzError: "empty", "unfinished", "not-a-zip", "too-many-members", "bad-zip", "overlapping-members",
             "too-large", "bad-header", "pickled-object", "wrong-dtype", "lying-header" or "bad-checksum".
     """
-    members = _members(data)
     budget = max_memory_bytes - len(data)
     arrays: dict[str, Array] = {}
-    for member in members:
+    for member in _members(data):
         name = member.name.removesuffix(".npy")
         if wanted is not None and name not in wanted:
             continue
-        header = _read_header(data, member)
+        small = member.declared_bytes <= _UNPACKED_AT_ONCE_BYTES
+        content = _unpack(data, member) if small else None
+        header = _read_header(member.name, content or _unpack(data, member, at_most=12 + MAX_HEADER_BYTES))
         count = math.prod(header.shape)
-        budget -= member.declared_bytes + 4 * count
+        budget -= _memory_bytes(member, header, count)
         if budget < 0:
             found = f"{name} of shape {header.shape} takes the file above {max_memory_bytes} bytes of memory"
             raise NpzError("too-large", found, "a smaller file, or a larger limits.max_memory_bytes, is needed")
         if header.data_start + count * header.dtype.itemsize != member.declared_bytes:
             found = f"{name} declares shape {header.shape} of {header.dtype} and holds {member.declared_bytes} bytes"
             raise NpzError("lying-header", found, "both must agree")
-        content = _unpack(data, member)
-        flat = np.frombuffer(content, dtype=header.dtype, count=count, offset=header.data_start)
+        if content is None:
+            content = _unpack(data, member)
+        flat = np.frombuffer(content, header.dtype, count, header.data_start)
         arrays[name] = flat.reshape(header.shape, order="F" if header.fortran_order else "C")
     return arrays
 
 
+def _memory_bytes(member: _Member, header: _Header, count: int) -> int:
+    """What a member takes once it is unpacked, put in order, and copied to float32; a text, copied as it is."""
+    unpacked = member.declared_bytes if member.method == _DEFLATED else 0
+    reordered = member.declared_bytes if header.fortran_order and len(header.shape) > 1 else 0
+    return unpacked + reordered + (member.declared_bytes if header.dtype.kind == "U" else 4 * count)
+
+
 def _members(data: bytes) -> list[_Member]:
     count, start, end = _end_record(data)
-    members = []
+    members: list[_Member] = []
     position = start
     for _ in range(count):
         member, position = _central_entry(data, position, end)
@@ -136,19 +158,21 @@ def _end_record(data: bytes) -> tuple[int, int, int]:
 
 
 def _central_entry(data: bytes, position: int, end: int) -> tuple[_Member, int]:
-    bad = NpzError("bad-zip", "the zip directory is damaged", "a sound archive is needed")
-    if position + _CENTRAL_ENTRY.size > end:
-        raise bad
-    fields = _CENTRAL_ENTRY.unpack_from(data, position)
-    signature, flags, method, crc, packed, declared = fields[0], fields[3], fields[4], fields[7], fields[8], fields[9]
-    name_bytes, extra_bytes, comment_bytes, offset = fields[10], fields[11], fields[12], fields[16]
     name_start = position + _CENTRAL_ENTRY.size
-    following = name_start + name_bytes + extra_bytes + comment_bytes
+    if name_start > end:
+        raise _damaged_directory()
+    (
+        signature, _, _, flags, method, _, _, crc, packed, declared,
+        name_bytes, extra_bytes, comment_bytes, _, _, _, offset,
+    ) = _CENTRAL_ENTRY.unpack_from(data, position)  # fmt: skip
+    extra_start = name_start + name_bytes
+    following = extra_start + extra_bytes + comment_bytes
     if signature != b"PK\x01\x02" or following > end:
-        raise bad
-    raw_name = data[name_start : name_start + name_bytes]
-    extra = data[name_start + name_bytes : name_start + name_bytes + extra_bytes]
-    declared, packed, offset = _zip64_sizes(extra, declared, packed, offset)
+        raise _damaged_directory()
+    raw_name = data[name_start:extra_start]
+    if _UNKNOWN_32 in (declared, packed, offset):
+        extra = data[extra_start : extra_start + extra_bytes]
+        declared, packed, offset = _zip64_sizes(extra, declared, packed, offset)
     name = _plain_name(raw_name)
     if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
         found = f"{name} is {'encrypted' if flags & _ENCRYPTED else f'packed by method {method}'}"
@@ -156,6 +180,10 @@ def _central_entry(data: bytes, position: int, end: int) -> tuple[_Member, int]:
     if method == _STORED and packed != declared:
         raise NpzError("lying-header", f"{name} is stored in {packed} bytes and declares {declared}", "both must agree")
     return _Member(name, method, crc, packed, declared, _data_start(data, offset, raw_name)), following
+
+
+def _damaged_directory() -> NpzError:
+    return NpzError("bad-zip", "the zip directory is damaged", "a sound archive is needed")
 
 
 def _zip64_sizes(extra: bytes, *sizes: int) -> tuple[int, int, int]:
@@ -178,7 +206,7 @@ def _plain_name(raw: bytes) -> str:
         name = raw.decode("ascii")
     except UnicodeDecodeError:
         name = ""
-    if not re.fullmatch(r"[A-Za-z0-9_.\-]{1,100}\.npy", name):
+    if not _NAME.match(name):
         raise NpzError("bad-zip", f"a member is named {ascii(raw[:60])[1:]}", "names like states.npy are needed")
     return name
 
@@ -204,23 +232,38 @@ def _refuse_overlaps(members: list[_Member], directory_start: int) -> None:
         end_of_last = member.data_start + member.packed_bytes
 
 
-def _read_header(data: bytes, member: _Member) -> _Header:
-    start = bytes(_unpack(data, member, at_most=12 + MAX_HEADER_BYTES))
-    bad = NpzError("bad-header", f"{member.name} has no sound .npy header", "an array saved by NumPy is needed")
-    if len(start) < 10 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
-        raise bad
-    size_bytes = 2 if start[6] == 1 else 4
-    length = int.from_bytes(start[8 : 8 + size_bytes], "little")
-    data_start = 8 + size_bytes + length
-    if length > MAX_HEADER_BYTES or data_start > len(start):
-        raise bad
+def _read_header(name: str, start: bytes | memoryview) -> _Header:
+    """The header at the start of an .npy, of which `start` holds enough, if it is sound."""
+    version = start[6] if len(start) >= 12 and start[:6] == b"\x93NUMPY" else 0
+    size_bytes = 2 if version == 1 else 4
+    text_start = 8 + size_bytes
+    data_start = text_start + int.from_bytes(start[8:text_start], "little")
+    if version not in (1, 2, 3) or data_start > min(len(start), text_start + MAX_HEADER_BYTES):
+        raise _bad_header(name)
+    text = bytes(start[text_start:data_start])
+    usual = _NUMPY_HEADER.fullmatch(text)
+    if usual is None:
+        return _checked_header(name, _literal(name, text), data_start)
+    descr, order, sizes = usual.groups()
+    shape = tuple([int(size) for size in sizes.split(b",") if size]) if sizes else ()
+    return _checked_header(name, {"descr": descr.decode(), "fortran_order": order == b"True", "shape": shape}, data_start)
+
+
+def _literal(name: str, text: bytes) -> dict[str, Any]:
+    """The header of a writer that spells it in its own way."""
+    if _NOISY_LITERAL.search(text):
+        raise _bad_header(name)
     try:
-        fields = ast.literal_eval(start[8 + size_bytes : data_start].decode("latin-1").strip())
+        fields = ast.literal_eval(text.decode("ascii").strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-        raise bad from None
+        raise _bad_header(name) from None
     if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
-        raise bad
-    return _checked_header(member.name, fields, data_start)
+        raise _bad_header(name)
+    return fields
+
+
+def _bad_header(name: str) -> NpzError:
+    return NpzError("bad-header", f"{name} has no sound .npy header", "an array saved by NumPy is needed")
 
 
 def _checked_header(name: str, fields: dict[str, Any], data_start: int) -> _Header:
@@ -232,9 +275,15 @@ def _checked_header(name: str, fields: dict[str, Any], data_start: int) -> _Head
     if not isinstance(descr, str) or not _DTYPE.match(descr):
         raise NpzError("wrong-dtype", f"{name} is of type {ascii(descr)[:60]}", "bool, integer, float or text is needed")
     sound = isinstance(shape, tuple) and len(shape) <= 8 and isinstance(fortran_order, bool)
-    if not sound or any(type(size) is not int or not 0 <= size < 2**48 for size in shape):
-        raise NpzError("bad-header", f"{name} declares the shape {ascii(shape)[:60]}", "a tuple of sizes is needed")
-    return _Header(np.dtype(descr), shape, fortran_order, data_start)
+    # NumPy can't name an empty array whose other sizes multiply beyond its reach.
+    if not sound or any(type(size) is not int or size < 0 for size in shape) or math.prod(filter(None, shape)) >= 2**58:
+        raise NpzError("bad-header", f"{name} declares the shape {ascii(shape)[:60]}", "a tuple of possible sizes is needed")
+    return _Header(_dtype(descr), shape, fortran_order, data_start)
+
+
+@functools.lru_cache(maxsize=100)
+def _dtype(descr: str) -> np.dtype[Any]:
+    return np.dtype(descr)
 
 
 def _unpack(data: bytes, member: _Member, at_most: int | None = None) -> bytes | memoryview:
@@ -250,11 +299,14 @@ def _unpack(data: bytes, member: _Member, at_most: int | None = None) -> bytes |
     return content
 
 
-def _inflate(member: _Member, packed: memoryview, wanted: int, *, whole: bool) -> bytes:
-    unpacker = zlib.decompressobj(-15)
+def _inflate(member: _Member, packed: memoryview, wanted: int, *, whole: bool) -> bytes | memoryview:
+    # One byte more than declared shows a stream that goes on, without ever unpacking the rest of it.
+    limit = wanted + 1 if whole else max(1, wanted)
     try:
-        # One byte more than declared shows a stream that goes on, without ever unpacking the rest of it.
-        content = unpacker.decompress(packed, max(1, wanted + 1 if whole else wanted))
+        if limit <= _UNPACKED_AT_ONCE_BYTES:
+            content: bytes | memoryview = zlib.decompressobj(-15).decompress(packed, limit)
+        else:
+            content = _inflated_piecewise(packed, limit)
     except zlib.error as error:
         raise NpzError("bad-zip", f"{member.name} can't be unpacked ({error})", "an undamaged file is needed") from None
     if len(content) > wanted or (whole and len(content) < wanted):
@@ -263,3 +315,20 @@ def _inflate(member: _Member, packed: memoryview, wanted: int, *, whole: bool) -
         )
         raise NpzError("lying-header", found, "both must agree")
     return content
+
+
+def _inflated_piecewise(packed: memoryview, limit: int) -> memoryview:
+    """Unpack at most `limit` bytes. In pieces: zlib alone holds the whole twice while it puts its own together."""
+    unpacker, content, filled = zlib.decompressobj(-15), bytearray(limit), 0
+    for start in range(0, len(packed), _PIECE_BYTES):
+        piece: bytes | memoryview = packed[start : start + _PIECE_BYTES]
+        room = min(_PIECE_BYTES, limit - filled)
+        while room:
+            unpacked = unpacker.decompress(piece, room)
+            content[filled : filled + len(unpacked)] = unpacked
+            filled += len(unpacked)
+            piece = unpacker.unconsumed_tail
+            if not piece and len(unpacked) < room:
+                break
+            room = min(_PIECE_BYTES, limit - filled)
+    return memoryview(content)[:filled].toreadonly()

@@ -73,8 +73,7 @@ class Episode:
         """The number of actions the writer states, by mask or meta; 0 if it does not."""
         if self.action_mask is not None:
             return int(self.action_mask.shape[1])
-        count = self.meta.get("action_count", 0)
-        return count if isinstance(count, int) and count > 0 else 0
+        return int(self.meta.get("action_count") or 0)
 
 
 def from_arrays(arrays: Mapping[str, Any], limits: LimitSettings | None = None) -> Episode:
@@ -107,7 +106,7 @@ def from_arrays(arrays: Mapping[str, Any], limits: LimitSettings | None = None) 
         terminated=_terminated(arrays.get("terminated")),
         final_state=_final_state(arrays.get("final_state"), states, limits),
         episode_id=_text("episode_id", arrays.get("episode_id"), 200),
-        meta=_meta(arrays.get("meta")),
+        meta=_meta(arrays.get("meta"), actions, limits),
     )
 
 
@@ -133,8 +132,16 @@ def _states(raw: Array, limits: LimitSettings) -> Array:
     if flat.shape[1] > limits.max_state_width:
         found = f"a state holds {flat.shape[1]} numbers"
         raise EpisodeError("too-large", found, f"at most {limits.max_state_width} (limits.max_state_width) are allowed")
-    scaled = flat.astype(np.float32) / np.float32(255) if raw.dtype == np.uint8 else flat
-    return _finite_floats("states", scaled, flat.shape, limits)
+    return _finite_floats("states", scaled_pixels(flat), flat.shape, limits)
+
+
+def scaled_pixels(raw: Array) -> Array:
+    """uint8 numbers as float32 divided by 255; any others as they are."""
+    if raw.dtype != np.uint8:
+        return raw
+    scaled = raw.astype(np.float32, order="C")
+    scaled /= np.float32(255)  # in place: a second copy would take the reader above its bound of memory
+    return scaled
 
 
 def _actions(raw: Array, steps: int, limits: LimitSettings) -> Array:
@@ -221,9 +228,7 @@ def _final_state(raw: Any, states: Array, limits: LimitSettings) -> Array | None
     if raw is None:
         return None
     value = np.asarray(raw)
-    flat = value.reshape(-1)
-    scaled = flat.astype(np.float32) / np.float32(255) if value.dtype == np.uint8 else flat
-    return _finite_floats("final_state", scaled, (states.shape[1],), limits)
+    return _finite_floats("final_state", scaled_pixels(value.reshape(-1)), (states.shape[1],), limits)
 
 
 def _text(name: str, raw: Any, longest: int) -> str:
@@ -232,13 +237,16 @@ def _text(name: str, raw: Any, longest: int) -> str:
     value = np.asarray(raw)
     if value.shape != () or value.dtype.kind != "U":
         raise EpisodeError("wrong-dtype", f"{name} is of type {value.dtype}, shape {value.shape}", "one text is needed")
+    # Python would take a letter beyond Unicode into a str, and stumble over it when the text is written somewhere.
+    if value.dtype.itemsize and int(np.frombuffer(value.astype("=" + value.dtype.str[1:]).tobytes(), np.uint32).max()) > 0x10FFFF:
+        raise EpisodeError("wrong-dtype", f"{name} holds letters beyond Unicode", "a text is needed")
     text = str(value)
     if len(text) > longest:
         raise EpisodeError("too-large", f"{name} is {len(text)} characters long", f"at most {longest} are allowed")
     return text
 
 
-def _meta(raw: Any) -> Mapping[str, Any]:
+def _meta(raw: Any, actions: Array, limits: LimitSettings) -> Mapping[str, Any]:
     text = _text("meta", raw, 100_000)
     if not text:
         return {}
@@ -248,6 +256,14 @@ def _meta(raw: Any) -> Mapping[str, Any]:
         raise EpisodeError("bad-meta", f"meta is not JSON ({error})", "the text of a JSON object is needed") from None
     if not isinstance(meta, dict):
         raise EpisodeError("bad-meta", f"meta holds a JSON {type(meta).__name__}", "a JSON object is needed")
+    count = meta.get("action_count")
+    # A new model is made with as many actions as its first episodes declare.
+    if count is not None and (type(count) is not int or not 1 <= count <= limits.max_actions):
+        needed = f"a whole number from 1 to {limits.max_actions} (limits.max_actions) is needed"
+        raise EpisodeError("bad-meta", f"action_count in meta is {ascii(count)[:40]}", needed)
+    if count is not None and count <= int(actions.max()):
+        found = f"there is an action {int(actions.max())}, and meta declares {count} actions"
+        raise EpisodeError("action-out-of-range", found, "every action must be among them")
     return meta
 
 

@@ -199,11 +199,19 @@ class ReplaySettings(_Section):
     move_analysed_to: str = setting("", "Folder that analysed replays are moved to; empty: they stay.")
     timeout_seconds: float = setting(60.0, "Time one replay may take before it is given up.", above=0.0)
     workers: int = setting(2, "Processes that read replays when replays are analysed alone.", at_least=1, at_most=64)
-    min_seconds: float = setting(120.0, "Length of a game, in seconds of play, below which there is nothing to learn.", at_least=0.0)
+    min_seconds: float = setting(
+        120.0, "Length of a game, in seconds of play, below which there is nothing to learn.", at_least=0.0
+    )
     min_orders: int = setting(10, "Orders of a player below which there is no build order to learn.", at_least=1)
-    max_file_bytes: int = setting(64_000_000, "Size of a replay, at most; a game of four hours takes 2 million bytes.", at_least=1000)
-    rescan_seconds: float = setting(5.0, "Time between two looks for new replays while watching a folder.", above=0.0, at_most=3600.0)
-    settle_seconds: float = setting(2.0, "How long a replay must have stood still before it is read, while watching.", at_least=0.0)
+    max_file_bytes: int = setting(
+        64_000_000, "Size of a replay, at most; a game of four hours takes 2 million bytes.", at_least=1000
+    )
+    rescan_seconds: float = setting(
+        5.0, "Time between two looks for new replays while watching a folder.", above=0.0, at_most=3600.0
+    )
+    settle_seconds: float = setting(
+        2.0, "How long a replay must have stood still before it is read, while watching.", at_least=0.0
+    )
 
 
 @dataclass(frozen=True)

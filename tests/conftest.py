@@ -1,0 +1,124 @@
+"""What every test gets: a root with an awkward name, a patient look at a condition, and a guard against leaks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local_training.paths import PARTIAL_SUFFIX, Paths
+
+GRACE_SECONDS = 5.0
+"""How long a thread or process that has been told to end may take to be gone."""
+
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Look again and again until the condition holds; fail when the time is up."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            pytest.fail(f"it did not come true within {seconds:g} s")
+        time.sleep(0.01)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "leaves_partials: the test means to leave a partial file behind")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An empty folder whose name holds a space and letters beyond ASCII."""
+    folder = tmp_path / "some Wörk ☃"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def paths(root: Path) -> Paths:
+    """A root with all its folders."""
+    made = Paths(root)
+    for folder in made.folders:
+        folder.mkdir(exist_ok=True)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail a test after which a thread, child process, shared-memory segment or partial file is still there."""
+    threads, children, segments = set(threading.enumerate()), _children(), _segments()
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+
+    yield
+
+    def left() -> list[str]:
+        return [
+            *(f"thread {thread.name}" for thread in set(threading.enumerate()) - threads if thread.is_alive()),
+            *(f"process {pid}: {_command(pid)}" for pid in _children() - children),
+            *(f"shared memory {name}" for name in _segments() - segments if not _is_mapped(name)),
+        ]
+
+    deadline = time.monotonic() + GRACE_SECONDS
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    found = left()
+    if folder is not None and request.node.get_closest_marker("leaves_partials") is None:
+        found += [f"partial file {path.name}" for path in _partials(folder)]
+    if found:
+        pytest.fail("left behind: " + "; ".join(found))
+
+
+def _children() -> set[int]:
+    """All living descendants, but for those that Python starts once for itself and keeps."""
+    try:
+        family = psutil.Process().children(recursive=True)
+    except psutil.Error:
+        return set()
+    return {child.pid for child in family if not _may_stay(child.pid)}
+
+
+def _may_stay(pid: int) -> bool:
+    command = _command(pid)
+    return not command or "multiprocessing.resource_tracker" in command or "multiprocessing.forkserver" in command
+
+
+def _command(pid: int) -> str:
+    """How a process was started; empty if it is gone, or dead and not yet waited for."""
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _segments() -> set[str]:
+    if not _SHARED_MEMORY.is_dir():
+        return set()
+    return {name for name in os.listdir(_SHARED_MEMORY) if not name.startswith("sem.")}
+
+
+def _is_mapped(name: str) -> bool:
+    """Whether a stranger's process uses a segment; other programs of this machine make some too."""
+    family = {os.getpid(), *_children()}
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        if int(maps.parent.name) in family:
+            continue
+        try:
+            if name in maps.read_text(errors="replace"):
+                return True
+        except OSError:
+            continue  # gone meanwhile, or another user's
+    return False
+
+
+def _partials(folder: Path) -> list[Path]:
+    found = []
+    for parent, _, names in os.walk(folder):
+        found += [Path(parent) / name for name in names if name.endswith(PARTIAL_SUFFIX)]
+    return found
