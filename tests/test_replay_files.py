@@ -51,7 +51,7 @@ def replays() -> Path:
 def root(replays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root in which all replays have been analysed."""
     root = tmp_path_factory.mktemp("root")
-    replay_archive.analyse_some(str(root), str(replays), ReplaySettings(), 10_000)
+    finish(analyse(replays, root, "--workers", "2"))
     return root
 
 
@@ -167,12 +167,18 @@ def test_a_second_run_is_quick_and_reads_no_replay(replays: Path, root: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "4"])
-def test_any_number_of_workers_gives_the_same_bytes(workers: str, replays: Path, root: Path, tmp_path: Path):
-    """Two workers made the root these are compared with."""
-    finish(analyse(replays, tmp_path / "root", "--workers", workers))
+def test_any_number_of_workers_gives_the_same_bytes(replays: Path, tmp_path: Path):
+    """One, two or four: results come in different orders, and the summary does not show it."""
+    folder = tmp_path / "replays"
+    folder.mkdir()
+    for file in sorted(replays.rglob("*.SC2Replay"), key=lambda file: file.stat().st_size)[:30]:
+        shutil.copyfile(file, folder / file.name)
 
-    assert summary_bytes(tmp_path / "root") == summary_bytes(root)
+    for workers in ("1", "2", "4"):
+        finish(analyse(folder, tmp_path / workers, "--workers", workers))
+
+    assert json.loads(summary_bytes(tmp_path / "1"))["counts"]["learnt"] > 5
+    assert summary_bytes(tmp_path / "1") == summary_bytes(tmp_path / "2") == summary_bytes(tmp_path / "4")
 
 
 @pytest.mark.slow
