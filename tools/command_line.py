@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -39,7 +41,7 @@ def run(
     command: Callable[[argparse.Namespace], int],
     arguments: list[str] | None = None,
 ) -> int:
-    """Run a command and turn its errors into one line on stderr and an exit code.
+    """Run a command and turn its errors into one line on stderr and an exit code; SIGTERM ends it as Ctrl+C does.
 
     Returns:
         0 success, 1 failure, 2 bad usage, 3 another learner is at work, 4 the folder can't be locked,
@@ -47,6 +49,8 @@ def run(
     """
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    with contextlib.suppress(ValueError):  # only a main thread may say what a signal means
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return command(options)
     except KeyboardInterrupt:

@@ -17,7 +17,8 @@ from local_training.errors import BackgroundTrainingError, WorkerError
 from local_training.games.gymnasium_game import GameResult, GymnasiumGame
 from local_training.rl_agent import RLAgent
 
-_STOP_SECONDS = 1.0
+_FINISH_SECONDS = 0.7
+_STOP_SECONDS = 0.5
 _POLL_SECONDS = 0.05
 
 
@@ -107,20 +108,26 @@ class _Players:
                 time.sleep(0.001)
 
     def close(self) -> None:
-        """End all players; those that don't end in time are killed."""
-        for pipe, process in self._pipes.items():
+        """End all players: those in the middle of a short game may finish it, the others are cut off."""
+        for pipe in self._pipes:
             with contextlib.suppress(OSError):
                 pipe.send(None)
+        self._join(_FINISH_SECONDS)
+        for process in self._pipes.values():
             process.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
+        self._join(_STOP_SECONDS)
         for pipe, process in self._pipes.items():
-            process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
             process.close()
             pipe.close()
         self._pipes = {}
+
+    def _join(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for process in self._pipes.values():
+            process.join(max(0.0, deadline - time.monotonic()))
 
     def _start(self, instance: int) -> None:
         ours, theirs = self._context.Pipe()

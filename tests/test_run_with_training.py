@@ -1,0 +1,153 @@
+"""run_with_training.py as its user runs it: it plays, learns, ends cleanly, and goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local_training.paths import CHECKOUT, Paths
+from tests.conftest import wait_until
+from tools.learner import ledger as ledgers
+
+pytest.importorskip("gymnasium", reason="the games extra is not installed")
+
+COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py")]
+
+
+def _run(root: Path, *arguments: str, exit_code: int = 0) -> str:
+    command = [*COMMAND, "--root", str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    assert done.returncode == exit_code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def _games(root: Path) -> list[dict[str, str]]:
+    with open(Paths(root).logs / "games.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _is_playing(root: Path) -> bool:
+    path = Paths(root).logs / "games.csv"
+    return path.exists() and len(path.read_text("utf-8").splitlines()) > 3
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_games_are_played_trained_on_and_summed_up(root: Path) -> None:
+    """Each game is in the CSV and in the ledger; the messages of the guides and the summary are printed."""
+    printed = _run(root, "--games", "12", "--seed", "3")
+
+    trained = [line for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained"]
+    assert len(_games(root)) == len(trained) == 12
+    for promised in (
+        "[OK] Background parallel learner initialized and started",
+        "[INFO] Experience replay training will run in background",
+        f"[INFO] Monitoring directory: {Paths(root).buffer}",
+        "[BACKGROUND LEARNING] STATISTICS",
+        "Mean return, last tenth",
+        str(Paths(root).model),
+    ):
+        assert promised in printed
+    assert Paths(root).model.exists() and (Paths(root).logs / "learning_curve.png").stat().st_size > 1000
+
+
+def test_second_run_goes_on_where_the_first_ended(root: Path) -> None:
+    """Games are numbered on, none is played twice with one seed, and the model's version goes on rising."""
+    _run(root, "--games", "5", "--quiet")
+    _run(root, "--games", "5", "--quiet")
+
+    games = _games(root)
+    assert [int(game["number"]) for game in games] == list(range(1, 11))
+    assert len({game["seed"] for game in games}) == 10
+    assert int(games[-1]["policy_version"]) > int(games[0]["policy_version"])
+
+
+def test_several_instances_play_at_a_time(root: Path) -> None:
+    """Two processes share the games; every number is played once and every episode is accounted for."""
+    _run(root, "--games", "14", "--instances", "2", "--quiet")
+
+    assert sorted(int(game["number"]) for game in _games(root)) == list(range(1, 15))
+    assert len([line for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained"]) == 14
+
+
+def test_no_training_plays_without_a_trace_in_the_buffer(root: Path) -> None:
+    """Without training there is no learner, no episode and no model."""
+    printed = _run(root, "--games", "3", "--no-training")
+
+    assert len(_games(root)) == 3
+    assert not Paths(root).data.exists() and not Paths(root).model.exists()
+    assert "Background parallel learner" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--game", "NoSuchGame-v0"], "NoSuchGame-v0"),
+        (["--game", "Pendulum-v1"], "Discrete actions are needed"),
+        (["--games", "0"], "--games"),
+        (["--learning_rate", "7"], "learning.learning_rate"),
+        (["--instances", "2", "--watch"], "--watch"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(root: Path, arguments: list[str], named: str) -> None:
+    """The line names what is wrong; there is no traceback."""
+    printed = _run(root, *arguments, "--quiet", exit_code=2)
+
+    assert named in printed and "Traceback" not in printed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl+C is sent as a POSIX signal here")
+@pytest.mark.parametrize("instances", ["1", "2"])
+def test_interrupt_ends_the_run_with_a_summary_and_nothing_left_running(root: Path, instances: str) -> None:
+    """Ctrl+C goes to the whole group, as a terminal sends it; within seconds all processes are gone."""
+    command = [*COMMAND, "--root", str(root), "--instances", instances, "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True) as process:
+        wait_until(lambda: _is_playing(root), 60)
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        printed, _ = process.communicate(timeout=20)
+
+    assert process.returncode == 0
+    assert "SUMMARY" in printed
+    assert family
+    wait_until(lambda: not any(_is_alive(child) for child in family), 2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
+def test_killed_run_takes_its_processes_along(root: Path) -> None:
+    """When the run is killed outright, worker and games notice and end by themselves, and a new run goes on."""
+    command = [*COMMAND, "--root", str(root), "--instances", "2", "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: _is_playing(root), 60)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    wait_until(lambda: not any(_is_alive(child) for child in family), 10)
+    _run(root, "--games", "3", "--quiet")
+
+    names = [line["name"] for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained"]
+    assert len(names) == len(set(names))
+
+
+def test_second_run_on_one_root_plays_without_a_learner_and_says_so(root: Path) -> None:
+    """A learner that is already at work is not disturbed; the second run names its process and only plays."""
+    command = [*COMMAND, "--root", str(root), "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as first:
+        try:
+            wait_until(lambda: _is_playing(root), 60)
+            printed = _run(root, "--games", "2", "--quiet")
+        finally:
+            first.terminate()
+
+    assert "[WARNING] Failed to start background learner" in printed and f"process {first.pid}" in printed
