@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -100,8 +101,8 @@ def stored_name(paths: Paths, fate: str, name: str, sha256: str, taken: Iterable
     """The name `name` gets in the folder of its fate: its own if it is plain and free, else its hash."""
     plain = _KEPT_NAME.match(name) and not _WINDOWS_DEVICE.match(name)
     digest = sha256 or hashlib.sha256(os.fsencode(name)).hexdigest()
-    candidates = [name] if plain else []
-    candidates += [f"{digest}{EPISODE_SUFFIX}"] + [f"{digest}.{number}{EPISODE_SUFFIX}" for number in range(2, 1000)]
+    numbered = (f"{digest}.{number}{EPISODE_SUFFIX}" for number in itertools.count(2))
+    candidates = itertools.chain([name] if plain else [], [f"{digest}{EPISODE_SUFFIX}"], numbered)
     return next(candidate for candidate in candidates if candidate not in taken and is_free(paths, fate, candidate, name))
 
 

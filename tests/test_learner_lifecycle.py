@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-import pytest
-
 import episodes
 import learner_runs
+import psutil
+import pytest
 from conftest import wait_until
+
 from local_training.errors import AnotherLearnerError
 from local_training.paths import Paths
 from tools.learner import stats, status

@@ -22,6 +22,7 @@ from tools.learner.ledger import Ledger
 _FAULTS_OF_ONE_FILE = (errno.EACCES, errno.EPERM)
 _READ_WAITS_SECONDS = (0.01, 0.05)
 _MAY_BE_UNFINISHED = frozenset({"empty", "unfinished"})
+_REFUSED_AGAIN_SECONDS = (0.5, 30.0)
 
 
 def _status_of(path: Path) -> os.stat_result:
@@ -110,6 +111,23 @@ class ModelFacts:
     action_count: int
 
 
+def check_fits(episode: Episode, model: ModelFacts, file: Path) -> None:
+    """Refuse an episode of another game than the model's, and tell the game's author how to go on.
+
+    Raises:
+        EpisodeError: as batch.check_fits does.
+    """
+    try:
+        batch.check_fits(episode, model.state_width, model.action_count)
+    except EpisodeError as error:
+        sizes = f"takes states of {model.state_width} numbers and actions 0 to {model.action_count - 1}"
+        remedy = (
+            "If the game has changed, use another --root to keep both models, or move models, data/archive and "
+            "data/ledger.jsonl elsewhere to start a new one here"
+        )
+        raise EpisodeError(error.reason, error.found, f"{file}, version {model.version}, {sizes}. {remedy}") from None
+
+
 class Intake:
     """Reads waiting files, each once, and judges them.
 
@@ -135,6 +153,7 @@ class Intake:
         self._now = now
         self._monotonic = monotonic
         self._unfinished: dict[str, tuple[Signature, float]] = {}
+        self._refused: dict[str, tuple[float, float]] = {}
         self._deadly: set[str] = set()
         self._unreadable: set[str] = set()
 
@@ -160,6 +179,8 @@ class Intake:
             status = _status_of(path)
             if name in self._deadly:
                 return self._rejected(name, "", None, "the process that read it died three times; a harmless file is needed")
+            if self._needs_time(name, buffer_folder.signature_of(status)):
+                return LeftAlone(name)
             data = _read_patiently(path, self._settings.limits.max_memory_bytes)
         except FileNotFoundError:
             return None
@@ -172,7 +193,8 @@ class Intake:
         except OSError as error:
             if error.errno not in _FAULTS_OF_ONE_FILE and name not in self._unreadable:
                 raise MachineError(f"reading {path}", str(error)) from error
-            return LeftAlone(name, f"{ascii(name)[1:-1]} can't be read: {error}")
+            return self._left_for_later(name, error)
+        self._refused.pop(name, None)
         return self._judge_data(name, data, status, model)
 
     def _judge_data(self, name: str, data: bytes, status: os.stat_result, model: ModelFacts | None) -> Verdict:
@@ -185,9 +207,11 @@ class Intake:
         try:
             episode = episode_file.read(data, self._settings.limits)
             if model is not None:
-                batch.check_fits(episode, model.state_width, model.action_count)
+                check_fits(episode, model, self._paths.model)
         except EpisodeError as error:
-            if error.reason in _MAY_BE_UNFINISHED and not self._stood_still(name, signature):
+            # Some writers reserve the room of a file before they fill it: no archive begins with zeros.
+            unfinished = error.reason in _MAY_BE_UNFINISHED or not data[:4].strip(b"\0")
+            if unfinished and not self._stood_still(name, signature):
                 return LeftAlone(name)
             return self._rejected(name, sha256, signature, f"{error} [{error.reason}]")
         self._unfinished.pop(name, None)
@@ -220,6 +244,19 @@ class Intake:
             reason = f"policy version {played} played it, more than max_version_lag, {limits.max_version_lag}, before the model's"
             return SetAside(name, sha256, signature, STALE, reason)
         return None
+
+    def _left_for_later(self, name: str, error: OSError) -> LeftAlone:
+        """Leave a file that refuses to be read, for longer each time."""
+        shortest, longest = _REFUSED_AGAIN_SECONDS
+        wait_seconds = min(max(shortest, 2 * self._refused.get(name, (0.0, 0.0))[1]), longest)
+        self._refused[name] = self._monotonic() + wait_seconds, wait_seconds
+        return LeftAlone(name, f"{ascii(name)[1:-1]} can't be read: {error}")
+
+    def _needs_time(self, name: str, signature: Signature) -> bool:
+        """Whether there is no point in reading a file now: it refused a moment ago, or is as unfinished as it was."""
+        if self._monotonic() < self._refused.get(name, (0.0, 0.0))[0]:
+            return True
+        return self._unfinished.get(name, (None, 0.0))[0] == signature and not self._stood_still(name, signature)
 
     def _stood_still(self, name: str, signature: Signature) -> bool:
         """Whether an unfinished file has not changed for long enough to be called broken."""

@@ -184,7 +184,8 @@ class Ledger:
 
 
 def _mark(line: Line) -> int:
-    return hash((line["name"], line["sha256"], line["fate"], line.get("reason", "")))
+    # With its place: what is delivered again after it was moved gets another one, and is a delivery of its own.
+    return hash((line["name"], line["sha256"], line["fate"], line.get("reason", ""), line.get("archived_as")))
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:

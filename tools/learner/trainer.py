@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from local_training import batch as batches
 from local_training import buffer_folder, model_store
 from local_training.buffer_folder import DUPLICATE, REJECTED
 from local_training.errors import EpisodeError, ModelError
 from local_training.paths import Paths
 from local_training.settings import Settings
 from tools.learner import generation
+from tools.learner import intake as intakes
 from tools.learner.generation import Generation
 from tools.learner.intake import Accepted, AlreadyTrained, Intake, ModelFacts, SetAside
 from tools.learner.ledger import Ledger
@@ -123,10 +123,11 @@ class Trainer:
         episodes = [item.episode for item in done.accepted]
         width, actions = generation.sizes_of(episodes, self._settings.learning)
         self.present = generation.untrained(width, actions, self._settings.learning)
+        begun = ModelFacts(0, width, actions)
         fitting: list[Accepted] = []
         for item in done.accepted:
             try:
-                batches.check_fits(item.episode, width, actions)
+                intakes.check_fits(item.episode, begun, self._paths.model)
                 fitting.append(item)
             except EpisodeError as error:
                 reason = f"{error} [{error.reason}]"
