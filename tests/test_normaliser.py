@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local_training import normaliser
@@ -12,6 +12,7 @@ from local_training import normaliser
 ROWS = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1.0, 1.0)), min_size=2, max_size=40)
 
 
+@settings(deadline=None)
 @given(ROWS, st.data())
 def test_any_grouping_of_the_rows_gives_the_same(rows, data):
     """Merging parts equals looking at all rows at once."""

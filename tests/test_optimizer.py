@@ -7,7 +7,7 @@ import math
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local_training import optimizer
@@ -38,6 +38,7 @@ def test_a_step_goes_downhill_by_about_the_learning_rate():
     assert weights.dtype == np.float32
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e15, 1e15), min_size=1, max_size=20), st.floats(0.01, 100.0))
 def test_clip_bounds_the_length_and_keeps_the_direction(numbers, longest):
     """A long gradient becomes exactly as long as allowed; a short one stays as it is."""

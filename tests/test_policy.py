@@ -7,7 +7,7 @@ import math
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local_training import policy
@@ -63,6 +63,7 @@ def test_backward_adds_to_what_is_there():
         assert two == pytest.approx(2.0 * one, rel=1e-12)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=6), st.data())
 def test_log_softmax_equals_the_slow_oracle(logits, data):
     """Probabilities are positive where legal, zero elsewhere, and sum to one."""
@@ -118,6 +119,7 @@ def test_network_of_a_vector_is_a_view():
         assert (after == before + np.float32(1.0)).all()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0, 1000.0]), st.sampled_from([1e-3, 1.0, 1e3]))
 def test_folded_network_takes_raw_states(seed, mean_size, scale):
     """Scaling the states first, or folding the scaling into the first layer, gives the same logits."""

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local_training import policy, reinforce
@@ -23,6 +23,7 @@ def episodes(lengths, seed):
     return rng.normal(size=steps), rng.normal(size=steps), np.array(lengths), rng.normal(size=len(lengths))
 
 
+@settings(deadline=None)
 @given(LENGTHS, DISCOUNTS, st.integers(0, 1000))
 def test_returns_to_go_equal_the_slow_oracle(lengths, discount, seed):
     """Episodes behind one another do not leak into each other, whatever their lengths."""
@@ -33,6 +34,7 @@ def test_returns_to_go_equal_the_slow_oracle(lengths, discount, seed):
     assert fast == pytest.approx(oracles.returns_to_go(rewards, discount, lengths, final_values), rel=1e-12, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(LENGTHS, DISCOUNTS, st.sampled_from([0.0, 0.5, 0.95, 1.0]), st.integers(0, 1000))
 def test_gae_equals_the_slow_oracle(lengths, discount, trace, seed):
     """Advantages are those of the recursion, with each episode's own final value."""
