@@ -6,8 +6,6 @@ declaration is checked against the others and against a limit before anything is
 
 from __future__ import annotations
 
-import ast
-import functools
 import io
 import math
 import re
@@ -20,12 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from local_training import npy_header
 from local_training.errors import NpzError
+from local_training.npy_header import NpyHeader
 
 Array = npt.NDArray[Any]
 
 MAX_MEMBERS = 100
-MAX_HEADER_BYTES = 1024
 _MAX_COMMENT_BYTES = 65535
 _END_RECORD = struct.Struct("<4s4H2LH")
 _CENTRAL_ENTRY = struct.Struct("<4s6H3L5H2L")
@@ -33,17 +32,7 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 0x1
 _UNKNOWN_32 = 0xFFFFFFFF
-_DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|U[1-9]\d{0,6})\Z")
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,100}\.npy\Z")
-_NUMPY_HEADER = re.compile(
-    rb"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:0|[1-9]\d{0,15})(?:,|(?:, (?:0|[1-9]\d{0,15}))+))?\), \} *\n"
-)
-"""The header exactly as NumPy writes it."""
-
-_NOISY_LITERAL = re.compile(rb"\\|^[^'\"]*\d[A-Za-z_]|['\"][^'\"]*[ (,]\d+[A-Za-z_]")
-"""What Python's parser would print a warning about on somebody's console: escapes, and numbers that end in letters."""
-
 _UNPACKED_AT_ONCE_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 18
 
@@ -55,14 +44,6 @@ class _Member:
     crc: int
     packed_bytes: int
     declared_bytes: int
-    data_start: int
-
-
-@dataclass(frozen=True)
-class _Header:
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    fortran_order: bool
     data_start: int
 
 
@@ -101,7 +82,7 @@ def read(data: bytes, max_memory_bytes: int, wanted: Collection[str] | None = No
             continue
         small = member.declared_bytes <= _UNPACKED_AT_ONCE_BYTES
         content = _unpack(data, member) if small else None
-        header = _read_header(member.name, content or _unpack(data, member, at_most=12 + MAX_HEADER_BYTES))
+        header = npy_header.read(member.name, content or _unpack(data, member, at_most=npy_header.ENOUGH_BYTES))
         count = math.prod(header.shape)
         budget -= _memory_bytes(member, header, count)
         if budget < 0:
@@ -117,7 +98,7 @@ def read(data: bytes, max_memory_bytes: int, wanted: Collection[str] | None = No
     return arrays
 
 
-def _memory_bytes(member: _Member, header: _Header, count: int) -> int:
+def _memory_bytes(member: _Member, header: NpyHeader, count: int) -> int:
     """What a member takes once it is unpacked, put in order, and copied to float32; a text, copied as it is."""
     unpacked = member.declared_bytes if member.method == _DEFLATED else 0
     reordered = member.declared_bytes if header.fortran_order and len(header.shape) > 1 else 0
@@ -230,60 +211,6 @@ def _refuse_overlaps(members: list[_Member], directory_start: int) -> None:
                 "overlapping-members", f"{member.name} overlaps what lies beside it", "members side by side are needed"
             )
         end_of_last = member.data_start + member.packed_bytes
-
-
-def _read_header(name: str, start: bytes | memoryview) -> _Header:
-    """The header at the start of an .npy, of which `start` holds enough, if it is sound."""
-    version = start[6] if len(start) >= 12 and start[:6] == b"\x93NUMPY" else 0
-    size_bytes = 2 if version == 1 else 4
-    text_start = 8 + size_bytes
-    data_start = text_start + int.from_bytes(start[8:text_start], "little")
-    if version not in (1, 2, 3) or data_start > min(len(start), text_start + MAX_HEADER_BYTES):
-        raise _bad_header(name)
-    text = bytes(start[text_start:data_start])
-    usual = _NUMPY_HEADER.fullmatch(text)
-    if usual is None:
-        return _checked_header(name, _literal(name, text), data_start)
-    descr, order, sizes = usual.groups()
-    shape = tuple([int(size) for size in sizes.split(b",") if size]) if sizes else ()
-    return _checked_header(name, {"descr": descr.decode(), "fortran_order": order == b"True", "shape": shape}, data_start)
-
-
-def _literal(name: str, text: bytes) -> dict[str, Any]:
-    """The header of a writer that spells it in its own way."""
-    if _NOISY_LITERAL.search(text):
-        raise _bad_header(name)
-    try:
-        fields = ast.literal_eval(text.decode("ascii").strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-        raise _bad_header(name) from None
-    if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
-        raise _bad_header(name)
-    return fields
-
-
-def _bad_header(name: str) -> NpzError:
-    return NpzError("bad-header", f"{name} has no sound .npy header", "an array saved by NumPy is needed")
-
-
-def _checked_header(name: str, fields: dict[str, Any], data_start: int) -> _Header:
-    descr, shape, fortran_order = fields["descr"], fields["shape"], fields["fortran_order"]
-    if isinstance(descr, str) and "O" in descr:
-        raise NpzError(
-            "pickled-object", f"{name} holds pickled Python objects", "plain numbers are needed; pickles are never loaded"
-        )
-    if not isinstance(descr, str) or not _DTYPE.match(descr):
-        raise NpzError("wrong-dtype", f"{name} is of type {ascii(descr)[:60]}", "bool, integer, float or text is needed")
-    sound = isinstance(shape, tuple) and len(shape) <= 8 and isinstance(fortran_order, bool)
-    # NumPy can't name an empty array whose other sizes multiply beyond its reach.
-    if not sound or any(type(size) is not int or size < 0 for size in shape) or math.prod(filter(None, shape)) >= 2**58:
-        raise NpzError("bad-header", f"{name} declares the shape {ascii(shape)[:60]}", "a tuple of possible sizes is needed")
-    return _Header(_dtype(descr), shape, fortran_order, data_start)
-
-
-@functools.lru_cache(maxsize=100)
-def _dtype(descr: str) -> np.dtype[Any]:
-    return np.dtype(descr)
 
 
 def _unpack(data: bytes, member: _Member, at_most: int | None = None) -> bytes | memoryview:
