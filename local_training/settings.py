@@ -104,7 +104,9 @@ class LearnerSettings(_Section):
     )
     report_seconds: float = setting(30.0, "Time between two status reports on the console.", above=0.0)
     enable_model_training: bool = setting(True, "Whether episodes are trained on.")
-    enable_replay_analysis: bool = setting(False, "Whether StarCraft II replays are analysed beside the training.")
+    enable_replay_analysis: bool = setting(
+        True, "Whether StarCraft II replays are analysed beside the training, if replays.folder names some."
+    )
     verbose: bool = setting(True, "Whether the learner prints its reports.")
     durability: str = setting(
         "full",

@@ -23,8 +23,12 @@ from local_training.root_lock import LearnerLock
 from local_training.settings import Settings
 from tools import command_line
 from tools.learner import console
+from tools.learner.repeated_task import RepeatedTask
 from tools.learner.stats import EMPTY
 from tools.learner.supervisor import Supervisor
+
+# By name: the learner hands tasks on without knowing what they do, and a game that has no replays loads nothing.
+_REPLAY_TASK = "tools.replay.learner_task:analyse_new"
 
 
 class BackgroundParallelLearner:
@@ -84,6 +88,7 @@ class BackgroundParallelLearner:
         self._lock: LearnerLock | None = None
         self._supervisor: Supervisor | None = None
         self._reporter: _Reporter | None = None
+        self._replays: RepeatedTask | None = None
 
     @property
     def running(self) -> bool:
@@ -108,6 +113,9 @@ class BackgroundParallelLearner:
         self._lock = lock
         self._supervisor = Supervisor(self.settings, _say)
         self._supervisor.start()
+        if self.settings.learner.enable_replay_analysis and self.settings.replays.folder:
+            self._replays = self._replay_analysis()
+            self._replays.start()
         if self.settings.learner.verbose:
             self._reporter = _Reporter(self)
             self._reporter.start()
@@ -118,6 +126,8 @@ class BackgroundParallelLearner:
         if self._reporter is not None:
             self._reporter.stop()
             self._reporter = None
+        if self._replays is not None:
+            self._replays.stop()
         if self._supervisor is not None:
             self._supervisor.stop()
         if self._lock is not None:
@@ -128,7 +138,21 @@ class BackgroundParallelLearner:
         """The newest counts; keys as in tools/learner/stats.py. Costs a copy of a small dict."""
         if self._supervisor is None:
             return {**EMPTY, "max_workers": self.settings.learner.max_workers}
-        return self._supervisor.stats()
+        stats = self._supervisor.stats()
+        if self._replays is not None:
+            stats["replays_analyzed"] += self._replays.done
+            stats["errors"] += self._replays.errors
+        return stats
+
+    def _replay_analysis(self) -> RepeatedTask:
+        # One reader: more would take turns with training on a machine that also runs a game.
+        replays = {**dataclasses.asdict(self.settings.replays), "workers": 1}
+        arguments = {"root": str(self.settings.root), "settings": replays}
+        return RepeatedTask(_REPLAY_TASK, arguments, self.settings.replays.rescan_seconds, self._training_goes_first, _say)
+
+    def _training_goes_first(self) -> bool:
+        """Whether other work should wait: episodes wait, and there is no second worker for it."""
+        return self.settings.learner.max_workers == 1 and self.get_stats()["buffer_file_count"] > 0
 
     def __enter__(self) -> BackgroundParallelLearner:
         self.start()

@@ -178,6 +178,7 @@ class Intake:
         try:
             status = _status_of(path)
             if name in self._deadly:
+                self._deadly.discard(name)  # the next file of this name may be a harmless one
                 return self._rejected(name, "", None, "the process that read it died three times; a harmless file is needed")
             if self._needs_time(name, buffer_folder.signature_of(status)):
                 return LeftAlone(name)

@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from local_training import settings_file
 from local_training.blas_threads import limit_blas_threads
-from local_training.paths import CHECKOUT
+from local_training.paths import CHECKOUT, Paths
 from local_training.settings import Settings
 from tools.learner import child_process, status
 from tools.learner.stats import EMPTY
@@ -28,6 +28,7 @@ STOP_SECONDS = 1.4
 _RESTART_WINDOW_SECONDS = 600.0
 _FIRST_BACK_OFF_SECONDS = 0.2
 _LONGEST_BACK_OFF_SECONDS = 10.0
+_UNSTARTED_BACK_OFF_SECONDS = (0.5, 30.0)
 DEADLY_AFTER = 2
 
 
@@ -96,7 +97,10 @@ class Supervisor:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            exit_code = self._run_worker()
+            process = self._started_patiently()
+            if process is None:
+                break
+            exit_code = self._listen(process)
             with self._lock:
                 self._stats["active_workers"] = 0
             if self._stopping.is_set():
@@ -108,8 +112,30 @@ class Supervisor:
                 return
         status.write(self._settings.paths, "stopped", self.stats())
 
-    def _run_worker(self) -> int:
-        process = self._started()
+    def _started_patiently(self) -> subprocess.Popen[bytes] | None:
+        """Start the worker, as soon as the machine lets us; None when there is no need any more.
+
+        A machine without memory or processes to spare is no fault of the worker's, so it does not count as a death.
+        """
+        wait_seconds, longest = _UNSTARTED_BACK_OFF_SECONDS
+        while not self._stopping.is_set():
+            try:
+                return self._started()
+            except OSError as error:
+                self._in_trouble(f"the worker process can't be started ({error})", wait_seconds)
+            self._stopping.wait(wait_seconds)
+            wait_seconds = min(2 * wait_seconds, longest)
+        return None
+
+    def _in_trouble(self, sentence: str, wait_seconds: float) -> None:
+        with self._lock:
+            self._stats["errors"] += 1
+            self._stats["last_error"] = sentence
+        self._say(f"[WARNING] {sentence}; trying again in {wait_seconds:.1f} s")
+        status.write(self._settings.paths, "waiting", self.stats())
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> int:
+        """Hear what the worker tells until it ends; its exit code."""
         with self._lock:
             self._process = process
             self._former_errors = self._stats["errors"]
@@ -126,10 +152,9 @@ class Supervisor:
 
     def _started(self) -> subprocess.Popen[bytes]:
         paths = self._settings.paths
-        os.makedirs(paths.logs, exist_ok=True)
         environment = child_process.child_environment(dict(os.environ))
         limit_blas_threads(environment)
-        with open(paths.logs / "worker_stderr.txt", "wb") as errors:
+        with _error_file(paths) as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tools.learner.worker"],
                 stdin=subprocess.PIPE,
@@ -160,6 +185,8 @@ class Supervisor:
             return  # the last words of a worker that was killed while it spoke
         kind = event["event"]
         if kind == "reading":
+            # Whoever tells of the next file has survived the last one.
+            self._strikes.pop(self._reading, None)
             self._reading = event["name"]
         elif kind in ("stats", "trouble"):
             self._note(event["stats"])
@@ -200,6 +227,15 @@ class Supervisor:
             self._stats["last_error"] = sentence
         self._say(f"[WARNING] Background learner stopped: {sentence}")
         status.write(self._settings.paths, "failed", self.stats())
+
+
+def _error_file(paths: Paths) -> IO[bytes]:
+    """Where the worker's last words go; nowhere if the logs can't be written, which is no reason not to train."""
+    try:
+        os.makedirs(paths.logs, exist_ok=True)
+        return open(paths.logs / "worker_stderr.txt", "wb")
+    except OSError:
+        return open(os.devnull, "wb")
 
 
 def _last_words(settings: Settings) -> str:

@@ -23,11 +23,12 @@ class Tally:
     last_error: str = ""
     last_batch_time: float | None = None
     left_alone: int = 0
+    """Files that are not ready or can't be read; whoever takes a new look at the buffer sets it back to 0."""
 
     def add(self, done: Round, moment: float) -> None:
         """Count what a round did; `moment` is seconds since 1970."""
         self.seconds += done.seconds
-        self.left_alone = len(done.left_alone)
+        self.left_alone += len(done.left_alone)
         for trouble in done.troubles:
             self.add_error(trouble)
         if done.trained is not None:

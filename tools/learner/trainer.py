@@ -53,7 +53,8 @@ class Trainer:
         intake: Intake,
         announce: Callable[[str], None] = lambda name: None,
     ) -> None:
-        """`announce` is told each file's name before it is read, so that a deadly one can be known by it."""
+        """`announce` is told each file's name before it is read, so that a deadly one can be known by it, and "" after
+        the last one: what happens from then on is no single file's doing."""
         self.present = present
         self.ledger = ledger
         self.settlement = Settlement(paths, settings, ledger)
@@ -117,6 +118,7 @@ class Trainer:
             elif verdict is not None:
                 done.left_alone.append(verdict.name)
                 done.troubles += [verdict.trouble] if verdict.trouble else []
+        self._announce("")
 
     def _begin(self, done: Round) -> None:
         """Make the untrained model for the first batch, and set aside what does not fit it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -24,15 +25,29 @@ class BufferWatcher(FileSystemEventHandler):
         self._folder = folder
         self._hint = hint
         self._observer = Observer()
+        self._watched: tuple[int, int] | None = None
         self.trouble = ""
 
     def start(self) -> None:
         """Begin to watch; if the system refuses, `trouble` says why, and there will be no hints."""
         try:
+            self._watched = self._identity()
             self._observer.schedule(self, str(self._folder))
             self._observer.start()
         except OSError as error:
             self.trouble = f"{self._folder} can't be watched ({error}); it is looked at from time to time instead"
+
+    def sees(self) -> bool:
+        """Whether the folder is still the one that is being watched; a watch dies silently with its folder.
+
+        Raises:
+            OSError: the machine failed; there may be no folder.
+        """
+        return self._identity() == self._watched
+
+    def _identity(self) -> tuple[int, int]:
+        status = os.stat(self._folder)
+        return status.st_dev, status.st_ino
 
     def stop(self) -> None:
         if self._observer.is_alive():

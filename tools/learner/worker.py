@@ -83,6 +83,8 @@ class Worker:
         self._trainer: Trainer | None = None
         self._status_due = 0.0
         self._retention_due = math.inf
+        self._watcher: BufferWatcher | None = None
+        self._known: dict[str, Any] = {}
 
     def stop(self) -> None:
         self._stopping.set()
@@ -94,7 +96,6 @@ class Worker:
         Raises:
             LedgerError: model and ledger contradict each other; a person has to decide.
         """
-        watcher: BufferWatcher | None = None
         rounds = 0
         while not self._stopping.is_set():
             self._hint.clear()
@@ -102,11 +103,7 @@ class Worker:
                 if self._trainer is None:
                     self._open()
                     self._publish("idle")
-                if watcher is None:
-                    watcher = BufferWatcher(self._paths.buffer, self._hint)
-                    watcher.start()
-                    if watcher.trouble:
-                        self._tell("warning", sentence=watcher.trouble)
+                self._watch()
                 busy = self._one_round()
             except ModelError as error:
                 self._trainer = None
@@ -126,8 +123,31 @@ class Worker:
                 self._hint.wait(self._wait_seconds())
                 if self._back_off_seconds:
                     self._stopping.wait(self._back_off_seconds)
-        if watcher is not None:
-            watcher.stop()
+        if self._watcher is not None:
+            self._watcher.stop()
+
+    def wait_for_folder(self) -> None:
+        """Wait until the root can be had: a network drive may be back in a minute."""
+        while not self._stopping.is_set():
+            try:
+                self._paths.data.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                self._in_trouble(f"{type(error).__name__}: {error}")
+                self._stopping.wait(self._back_off_seconds)
+            else:
+                self._back_off_seconds = 0.0
+                return
+
+    def _watch(self) -> None:
+        """See to it that the buffer is watched, also when the folder has been removed and made again."""
+        if self._watcher is not None and self._watcher.sees():
+            return
+        if self._watcher is not None:
+            self._watcher.stop()
+        self._watcher = BufferWatcher(self._paths.buffer, self._hint)
+        self._watcher.start()
+        if self._watcher.trouble:
+            self._tell("warning", sentence=self._watcher.trouble)
 
     def _open(self) -> None:
         trainer, intake = open_trainer(self._paths, self._settings, self._tell, patient=True, careful=self._careful)
@@ -142,8 +162,9 @@ class Worker:
 
     def _one_round(self) -> bool:
         assert self._trainer is not None
-        if not self._settings.learner.enable_model_training or not self._trainer.look():
+        if not self._trainer.waiting():
             self._tally.left_alone = 0
+        if not self._settings.learner.enable_model_training or not self._trainer.look():
             self._back_off_seconds = 0.0
             if time.monotonic() >= self._retention_due:
                 # Opening anew deletes what is above the bounds; now is a good time, as nothing waits.
@@ -151,23 +172,23 @@ class Worker:
             return False
         done = self._trainer.work_on_next()
         self._tally.add(done, time.time())
-        if done.troubles:
-            self._in_trouble(done.troubles[0], count=False)
-        else:
-            self._back_off_seconds = 0.0
+        self._back_off_seconds = 0.0
+        for trouble in done.troubles:
+            self._tell("warning", sentence=f"{trouble}; it is tried again later, and the others go on")
         self._report(done)
         return done.did_something or self._trainer.waiting() > 0
 
     def _report(self, done: Round) -> None:
         if done.did_something:
             for item in done.set_aside:
+                if item.name in self._deadly:
+                    self._deadly.remove(item.name)
                 self._tell("set_aside", name=ascii(item.name)[1:-1], fate=item.fate, reason=item.reason)
             self._tell("stats", stats=self._stats(), batch=dict(done.trained.report) if done.trained else None)
             self._publish("training")
 
-    def _in_trouble(self, sentence: str, *, count: bool = True) -> None:
-        if count:
-            self._tally.add_error(sentence)
+    def _in_trouble(self, sentence: str) -> None:
+        self._tally.add_error(sentence)
         self._back_off_seconds = min(max(0.5, 2 * self._back_off_seconds), LONGEST_BACK_OFF_SECONDS)
         logger.warning("%s; trying again in %.1f s", sentence, self._back_off_seconds)
         self._tell("trouble", sentence=sentence, retry_seconds=self._back_off_seconds, stats=self._stats())
@@ -179,13 +200,15 @@ class Worker:
         return min(rescan, _UNFINISHED_WAIT_SECONDS) if self._tally.left_alone else rescan
 
     def _stats(self) -> dict[str, Any]:
+        """The newest counts; in trouble, those from before it, with the trouble."""
         if self._trainer is None:
-            return {"errors": self._tally.errors, "last_error": self._tally.last_error}
+            return {**self._known, "errors": self._tally.errors, "last_error": self._tally.last_error}
         present = self._trainer.present
         manifest = dict(present.manifest) if present else {}
         waiting = self._trainer.waiting() + self._tally.left_alone
         stats = self._tally.as_stats(self._trainer.ledger, manifest, present.version if present else 0, waiting)
-        return {**stats, "active_workers": 1, "max_workers": self._settings.learner.max_workers}
+        self._known = {**stats, "active_workers": 1, "max_workers": self._settings.learner.max_workers}
+        return self._known
 
     def _publish(self, state: str) -> None:
         """Write the status for monitors, at most twice a second while training flat out."""
@@ -215,7 +238,7 @@ def main() -> int:
     threading.Thread(target=_obey, args=(orders, worker), daemon=True).start()
     lock = RootLock(settings.paths.worker_lock)
     try:
-        settings.paths.data.mkdir(parents=True, exist_ok=True)
+        worker.wait_for_folder()
         if not lock.wait_acquired(_FORMER_WORKER_SECONDS):
             tell("refused", sentence=f"the former worker still holds {settings.paths.worker_lock}", exit_code=3)
             return 3

@@ -1,0 +1,94 @@
+"""The learner's side of a task worker: calls a plain function in a process of its own, again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from local_training.blas_threads import limit_blas_threads
+from local_training.errors import WorkerError
+from local_training.paths import CHECKOUT
+from tools.learner import child_process
+
+
+class TaskProcess:
+    """Starts its process with the first call, and anew when it has died.
+
+    It promises that no process is left after `stop`, and that a waiting call then ends with a WorkerError.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def call(self, function: str, arguments: dict[str, Any]) -> Any:
+        """Run a function in the process and wait for what it returns.
+
+        Args:
+            function: "module:name".
+            arguments: by name; they and the result must fit into JSON.
+
+        Raises:
+            WorkerError: the function raised, or its process died.
+        """
+        process = self._living()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({"function": function, "arguments": arguments}).encode() + b"\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except (OSError, ValueError):
+            answer = b""
+        if not answer:
+            self._end(process)
+            raise WorkerError(f"the process that ran {function} died (exit code {process.returncode})")
+        content = json.loads(answer)
+        if "error" in content:
+            raise WorkerError(content["error"])
+        return content["result"]
+
+    def stop(self) -> None:
+        """Kill the process; tasks are of the kind that may be cut short at any moment."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def close(self) -> None:
+        """Collect the process after `stop`; called by the one thread that calls `call`."""
+        if self._process is not None:
+            self._end(self._process)
+
+    def _living(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopped:
+                raise WorkerError("the learner is stopping")
+            if self._process is None:
+                environment = child_process.child_environment(dict(os.environ))
+                limit_blas_threads(environment)
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "tools.learner.task_worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    cwd=CHECKOUT,
+                    env=environment,
+                    **child_process.apart_from_terminal(),
+                )
+            return self._process
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        with self._lock:
+            self._process = None
