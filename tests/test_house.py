@@ -39,14 +39,16 @@ OPTIONAL_PACKAGES = {
     "ray": r"tools\.learner\.ray_.*",
 }
 
-# Where anything may be caught: at the mains of processes and threads, and where a stranger's environment is called,
-# which may raise what it likes.
+# Where anything may be caught: at the mains of processes and threads, where a stranger's environment is called, which may
+# raise what it likes, and where the self-check goes on with its next check.
 BROAD_EXCEPT_ALLOWED = {
     "tools.command_line",
     "tools.learner.worker",
     "tools.replay.worker",
+    "tools.test_background_training",
     "local_training.games.env_host",
     "local_training.games.env_worker",
+    "local_training.games.fleet",
     "local_training.games.fork_server",
     "local_training.games.resilient_game",
 }
