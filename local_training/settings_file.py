@@ -83,8 +83,21 @@ def _with_sections(settings: Settings, content: Mapping[str, Any], source: str) 
         elif not isinstance(values, dict):
             raise SettingsError(section, values, "keys with values are needed", source)
         else:
-            settings = settings.with_values(source, **{section: values})
+            settings = settings.with_values(source, **{section: _with_numbers(settings, section, values)})
     return settings
+
+
+def _with_numbers(settings: Settings, section: str, values: Mapping[Any, Any]) -> dict[str, Any]:
+    """The values, with texts read as numbers where a number is wanted: to YAML 1e-3 is a text, and 1.0e-3 a number."""
+    floats = {field.name for field in dataclasses.fields(getattr(settings, section)) if field.type == "float"}
+    return {str(key): _number(value) if key in floats else value for key, value in values.items()}
+
+
+def _number(value: object) -> object:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _root(value: object, source: str) -> Path:
@@ -102,7 +115,8 @@ def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Set
                 text = environment.get(variable, "")
                 if text:
                     value = text if field.type == "str" else _parsed(text)
-                    settings = settings.with_values(f"environment variable {variable}", **{section: {field.name: value}})
+                    values = _with_numbers(settings, section, {field.name: value})
+                    settings = settings.with_values(f"environment variable {variable}", **{section: values})
     return settings
 
 

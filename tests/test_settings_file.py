@@ -1,0 +1,148 @@
+"""Files, environment and flags: later wins, and each refusal says where the value was found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from local_training import settings_file
+from local_training.errors import SettingsError
+from local_training.settings import Settings
+
+
+@pytest.fixture
+def config(root: Path) -> Path:
+    return root / "mine.yaml"
+
+
+def test_the_default_file_holds_every_setting_and_its_default():
+    """File and dataclasses are one list: same keys, same values."""
+    content = yaml.safe_load(settings_file.DEFAULT_FILE.read_text(encoding="utf-8"))
+
+    assert not content.pop("root")
+    assert content == settings_file.as_sections(Settings())
+
+
+def test_the_default_file_explains_every_setting():
+    """Each key has its sentence above it; `python docs/make_settings.py` writes the file anew."""
+    words = " ".join(settings_file.DEFAULT_FILE.read_text(encoding="utf-8").replace("#", " ").split())
+
+    for section in settings_file.as_sections(Settings()):
+        for field in dataclasses.fields(getattr(Settings(), section)):
+            assert " ".join(field.metadata["sentence"].split()) in words, f"{section}.{field.name}"
+
+
+def test_any_settings_survive_the_way_through_a_file(config: Path):
+    """As YAML for people, and as the sections that a worker gets; odd values included."""
+    settings = Settings().with_values(
+        "test",
+        learning={"learning_rate": 1e-7, "gamma": 1.0},
+        replays={"folder": "C:\\Replays: neue # ä", "move_analysed_to": "yes"},
+        limits={"max_magnitude": 1e30},
+    )
+    sections = settings_file.as_sections(settings)
+    for dump in (yaml.safe_dump, json.dumps):
+        config.write_text(dump(sections), encoding="utf-8")
+
+        assert settings_file.load(config) == settings
+    assert settings_file.from_sections(settings.root, sections) == settings
+
+
+def test_later_wins(config: Path, root: Path):
+    """Default, then file, then environment, then flags; a flag that was not given changes nothing."""
+    config.write_text("learner: {batch_size: 2, max_workers: 3, max_file_age: 4, report_seconds: 5}", encoding="utf-8")
+    environment = {"LOCAL_TRAINING_LEARNER_MAX_WORKERS": "6", "LOCAL_TRAINING_LEARNER_MAX_FILE_AGE": "7"}
+    flags = {"learner": {"max_file_age": 8.0, "batch_size": None}}
+
+    learner = settings_file.load(config, environment, flags).learner
+
+    assert (learner.batch_size, learner.max_workers, learner.max_file_age, learner.report_seconds) == (2, 6, 8.0, 5.0)
+    assert learner.rescan_seconds == Settings().learner.rescan_seconds
+
+
+def test_the_root_comes_from_file_environment_or_flag(config: Path, root: Path):
+    """In this order; always as an absolute path."""
+    config.write_text(f"root: {root / 'from file'}", encoding="utf-8")
+    environment = {"LOCAL_TRAINING_ROOT": str(root / "from environment")}
+
+    assert settings_file.load(config).root == root / "from file"
+    assert settings_file.load(config, environment).root == root / "from environment"
+    assert settings_file.load(config, environment, root=root / "from flag").root == root / "from flag"
+    assert settings_file.load(environment={"LOCAL_TRAINING_ROOT": "here"}).root == Path.cwd() / "here"
+    assert settings_file.load(environment={"LOCAL_TRAINING_ROOT": ""}).root == Settings().root
+
+
+def test_the_variables_of_the_guides_still_work():
+    """REPLAY_ARCHIVE_DIR and NUM_INSTANCES, and a text stays a text even if it looks like a number."""
+    settings = settings_file.load(environment={"REPLAY_ARCHIVE_DIR": "2026", "NUM_INSTANCES": "4", "UNRELATED": "x"})
+
+    assert (settings.replays.folder, settings.games.instances) == ("2026", 4)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001", "1.0e-3"])
+def test_a_number_may_be_written_in_any_way(text: str, config: Path):
+    """To YAML 1e-3 is a text; to a person it is a number."""
+    config.write_text(f"learning:\n  learning_rate: {text}\n", encoding="utf-8")
+
+    assert settings_file.load(config).learning.learning_rate == 0.001
+    assert settings_file.load(environment={"LOCAL_TRAINING_LEARNING_LEARNING_RATE": text}).learning.learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("learner: {batch_size: 0}", "learner.batch_size is 0; a whole number, at least 1, at most 1000 is needed"),
+        ("learner: {batch_size: '5'}", "learner.batch_size is '5'; a whole number, at least 1"),
+        ("learner: {verbose: 'no'}", "learner.verbose is 'no'; true or false is needed"),
+        ("learner: {durability: maybe}", "learner.durability is 'maybe'; one of full, fast is needed"),
+        ("learning: {gamma: .nan}", "learning.gamma is nan; a number, at least 0.0, at most 1.0 is needed"),
+        ("learning: {gamma: none}", "learning.gamma is 'none'; a number"),
+        ("lerner: {batch_size: 1}", "known sections are root, learner, limits"),
+        ("learner: {batch: 1}", "learner.batch is 1; known keys are batch_size"),
+        ("learner: {1: 1}", "learner.1 is 1; known keys are"),
+        ("learner: 5", "learner is 5; keys with values are needed"),
+        ("learner:", "learner is None; keys with values are needed"),
+        ("root: 5", "root is 5; a path is needed"),
+        ("[1, 2]", "config is 'list'; sections with keys are needed"),
+        ("learner: {batch_size: [", "YAML is needed"),
+        ("!!python/object/apply:os.getcwd []", "YAML is needed"),
+    ],
+)
+def test_a_bad_file_is_refused_by_name(text: str, sentence: str, config: Path):
+    """The sentence names the file, the key, the value and what is allowed, in one line."""
+    config.write_text(text, encoding="utf-8")
+
+    with pytest.raises(SettingsError) as caught:
+        settings_file.load(config)
+
+    assert sentence in str(caught.value) and str(config) in str(caught.value)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_a_file_that_can_not_be_read_is_refused(config: Path):
+    """One that is missing, a folder, or no text."""
+    with pytest.raises(SettingsError, match="a file that can be read is needed"):
+        settings_file.load(config)
+    with pytest.raises(SettingsError, match="a file that can be read is needed"):
+        settings_file.load(config.parent)
+    config.write_bytes(b"\xff\xfe\x00learner")
+    with pytest.raises(SettingsError, match="YAML is needed"):
+        settings_file.load(config)
+
+
+def test_an_empty_file_changes_nothing(config: Path):
+    """A file of comments is a good beginning."""
+    config.write_text("# nothing yet\n", encoding="utf-8")
+
+    assert settings_file.load(config) == Settings()
+
+
+@pytest.mark.parametrize("value", ["many", "1.5", "[", "true"])
+def test_a_bad_variable_is_refused_by_name(value: str):
+    """The message names the variable."""
+    with pytest.raises(SettingsError, match=r"environment variable NUM_INSTANCES: games\.instances is"):
+        settings_file.load(environment={"NUM_INSTANCES": value})
