@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import sys
@@ -124,7 +125,7 @@ class SpaceGame(gymnasium.Env[Any, Any]):
     """Samples its observation space and remembers the action; for any pair of spaces."""
 
     def __init__(self, observation_space: Any, action_space: Any, length: int = 5) -> None:
-        self.observation_space, self.action_space = observation_space, action_space
+        self.observation_space, self.action_space = copy.deepcopy(observation_space), action_space
         self.length, self.steps = length, 0
         self.observation_space.seed(1)
 

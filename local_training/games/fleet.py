@@ -98,6 +98,7 @@ class Fleet:
         self._next_rebuild = 0.0
         self._episodes_at_look = 0
         self._closed = False
+        self._fatal: RestartBudgetError | None = None
         if settings.start_method == "forkserver":
             fork_server.hold()
 
@@ -259,11 +260,7 @@ class Fleet:
     # --- failures
 
     def fail(self, slot: Slot, handle: WorkerHandle, fault: WorkerFault, now: float) -> None:
-        """Kill a worker that is of no more use, take its rows down, and see to a new one.
-
-        Raises:
-            RestartBudgetError: the restarts are spent and `on_exhausted` is "raise", or no env is left.
-        """
+        """Kill a worker that is of no more use, take its rows down, and see to a new one, or give the env up."""
         culprit = handle.culprit(self.block)
         words = fault.trace or handle.last_words()
         handle.kill()
@@ -309,11 +306,7 @@ class Fleet:
         slot.restart_at = now + self.budget.wait_seconds(culprit)
 
     def failed_in_place(self, handle: WorkerHandle, index: int, trace: str, now: float) -> None:
-        """Note an env that failed with an exception and was built anew within its worker.
-
-        Raises:
-            RestartBudgetError: as `fail`.
-        """
+        """Note an env that failed with an exception and was built anew within its worker."""
         row, lines = self.rows[index], trace.strip().splitlines()
         detail = lines[-1] if lines else "no traceback"
         row.state, row.reason, row.fresh_fault = RowState.REBUILT, f"exception: {detail}", True
@@ -340,6 +333,16 @@ class Fleet:
         if self.settings.on_exhausted == "sync" and self.layout is not None:
             self._fall_back(row, error, now)
         elif self.settings.on_exhausted == "raise" or everyone_lost:
+            self._fatal = self._fatal or error
+
+    def raise_if_spent(self) -> None:
+        """Raise what a spent budget leads to, now that every other worker's answer is in.
+
+        Raises:
+            RestartBudgetError: restarts are spent and `on_exhausted` is "raise", or no env is left.
+        """
+        error, self._fatal = self._fatal, None
+        if error is not None:
             raise error
 
     def _fall_back(self, row: Row, error: RestartBudgetError, now: float) -> None:
@@ -350,13 +353,16 @@ class Fleet:
         # A factory may raise anything; it is the cause of the error that says that nothing more can be done.
         try:
             host = LocalHost(self._generations, EnvHost(plan))
-        except Exception as cause:
-            raise error from cause
+        except Exception as cause:  # noqa: BLE001
+            error.__cause__ = cause
+            self._fatal = self._fatal or error
+            return
         host.host.attach(self.block)
         if self.was_reset:
             news = host.host.reset(FIRST_OBSERVATIONS, {row.index: self._first_seed(row.index)}, None)
             if news.faults:
-                raise error
+                self._fatal = self._fatal or error
+                return
             row.first_info, row.first_observation = news.infos.get(row.index, {}), news.observations.get(row.index)
         self.locals.append(host)
         self._give(row, host, now)

@@ -66,7 +66,6 @@ class Gathering:
 
         Raises:
             multiprocessing.TimeoutError: the caller's time is up. Nothing is lost; wait again.
-            RestartBudgetError: restarts are spent.
         """
         start = time.monotonic()
         for handle in pending:
@@ -142,6 +141,7 @@ def wait_until(fleet: Fleet, condition: Callable[[], bool]) -> None:
     """
     while True:
         fleet.pump(time.monotonic())
+        fleet.raise_if_spent()
         if condition():
             return
         starting = [slot.standby.link for slot in fleet.slots if slot.standby is not None and not slot.standby.ready]

@@ -70,17 +70,20 @@ def _ask_all(fleet: Fleet, kind: str, name: str, questions: list[tuple[Any, byte
                 host.expect(kind, time.monotonic() + fleet.settings.call_seconds)
                 asked.append(host)
             except WorkerFault as fault:
-                lost = _give_up(fleet, host, fault)
+                told = _give_up(fleet, host, fault)
+                lost = lost or told
     answers: list[Any] = []
     errors: list[BaseException] = []
     for handle in asked:
         try:
             _, good, value = gathering.answer_of(handle, kind)
         except WorkerFault as fault:
-            lost = _give_up(fleet, handle, fault)
+            told = _give_up(fleet, handle, fault)
+            lost = lost or told
             continue
         handle.expect("", float("inf"))
         (answers if good else errors).append(value)
+    fleet.raise_if_spent()
     if lost is not None:
         raise EnvCallError(name, *lost)
     if errors:

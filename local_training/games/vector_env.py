@@ -143,7 +143,8 @@ class ResilientAsyncVectorEnv(VectorEnv[Any, Any, Any]):
         self._assert_waiting(AsyncState.WAITING_STEP, "step")
         fleet, number = self._fleet, self._step_number
         if self._pending is None:
-            self._pending = self._gathering.quick_step(TOKENS[number])
+            # The quick way has a patience of its own, which a caller's time limit might not grant.
+            self._pending = list(fleet.stepping) if timeout is not None else self._gathering.quick_step(TOKENS[number])
         if self._pending:
             self._gathering.wait(self._pending, "step", number, self.settings.step_seconds, timeout)
         self._state = AsyncState.DEFAULT
@@ -158,6 +159,7 @@ class ResilientAsyncVectorEnv(VectorEnv[Any, Any, Any]):
             self._end_episodes([index for index in done.nonzero()[0].tolist() if index not in unusual], buffer, news, now)
         observations = self._batch(buffer, news.observations)
         infos = self._merge_infos(news.infos)
+        fleet.raise_if_spent()
         block = self._block
         return observations, block.rewards.copy(), block.terminations.copy(), block.truncations.copy(), infos
 
@@ -180,7 +182,9 @@ class ResilientAsyncVectorEnv(VectorEnv[Any, Any, Any]):
         for index in finished:
             row = self._fleet.rows[index]
             self._fleet.count_episode(row)
-            if self.autoreset_mode is AutoresetMode.DISABLED or not self._fleet.hand_over(row, now):
+            # A worker that was not yet asked to hold has begun the next episode already; then this is no border.
+            begun = "final_obs" in news.infos.get(index, {})
+            if begun or self.autoreset_mode is AutoresetMode.DISABLED or not self._fleet.hand_over(row, now):
                 continue
             if self.autoreset_mode is AutoresetMode.SAME_STEP:
                 final = {
@@ -235,6 +239,7 @@ class ResilientAsyncVectorEnv(VectorEnv[Any, Any, Any]):
         for row in self._fleet.rows:
             if row.index not in self._resetting.done:
                 self._filler.keep(row, buffer, news.observations)
+        self._fleet.raise_if_spent()
         return self._batch(buffer, news.observations), self._merge_infos(news.infos)
 
     def _batch(self, buffer: int, observations: dict[int, Any]) -> Any:

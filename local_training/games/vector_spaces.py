@@ -62,7 +62,8 @@ def _batch(observations: list[Any], mode: str | tuple[Any, Any], count: int) -> 
     if mode == "different":
         return observations[0], batch_differing_spaces(observations)
     raise ValueError(
-        f"Invalid `observation_mode`, expected: 'same' or 'different' or tuple of single and batch observation space, actual got {mode}"
+        "Invalid `observation_mode`, expected: 'same' or 'different' or tuple of single and batch observation space, "
+        f"actual got {mode}"
     )
 
 

@@ -26,7 +26,8 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
+_TOKEN_CHUNK = 4096  # a larger buffer would be mapped and unmapped by malloc for every one-byte token
 _F_SETSIG = 10  # Linux; Python's fcntl has no name for it
 _SEND_PATIENCE_SECONDS = 5
 
@@ -136,16 +137,16 @@ class SocketLink:
     def receiver(self, spin_seconds: float) -> Callable[[], bytes]:
         receive, clock, rest = self._end.recv, time.perf_counter, getattr(os, "sched_yield", lambda: None)
         if not spin_seconds:
-            return lambda: receive(_CHUNK)
+            return lambda: receive(_TOKEN_CHUNK)
 
         def spin() -> bytes:
             end = clock() + spin_seconds
             while clock() < end:
                 try:
-                    return receive(_CHUNK, socket.MSG_DONTWAIT)
+                    return receive(_TOKEN_CHUNK, socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     rest()
-            return receive(_CHUNK)
+            return receive(_TOKEN_CHUNK)
 
         return spin
 

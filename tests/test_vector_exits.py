@@ -1,0 +1,159 @@
+"""Every way out leaves nothing behind, and every way in works: scripts without a guard, REPLs, pipes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from vector_fixtures import nothing_left_behind, wait_for  # noqa: F401
+from vector_games import LOOP, STOP, FaultyGame
+
+from local_training.games import ResilientAsyncVectorEnv
+
+TESTS = Path(__file__).resolve().parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+
+
+def is_gone(pid):
+    """Dead; an orphan that nobody reaps counts as gone, as its memory and descriptors are."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.parametrize("state", ["idle", "stopped", "looping", "with a game server"])
+def test_a_killed_parent_takes_its_workers_with_it(method, state):
+    """SIGKILL of the parent ends workers that are idle, stopped or never let go, and what they have started."""
+    script = f"""
+        import os, signal, subprocess, sys, time
+        from vector_games import FaultyGame, LOOP, NORMAL, STOP
+        from local_training.games import ResilientAsyncVectorEnv
+        class WithServer(FaultyGame):
+            def __init__(self):
+                super().__init__()
+                self.server = subprocess.Popen(["sleep", "1000"])
+            def server_pid(self):
+                return self.server.pid
+        make = WithServer if {state!r} == "with a game server" else FaultyGame
+        envs = ResilientAsyncVectorEnv([make, make], start_method={method!r})
+        envs.reset()
+        pids = [worker["pid"] for worker in envs.health()["workers"]]
+        if make is WithServer:
+            pids += envs.call("server_pid")
+        envs.step_async([{{"stopped": STOP, "looping": LOOP}}.get({state!r}, NORMAL)] * 2)
+        print(*pids, flush=True)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == -signal.SIGKILL
+    pids = [int(word) for word in run.stdout.split()]
+    assert len(pids) == (4 if state == "with a game server" else 2)
+    wait_for(lambda: all(is_gone(pid) for pid in pids), 5)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_a_script_without_a_main_guard_runs_once(method, tmp_path):
+    """The caller's main module is never loaded again, though its classes and lambdas are used in the workers."""
+    script = tmp_path / "süß und bitter.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import gymnasium
+        from local_training.games import ResilientAsyncVectorEnv
+        print("main")
+        LENGTH = 5
+        class Mine(gymnasium.Wrapper):
+            def length(self):
+                return LENGTH
+        envs = ResilientAsyncVectorEnv([lambda: Mine(gymnasium.make("CartPole-v1"))] * 2, start_method={method!r})
+        envs.reset(seed=1)
+        envs.step([0, 1])
+        print(envs.call("length"))
+        """),
+        encoding="utf-8",
+    )
+    run = subprocess.run([sys.executable, str(script)], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout == "main\n(5, 5)\n", run.stderr
+    assert not run.stderr
+
+
+def test_a_program_from_standard_input_can_have_workers():
+    """As in a REPL or a notebook, there is no file to load."""
+    program = "import gymnasium\nfrom local_training.games import *\n"
+    program += "envs = ResilientAsyncVectorEnv([lambda: gymnasium.make('CartPole-v1')])\nprint(envs.reset(seed=1)[0].shape)\n"
+    run = subprocess.run(
+        [sys.executable], input=program, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.stdout == "(1, 4)\n", run.stderr
+
+
+@pytest.mark.parametrize("fault", [STOP, LOOP])
+def test_close_ends_workers_that_do_not_listen(fault):
+    """In the midst of a step, within the time the envs get for closing."""
+    envs = ResilientAsyncVectorEnv([FaultyGame] * 2, close_seconds=0.3)
+    envs.reset()
+    envs.step_async([fault, fault])
+    envs.close()
+    assert envs.closed
+    assert not psutil.Process().children()
+
+
+def test_forgetting_a_vector_env_closes_it():
+    """Without close, the garbage collector does it (the fixture sees to the rest)."""
+    envs = ResilientAsyncVectorEnv([FaultyGame] * 2)
+    envs.reset()
+    del envs
+
+
+def test_a_thread_that_ends_does_not_take_its_workers_with_it():
+    """Workers belong to the process, not to the thread that happened to start them."""
+    made = []
+    thread = threading.Thread(target=lambda: made.append(ResilientAsyncVectorEnv([partial(FaultyGame, 0)])))
+    thread.start()
+    thread.join()
+    (envs,) = made
+    envs.reset()
+    assert envs.step([0])[1].tolist() == [1.0]
+    assert envs.health()["failures"] == 0
+    envs.close()
+
+
+def test_a_forked_child_of_the_parent_does_not_keep_workers_alive():
+    """A fork inherits the parent's ends; it closes them, otherwise the workers would never learn of its death."""
+    script = """
+        import os, signal, sys, time
+        from vector_games import FaultyGame
+        from local_training.games import ResilientAsyncVectorEnv
+        envs = ResilientAsyncVectorEnv([FaultyGame])
+        envs.reset()
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+        print(child, envs.health()["workers"][0]["pid"], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    child, worker = (int(word) for word in process.stdout.readline().split())
+    process.wait(10)
+    try:
+        wait_for(lambda: is_gone(worker), 5)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
