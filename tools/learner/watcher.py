@@ -26,6 +26,7 @@ class BufferWatcher(FileSystemEventHandler):
         self._hint = hint
         self._observer = Observer()
         self._watched: tuple[int, int] | None = None
+        self._folder_gone = False
         self.trouble = ""
 
     def start(self) -> None:
@@ -38,12 +39,13 @@ class BufferWatcher(FileSystemEventHandler):
             self.trouble = f"{self._folder} can't be watched ({error}); it is looked at from time to time instead"
 
     def sees(self) -> bool:
-        """Whether the folder is still the one that is being watched; a watch dies silently with its folder.
+        """Whether the folder is still the one that is being watched: a watch dies with its folder, and a new folder
+        may bear the old one's number.
 
         Raises:
             OSError: the machine failed; there may be no folder.
         """
-        return self._identity() == self._watched
+        return self._identity() == self._watched and not self._folder_gone
 
     def _identity(self) -> tuple[int, int]:
         status = os.stat(self._folder)
@@ -55,8 +57,10 @@ class BufferWatcher(FileSystemEventHandler):
             self._observer.join()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type == "deleted" and Path(os.fsdecode(event.src_path)) == self._folder:
+            self._folder_gone = True
+            self._hint.set()
         if event.event_type in _ARRIVALS:
             path = event.dest_path if event.event_type == "moved" else event.src_path
-            text = path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else str(path)
-            if is_episode_name(Path(text).name):
+            if is_episode_name(Path(os.fsdecode(path)).name):
                 self._hint.set()
