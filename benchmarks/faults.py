@@ -23,9 +23,9 @@ import psutil
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent.parent / "tests")]
 
-import vector_games as games
+import vector_games as games  # noqa: E402
 
-from local_training.games import ResilientAsyncVectorEnv
+from local_training.games import ResilientAsyncVectorEnv  # noqa: E402
 
 ENVS = 8
 LONG = 10**9
@@ -34,6 +34,7 @@ LONG = 10**9
 def inject(count: int, seed: int) -> None:
     """Part 1."""
     rng = np.random.default_rng(seed)
+    shared = set(os.listdir("/dev/shm"))
     makers = [partial(games.FaultyGame, number, LONG) for number in range(ENVS)]
     limits = {"step_seconds": 0.5, "memory_limit_bytes": 250 << 20, "restarts_per_env": 10**6, "restarts_in_all": 10**6}
     envs = ResilientAsyncVectorEnv(makers, reduce_after=0, **limits)
@@ -75,7 +76,7 @@ def inject(count: int, seed: int) -> None:
         print(f"  {name:12s} {kinds[name]:4d}  median {statistics.median(back[name]):.3f} s")
     envs.close()
     left = psutil.Process().children(recursive=True)
-    print(f"left behind: {len(left)} processes, {len(os.listdir('/dev/shm'))} files in /dev/shm")
+    print(f"left behind: {len(left)} processes, {len(set(os.listdir('/dev/shm')) - shared)} files in /dev/shm")
 
 
 def run_long(steps: int) -> None:
@@ -94,7 +95,7 @@ def run_long(steps: int) -> None:
             health = envs.health()
             workers = max(worker["memory_bytes"] for worker in health["workers"]) >> 10
             marks.append((total, psutil.Process().memory_info().rss >> 10, len(os.listdir("/proc/self/fd")), workers))
-            print("  steps %8d  parent %6d KiB  descriptors %3d  largest worker %6d KiB" % marks[-1], end="")
+            print("  steps {:8d}  parent {:6d} KiB  descriptors {:3d}  largest worker {:6d} KiB".format(*marks[-1]), end="")
             print(f"  rebuilds {health['preventive_rebuilds']}")
     print(f"{total} steps at {total / (time.perf_counter() - start):.0f} a second, {envs.health()['failures']} failures")
     envs.close()
@@ -112,7 +113,7 @@ def peers() -> None:
                 said.append(f"{doing} works")
             except BaseException as error:  # noqa: BLE001  # whatever it raises is the result
                 said.append(f"{doing}: {type(error).__name__}")
-        left = psutil.Process().children()
+        left = [process for process in envs.processes if process.is_alive()]
         print(f"  Gymnasium Async, {name}: {', '.join(said)}; {len(left)} processes left, closed={envs.closed}")
         envs.closed = True
         for process in left:
