@@ -21,7 +21,6 @@ LONG_FUNCTIONS_SHARE = 0.05
 
 # Modules that are longer than the house allows, and how long they may be at most. This table only ever shrinks.
 LONGER_MODULES = {
-    "local_training.rl_agent": 370,
     "local_training.games.fleet": 440,
     "local_training.games.vector_env": 340,
 }
@@ -43,6 +42,7 @@ OPTIONAL_PACKAGES = {
 # raise what it likes, and where the self-check goes on with its next check.
 BROAD_EXCEPT_ALLOWED = {
     "tools.command_line",
+    "tools.learner.task_worker",
     "tools.learner.worker",
     "tools.replay.worker",
     "tools.test_background_training",
