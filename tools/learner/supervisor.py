@@ -200,7 +200,9 @@ class Supervisor:
     def _note(self, stats: dict[str, Any]) -> None:
         with self._lock:
             errors = self._former_errors + stats["errors"]
-            self._stats.update(stats, errors=errors, worker_restarts=self._restarts)
+            # A new worker has not met an error yet; what the one before died of is still the newest.
+            last_error = stats["last_error"] or self._stats["last_error"]
+            self._stats.update(stats, errors=errors, last_error=last_error, worker_restarts=self._restarts)
 
     def _after_death(self, exit_code: int) -> bool:
         """Say so, and wait before the next start; False when there will be none."""

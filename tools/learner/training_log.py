@@ -45,15 +45,12 @@ class TrainingLog:
             logger.warning("training log not written: %s", error)
 
     def has_version(self, version: int) -> bool:
-        """Whether the end of the log tells of this version; asked after a crash, so that nothing is told twice."""
-        try:
-            with open(self._path, "rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - _TAIL_BYTES))
-                tail = file.read().decode("utf-8", "replace")
-        except OSError:
-            return False
-        return f"{'  Model Version:':<19}{version}\n" in tail
+        """Whether the end of the log tells of this version; asked after a crash, so that nothing is told twice.
+
+        The block before the first one of a log is the last one of the log that was rotated away.
+        """
+        wanted = f"{'  Model Version:':<19}{version}\n"
+        return any(wanted in _tail(path) for path in (self._path, self._path.with_name(f"{self._path.name}.1")))
 
     def _rotate_if_full(self) -> None:
         try:
@@ -66,3 +63,14 @@ class TrainingLog:
             if atomic_files.exists(older):
                 os.replace(older, self._path.with_name(f"{self._path.name}.{number + 1}"))
         atomic_files.retry_while_shared(lambda: os.replace(self._path, self._path.with_name(f"{self._path.name}.1")))
+
+
+def _tail(path: Path) -> str:
+    """The last few blocks of a log; nothing if it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

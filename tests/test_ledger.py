@@ -1,0 +1,198 @@
+"""The ledger: one line for the fate of every file, appended, read back by the next process, checked by its hash chain."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import episodes
+import learner_runs
+import pytest
+from fakes import Failing
+
+from local_training import atomic_files
+from local_training.errors import LedgerError
+from local_training.paths import Paths
+from tools.learner import ledger as ledgers
+from tools.learner.ledger import Ledger
+
+
+def _line(name: str, seq: int = 1, fate: str = "trained", **more: Any) -> dict[str, Any]:
+    return {"seq": seq, "sha256": f"hash of {name}", "name": name, "fate": fate, **more}
+
+
+def _ledger(path: Path, **options: Any) -> Ledger:
+    return Ledger(path, durable=False, **options)
+
+
+@pytest.fixture
+def path(root: Path) -> Path:
+    return root / "ledger.jsonl"
+
+
+def test_what_was_appended_is_read_back(path: Path) -> None:
+    """The next process knows what this one has recorded, in the same order."""
+    lines = [_line("ä ☃\n.npz"), _line("b.npz"), _line("c.npz", fate="stale", reason="too old")]
+    _ledger(path).append(lines)
+
+    read = _ledger(path)
+
+    assert list(ledgers.read_lines(path)) == lines
+    assert read.counts == {"trained": 2, "stale": 1}
+    assert read.trained_as("hash of b.npz") == ("b.npz", 1, "b.npz")
+    assert read.trained_as("hash of c.npz") is None
+    assert path.read_bytes().count(b"\n") == 3
+
+
+def test_a_name_that_is_no_text_survives(path: Path) -> None:
+    """Names of files are bytes on some systems; the ledger gives back the very same ones."""
+    name = os.fsdecode(b"g\xe4me\xff.npz")
+    _ledger(path).append([_line(name)])
+
+    assert [os.fsencode(line["name"]) for line in ledgers.read_lines(path)] == [os.fsencode(name)]
+
+
+def test_the_name_in_the_archive_is_known(path: Path) -> None:
+    """Where an episode is archived under another name, the ledger tells which."""
+    _ledger(path).append([_line("odd name.npz", archived_as="abc.npz")])
+
+    assert _ledger(path).trained_as("hash of odd name.npz") == ("odd name.npz", 1, "abc.npz")
+
+
+def test_an_episode_id_is_known_once_it_was_trained(path: Path) -> None:
+    """Ids of episodes that were set aside don't count: their episode may still come."""
+    _ledger(path).append([_line("a.npz", episode_id="17"), _line("b.npz", fate="rejected", episode_id="18")])
+
+    read = _ledger(path)
+
+    assert (read.sha256_of_id("17"), read.sha256_of_id("18")) == ("hash of a.npz", None)
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_torn_end_is_cut_off(path: Path, cut: int) -> None:
+    """What a crash has left of the last line is removed, and the file goes on as if it had never been there."""
+    ledger = _ledger(path)
+    ledger.append([_line("a.npz")])
+    whole = path.read_bytes()
+    ledger.append([_line("b.npz")])
+    path.write_bytes(path.read_bytes()[:-cut])
+
+    again = _ledger(path)
+
+    assert path.read_bytes() == whole
+    again.append([_line("c.npz")])
+    assert [line["name"] for line in ledgers.read_lines(path)] == ["a.npz", "c.npz"]
+
+
+@pytest.mark.parametrize("rubbish", [b"\0" * 4096, b"\xff\xfe garbage", b"[1, 2]\n", b'{"seq": 1}\n', b"[" * 100_000])
+def test_rubbish_at_the_end_is_cut_off(path: Path, rubbish: bytes) -> None:
+    """A power cut may leave zeros or old disk content behind the last flush."""
+    _ledger(path).append([_line("a.npz")])
+    whole = path.read_bytes()
+    path.write_bytes(whole + rubbish)
+
+    assert _ledger(path).counts["trained"] == 1
+    assert path.read_bytes() == whole
+
+
+def test_damage_between_sound_lines_is_refused(path: Path) -> None:
+    """That is no crash's doing: nothing is cut off, and the message says which line, and what to do."""
+    ledger = _ledger(path)
+    for name in ("a.npz", "b.npz", "c.npz"):
+        ledger.append([_line(name)])
+    damaged = path.read_bytes().replace(b'"name": "b', b'"name: "b')
+    path.write_bytes(damaged)
+
+    with pytest.raises(LedgerError, match=r"line 2 is damaged, with sound lines after it\. Restore the file"):
+        _ledger(path)
+
+    assert path.read_bytes() == damaged
+
+
+def test_nothing_is_remembered_of_an_append_that_failed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory never runs ahead of the disk."""
+    ledger = _ledger(path)
+    monkeypatch.setattr(atomic_files, "append_whole", Failing(atomic_files.append_whole, OSError(28, "disk full")))
+
+    with pytest.raises(OSError, match="disk full"):
+        ledger.append([_line("a.npz")])
+
+    assert ledger.trained_as("hash of a.npz") is None and ledger.counts["trained"] == 0
+    ledger.append([_line("a.npz")])
+    assert ledger.counts["trained"] == 1
+
+
+def test_the_batches_are_told_apart(path: Path) -> None:
+    """Trained lines of one version are one batch, whatever lies between them."""
+    lines = [_line("a.npz", 1), _line("x.npz", 1, "stale"), _line("b.npz", 1), _line("c.npz", 2)]
+
+    found = [(seq, [line["name"] for line in group]) for seq, group in ledgers.groups(lines)]
+
+    assert found == [(1, ["a.npz", "b.npz"]), (2, ["c.npz"])]
+
+
+@pytest.mark.parametrize("change", ["name", "sha256"])
+def test_the_chain_tells_every_change_of_the_past(path: Path, change: str) -> None:
+    """Another name or hash in any line gives another end of the chain."""
+    lines = [_line(f"{number}.npz", 1 + number // 2) for number in range(6)]
+    _ledger(path).append(lines)
+    chain = _ledger(path).chain
+    for number in range(6):
+        forged = [dict(line) for line in lines]
+        forged[number][change] += "x"
+        path.write_bytes(ledgers.encode(forged))
+
+        assert _ledger(path).chain != chain
+
+
+def test_the_chain_begins_anew_at_a_base(path: Path) -> None:
+    """What came before a model that was published by hand plays no part any more."""
+    base = {"version": 4, "chain": "the base"}
+    after = [_line("b.npz", 5, base=base)]
+    chains = []
+    for before in ([_line("a.npz", 4)], [_line("z.npz", 4)]):
+        path.write_bytes(ledgers.encode([*before, *after]))
+        chains.append(_ledger(path).chain)
+
+    assert chains[0] == chains[1] == ledgers.next_chain("the base", 5, after)
+
+
+def test_a_verdict_is_recorded_once_and_each_delivery_is_one(paths: Paths) -> None:
+    """The same broken file delivered three times has three lines; a drain that finds nothing new adds none."""
+    for _ in range(3):
+        (paths.buffer / "broken.npz").write_bytes(b"no archive")
+        for _ in range(2):
+            learner_runs.drain(paths.root)
+
+    lines = [line for line in ledgers.read_lines(paths.ledger) if line["name"] == "broken.npz"]
+    assert len(lines) == 3
+    stored = [line.get("archived_as", line["name"]) for line in lines]
+    assert len(set(stored)) == 3 and all((paths.rejected / name).exists() for name in stored)
+
+
+def test_a_verdict_whose_move_was_cut_short_is_not_recorded_again(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded, then killed before the move: the next start moves the file and adds no second line."""
+    (paths.buffer / "odd name.npz").write_bytes(b"no archive")
+    with monkeypatch.context() as patch:
+        patch.setattr("local_training.buffer_folder.move_out", Failing(lambda *args, **more: None, OSError(5, "cut short")))
+        with pytest.raises(OSError, match="cut short"):
+            learner_runs.drain(paths.root)
+
+    learner_runs.drain(paths.root)
+
+    assert len(list(ledgers.read_lines(paths.ledger))) == 1
+    assert episodes.fates(paths)["buffer"] == []
+
+
+def test_every_line_is_one_json_object_of_plain_ascii(paths: Paths) -> None:
+    """Any program can read it line by line, and no terminal is harmed by showing it."""
+    episodes.write(paths.buffer, "\x1b[31m ü.npz", episode_id="☃\n")
+    (paths.buffer / "broken\n.npz").write_bytes(b"no archive")
+    learner_runs.drain(paths.root)
+
+    raw = paths.ledger.read_bytes()
+
+    assert raw.isascii() and all(byte >= 32 or byte == 10 for byte in raw)
+    assert [set(json.loads(line)) >= {"seq", "sha256", "name", "fate"} for line in raw.splitlines()] == [True, True]
