@@ -1,0 +1,65 @@
+"""The programs in examples/ do what they say, run as a stranger runs them."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from local_training import model_store
+from local_training.paths import CHECKOUT, Paths
+
+EXAMPLES = CHECKOUT / "examples"
+
+
+def _run(cwd: Path, script: Path, *options: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LOCAL_TRAINING", "PYTHONPATH"))}
+    done = subprocess.run(
+        [sys.executable, str(script), *options], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _drain(root: Path) -> None:
+    learner = CHECKOUT / "tools" / "background_parallel_learner.py"
+    _run(root, learner, "--drain", "--quiet", "--durability", "fast", "--root", str(root))
+
+
+def test_an_episode_written_with_plain_numpy_is_trained_on(root: Path) -> None:
+    """Ten lines of numpy are all that a foreign game needs."""
+    for _ in range(3):
+        _run(root, EXAMPLES / "write_episode_plain.py", str(root))
+    _drain(root)
+
+    paths = Paths(root)
+    assert model_store.read(paths.model).manifest["episodes_trained"] == 3
+    assert len(list(paths.archive.glob("*.npz"))) == 3
+    assert not os.listdir(paths.buffer)
+
+
+def test_the_plain_example_imports_nothing_of_ours_and_has_about_ten_lines() -> None:
+    """A stranger sees that no package of ours is needed, and how little it takes."""
+    text = (EXAMPLES / "write_episode_plain.py").read_text("utf-8")
+    tree = ast.parse(text)
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert imported == {"os", "sys", "numpy"}
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    body = [node for node in tree.body if not isinstance(node, (ast.Import, ast.Expr))]
+    assert len(body) <= 10
+
+
+@pytest.mark.slow
+def test_the_existing_loop_gets_better_with_the_learner(root: Path) -> None:
+    """The agent in somebody else's loop plays, is trained from the files, and plays better."""
+    script, returns = EXAMPLES / "play_with_rl_agent.py", []
+    for _ in range(5):
+        said = _run(root, script, "100", "--root", str(root))
+        returns.append(float(said.split("mean return ")[1].split()[0]))
+        _drain(root)
+
+    assert returns[-1] > returns[0] + 1.5, returns

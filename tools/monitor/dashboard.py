@@ -1,0 +1,165 @@
+"""The dashboard of the guides: a snapshot as lines of text, each with its rank for screens that are too small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tools.monitor import life_signs, words
+from tools.monitor.snapshot import FolderFacts, ModelFileFacts, Snapshot
+
+REFRESH_SECONDS = 2.0
+RULE = "=" * 78
+THIN_RULE = "-" * 78
+_COUNTED_LATELY_SECONDS = 3 * REFRESH_SECONDS
+
+ESSENTIAL, USEFUL, DETAIL, _NEWEST_LOG_LINE, DECORATION = 0, 1, 2, 3, 100
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line; of lines that do not fit the screen, those of the highest rank go first."""
+
+    text: str
+    rank: int = ESSENTIAL
+
+
+def lines(snapshot: Snapshot) -> list[Line]:
+    """The whole dashboard, top to bottom."""
+    sections = [
+        _header(snapshot),
+        _folder("BUFFER DIRECTORY (Pending Training)", snapshot.buffer, snapshot.now, _buffer_words(snapshot.buffer)),
+        _folder("ARCHIVE DIRECTORY (Processed)", snapshot.archive, snapshot.now, _archive_words(snapshot.archive)),
+        _model(snapshot.model, _stats(snapshot), snapshot.now),
+        _learner(snapshot),
+        _statistics(snapshot),
+        _log(snapshot),
+    ]
+    shown = [line for section in sections if section for line in (*section, Line("", DECORATION))]
+    footer = f"Refresh Rate: {REFRESH_SECONDS:g} seconds | Press Ctrl+C to stop monitoring"
+    return [*shown, Line(RULE, DECORATION), Line(footer)]
+
+
+def fitted(shown: Sequence[Line], rows: int) -> list[str]:
+    """The texts of the lines that fit on `rows` rows; what does not fit goes by rank, and from the bottom up."""
+    by_worth = sorted(range(len(shown)), key=lambda index: (shown[index].rank, index))
+    return [shown[index].text for index in sorted(by_worth[:rows])]
+
+
+def _header(snapshot: Snapshot) -> list[Line]:
+    return [
+        Line(RULE, DECORATION),
+        Line("BACKGROUND TRAINING LIVE MONITOR"),
+        Line(RULE, DECORATION),
+        Line(f"Monitoring Started: {words.moment(snapshot.started)}", DETAIL),
+        Line(f"Current Time:       {words.moment(snapshot.now)}", USEFUL),
+        Line(f"Uptime:             {words.duration(snapshot.now - snapshot.started)}", DETAIL),
+    ]
+
+
+def _rows(pairs: Iterable[tuple[str, str, int]]) -> list[Line]:
+    return [Line(f"  {key + ':':<14}{value}", rank) for key, value, rank in pairs]
+
+
+def _folder(title: str, folder: FolderFacts, now: float, status: tuple[str, str]) -> list[Line]:
+    sentence, recent_title = status
+    head = [Line(title), *_rows([("Path", words.visible(folder.path), DETAIL)])]
+    if folder.trouble:
+        return [*head, *_rows([("Status", words.visible(folder.trouble), ESSENTIAL)])]
+    count = words.plural(folder.count, "file")
+    if now - folder.looked_at > _COUNTED_LATELY_SECONDS:
+        count += f" (counted {words.ago(folder.looked_at, now)})"
+    total = words.size(folder.total_bytes)
+    if folder.measured < folder.count:
+        total = f"at least {total} ({folder.measured:,} of {folder.count:,} files measured)"
+    facts = [("File Count", count, ESSENTIAL), ("Total Size", total, USEFUL), ("Status", sentence, ESSENTIAL)]
+    recent = [
+        Line(f"    - {words.name(file.name)} ({words.size(file.size_bytes)}, {words.moment(file.modified)})", DETAIL)
+        for file in folder.newest
+    ]
+    return [*head, *_rows(facts), *([Line(f"  {recent_title}:", DETAIL), *recent] if recent else [])]
+
+
+def _buffer_words(folder: FolderFacts) -> tuple[str, str]:
+    if folder.arrived:
+        return f"+{words.plural(folder.arrived, 'new file')} detected!", "Recent Files"
+    return ("no new files since the last look" if folder.count else "empty; nothing waits"), "Recent Files"
+
+
+def _archive_words(folder: FolderFacts) -> tuple[str, str]:
+    if folder.arrived:
+        return f"+{words.plural(folder.arrived, 'file')} archived (training completed)", "Recently Archived"
+    return "nothing archived since the last look", "Recently Archived"
+
+
+def _model(model: ModelFileFacts, stats: Mapping[str, Any], now: float) -> list[Line]:
+    shown = [Line("MODEL STATUS"), *_rows([("Path", words.visible(model.path), DETAIL)])]
+    if model.size_bytes is None or model.modified is None:
+        return [*shown, *_rows([("Status", words.visible(model.trouble), ESSENTIAL)])]
+    version = words.number(stats["model_version"], ",d") if "model_version" in stats else "unknown"
+    return shown + _rows(
+        [
+            ("Status", "Model exists", USEFUL),
+            ("Size", words.size(model.size_bytes), DETAIL),
+            ("Modified", words.moment(model.modified), DETAIL),
+            ("Update", f"Model updated {words.ago(model.modified, now)}!", ESSENTIAL),
+            ("Version", version, ESSENTIAL),
+        ]
+    )
+
+
+def _learner(snapshot: Snapshot) -> list[Line]:
+    stats = _stats(snapshot)
+    shown = [Line("LEARNER"), *_rows([("State", life_signs.state_words(snapshot.status, snapshot.now), ESSENTIAL)])]
+    if not stats:
+        return shown
+    workers = f"{words.number(stats.get('active_workers', 0), 'd')}/{words.number(stats.get('max_workers', 0), 'd')} active"
+    restarts = words.number(stats.get("worker_restarts", 0), "d")
+    errors = words.number(stats.get("errors", 0), "d")
+    error = words.visible(stats.get("last_error") or "none", 400)
+    return shown + _rows(
+        [
+            ("Worker", f"{workers}, {restarts} restarts", USEFUL),
+            ("Errors", errors, USEFUL),
+            ("Last Error", error, ESSENTIAL if stats.get("last_error") else DETAIL),
+        ]
+    )
+
+
+_STATISTICS = (
+    ("Files Processed", "files_processed", ",d"),
+    ("Batch Training Runs", "batches_trained", ",d"),
+    ("Total Samples", "total_samples", ",d"),
+    ("Processing Time", "total_processing_time", ".2f"),
+    ("Average Loss", "avg_loss", ".4f"),
+    ("Last Loss", "last_loss", ".4f"),
+    ("Mean Return", "mean_return", ".4g"),
+    ("Files Skipped (Old)", "files_skipped_old", ",d"),
+    ("Files Rejected", "files_rejected", ",d"),
+    ("Files Duplicate", "files_duplicate", ",d"),
+)
+
+
+def _statistics(snapshot: Snapshot) -> list[Line]:
+    """Two statistics to a line."""
+    stats = _stats(snapshot)
+    cells = [f"{title + ':':<22}{words.number(stats[key], form)}" for title, key, form in _STATISTICS if key in stats]
+    if not cells:
+        return []
+    rows = ["".join(f"  {cell:<36}" for cell in cells[start : start + 2]).rstrip() for start in range(0, len(cells), 2)]
+    return [Line("TRAINING STATISTICS", USEFUL), *(Line(row, USEFUL) for row in rows)]
+
+
+def _log(snapshot: Snapshot) -> list[Line]:
+    shown = [Line("TRAINING LOG (Last 10 lines)", USEFUL)]
+    if not snapshot.log_lines:
+        return [*shown, Line("  nothing logged yet", USEFUL)]
+    count = len(snapshot.log_lines)
+    texts = [f"  {words.visible(text)}" for text in snapshot.log_lines]
+    return shown + [Line(text, _NEWEST_LOG_LINE + count - 1 - index) for index, text in enumerate(texts)]
+
+
+def _stats(snapshot: Snapshot) -> Mapping[str, Any]:
+    stats = (snapshot.status.content or {}).get("stats")
+    return stats if isinstance(stats, Mapping) else {}
