@@ -1,30 +1,21 @@
-"""All workers of a vector env: started, watched, replaced when they fail, renewed before they do.
-
-A slot is a fixed set of envs and the worker that hosts them. A slot may have a second worker, the standby: after a
-failure it takes the rows as soon as it is up, before a preventive rebuild it takes each row when its episode ends.
-"""
+"""All workers of a vector env: started, watched, replaced when they fail, renewed before they do."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import cloudpickle
-import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from local_training.games import fork_server, rows, worker_platform
-from local_training.games.env_host import EnvFactory, EnvHost, HostPlan, News
-from local_training.games.env_worker import FIRST_OBSERVATIONS, Layout, StartOrder
-from local_training.games.health import Failure, HealthTracker
-from local_training.games.restart_budget import RestartBudget
+from local_training.games import rows
+from local_training.games.env_host import EnvHost, HostPlan, News
+from local_training.games.env_worker import FIRST_OBSERVATIONS
+from local_training.games.health import Failure
+from local_training.games.roster import LocalHost, Roster, Slot
 from local_training.games.rows import Row, RowState
-from local_training.games.shared_block import NOBODY, SharedBlock
+from local_training.games.shared_block import NOBODY
 from local_training.games.vector_errors import RestartBudgetError
-from local_training.games.vector_settings import VectorSettings
 from local_training.games.worker_handle import WorkerFault, WorkerHandle, zero_progress
 
 log = logging.getLogger(__name__)
@@ -33,122 +24,26 @@ _PROGRESS_STEPS = 3  # one first observation, one good step, and the step that f
 _LOOK_SECONDS = 1.0
 
 
-@dataclass(eq=False)
-class Slot:
-    """A set of envs and its workers.
-
-    restart_at: when the next worker is to be started, or None.
-    resting: whether it waits for calmer times instead.
-    described: the envs' spaces and metadata, told by the first worker.
-    """
-
-    envs: list[int]
-    handle: WorkerHandle | None = None
-    standby: WorkerHandle | None = None
-    restart_at: float | None = 0.0
-    resting: bool = False
-    failed_at: float | None = None
-    started_at: float = 0.0
-    described: dict[int, Any] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class LocalHost:
-    """An env that has fallen back into this process."""
-
-    generation: int
-    host: EnvHost
-
-
-class Fleet:
-    """The workers and rows of one vector env."""
-
-    def __init__(
-        self, factories: list[EnvFactory], groups: list[list[int]], mode: AutoresetMode, settings: VectorSettings, memory: Any
-    ) -> None:
-        self.factories = [cloudpickle.dumps(factory) for factory in factories]
-        self.mode = mode
-        self.settings = settings
-        self.memory = memory
-        self.slots = [Slot(group) for group in groups]
-        self.rows = [Row(index) for index in range(len(factories))]
-        self.slot_of = {index: slot for slot in self.slots for index in slot.envs}
-        self.attributes: dict[int, dict[str, Any]] = {}
-        self.seeds: list[int | None] = [None] * len(factories)
-        self.was_reset = False
-        self.layout: Layout | None = None
-        self.block: SharedBlock | None = None
-        self.locals: list[LocalHost] = []
-        self.retiring: list[tuple[WorkerHandle, float]] = []
-        self.stepping: list[WorkerHandle] = []
-        self.busy = True
-        self.steps = 0
-        self.budget = RestartBudget(
-            settings.restarts_per_env,
-            settings.restarts_in_all,
-            settings.restart_window_seconds,
-            settings.backoff_seconds,
-            settings.backoff_limit_seconds,
-        )
-        self.tracker = HealthTracker(settings.reduce_after, settings.reduce_window_seconds, settings.calm_seconds)
-        self._generations = NOBODY
-        self._incarnation = 0
-        self._up_since_step = [0] * len(factories)
-        self._next_look = 0.0
-        self._next_rebuild = 0.0
-        self._episodes_at_look = 0
-        self._closed = False
-        self._fatal: RestartBudgetError | None = None
-        if settings.start_method == "forkserver":
-            fork_server.hold()
-
-    # --- starting
-
-    def lay_out(self, layout: Layout) -> None:
-        """Fix the shared memory; workers started from now on attach to it by themselves."""
-        self.memory.resize(layout.byte_count)
-        self.layout = layout
-        self.block = SharedBlock(self.memory.map(layout.byte_count), layout.observation_space, layout.action_space, layout.count)
-
-    def _start(self, slot: Slot, now: float) -> WorkerHandle | None:
-        self._generations += 1
-        envs = {index: self.factories[index] for index in slot.envs}
-        attributes = {index: dict(self.attributes[index]) for index in slot.envs if index in self.attributes}
-        seeds = {index: self._first_seed(index) for index in slot.envs} if self.was_reset else None
-        order = StartOrder(
-            HostPlan(envs, attributes, self._generations, self.mode), self.layout, seeds, self.settings.spin_microseconds * 1e-6
-        )
-        slot.restart_at, slot.resting, slot.started_at = None, False, now
-        try:
-            handle = WorkerHandle(order, self.memory, self.settings.start_method, capture_stderr=self.settings.capture_stderr)
-        except OSError as error:
-            self._charge(slot, slot.envs[0], WorkerFault("start failed", str(error)), "", now)
-            return None
-        handle.stepped_from = self.steps
-        handle.expect("built", now + self.settings.start_seconds)
-        return handle
-
-    def _first_seed(self, index: int) -> int | None:
-        """A seed for a rebuilt env: it must not play again what it has played, and a seeded run shall stay repeatable."""
-        seed = self.seeds[index]
-        if seed is None:
-            return None
-        self._incarnation += 1
-        return int(np.random.SeedSequence([seed, index, self._incarnation]).generate_state(1)[0])
-
-    # --- the turn of events
+class Fleet(Roster):
+    """The workers and rows of one vector env: what fails is replaced, what grows old is renewed."""
 
     def pump(self, now: float) -> None:
         """Move everything on that waits: starts, standbys, retired workers, resting envs. Never waits itself."""
         for slot in self.slots:
             if slot.restart_at is not None and now >= slot.restart_at and slot.standby is None and slot.envs:
-                slot.standby = self._start(slot, now)
+                self._start_standby(slot, now)
             if slot.standby is not None and not slot.standby.ready:
                 self._read_standby(slot, slot.standby, now)
         self._grow(now)
-        self._bury(now)
+        self.bury(now)
         waiting = any(slot.standby is not None or slot.restart_at is not None or slot.resting for slot in self.slots)
         self.busy = waiting or bool(self.retiring) or any(row.state is not RowState.LIVE for row in self.rows)
+
+    def _start_standby(self, slot: Slot, now: float) -> None:
+        try:
+            slot.standby = self.start(slot, now)
+        except OSError as error:
+            self._charge(slot, slot.envs[0], WorkerFault("start failed", str(error)), "", now)
 
     def _read_standby(self, slot: Slot, standby: WorkerHandle, now: float) -> None:
         try:
@@ -212,23 +107,6 @@ class Fleet:
         self.busy = True
         return True
 
-    def count_episode(self, row: Row) -> None:
-        """Note the end of an episode; workers are renewed after a number of them."""
-        self.tracker.episodes += 1
-        if isinstance(row.host, WorkerHandle):
-            row.host.episodes += 1
-
-    def awaited_rows(self) -> list[Row]:
-        """Rows that a restart now under way will bring back."""
-        return [row for row in self.rows if row.state is RowState.DOWN and not self.slot_of[row.index].resting]
-
-    def wake(self, indexes: Iterable[int]) -> None:
-        """Bring resting envs back at once, because somebody asks for them."""
-        for index in indexes:
-            slot = self.slot_of[index]
-            if slot.resting:
-                slot.resting, slot.restart_at = False, 0.0
-
     def _promote(self, slot: Slot, now: float) -> None:
         """Once the standby has every row, it is the slot's worker, and the old one may go."""
         standby = slot.standby
@@ -241,21 +119,6 @@ class Fleet:
             self.retiring.append((slot.handle, now + self.settings.close_seconds))
         slot.handle, slot.standby = standby, None
         self.refresh_stepping()
-
-    def refresh_stepping(self) -> None:
-        """Find anew who has rows to step."""
-        hosts = {id(row.host) for row in self.rows if row.state in (RowState.LIVE, RowState.REBUILT)}
-        self.stepping = [handle for _, handle in self.handles() if id(handle) in hosts]
-
-    def handles(self) -> Iterator[tuple[Slot, WorkerHandle]]:
-        """Every worker that is up, but for the retired."""
-        for slot in self.slots:
-            for handle in (slot.handle, slot.standby):
-                if handle is not None and handle.ready:
-                    yield slot, handle
-
-    def slot_with(self, handle: WorkerHandle) -> Slot:
-        return self.slot_of[handle.envs[0]]
 
     # --- failures
 
@@ -359,7 +222,7 @@ class Fleet:
             return
         host.host.attach(self.block)
         if self.was_reset:
-            news = host.host.reset(FIRST_OBSERVATIONS, {row.index: self._first_seed(row.index)}, None)
+            news = host.host.reset(FIRST_OBSERVATIONS, {row.index: self.first_seed(row.index)}, None)
             if news.faults:
                 self._fatal = self._fatal or error
                 return
@@ -383,7 +246,7 @@ class Fleet:
                 self.fail(slot, handle, WorkerFault("memory", f"{used >> 20} MiB are above the limit"), now)
             elif handle is slot.handle and self._is_due(slot, handle, used, now):
                 log.info("worker to be rebuilt: envs %s, %d episodes, %d MiB", slot.envs, handle.episodes, used >> 20)
-                slot.standby = self._start(slot, now)
+                self._start_standby(slot, now)
                 self.busy = True
 
     def _is_due(self, slot: Slot, handle: WorkerHandle, used: int, now: float) -> bool:
@@ -402,31 +265,3 @@ class Fleet:
                 slot.resting, slot.restart_at = False, now
                 self.tracker.grown(now)
                 return
-
-    def _bury(self, now: float) -> None:
-        for handle, deadline in list(self.retiring):
-            if handle.process.exit_status() is not None or now >= deadline:
-                handle.kill()
-                self.retiring.remove((handle, deadline))
-
-    def shutdown(self, close_seconds: float) -> None:
-        """Close every env, kill what is left, free everything. Safe to call twice."""
-        if self._closed:
-            return
-        self._closed = True
-        workers = [handle for slot in self.slots for handle in (slot.handle, slot.standby) if handle is not None]
-        workers += [handle for handle, _ in self.retiring]
-        for handle in workers:
-            if close_seconds > 0 and not handle.closed:
-                handle.ask_to_close()
-        end = time.monotonic() + close_seconds
-        while time.monotonic() < end and any(not handle.closed and handle.process.exit_status() is None for handle in workers):
-            living = [handle.link for handle in workers if not handle.closed and handle.process.exit_status() is None]
-            worker_platform.wait_readable(living, 0.005)
-            time.sleep(0.001)
-        for handle in workers:
-            handle.kill()
-        for local in self.locals:
-            local.host.close()
-        if self.settings.start_method == "forkserver":
-            fork_server.release()

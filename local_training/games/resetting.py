@@ -10,8 +10,9 @@ import numpy as np
 
 from local_training.games import gathering
 from local_training.games.env_host import News
-from local_training.games.fleet import Fleet, LocalHost
+from local_training.games.fleet import Fleet
 from local_training.games.gathering import Gathering
+from local_training.games.roster import LocalHost
 from local_training.games.rows import Row, RowState
 from local_training.games.worker_handle import WorkerFault, WorkerHandle
 

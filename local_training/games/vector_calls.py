@@ -9,7 +9,8 @@ import cloudpickle
 
 from local_training.games import gathering
 from local_training.games.env_host import News
-from local_training.games.fleet import Fleet, LocalHost
+from local_training.games.fleet import Fleet
+from local_training.games.roster import LocalHost
 from local_training.games.rows import RowState
 from local_training.games.vector_errors import EnvCallError, RestartBudgetError
 from local_training.games.worker_handle import WorkerFault, WorkerHandle
