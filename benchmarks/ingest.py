@@ -31,7 +31,7 @@ STEPS = 100
 
 def rows(quick: bool) -> list[Row]:
     """Three rows: reading and checking alone, and the whole drain with either durability."""
-    files, rounds = (60, 2) if quick else (1000, 5)
+    files, rounds = (60, 2) if quick else (1000, 3)
     with tempfile.TemporaryDirectory(prefix="in gest ") as text:
         folder = Path(text)
         source = folder / "source"

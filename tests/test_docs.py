@@ -20,8 +20,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 README = CHECKOUT / "README.md"
 PAGES = [README, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 
-TESTED_ELSEWHERE = {"replays.md": "test_replay_docs.py"}
-"""Pages whose code needs something prepared, and who prepares it."""
+TESTED_ELSEWHERE = {"replays.md": "test_replay_docs.py", "vector-envs.md": "test_vector_docs.py"}
+"""Pages whose code needs something prepared, and who prepares and runs it."""
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -56,6 +56,12 @@ def test_python_on_the_page_runs(page, tmp_path):
     program = tmp_path / "page.py"
     program.write_text("\n".join(blocks(page, "python")), encoding="utf-8")
     run_python([program.name], tmp_path)
+
+
+def test_pages_tested_elsewhere_are():
+    """No page escapes by being listed only."""
+    for page, test in TESTED_ELSEWHERE.items():
+        assert Path(page).stem in (CHECKOUT / "tests" / test).read_text("utf-8")
 
 
 def test_the_readme_bot_delivers_its_games(tmp_path):
@@ -153,6 +159,14 @@ def test_every_count_is_documented():
     """What get_stats() returns is explained in file-formats.md."""
     text = (CHECKOUT / "docs" / "file-formats.md").read_text("utf-8")
     assert [key for key in EMPTY if f"| `{key}` |" not in text] == []
+
+
+@pytest.mark.slow
+def test_benchmarks_run(tmp_path):
+    """The command of performance.md makes its table."""
+    script = str(CHECKOUT / "benchmarks" / "run_all.py")
+    said = run_python([script, "--quick", "--only", "training_speed", "pickup_latency"], tmp_path).stdout
+    assert "| update, 10 games" in said and "| pick-up latency" in said
 
 
 @pytest.mark.slow
