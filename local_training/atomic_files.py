@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from local_training.paths import PARTIAL_SUFFIX
 
@@ -65,19 +66,8 @@ def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
     Raises:
         OSError: nothing has changed under `path`; a partial file beside it may remain and is overwritten next time.
     """
-    partial = partial_path(path)
-    try:
-        _write_and_replace(partial, path, data, durable=durable)
-    except FileNotFoundError:
-        # A sweep may take the partial file away in the moment between its creation and its mark. Once more, then.
-        _write_and_replace(partial, path, data, durable=durable)
-    if durable:
-        sync_folder(path.parent)
-
-
-def _write_and_replace(partial: Path, path: Path, data: bytes, *, durable: bool) -> None:
-    with open(partial, "wb") as file:
-        mark_as_being_written(file.fileno())
+    file, partial = _open_partial(path)
+    with file:
         file.write(data)
         file.flush()
         if durable:
@@ -85,19 +75,63 @@ def _write_and_replace(partial: Path, path: Path, data: bytes, *, durable: bool)
         if fcntl is not None:
             # Before the file is closed, and with it the mark: else a sweep could take the finished partial away.
             os.replace(partial, path)
-            return
-    retry_while_shared(lambda: os.replace(partial, path))
+    if fcntl is None:
+        retry_while_shared(lambda: os.replace(partial, path))
+    if durable:
+        sync_folder(path.parent)
 
 
-def mark_as_being_written(descriptor: int) -> None:
+def _open_partial(path: Path) -> tuple[BinaryIO, Path]:
+    """Open the partial file of `path` for this writer alone, by another name if another writer is at it."""
+    partial = partial_path(path)
+    file = _take(partial)
+    if file is None:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+        file = open(partial, "xb")  # noqa: SIM115  # the caller closes it
+        mark_as_being_written(file.fileno())
+    return file, partial
+
+
+def _take(partial: Path) -> BinaryIO | None:
+    """Open a partial file, empty; None if another writer has it, or a sweep takes it away at this moment."""
+    if fcntl is None:
+        with contextlib.suppress(OSError):  # what a dead writer left can be removed, what a living one has open can't
+            os.unlink(partial)
+        try:
+            return open(partial, "xb")
+        except FileExistsError:
+            return None
+    # Not emptied before it is ours: a finished one may be getting its final name right now.
+    flags = os.O_WRONLY | os.O_CREAT | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_CLOEXEC")
+    file = open(os.open(partial, flags, 0o666), "wb")  # noqa: SIM115  # the caller closes it
+    try:
+        if mark_as_being_written(file.fileno()) and os.path.samestat(os.fstat(file.fileno()), os.lstat(partial)):
+            file.truncate(0)
+            return file
+    except FileNotFoundError:
+        pass
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return None
+
+
+def mark_as_being_written(descriptor: int) -> bool:
     """Hold a mark on an open file that the kernel takes away when this process dies, however it dies.
 
     Windows needs none: there an open file can't be removed. On a file system without locks there is no mark,
     and `remove_if_abandoned` leaves the file alone.
+
+    Returns:
+        False if somebody else holds the mark.
     """
     if fcntl is not None:
-        with contextlib.suppress(OSError):
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
 
 
 def remove_if_abandoned(path: Path) -> bool:

@@ -63,11 +63,20 @@ def deposit(paths: Paths, arrays: Mapping[str, Any], result: str = "Unknown", *,
         EpisodeError: the arrays make no episode.
         OSError: the machine failed; no learner will see anything of it.
     """
+    return deposit_packed(paths, episode_file.pack(arrays), result, durable=durable)
+
+
+def deposit_packed(paths: Paths, data: bytes, result: str = "Unknown", *, durable: bool = True) -> Path:
+    """Drop the bytes of an episode file into the buffer, as `deposit` does.
+
+    Raises:
+        OSError: the machine failed; no learner will see anything of it.
+    """
     word = re.sub(r"[^A-Za-z0-9]", "", result) or "Unknown"
     name = f"game_{time.strftime('%Y%m%d_%H%M%S')}_{word[:40]}_{secrets.token_hex(4)}{EPISODE_SUFFIX}"
     os.makedirs(paths.buffer, exist_ok=True)
     path = paths.buffer / name
-    episode_file.write(path, arrays, durable=durable)
+    atomic_files.write_atomically(path, data, durable=durable)
     return path
 
 

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from local_training import buffer_folder
+from local_training import buffer_folder, episode_file
 from local_training.paths import Paths
 
 logger = logging.getLogger(__name__)
@@ -30,7 +28,7 @@ class Outbox:
         self._paths = paths
         self._durable = durable
         self._max_waiting_bytes = max_waiting_bytes
-        self._waiting: deque[tuple[dict[str, Any], str]] = deque()
+        self._waiting: deque[tuple[bytes, str]] = deque()
         self.given_up = 0
 
     @property
@@ -44,7 +42,8 @@ class Outbox:
         Raises:
             EpisodeError: the arrays make no episode.
         """
-        self._waiting.append((dict(arrays), result))
+        # Packed at once: what is no episode must be refused now, not when the disk is back.
+        self._waiting.append((episode_file.pack(arrays), result))
         path = self.retry()
         while self._waiting and self._waiting_bytes() > self._max_waiting_bytes:
             self._waiting.popleft()
@@ -56,17 +55,14 @@ class Outbox:
         """Deposit what waits, oldest first; the path of the last one if none is left waiting."""
         path = None
         while self._waiting:
-            arrays, result = self._waiting[0]
+            data, result = self._waiting[0]
             try:
-                path = buffer_folder.deposit(self._paths, arrays, result, durable=self._durable)
+                path = buffer_folder.deposit_packed(self._paths, data, result, durable=self._durable)
             except OSError as error:
                 logger.warning("%d episodes wait in memory: %s", len(self._waiting), error)
                 return None
-            except ValueError:
-                self._waiting.popleft()
-                raise
             self._waiting.popleft()
         return path
 
     def _waiting_bytes(self) -> int:
-        return sum(sum(value.nbytes for value in arrays.values() if isinstance(value, np.ndarray)) for arrays, _ in self._waiting)
+        return sum(len(data) for data, _ in self._waiting)

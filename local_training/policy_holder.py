@@ -1,0 +1,184 @@
+"""The policy that an agent plays with: picked up from the model file when that is newer, trained and saved on request."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from local_training import atomic_files, learning, model_store, policy
+from local_training.episode import Episode
+from local_training.errors import AnotherLearnerError, ModelError, ModelMissingError
+from local_training.learning import BatchReport, TrainingState
+from local_training.model_store import FORMAT, POLICY_KEYS, Model
+from local_training.paths import Paths
+from local_training.policy import Network
+from local_training.root_lock import LearnerLock
+from local_training.settings import LearningSettings
+
+logger = logging.getLogger(__name__)
+
+GUIDE_ACTIONS = ("ECONOMY", "AGGRESSIVE", "DEFENSIVE", "TECH", "ALL_IN")
+"""What the guides' bots can do; the actions of an agent to whom nobody names others."""
+
+_GUIDE_STATE_WIDTH = 15
+_NEW_GAME = "give the game a root of its own, or move the old model away to start a new one"
+
+
+class PolicyHolder:
+    """Holds one policy and knows whether a newer one lies in the model file.
+
+    It promises that a missing, broken or foreign model never takes the present policy away. It does not promise that
+    what it has trained is kept: the next newer model replaces it.
+
+    Attributes:
+        model_path: the file that is watched.
+        settings: of learning, for `train` and for a policy made anew.
+        action_labels: what the actions are called; empty until somebody says so.
+        version: of the model that the policy came from; 0 for one made anew.
+    """
+
+    def __init__(
+        self, paths: Paths, model_path: Path, settings: LearningSettings, action_labels: Sequence[str], state_width: int | None
+    ) -> None:
+        self.model_path = model_path
+        self.settings = settings
+        self.action_labels = list(action_labels)
+        self.version = 0
+        self._paths = paths
+        self._state_width = state_width
+        self._network: Network | None = None
+        self._training_state: TrainingState | None = None
+        self._unsaved_training = False
+        self._signature: model_store.Signature | None = None
+
+    def refresh(self) -> bool:
+        """Pick up a newer model; True if there was one. Costs one stat() if there is not."""
+        try:
+            found = model_store.signature(self.model_path)
+            if found is None or found == self._signature:
+                return False
+            self._adopt(model_store.read(self.model_path, POLICY_KEYS))
+        except ModelError as error:
+            # It won't get better by itself: read, and complained about, once.
+            self._signature = found
+            logger.warning("going on with version %d of the policy: %s", self.version, error)
+            return False
+        except (ModelMissingError, OSError) as error:
+            logger.warning("going on with version %d of the policy: %s", self.version, error)
+            return False
+        self._signature = found
+        return True
+
+    def network(self, width: int) -> Network:
+        """The present policy; one made anew for states of this width if there is none yet."""
+        return self._network if self._network is not None else self._new_network(width)
+
+    def train(self, episodes: Sequence[Episode]) -> BatchReport:
+        """Learn from episodes, here and now.
+
+        Raises:
+            EpisodeError: one is of another game than the policy's.
+            ModelMissingError, ModelError: the policy came from a model file, and the rest of that can't be read now.
+        """
+        state = self._state_to_train(episodes[0].state_width)
+        state, report = learning.learn(state, episodes, self.settings, state.updates + 1)
+        self._training_state = state
+        self._network = state.policy
+        self._unsaved_training = True
+        return report
+
+    def save(self, target: Path) -> bool:
+        """Write the model; False, and said why, if the learner of the root is the one who writes there.
+
+        Raises:
+            OSError, BackgroundTrainingError: nothing that a reader can load was written.
+        """
+        if target == self._paths.model:
+            return self._save_shared(target)
+        return self._write(target, self.version)
+
+    def _adopt(self, model: Model) -> None:
+        """Play with this model from now on.
+
+        Raises:
+            ModelError: it is of another game.
+        """
+        needed_width = self._state_width
+        if needed_width is not None and model.state_width != needed_width:
+            found = f"its policy takes states of {model.state_width} numbers"
+            raise ModelError(str(self.model_path), found, f"this game's have {needed_width}; {_NEW_GAME}")
+        if self.action_labels and model.action_count != len(self.action_labels):
+            found = f"its policy knows {model.action_count} actions"
+            raise ModelError(str(self.model_path), found, f"this game has {len(self.action_labels)}; {_NEW_GAME}")
+        self.action_labels = self.action_labels or _labels(model)
+        self._state_width = model.state_width
+        self._network = Network(*(np.asarray(model.arrays[key], np.float32) for key in POLICY_KEYS))
+        self.version = model.version
+        self._training_state = None
+        self._unsaved_training = False
+
+    def _new_network(self, width: int) -> Network:
+        self.action_labels = self.action_labels or list(GUIDE_ACTIONS)
+        self._state_width = self._state_width or width
+        self._training_state = learning.new_state(self._state_width, len(self.action_labels), self.settings)
+        self._network = self._training_state.policy
+        return self._network
+
+    def _state_to_train(self, width: int) -> TrainingState:
+        self.network(width)
+        if self._training_state is None:
+            model = model_store.read(self.model_path)
+            self._training_state = learning.from_arrays(model.arrays, str(self.model_path))
+        return self._training_state
+
+    def _save_shared(self, target: Path) -> bool:
+        if not self._unsaved_training and model_store.signature(target) is not None:
+            model_store.read(target, POLICY_KEYS)
+            return True
+        for folder in (self._paths.root, self._paths.data, self._paths.models):
+            os.makedirs(folder, exist_ok=True)
+        lock = LearnerLock(self._paths)
+        try:
+            lock.acquire()
+        except AnotherLearnerError as error:
+            logger.warning("%s not written: its learner trains on this agent's episodes (%s)", target, error)
+            return False
+        try:
+            return self._write(target, self._next_version(target))
+        finally:
+            lock.release()
+
+    def _next_version(self, target: Path) -> int:
+        try:
+            there = model_store.read(target, POLICY_KEYS).version
+        except (ModelMissingError, ModelError):
+            there = 0
+        return max(there, self.version) + 1
+
+    def _write(self, target: Path, version: int) -> bool:
+        self.network(self._state_width or _GUIDE_STATE_WIDTH)
+        if self._training_state is None:
+            data = model_store.read_bytes(self.model_path)
+        else:
+            manifest = {"format": FORMAT, "activation": policy.ACTIVATION, "action_names": self.action_labels}
+            manifest["hyper_parameters"] = dataclasses.asdict(self.settings)
+            data = model_store.pack(learning.to_arrays(self._training_state), version, manifest)
+        os.makedirs(target.parent, exist_ok=True)
+        atomic_files.write_atomically(target, data, durable=True)
+        model_store.read(target, POLICY_KEYS)
+        if target == self.model_path:
+            self._signature = model_store.signature(target)
+            self.version = version
+            self._unsaved_training = False
+        return True
+
+
+def _labels(model: Model) -> list[str]:
+    if not model.manifest.get("action_names") and model.action_count == len(GUIDE_ACTIONS):
+        return list(GUIDE_ACTIONS)
+    return list(model.action_names)
