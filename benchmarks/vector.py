@@ -2,7 +2,8 @@
 
 Three workloads: CartPole-v1 x 8 (cheap steps), images of 384x260x3 with 1 ms of work x 8, and a game server that answers
 in 2 ms x 16 (pure waiting). For each: the raw limit (one process per core, or per env where it waits, with no
-communication at all), Gymnasium's Sync and Async, and ours. Rounds are interleaved, the medians are printed.
+communication at all), Gymnasium's Sync and Async, and ours. Rounds are interleaved, the medians are printed. The last
+column, processor time per env step of all processes together, depends little on who else uses the machine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import psutil
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
@@ -121,6 +123,12 @@ def half_rate(halves: HalfBatches, actions: np.ndarray, seconds: float) -> float
     return steps * actions.shape[1] / (time.perf_counter() - start)
 
 
+def processor_seconds() -> float:
+    """What this process and its workers have used; idle contenders add nothing."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
 def compare(name: str, seconds: float, rounds: int) -> None:
     """Run one workload and print its table."""
     make, count, action_count = WORKLOADS[name]
@@ -138,18 +146,22 @@ def compare(name: str, seconds: float, rounds: int) -> None:
     }
     halves = HalfBatches(makers, num_workers=count if waits else usable_cores(), rebuild_episodes=0, copy=False)
     results: dict[str, list[float]] = {}
+    costs: dict[str, list[float]] = {}
     for _ in range(rounds):
         results.setdefault("raw limit", []).append(raw_limit(make, action_count, count if waits else usable_cores(), seconds))
         for label, envs in contenders.items():
+            used = processor_seconds()
             results.setdefault(label, []).append(rate(envs, actions, seconds))
+            costs.setdefault(label, []).append((processor_seconds() - used) / (results[label][-1] * seconds) * 1e6)
         results.setdefault("ours, half batches", []).append(half_rate(halves, actions, seconds))
     for envs in (*contenders.values(), halves):
         envs.close()
     medians = {label: statistics.median(values) for label, values in results.items()}
-    print(f"\n{name:24s} {'steps/s':>9s} {'of raw':>7s} {'of Async':>8s} {'of Sync':>8s}")
+    print(f"\n{name:24s} {'steps/s':>9s} {'of raw':>7s} {'of Async':>8s} {'of Sync':>8s} {'CPU us/step':>12s}")
     for label, value in medians.items():
         ratios = (value / medians[other] for other in ("raw limit", "Gymnasium Async", "Gymnasium Sync"))
-        print("{:24s} {:9.0f} {:7.2f} {:8.2f} {:8.2f}".format(label, value, *ratios))
+        cost = f"{statistics.median(costs[label]):12.1f}" if label in costs else ""
+        print("{:24s} {:9.0f} {:7.2f} {:8.2f} {:8.2f} {}".format(label, value, *ratios, cost).rstrip())
 
 
 def main() -> None:
