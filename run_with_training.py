@@ -23,6 +23,7 @@ from tools.learner import console
 REPORT_EVERY_GAMES = 5
 LAST_BATCHES_SECONDS = 10.0
 STALLED_SECONDS = 5.0
+FIRST_COUNTS_SECONDS = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,7 +98,7 @@ class _Session:
         self._curve = learning_curve
         self._returns: list[float] = []
         self._deposited = 0
-        self._first_fates = self._fates()
+        self._first_fates = 0
         self._progress_at = time.monotonic()
 
     def run(self) -> int:
@@ -112,6 +113,7 @@ class _Session:
         )
         with progress.display(self._options.games, quiet=self._options.quiet) as show:
             try:
+                self._first_fates = self._fates_before()
                 for result in players.play(order, self._numbers(), self._settings.games.instances, self._may_go_on):
                     self._log.add(result)
                     self._returns.append(result.episode_return)
@@ -143,6 +145,18 @@ class _Session:
         return behind < lead * self._settings.games.instances or time.monotonic() - self._progress_at > STALLED_SECONDS
 
     _last_fates = -1
+
+    def _fates_before(self) -> int:
+        """Fates of former runs, once the worker has read them from the root's records.
+
+        Otherwise they would count as this run's as soon as it has: nobody would wait for the last batches then.
+        """
+        deadline = time.monotonic() + FIRST_COUNTS_SECONDS
+        while self._learner is not None and self._learner.running and time.monotonic() < deadline:
+            if self._learner.get_stats()["active_workers"]:
+                break
+            time.sleep(0.01)
+        return self._fates()
 
     def _fates(self) -> int:
         """Episodes of which the learner knows what became."""
