@@ -138,9 +138,7 @@ def _counted(state: TrainingState, report: BatchReport, refused: int) -> Trainin
     )
 
 
-def _report(
-    episodes: Sequence[Episode], settings: LearningSettings, version: int, tally: Tally, refused: int
-) -> BatchReport:
+def _report(episodes: Sequence[Episode], settings: LearningSettings, version: int, tally: Tally, refused: int) -> BatchReport:
     steps = sum(episode.steps for episode in episodes)
     lags = [max(version - 1 - episode.policy_version, 0) for episode in episodes if episode.policy_version is not None]
     samples, lessons = max(tally.samples, 1), max(tally.lessons, 1)

@@ -185,9 +185,7 @@ class _Lesson:
         """The state with the trained weights, and the policy made from them."""
         begun, observations = self.begun, self.begun.observations
         published = policy.folded(begun.actor_network(self.actor.weights), observations.mean, observations.inverse_scale)
-        return dataclasses.replace(
-            begun, policy=published, actor=self.actor, critic=self.critic, advantages=self.advantages
-        )
+        return dataclasses.replace(begun, policy=published, actor=self.actor, critic=self.critic, advantages=self.advantages)
 
     def _material(self, batch: Batch, trace: float) -> Material:
         settings = self.settings

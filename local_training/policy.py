@@ -177,9 +177,7 @@ def probabilities(network: Network, states: Array, mask: Array | None = None) ->
     return np.exp(log_softmax(forward(network, np.atleast_2d(states)).outputs, mask)).reshape(*states.shape[:-1], -1)
 
 
-def choose(
-    network: Network, state: Array, mask: Array | None, rng: np.random.Generator, greedy: bool = False
-) -> Choice:
+def choose(network: Network, state: Array, mask: Array | None, rng: np.random.Generator, greedy: bool = False) -> Choice:
     """Choose an action for one state [S] float32: drawn from the policy, or its likeliest when `greedy`.
 
     This is the path of a running game: no checks on arrays, and plain floats once the logits are there, as NumPy's

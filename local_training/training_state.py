@@ -183,9 +183,7 @@ class _Reader:
         return np.ascontiguousarray(values, dtype)
 
     def trainable(self, name: str, size: int) -> Trainable:
-        weights, first, second = (
-            self.floats(f"{name}_{part}", (size,)) for part in ("weights", "first_moment", "second_moment")
-        )
+        weights, first, second = (self.floats(f"{name}_{part}", (size,)) for part in ("weights", "first_moment", "second_moment"))
         return Trainable(weights, Moments(first, second, self._count(f"{name}_optimizer_steps")))
 
     def normaliser(self, name: str, width: int) -> Normaliser:

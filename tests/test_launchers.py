@@ -40,8 +40,6 @@ exit ${RUN_EXIT:-0}
 needs_sh = pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
 
 
-
-
 class Sandbox:
     """A copy of the launchers in an awkward folder, with nothing but a few tools and perhaps a Python in reach."""
 

@@ -289,9 +289,7 @@ def test_an_update_that_would_break_the_policy_changes_nothing_but_counters():
 
     assert report.refused == "1 of 1 games would have made a number infinite or NaN"
     assert (after.updates, after.refused_updates, after.episodes) == (2, 1, 2)
-    restored = dataclasses.replace(
-        after, updates=state.updates, refused_updates=0, episodes=state.episodes, steps=state.steps
-    )
+    restored = dataclasses.replace(after, updates=state.updates, refused_updates=0, episodes=state.episodes, steps=state.steps)
     assert same(restored, state)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from local_training import episode_file
 from local_training.paths import CHECKOUT, Paths
 
-OLD_BOT = '''
+OLD_BOT = """
 import json
 import os
 import sys
@@ -70,7 +70,7 @@ said["trained"] = agent.train_from_batch(experiences)
 said["saved_model"] = agent.save_model()
 said["actions"], said["ended"] = actions, ended
 print("SAID " + json.dumps(said))
-'''
+"""
 
 
 def _play(root: Path, folder: Path) -> tuple[dict, list[str], str]:

@@ -42,9 +42,7 @@ def test_gae_equals_the_slow_oracle(lengths, discount, trace, seed):
 
     fast = reinforce.gae(rewards, values, lengths, final_values, discount, trace)
 
-    assert fast == pytest.approx(
-        oracles.gae(rewards, values, lengths, final_values, discount, trace), rel=1e-11, abs=1e-11
-    )
+    assert fast == pytest.approx(oracles.gae(rewards, values, lengths, final_values, discount, trace), rel=1e-11, abs=1e-11)
 
 
 @pytest.mark.parametrize("discount", [0.9, 0.99, 0.9999, 1.0])

@@ -67,12 +67,7 @@ def without_duplicates(results: Iterable[ReplayResult]) -> tuple[list[ReplayResu
 
 def learnt_players(results: Iterable[ReplayResult]) -> list[Learnt]:
     """The players that replays without duplicates teach us."""
-    return [
-        Learnt(result, player)
-        for result in results
-        for player in result["players"]
-        if result["verdict"] == verdict.LEARN
-    ]
+    return [Learnt(result, player) for result in results for player in result["players"] if result["verdict"] == verdict.LEARN]
 
 
 def summarise(results: Iterable[ReplayResult], files: Mapping[str, int], without_content: Mapping[str, int]) -> dict[str, Any]:

@@ -212,7 +212,7 @@ class WorkerPool:
         path = worker.job
         self._replace(worker)
         if path is None and not worker.ready:
-            raise WorkerError(f"a worker ended while starting; \"{sys.executable} -m tools.replay.worker\" shows why")
+            raise WorkerError(f'a worker ended while starting; "{sys.executable} -m tools.replay.worker" shows why')
         if path is None:
             return
         self._tries[path] = self._tries.get(path, 0) + 1
