@@ -145,8 +145,8 @@ def test_a_game_with_one_action_changes_no_probability():
     assert policy.probabilities(state.policy, game.states[0]).tolist() == [1.0]
 
 
-def test_how_files_fall_into_batches_hardly_matters():
-    """One lesson per episode: ten games at once move the policy about as far as one by one."""
+def test_ten_games_at_once_take_as_many_gradient_steps_as_one_by_one():
+    """One lesson per episode: the same count of steps, and the policy moves about as far."""
     games = [episode(30, seed) for seed in range(10)]
     start = fresh_state()
     at_once, report = learning.learn(start, games, SETTINGS, 1)
