@@ -73,8 +73,8 @@ def learn(
     """Make the next training state from a batch of episodes, one lesson per episode in their order.
 
     A pure function: the same arguments give the same bits. A lesson per episode, so that the number of gradient steps
-    does not depend on how files happened to fall into batches. Episodes that record log-probabilities are gone through several times
-    with importance weights, together with old ones; the others once, as plain REINFORCE with a baseline.
+    does not depend on how files happened to fall into batches. Episodes that record log-probabilities are gone through
+    several times with importance weights, together with old ones; the others once, as plain REINFORCE with a baseline.
 
     Args:
         state: the state of version `version - 1`; it is not changed.
