@@ -166,17 +166,47 @@ def _arrive(paths: Paths, departure: Departure, *, durable: bool) -> bool:
     try:
         status = os.lstat(source)
     except FileNotFoundError:
+        # Moved before; or somebody has taken it away, and what was trained on must not be missing in the archive.
+        _archive_from_memory(departure, target, durable=durable)
         return False
-    if departure.signature is not None and signature_of(status) != departure.signature:
-        # The name belongs to a newer file now, which waits for its own turn; ours lives on in memory only.
-        if departure.data is not None and not atomic_files.exists(target):
-            atomic_files.write_atomically(target, departure.data, durable=durable)
+    if not _is_the_one(departure, status):
+        _archive_from_memory(departure, target, durable=durable)
         return False
-    if not durable:
-        atomic_files.move(source, target)
-        return False
+    try:
+        linked = durable and _linked(source, target, status)
+        if not linked:
+            atomic_files.move(source, target)
+        # Looked at again under a name that nobody replaces: the old one may have been given away since the first look.
+        arrived = _is_the_one(departure, os.lstat(target))
+    except FileNotFoundError:
+        if departure.data is None:
+            raise
+        arrived = linked = False
+    else:
+        if not arrived:
+            _give_back(target, source)
+    if not arrived:
+        _archive_from_memory(departure, target, durable=durable)
+    return linked and arrived
+
+
+def _is_the_one(departure: Departure, status: os.stat_result) -> bool:
+    return departure.signature is None or signature_of(status) == departure.signature
+
+
+def _archive_from_memory(departure: Departure, target: Path, *, durable: bool) -> None:
+    """Write the file's bytes where it should have moved: its old name belongs to a newer file now, or to none."""
+    if departure.data is not None and not atomic_files.exists(target):
+        atomic_files.write_atomically(target, departure.data, durable=durable)
+
+
+def _linked(source: Path, target: Path, status: os.stat_result) -> bool:
+    """Give the file a second name; False where the disk knows no such thing.
+
+    Raises:
+        FileExistsError: the name is taken by another file.
+    """
     if stat.S_ISDIR(status.st_mode):
-        atomic_files.move(source, target)
         return False
     try:
         os.link(source, target, follow_symlinks=False)
@@ -186,9 +216,16 @@ def _arrive(paths: Paths, departure: Departure, *, durable: bool) -> bool:
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_HARD_LINKS:
             raise
-        atomic_files.move(source, target)
         return False
     return True
+
+
+def _give_back(target: Path, source: Path) -> None:
+    """Return a newer file to its name in the buffer; if a still newer one has that, it would have been replaced anyway."""
+    try:
+        atomic_files.move(target, source)
+    except FileExistsError:
+        atomic_files.remove_if_there(target)
 
 
 def _leave(source: Path, target: Path) -> None:

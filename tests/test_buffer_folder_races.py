@@ -1,0 +1,143 @@
+"""Producers, a mover and a listing in a loop, all in processes of their own: nothing is lost, nothing is torn."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import episodes
+from conftest import wait_until
+
+from local_training import buffer_folder, episode_file
+from local_training.buffer_folder import TRAINED, Departure
+from local_training.errors import EpisodeError
+from local_training.paths import CHECKOUT, Paths
+
+PRODUCER = """
+import sys
+from pathlib import Path
+import numpy as np
+from local_training import buffer_folder
+from local_training.paths import Paths
+paths, first, count = Paths(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
+for number in range(first, first + count):
+    rewards = np.full(5, number, np.float32)
+    arrays = {"states": np.zeros((5, 2)), "actions": np.zeros(5, int), "rewards": rewards}
+    buffer_folder.deposit(paths, arrays, "Victory", durable=False)
+"""
+
+OVERWRITER = """
+import os, sys
+from pathlib import Path
+path = Path(sys.argv[1])
+for number in range(300):
+    partial = path.with_name(".mine.part")
+    partial.write_bytes(b"%d" % number)
+    os.replace(partial, path)
+"""
+
+
+def test_all_that_four_producers_deposit_is_found_whole(paths: Paths):
+    """Each file is complete the moment it is listed, and each episode arrives once."""
+    producers = [
+        subprocess.Popen([sys.executable, "-c", PRODUCER, str(paths.root), str(100 * number), "40"], cwd=CHECKOUT)
+        for number in range(4)
+    ]
+    seen: dict[str, float] = {}
+
+    def look() -> bool:
+        ended = all(producer.poll() is not None for producer in producers)
+        for name in buffer_folder.waiting_names(paths):
+            if name not in seen:
+                seen[name] = episode_file.read((paths.buffer / name).read_bytes()).episode_return
+        return ended
+
+    wait_until(look, 60)
+
+    assert [producer.returncode for producer in producers] == [0] * 4
+    assert sorted(seen.values()) == sorted(5.0 * (100 * number + step) for number in range(4) for step in range(40))
+    assert not [name for name in os.listdir(paths.buffer) if name not in seen], "no partial file is left"
+
+
+def test_moving_out_while_others_bring_in_loses_nothing(paths: Paths):
+    """Whatever is listed is moved at once, durable, while two producers go on."""
+    producers = [
+        subprocess.Popen([sys.executable, "-c", PRODUCER, str(paths.root), str(100 * number), "40"], cwd=CHECKOUT)
+        for number in range(2)
+    ]
+
+    def move() -> bool:
+        ended = all(producer.poll() is not None for producer in producers)
+        departures = []
+        for name in buffer_folder.waiting_names(paths):
+            signature = buffer_folder.signature_of(os.lstat(paths.buffer / name))
+            departures.append(Departure(name, TRAINED, name, signature))
+        buffer_folder.move_out(paths, departures, durable=True)
+        return ended
+
+    wait_until(move, 60)
+
+    assert [producer.returncode for producer in producers] == [0, 0]
+    found = [episode_file.read(path.read_bytes()).episode_return for path in paths.archive.glob("*.npz")]
+    assert sorted(found) == sorted(5.0 * (100 * number + step) for number in range(2) for step in range(40))
+    assert os.listdir(paths.buffer) == []
+
+
+def test_what_was_read_reaches_the_archive_although_the_name_is_rewritten_all_the_time(paths: Paths):
+    """A writer replaces one name again and again; each content that was decided over is archived once, and is that very one."""
+    path = paths.buffer / "x.npz"
+    path.write_bytes(b"first")
+    writer = subprocess.Popen([sys.executable, "-c", OVERWRITER, str(path)], cwd=CHECKOUT)
+    taken: dict[str, bytes] = {}
+
+    def take() -> bool:
+        ended = writer.poll() is not None
+        try:
+            status = os.lstat(path)
+            data = path.read_bytes()
+            sure = buffer_folder.signature_of(os.lstat(path)) == buffer_folder.signature_of(status)
+        except FileNotFoundError:
+            return ended
+        if sure and data not in taken.values():
+            stored_as = f"{len(taken)}.npz"
+            taken[stored_as] = data
+            departure = Departure("x.npz", TRAINED, stored_as, buffer_folder.signature_of(status), data)
+            buffer_folder.move_out(paths, [departure], durable=len(taken) % 2 == 0)
+        return ended
+
+    wait_until(take, 60)
+
+    assert writer.returncode == 0 and len(taken) > 1
+    assert {name: (paths.archive / name).read_bytes() for name in taken} == taken
+
+
+def test_a_sweep_never_takes_a_living_writers_file(paths: Paths):
+    """Swept all the time, all its episodes arrive."""
+    producer = subprocess.Popen([sys.executable, "-c", PRODUCER, str(paths.root), "0", "60"], cwd=CHECKOUT)
+
+    def sweep() -> bool:
+        ended = producer.poll() is not None
+        buffer_folder.sweep_partials(paths)
+        return ended
+
+    wait_until(sweep, 60)
+
+    assert producer.returncode == 0
+    assert len(list(paths.buffer.glob("*.npz"))) == 60
+
+
+def test_a_foreign_writer_in_place_is_seen_unfinished_then_whole(paths: Paths):
+    """np.savez straight under the final name: every cut of it is "unfinished" or "empty", never "broken"."""
+    data = episodes.write(paths.root, "whole.npz", 1).read_bytes()
+    path: Path = paths.buffer / "x.npz"
+    for length in range(0, len(data), 37):
+        path.write_bytes(data[:length])
+        try:
+            episode_file.read(path.read_bytes())
+            raise AssertionError("it is not whole yet")
+        except EpisodeError as error:
+            assert error.reason in ("empty", "unfinished")
+    path.write_bytes(data)
+    assert episode_file.read(path.read_bytes()).steps == 12
