@@ -17,7 +17,7 @@ from local_training.paths import Paths
 
 
 class RootLock:
-    """An exclusive lock on a file, held until `release` or the death of this process.
+    """An exclusive lock on a file, held until `release`, the end of this object, or the death of this process.
 
     It promises that no two processes on this machine hold it, whatever dies when. It does not promise this
     across machines; a folder that can't be locked at all is refused rather than trusted.

@@ -1,0 +1,138 @@
+"""One learner per root: refused at once and by name, and free again however the holder dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import filelock
+import pytest
+from conftest import wait_until
+from fakes import Failing
+
+from local_training.errors import AnotherLearnerError, LockUnavailableError
+from local_training.paths import CHECKOUT, Paths
+from local_training.root_lock import LearnerLock, RootLock
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from local_training.paths import Paths
+from local_training.root_lock import LearnerLock
+lock = LearnerLock(Paths(Path(sys.argv[1])))
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(paths: Paths) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that holds the lock."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(paths.root)], stdout=subprocess.PIPE, cwd=CHECKOUT)
+    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_learner_is_refused_with_the_first_ones_process(paths: Paths, holder: subprocess.Popen[bytes]):
+    """The message says who, where, and what to do."""
+    with pytest.raises(AnotherLearnerError) as caught:
+        LearnerLock(paths).acquire()
+
+    assert f"process {holder.pid} " in str(caught.value) and str(paths.root) in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_the_lock_dies_with_its_holder(paths: Paths, holder: subprocess.Popen[bytes]):
+    """Killed without a chance to tidy up, it blocks nobody."""
+    holder.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+    holder.wait(20)
+    lock = LearnerLock(paths)
+
+    lock.acquire()
+
+    lock.release()
+
+
+def test_another_root_is_another_lock(paths: Paths, holder: subprocess.Popen[bytes]):
+    """Two games learn side by side."""
+    other = Paths(paths.root / "other")
+    other.data.mkdir(parents=True)
+    lock = LearnerLock(other)
+
+    lock.acquire()
+
+    lock.release()
+
+
+def test_the_card_names_this_process_and_goes_with_the_lock(paths: Paths):
+    """A card left behind would accuse a stranger later."""
+    lock = LearnerLock(paths)
+    lock.acquire()
+    card = paths.data / ".learner.json"
+    assert json.loads(card.read_text())["pid"] == os.getpid()
+
+    lock.release()
+
+    assert not card.exists()
+
+
+@pytest.mark.parametrize("card", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff" * 20_000])
+def test_a_broken_card_changes_nothing_but_the_words(card: bytes, paths: Paths, holder: subprocess.Popen[bytes]):
+    """The lock decides, the card only tells."""
+    (paths.data / ".learner.json").write_bytes(card)
+
+    with pytest.raises(AnotherLearnerError, match="has not said who it is"):
+        LearnerLock(paths).acquire()
+
+
+def test_one_process_can_not_hold_it_twice(paths: Paths):
+    """Two learners in one program are two learners."""
+    first, second = RootLock(paths.worker_lock), RootLock(paths.worker_lock)
+    assert first.try_acquire()
+
+    assert not second.try_acquire()
+
+    first.release()
+    assert second.try_acquire()
+    second.release()
+
+
+def test_waiting_ends_when_the_holder_dies_or_the_time_is_up(paths: Paths, holder: subprocess.Popen[bytes]):
+    """A worker waits for its killed predecessor, but not for ever."""
+    lock = RootLock(paths.learner_lock)
+    assert not lock.wait_acquired(0.1)
+    holder.kill()
+
+    assert lock.wait_acquired(20.0)
+
+    lock.release()
+    wait_until(lambda: holder.poll() is not None)
+
+
+@pytest.mark.parametrize("error", [OSError(37, "no locks available"), NotImplementedError("no flock")])
+def test_a_folder_that_can_not_be_locked_is_refused(error: Exception, paths: Paths, monkeypatch: pytest.MonkeyPatch):
+    """Without proof of being alone, nobody trains."""
+    monkeypatch.setattr(filelock.FileLock, "acquire", Failing(filelock.FileLock.acquire, error))
+
+    with pytest.raises(LockUnavailableError, match=r"can't be locked .*local disk") as caught:
+        RootLock(paths.worker_lock).try_acquire()
+
+    assert caught.value.exit_code == 4
+
+
+def test_a_lock_that_lets_a_second_holder_in_is_refused(paths: Paths, monkeypatch: pytest.MonkeyPatch):
+    """Some network drives say yes to everybody; that is found out at once."""
+    monkeypatch.setattr(
+        filelock.FileLock, "_acquire", lambda self: setattr(self._context, "lock_file_fd", os.open(os.devnull, 0))
+    )
+    monkeypatch.setattr(filelock.FileLock, "_release", lambda self: os.close(self._context.lock_file_fd))
+
+    with pytest.raises(LockUnavailableError, match="a second holder was let in"):
+        RootLock(paths.worker_lock).try_acquire()
