@@ -15,7 +15,7 @@ from local_training import atomic_files, batch, buffer_folder, episode_file
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure, Signature
 from local_training.episode import Episode
 from local_training.errors import EpisodeError, MachineError
-from local_training.paths import Paths
+from local_training.paths import MODEL_NAME, Paths
 from local_training.settings import Settings
 from tools.learner.ledger import Ledger
 
@@ -111,7 +111,7 @@ class ModelFacts:
     action_count: int
 
 
-def check_fits(episode: Episode, model: ModelFacts, file: Path) -> None:
+def check_fits(episode: Episode, model: ModelFacts) -> None:
     """Refuse an episode of another game than the model's, and tell the game's author how to go on.
 
     Raises:
@@ -125,7 +125,22 @@ def check_fits(episode: Episode, model: ModelFacts, file: Path) -> None:
             "If the game has changed, use another --root to keep both models, or move models, data/archive and "
             "data/ledger.jsonl elsewhere to start a new one here"
         )
-        raise EpisodeError(error.reason, error.found, f"{file}, version {model.version}, {sizes}. {remedy}") from None
+        # Without the whole path and the version: what the ledger says must not depend on where the root lies, nor on
+        # when the file was looked at again after a crash.
+        raise EpisodeError(error.reason, error.found, f"models/{MODEL_NAME} {sizes}. {remedy}") from None
+
+
+def duplicate(name: str, sha256: str, signature: Signature, episode_id: str, former: tuple[str, int]) -> SetAside:
+    """The verdict on an episode that was delivered before.
+
+    Args:
+        episode_id: by which it was recognised; "" if by its bytes.
+        former: name and version of the episode that was trained on, or is just about to be: the reason is the same, as
+            the file may be looked at before a crash and after it.
+    """
+    what = f"episode_id {episode_id!a} was" if episode_id else "the same bytes were"
+    reason = f"{what} trained on in version {former[1]}, as {ascii(former[0])[1:-1]}; each episode counts once"
+    return SetAside(name, sha256, signature, DUPLICATE, reason)
 
 
 class Intake:
@@ -208,7 +223,7 @@ class Intake:
         try:
             episode = episode_file.read(data, self._settings.limits)
             if model is not None:
-                check_fits(episode, model, self._paths.model)
+                check_fits(episode, model)
         except EpisodeError as error:
             # Some writers reserve the room of a file before they fill it: no archive begins with zeros.
             unfinished = error.reason in _MAY_BE_UNFINISHED or not data[:4].strip(b"\0")
@@ -226,16 +241,15 @@ class Intake:
         former_name, version, stored_as = known
         if name == former_name and buffer_folder.is_free(self._paths, TRAINED, stored_as, name):
             return AlreadyTrained(name, stored_as, signature, data)
-        reason = f"the same bytes were trained on in version {version}, as {ascii(former_name)[1:-1]}; each episode counts once"
-        return SetAside(name, sha256, signature, DUPLICATE, reason)
+        return duplicate(name, sha256, signature, "", (former_name, version))
 
     def _too_late(
         self, name: str, sha256: str, signature: Signature, episode: Episode, age_seconds: float, model: ModelFacts | None
     ) -> SetAside | None:
         twin = self._ledger.sha256_of_id(episode.episode_id) if episode.episode_id else None
-        if twin is not None:
-            reason = f"episode_id {episode.episode_id!a} was trained on before, from other bytes; each episode counts once"
-            return SetAside(name, sha256, signature, DUPLICATE, reason)
+        former = self._ledger.trained_as(twin) if twin else None
+        if former is not None:
+            return duplicate(name, sha256, signature, episode.episode_id, former[:2])
         limits = self._settings.learner
         if limits.max_file_age and age_seconds > limits.max_file_age:
             reason = f"it is older than max_file_age, {limits.max_file_age:g} s"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from local_training import buffer_folder, model_store
-from local_training.buffer_folder import DUPLICATE, REJECTED
+from local_training.buffer_folder import REJECTED
 from local_training.errors import EpisodeError, ModelError
 from local_training.paths import Paths
 from local_training.settings import Settings
@@ -110,7 +110,9 @@ class Trainer:
                 if twin is None:
                     done.accepted.append(verdict)
                 else:
-                    done.set_aside.append(_duplicate_of(twin, verdict, version))
+                    episode_id = "" if twin.sha256 == verdict.sha256 else verdict.episode.episode_id
+                    former = twin.name, version
+                    done.set_aside.append(intakes.duplicate(verdict.name, verdict.sha256, verdict.signature, episode_id, former))
             elif isinstance(verdict, SetAside):
                 done.set_aside.append(verdict)
             elif isinstance(verdict, AlreadyTrained):
@@ -129,7 +131,7 @@ class Trainer:
         fitting: list[Accepted] = []
         for item in done.accepted:
             try:
-                intakes.check_fits(item.episode, begun, self._paths.model)
+                intakes.check_fits(item.episode, begun)
                 fitting.append(item)
             except EpisodeError as error:
                 reason = f"{error} [{error.reason}]"
@@ -161,9 +163,3 @@ def _twin(item: Accepted, others: Iterable[Accepted]) -> Accepted | None:
         if other.sha256 == item.sha256 or (item.episode.episode_id and other.episode.episode_id == item.episode.episode_id):
             return other
     return None
-
-
-def _duplicate_of(twin: Accepted, item: Accepted, version: int) -> SetAside:
-    what = "the same bytes" if twin.sha256 == item.sha256 else f"episode_id {item.episode.episode_id!a}"
-    reason = f"{what} went into version {version}, as {ascii(twin.name)[1:-1]}; each episode counts once"
-    return SetAside(item.name, item.sha256, item.signature, DUPLICATE, reason)
