@@ -247,7 +247,7 @@ def _text(name: str, raw: Any, longest: int) -> str:
 
 
 def _meta(raw: Any, actions: Array, limits: LimitSettings) -> Mapping[str, Any]:
-    text = _text("meta", raw, 100_000)
+    text = json.dumps(dict(raw)) if isinstance(raw, Mapping) else _text("meta", raw, 100_000)
     if not text:
         return {}
     try:
