@@ -97,5 +97,5 @@ class LearnerLock:
         try:
             card = json.loads(atomic_files.read_regular_file(self._card, max_bytes=10_000))
             return f"process {card['pid']} ({card['command']}), since {card['since']}"
-        except (OSError, ValueError, KeyError, OverflowError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return "a process that has not said who it is"

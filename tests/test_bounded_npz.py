@@ -1,0 +1,109 @@
+"""The bounded reader agrees with NumPy on every sound archive, and takes nothing on an archive's word."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from hostile_zip import DEFLATED, Member, archive, array, npy
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+
+from local_training import bounded_npz
+from local_training.errors import NpzError
+
+LIMIT = 50_000_000
+TYPES = ["?", "i1", "u1", "<i2", ">i4", "<u8", "<f2", "<f4", ">f8", "<U5", ">U3"]
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_it_reads_what_numpy_writes(data: st.DataObject):
+    """Any of the allowed types, any shape of up to four axes, either order, stored or deflated."""
+    dtype = np.dtype(data.draw(st.sampled_from(TYPES)))
+    shape = data.draw(arrays_of.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
+    elements = st.text("aü☃", max_size=dtype.itemsize // 4) if dtype.kind == "U" else None
+    value = np.array(data.draw(arrays_of.arrays(dtype, shape, elements=elements)), order=data.draw(st.sampled_from("CF")))
+    file = io.BytesIO()
+    data.draw(st.sampled_from([np.savez, np.savez_compressed]))(file, value=value, other=np.arange(3))
+
+    found = bounded_npz.read(file.getvalue(), LIMIT)
+
+    assert set(found) == {"value", "other"}
+    assert found["value"].dtype == value.dtype and found["value"].shape == value.shape
+    assert found["value"].tobytes() == value.tobytes()
+    assert not found["value"].flags.writeable
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }" + " " * 50 + "\n",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)}\n",
+        '{"descr": "<f4", "fortran_order": False, "shape": (2, 3)}',
+        "{'shape':(2,3),'fortran_order':False,'descr':'<f4'}\n",
+        "  {'descr': '<f4',\n 'fortran_order': False, 'shape': (2, 3,)}  ",
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_header_may_be_spelt_in_other_ways(header: str, version: int):
+    """Other languages' writers have their own habits; NumPy reads them, and so do we."""
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+    found = bounded_npz.read(archive([Member(b"x.npy", npy(header, values.tobytes(), version))]), LIMIT)
+
+    assert (found["x"] == values).all()
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 262_144, 600_000, 2_000_003])
+@pytest.mark.parametrize("random", [True, False])
+def test_a_deflated_member_of_any_size_is_unpacked_whole(size: int, random: bool):
+    """Around the borders of the pieces, for content that packs well and content that does not."""
+    content = np.random.default_rng(size).bytes(size) if random else bytes(size)
+    member = Member(b"x.npy", array("'|u1'", f"({size},)", content), DEFLATED)
+
+    assert bounded_npz.read(archive([member]), LIMIT)["x"].tobytes() == content
+
+
+@pytest.mark.parametrize("wrong", [-1, 1, 100_000])
+def test_a_large_member_that_lies_about_its_size_is_refused(wrong: int):
+    """One byte is enough."""
+    content = array("'|u1'", "(600000,)", bytes(600_000))
+    member = Member(b"x.npy", content, DEFLATED, declared_bytes=len(content) + wrong)
+
+    with pytest.raises(NpzError) as caught:
+        bounded_npz.read(archive([member]), LIMIT)
+
+    assert caught.value.reason == "lying-header"
+
+
+def test_unwanted_members_are_not_unpacked():
+    """What nobody asks for may be anything; its zip entry is checked all the same."""
+    data = archive([Member(b"x.npy", array("'<f4'", "(1,)", bytes(4))), Member(b"junk.npy", b"junk", crc=1)])
+
+    assert set(bounded_npz.read(data, LIMIT, {"x"})) == {"x"}
+    with pytest.raises(NpzError):
+        bounded_npz.read(data, LIMIT)
+
+
+def test_the_same_arrays_are_the_same_bytes_and_objects_are_none():
+    """The model's bits depend on it; a pickle is never written either."""
+    values: dict[str, Any] = {"a": np.arange(5), "b": np.array("ü")}
+
+    assert bounded_npz.write(values) == bounded_npz.write(dict(values))
+    with pytest.raises(ValueError, match=r"[Oo]bject arrays"):
+        bounded_npz.write({"a": np.array([{}], object)})
+
+
+def test_the_limit_counts_everything():
+    """The file, what it unpacks to, and the copy as float32: just enough is enough, one byte less is not."""
+    data = bounded_npz.write({"x": np.zeros(10_000)})
+    needed = len(data) + 4 * 10_000
+
+    assert bounded_npz.read(data, needed)["x"].size == 10_000
+    with pytest.raises(NpzError, match=r"limits\.max_memory_bytes"):
+        bounded_npz.read(data, needed - 1)
