@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,10 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Who is started in the background of a shell, as CI may be, inherits that Ctrl+C is ignored, and so would the
+    # commands that the tests stop with it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "leaves_partials: the test means to leave a partial file behind")
 
 
