@@ -1,0 +1,186 @@
+"""Producers, a reader, and a learner that is killed again and again: nothing lost, nothing trained twice, no torn model seen.
+
+LEARNER_KILLS sets how many times it is killed; a thousand take about a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import episodes
+import learner_runs
+import psutil
+import pytest
+from conftest import wait_until
+
+from local_training import model_store
+from local_training.paths import Paths
+from tools.learner import fold
+from tools.learner import ledger as ledgers
+
+KILLS = int(os.environ.get("LEARNER_KILLS", "25"))
+PRODUCERS = 4
+_TESTS = str(Path(__file__).parent)
+
+PRODUCER = """
+import pathlib, sys, threading
+sys.path.insert(0, sys.argv[1])
+import episodes
+from local_training import buffer_folder
+from local_training.paths import Paths
+paths, seed, stopping = Paths(pathlib.Path(sys.argv[2])), int(sys.argv[3]), threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), stopping.set()), daemon=True).start()
+while not stopping.wait(0.1):
+    seed += 1
+    print(buffer_folder.deposit(paths, episodes.arrays(seed, steps=1 + seed % 9), durable=seed % 2 == 0).name, flush=True)
+"""
+
+READER = """
+import pathlib, sys, threading
+from local_training import model_store
+from local_training.errors import ModelError, ModelMissingError
+path, stopping = pathlib.Path(sys.argv[1]), threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), stopping.set()), daemon=True).start()
+reads = torn = backwards = newest = 0
+while not stopping.wait(0.005):
+    try:
+        version = model_store.read(path).version
+    except ModelMissingError:
+        backwards += newest > 0
+        continue
+    except ModelError as error:
+        torn += 1
+        print(error, file=sys.stderr)
+        continue
+    reads += 1
+    backwards += version < newest
+    newest = version
+print(reads, torn, backwards)
+"""
+
+LEARNER = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import learner_runs
+learner = learner_runs.learner(pathlib.Path(sys.argv[2]), durability=sys.argv[3], restart_limit=1000, rescan_seconds=0.2)
+assert learner.start()
+print("started", flush=True)
+sys.stdin.read()
+learner.stop()
+"""
+
+
+@contextmanager
+def _running(code: str, *arguments: str, output: Path) -> Iterator[subprocess.Popen[str]]:
+    """A program whose output goes into a file; it ends when its stdin does."""
+    command = [sys.executable, "-c", code, *arguments]
+    with open(output, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            text=True,
+            env=learner_runs.environment(),
+        )
+    assert process.stdin is not None
+    try:
+        yield process
+    finally:
+        process.stdin.close()
+        process.wait(timeout=20)
+
+
+def _kill(process: psutil.Process | subprocess.Popen[str]) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _kill_again_and_again(paths: Paths, rng: random.Random, folder: Path) -> Counter[str]:
+    """Kill learner, worker, or both at once, each time at a random moment after the start."""
+    done: Counter[str] = Counter()
+    while sum(done.values()) < KILLS:
+        arguments = (_TESTS, str(paths.root), rng.choice(("full", "fast")))
+        with _running(LEARNER, *arguments, output=folder / "learner.txt") as learner:
+            victim = "worker"
+            while victim == "worker" and sum(done.values()) < KILLS:
+                time.sleep(rng.uniform(0.1, 0.8))  # the moment is the point of the test: nothing is waited for
+                victim = rng.choice(("learner", "worker", "both"))
+                workers = learner_runs.workers_of(learner.pid)
+                if victim != "worker":
+                    _kill(learner)
+                if victim != "learner":
+                    for worker in workers:
+                        _kill(worker)
+                done[victim] += 1
+            learner.kill()
+    return done
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None:
+    """Each episode that four games deposited is trained exactly once, each version seen was whole, and the past can be redone."""
+    rng = random.Random(os.environ.get("LEARNER_KILLS_SEED", "1"))
+    outputs = [tmp_path / f"producer_{number}.txt" for number in range(PRODUCERS)]
+    with ExitStack() as stack:
+        stack.enter_context(_running(READER, str(paths.model), output=tmp_path / "reader.txt"))
+        for number, output in enumerate(outputs):
+            stack.enter_context(_running(PRODUCER, _TESTS, str(paths.root), str(1_000_000 * number), output=output))
+        kills = _kill_again_and_again(paths, rng, tmp_path)
+    deposited = [name for output in outputs for name in output.read_text().split()]
+    reads, torn, backwards = map(int, (tmp_path / "reader.txt").read_text().split())
+    done = learner_runs.drain(paths.root)
+
+    counted = Counter(name for name, _ in learner_runs.trained(paths))
+    lost, twice = set(deposited) - set(counted), [name for name, times in counted.items() if times > 1]
+    print(f"{sum(kills.values())} kills {dict(kills)}, {len(deposited)} episodes, version {done['model_version']}, {reads} reads")
+    assert not lost and not twice and set(counted) == set(deposited)
+    assert (torn, backwards) == (0, 0) and reads > 0
+    found = episodes.fates(paths)
+    assert found["buffer"] == [] and sorted(deposited) == found["trained"]
+    assert found["stale"] == found["duplicate"] == found["rejected"] == []
+    *_, rebuilt = fold.fold(paths, ledgers.groups(ledgers.read_lines(paths.ledger)), None)
+    assert rebuilt.data == paths.model.read_bytes()
+    assert model_store.read(paths.model).version == max(version for _, version in learner_runs.trained(paths))
+
+
+@pytest.mark.slow
+def test_learners_that_start_at_once_are_one(paths: Paths) -> None:
+    """Of several drains at the same moment one works, or they work one after the other; each episode is trained once."""
+    for seed in range(20):
+        episodes.write(paths.buffer, f"game_{seed:02d}.npz", seed=seed)
+    drains = [learner_runs.started_command(paths.root, "--drain", "--quiet") for _ in range(4)]
+    codes = []
+    for drain in drains:
+        with drain:
+            codes.append(drain.wait(timeout=60))
+
+    assert set(codes) <= {0, 3} and 0 in codes
+    assert [name for name, _ in learner_runs.trained(paths)] == [f"game_{seed:02d}.npz" for seed in range(20)]
+
+
+def test_what_a_killed_producer_left_half_written_is_swept(paths: Paths) -> None:
+    """A partial file goes when its writer is provably gone, and stays while the writer lives."""
+    code = "import sys, pathlib, os\nfrom local_training import atomic_files\n"
+    code += "path = pathlib.Path(sys.argv[1])\nfile = open(path, 'wb')\nfile.write(b'half')\nfile.flush()\n"
+    code += "atomic_files.mark_as_being_written(file.fileno())\nprint('writing', flush=True)\nsys.stdin.read()\n"
+    partial = paths.buffer / ".game_20260125_143205_Victory_0123abcd.npz.part"
+    with learner_runs.started_script(code, str(partial)) as producer:
+        assert producer.stdout is not None and producer.stdout.readline() == "writing\n"
+        learner_runs.drain(paths.root)
+        beside_a_living_writer = partial.exists()
+        producer.kill()
+    learner_runs.drain(paths.root)
+
+    assert beside_a_living_writer
+    assert not partial.exists()
+    wait_until(lambda: producer.poll() is not None)
