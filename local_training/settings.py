@@ -125,7 +125,7 @@ class LimitSettings(_Section):
 
     max_memory_bytes: int = setting(512_000_000, "Memory that reading one episode file may take, at most.", at_least=10_000)
     max_steps: int = setting(1_000_000, "Steps of one episode, at most.", at_least=1)
-    max_state_width: int = setting(1_000_000, "Numbers in one state, at most.", at_least=1)
+    max_state_width: int = setting(150_000, "Numbers in one state, at most.", at_least=1)
     max_actions: int = setting(4096, "Number of different actions, at most.", at_least=2)
     max_magnitude: float = setting(1e6, "Largest absolute value of a state, a reward or a log-probability.", above=0.0)
 
