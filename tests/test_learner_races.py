@@ -83,13 +83,7 @@ def _running(code: str, *arguments: str, output: Path) -> Iterator[subprocess.Po
     """A program whose output goes into a file; it ends when its stdin does."""
     command = [sys.executable, "-c", code, *arguments]
     with open(output, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            text=True,
-            env=learner_runs.environment(),
-        )
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, text=True, env=learner_runs.environment())
     assert process.stdin is not None
     try:
         yield process

@@ -87,7 +87,7 @@ def _in_agreement(
         return present if present.version >= ledger.last_seq else _newer_base(paths, ledger, present, say)
     if present.version == ledger.last_seq and present.chain == ledger.chain:
         return present
-    if unrecorded(present, ledger) and _follows(present, ledger):
+    if unrecorded(present, ledger) and _follows(paths, present, ledger):
         settlement.record(present)
         return present
     if present.version < ledger.last_seq:
@@ -105,14 +105,24 @@ _REMEDY = (
 )
 
 
-def _follows(present: Generation, ledger: Ledger) -> bool:
+def _follows(paths: Paths, present: Generation, ledger: Ledger) -> bool:
     """Whether the committed batch is the next link of the ledger's chain, or the rest of its last one."""
-    base = present.batch[0].get("base")
-    if base is not None:
-        return True
     if ledger.last_seq == present.version:
-        return bool(ledger.former_chain == present.commit["previous_chain"])
-    return ledger.last_seq + 1 == present.version and ledger.chain == present.commit["previous_chain"]
+        return bool(ledger.former_chain == present.commit["previous_chain"] or "base" in present.batch[0])
+    base = present.batch[0].get("base")
+    if base is None:
+        return ledger.last_seq + 1 == present.version and ledger.chain == present.commit["previous_chain"]
+    # A base follows on all that was before it, and on nothing that came after. The model of another root has one too;
+    # but the episodes of that batch are not here.
+    return ledger.last_seq <= base["version"] and all(_is_here(paths, line) for line in present.batch)
+
+
+def _is_here(paths: Paths, line: ledgers.Line) -> bool:
+    try:
+        fold.episode_of(paths, line)
+    except LedgerError:
+        return False
+    return True
 
 
 def _caught_up(paths: Paths, settlement: Settlement, ledger: Ledger, start: Generation | None, say: Say) -> Generation:

@@ -1,0 +1,335 @@
+"""Model, ledger or both are not what they were: the start mends what can be mended, and refuses with the way out what can't."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import episodes
+import learner_runs
+import numpy as np
+import pytest
+from conftest import wait_until
+
+from local_training import bounded_npz, model_store
+from local_training.errors import LedgerError
+from local_training.paths import Paths
+from tools.learner import drain as drains
+from tools.learner import ledger as ledgers
+
+GAMES = 5
+
+
+def _drain(paths: Paths, **learner: Any) -> list[str]:
+    """Drain with a batch a game; what was said by the way."""
+    warnings: list[str] = []
+
+    def tell(event: str, **facts: Any) -> None:
+        if event == "warning":
+            warnings.append(facts["sentence"])
+
+    drains.drain(learner_runs.settings(paths.root, batch_size=1, **learner), tell)
+    return warnings
+
+
+@pytest.fixture
+def played(paths: Paths) -> Paths:
+    """A root in which five versions were trained; the history holds the versions 2 and 4."""
+    for number in range(GAMES):
+        episodes.write(paths.buffer, f"game_{number}.npz", seed=number)
+    assert _drain(paths) == []
+    assert model_store.history_versions(paths) == [2, 4]
+    return paths
+
+
+def _other_root(folder: Path, games: int) -> Paths:
+    """A root of its own with another history."""
+    other = Paths(folder)
+    other.buffer.mkdir(parents=True)
+    for number in range(games):
+        episodes.write(other.buffer, f"other_{number}.npz", seed=100 + number)
+    _drain(other)
+    return other
+
+
+def _one_more(paths: Paths) -> None:
+    """The next game is trained as if nothing had happened."""
+    before = len(learner_runs.trained(paths))
+    episodes.write(paths.buffer, "one_more.npz", seed=77)
+    assert _drain(paths) == []
+    assert len(learner_runs.trained(paths)) == before + 1
+    assert model_store.read(paths.model).version == learner_runs.trained(paths)[-1][1]
+
+
+def test_a_start_after_a_clean_end_changes_nothing(played: Paths) -> None:
+    """Recovery runs at every start; where there is nothing to recover it leaves every byte alone."""
+    before = learner_runs.picture(played)
+
+    for _ in range(2):
+        assert _drain(played) == []
+
+    assert learner_runs.picture(played) == before
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "zeros", "noise", "folder"])
+def test_a_model_that_can_not_be_read_comes_back_from_history_and_archive(played: Paths, damage: str) -> None:
+    """The newest good version of the history, and what came after it trained again: the same bytes, and it is said."""
+    before = learner_runs.picture(played)
+    data = played.model.read_bytes()
+    played.model.unlink()
+    contents = {"empty": b"", "cut": data[:-100], "zeros": b"\0" * len(data), "noise": b"PK\x03\x04" + b"?" * 500}
+    if damage in contents:
+        played.model.write_bytes(contents[damage])
+    elif damage == "folder":
+        played.model.mkdir()
+
+    said = _drain(played)
+
+    after = {path: content for path, content in learner_runs.picture(played).items() if not path.endswith(".broken")}
+    assert after == before
+    assert str(played.model) in said[0] and "Going on from version 4 of the history" in said[0]
+    assert "training versions 5 to 5 again" in said[1]
+    _one_more(played)
+
+
+def test_without_a_history_everything_is_trained_again(played: Paths) -> None:
+    """Model and history gone: the archive alone gives the same bytes."""
+    before = played.model.read_bytes()
+    played.model.unlink()
+    shutil.rmtree(played.history)
+
+    said = _drain(played)
+
+    assert played.model.read_bytes() == before
+    assert "training versions 1 to 5 again from the archive" in said[-1]
+
+
+def test_damaged_versions_of_the_history_are_passed_over(played: Paths) -> None:
+    """The newest of them that can be read is the one to go on from."""
+    before = played.model.read_bytes()
+    played.model.write_bytes(b"")
+    model_store.history_path(played, 4).write_bytes(b"no archive")
+
+    said = _drain(played)
+
+    assert played.model.read_bytes() == before
+    assert "Going on from version 2 of the history" in said[0]
+
+
+def test_an_old_copy_of_the_model_is_brought_up_to_date(played: Paths) -> None:
+    """Whoever puts a backup of the model back loses nothing: the ledger knows what came after."""
+    before = learner_runs.picture(played)
+    for version in (4, 2):
+        shutil.copyfile(model_store.history_path(played, version), played.model)
+
+        said = _drain(played)
+
+        assert learner_runs.picture(played) == before
+        assert f"training versions {version + 1} to 5 again" in said[-1]
+
+
+def test_the_very_first_version_put_back_is_brought_up_to_date(paths: Paths) -> None:
+    """Version 1 begins the history; put back later, its batch is not taken for a new one."""
+    episodes.write(paths.buffer, "game_0.npz", seed=0)
+    _drain(paths)
+    first = paths.model.read_bytes()
+    for number in range(1, 4):
+        episodes.write(paths.buffer, f"game_{number}.npz", seed=number)
+        _drain(paths)
+    before = learner_runs.picture(paths)
+    paths.model.write_bytes(first)
+
+    _drain(paths)
+
+    assert learner_runs.picture(paths) == before
+
+
+def test_a_missing_episode_is_named_when_it_is_needed(played: Paths) -> None:
+    """The archive does not hold what would have to be trained again: refused, with the name and what to do."""
+    played.model.unlink()
+    shutil.rmtree(played.history)
+    (played.archive / "game_2.npz").unlink()
+
+    with pytest.raises(LedgerError, match=r"game_2\.npz.* is not in the archive .*\. Put the file back, or "):
+        _drain(played)
+
+
+@pytest.mark.parametrize("lines", [1, 2, 4])
+def test_a_ledger_that_is_behind_is_refused_unless_it_lacks_one_batch(played: Paths, lines: int) -> None:
+    """The last batch stands in the model file and is added; more than that only a restored ledger can tell."""
+    before = played.ledger.read_bytes()
+    kept = before.splitlines(keepends=True)[:-lines]
+    played.ledger.write_bytes(b"".join(kept))
+
+    if lines == 1:
+        assert _drain(played) == []
+        assert played.ledger.read_bytes() == before
+        return
+    refused = learner_runs.command(played.root, "--drain", "--max-file-age", "0")
+
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert f"it ends with version {GAMES - lines}, and the model is version 5 of another history" in refused.stderr
+    assert all(tool in refused.stderr for tool in ("Restore", "tools/rebuild_model.py", "tools/rollback_model.py"))
+    assert played.ledger.read_bytes() == b"".join(kept)
+
+
+@pytest.mark.parametrize("tail", [b'{"seq": 5, "sha', b"\0" * 300, b"\xff"])
+def test_a_torn_or_zeroed_end_of_the_ledger_is_mended(played: Paths, tail: bytes) -> None:
+    """What a power cut leaves behind the last flush is cut off, and the last batch added again from the model."""
+    before = learner_runs.picture(played)
+    sound = played.ledger.read_bytes()
+    last = sound.rindex(b"\n", 0, -1) + 1
+    played.ledger.write_bytes(sound[:last] + tail)
+
+    assert _drain(played) == []
+
+    assert learner_runs.picture(played) == before
+
+
+def test_a_ledger_damaged_in_the_middle_is_refused_by_the_command(played: Paths) -> None:
+    """Code 1, one line, the number of the line and the way out; nothing is changed."""
+    damaged = bytearray(played.ledger.read_bytes())
+    damaged[200:204] = b"\0\0\0\0"
+    played.ledger.write_bytes(damaged)
+    before = learner_runs.picture(played)
+
+    refused = learner_runs.command(played.root, "--drain")
+
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert "is damaged, with sound lines after it. Restore the file from a copy" in refused.stderr
+    assert learner_runs.picture(played) == before
+
+
+def test_a_refused_root_stops_the_learner_and_says_why(played: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """The learner beside a game gives up as well, instead of restarting workers that can do nothing."""
+    played.ledger.write_bytes(b"".join(played.ledger.read_bytes().splitlines(keepends=True)[:2]))
+    learner = learner_runs.learner(played.root)
+    learner.start()
+    try:
+        wait_until(lambda: not learner.running)
+        counts = learner.get_stats()
+    finally:
+        learner.stop()
+
+    assert "[WARNING] Background learner stopped: " in capsys.readouterr().out
+    assert "tools/rollback_model.py" in counts["last_error"]
+    assert counts["worker_restarts"] == 0
+
+
+def test_a_forged_line_of_the_past_is_noticed(played: Paths) -> None:
+    """The chain of hashes covers every batch."""
+    text = played.ledger.read_text()
+    played.ledger.write_text(text.replace('"name": "game_1.npz"', '"name": "game_X.npz"', 1))
+
+    with pytest.raises(LedgerError, match="another history"):
+        _drain(played)
+
+
+def test_a_ledger_that_was_deleted_begins_anew_and_says_so(played: Paths) -> None:
+    """Training goes on from the model as it is; what was before can't be known any more."""
+    before = played.model.read_bytes()
+    played.ledger.unlink()
+
+    said = _drain(played)
+
+    assert [sentence for sentence in said if "is new; history begins with version 5 of the model" in sentence]
+    assert played.model.read_bytes() == before
+    episodes.write(played.buffer, "one_more.npz", seed=77)
+    _drain(played)
+    assert learner_runs.trained(played) == [("one_more.npz", 6)]
+    data = played.model.read_bytes()
+    played.model.unlink()
+    _drain(played)
+    assert played.model.read_bytes() == data
+
+
+def test_the_ledger_of_another_root_is_refused(played: Paths, tmp_path: Path) -> None:
+    """Two roots' records mixed up would make a history that never was."""
+    other = _other_root(tmp_path / "other", GAMES)
+    shutil.copyfile(other.ledger, played.ledger)
+
+    with pytest.raises(LedgerError, match="another history"):
+        _drain(played)
+
+
+@pytest.mark.parametrize("games", [1, 3, 5, 7])
+def test_the_model_of_another_root_is_refused(played: Paths, tmp_path: Path, games: int) -> None:
+    """Older, newer or as old: a model with a past of its own does not fit this ledger; the way to take it over is named."""
+    other = _other_root(tmp_path / "other", games)
+    before = played.ledger.read_bytes()
+    shutil.copyfile(other.model, played.model)
+
+    with pytest.raises(LedgerError, match=r"tools/rollback_model\.py"):
+        _drain(played)
+
+    assert played.ledger.read_bytes() == before
+
+
+@pytest.mark.parametrize("games", [1, 4])
+def test_the_model_of_another_root_in_a_new_one_is_where_history_begins(paths: Paths, tmp_path: Path, games: int) -> None:
+    """A friend's model in a fresh root is taken over; its episodes, which are not here, get no line in the ledger."""
+    other = _other_root(tmp_path / "other", games)
+    shutil.copyfile(other.model, paths.model)
+    episodes.write(paths.buffer, "game.npz", seed=5)
+
+    said = _drain(paths)
+
+    assert f"history begins with version {games} of the model" in said[0]
+    assert learner_runs.trained(paths) == [("game.npz", games + 1)]
+    data = paths.model.read_bytes()
+    paths.model.unlink()
+    shutil.rmtree(paths.history / "nothing", ignore_errors=True)
+    _drain(paths)
+    assert paths.model.read_bytes() == data
+
+
+def test_a_model_written_by_another_program_is_gone_on_from(played: Paths) -> None:
+    """A program that writes a model without our record: it is kept, under a version that none before had."""
+    model = model_store.read(played.model)
+    arrays = {**model.arrays, "W1": model.arrays["W1"] * np.float32(0.5), "version": np.int64(2)}
+    manifest = {key: value for key, value in model.manifest.items() if key != "commit"}
+    data = model_store.pack({key: value for key, value in arrays.items() if key != "version"}, 2, manifest)
+    played.model.write_bytes(data)
+    episodes.write(played.buffer, "one_more.npz", seed=77)
+
+    said = _drain(played)
+
+    assert "was written by another program as version 2; it goes on as version 6" in said[0]
+    assert learner_runs.trained(played)[-1] == ("one_more.npz", 7)
+    after = played.model.read_bytes()
+    played.model.unlink()
+    _drain(played)
+    assert played.model.read_bytes() == after
+
+
+def test_a_partial_model_is_removed(played: Paths) -> None:
+    """What a killed commit left is no model and never becomes one."""
+    partial = played.models / ".rl_agent_model.npz.part"
+    partial.write_bytes(b"half a model")
+
+    _drain(played)
+
+    assert not partial.exists()
+
+
+def test_a_trained_episode_put_back_into_the_buffer_is_not_trained_again(played: Paths) -> None:
+    """Whether it was moved back or copied back: its bytes are known."""
+    (played.archive / "game_1.npz").rename(played.buffer / "game_1.npz")
+    shutil.copyfile(played.archive / "game_2.npz", played.buffer / "game_2.npz")
+
+    _drain(played)
+
+    assert len(learner_runs.trained(played)) == GAMES
+    found = episodes.fates(played)
+    assert found["buffer"] == [] and len(found["trained"]) == GAMES and len(found["duplicate"]) == 1
+
+
+def test_the_record_in_the_model_is_what_the_ledger_says(played: Paths) -> None:
+    """One truth: the last lines of the ledger are those of the model file's commit."""
+    commit = model_store.read(played.model).manifest["commit"]
+    lines = list(ledgers.read_lines(played.ledger))
+
+    assert lines[-len(commit["batch"]) :] == commit["batch"]
+    assert bounded_npz.read(played.model.read_bytes(), 10**9, {"version"})["version"] == lines[-1]["seq"]
