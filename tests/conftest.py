@@ -117,7 +117,8 @@ def _command(pid: int) -> str:
 def _segments() -> set[str]:
     if not _SHARED_MEMORY.is_dir():
         return set()
-    return {name for name in os.listdir(_SHARED_MEMORY) if not name.startswith("sem.")}
+    # A segment is a file; folders there are other programs' work places.
+    return {entry.name for entry in os.scandir(_SHARED_MEMORY) if entry.is_file() and not entry.name.startswith("sem.")}
 
 
 def _is_mapped(name: str) -> bool:
