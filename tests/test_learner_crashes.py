@@ -151,7 +151,7 @@ def test_killed_anywhere_and_killed_again_in_the_recovery(seed: Path, undisturbe
     """The recovery may be killed as well, at any of its steps; the one after it still reaches the same bits."""
     picture, steps = undisturbed
     rng = random.Random(1)
-    for number in _sample(list(range(len(steps))), 40, salt=2):
+    for number in _sample(list(range(len(steps))), 25, salt=2):
         root = _copy(seed, tmp_path)
         again = rng.randrange(0, len(steps) - number + 10)
         told = f"killed at step {number} ({steps[number].name}), then at step {again} of the recovery"
@@ -166,7 +166,7 @@ def test_killed_anywhere_and_killed_again_in_the_recovery(seed: Path, undisturbe
 def test_a_change_that_fails(error_number: int, seed: Path, undisturbed: Undisturbed, tmp_path: Path) -> None:
     """Whichever change fails, the drain ends with the code for it, or it was a log's; a run later all is as it should be."""
     picture, steps = undisturbed
-    for number in _sample(list(range(len(steps))), 25, salt=error_number):
+    for number in _sample(list(range(len(steps))), 12, salt=error_number):
         root = _copy(seed, tmp_path)
         told = f"step {number}, {steps[number].name}, failed"
         code = faulty_disk.failing(root, lambda root=root: _drain(root), number, error_number)  # type: ignore[misc]

@@ -183,7 +183,7 @@ def test_a_killed_bot_takes_its_worker_with_it(paths: Paths) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_what_a_killed_bot_has_forked_does_not_keep_the_next_learner_out(paths: Paths) -> None:
     """A game server forked by the bot lives on after it; the lock must not live on with it."""
-    fork = "if os.fork() == 0:\n    time.sleep(30)\n    os._exit(0)\nprint('forked', flush=True)\n"
+    fork = "if os.fork() == 0:\n    print('forked', flush=True)\n    time.sleep(30)\n    os._exit(0)\n"
     code = "import os, time, warnings\nwarnings.simplefilter('ignore')\n" + BOT.replace("for line in", fork + "for line in", 1)
     with learner_runs.started_script(code, str(paths.root)) as bot:
         assert bot.stdout is not None
