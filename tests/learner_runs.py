@@ -21,9 +21,12 @@ COMMAND = CHECKOUT / "tools" / "background_parallel_learner.py"
 
 
 def settings(root: Path, *, learning: dict[str, Any] | None = None, **learner: Any) -> Settings:
-    """Settings under which small tests run: no age check, no reports, a small network."""
+    """Settings under which small tests run: no age check, no reports, no pauses for other programs, a small network."""
     values = {"max_file_age": 0.0, "verbose": False, "batch_size": 3, "history_every": 2} | learner
-    return Settings(root=root).with_values("test", learner=values, learning={"hidden": 8, "epochs": 1} | (learning or {}))
+    sections = {"learner": values, "learning": {"hidden": 8, "epochs": 1} | (learning or {})}
+    if hasattr(Settings, "governor"):
+        sections["governor"] = {"enabled": False}
+    return Settings(root=root).with_values("test", **sections)
 
 
 def drain(root: Path, *, learning: dict[str, Any] | None = None, **learner: Any) -> dict[str, Any]:
@@ -36,7 +39,8 @@ def learner(root: Path, *, learning: dict[str, Any] | None = None, **values: Any
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8"}
+    ours = {"PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8", "LOCAL_TRAINING_GOVERNOR_ENABLED": "false"}
+    return {**os.environ, **ours}
 
 
 def command(root: Path, *flags: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:

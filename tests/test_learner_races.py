@@ -38,7 +38,7 @@ from local_training import buffer_folder
 from local_training.paths import Paths
 paths, seed, stopping = Paths(pathlib.Path(sys.argv[2])), int(sys.argv[3]), threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), stopping.set()), daemon=True).start()
-while not stopping.wait(0.1):
+while not stopping.wait(0.2):
     seed += 1
     print(buffer_folder.deposit(paths, episodes.arrays(seed, steps=1 + seed % 9), durable=seed % 2 == 0).name, flush=True)
 """
@@ -99,6 +99,18 @@ def _kill(process: psutil.Process | subprocess.Popen[str]) -> None:
         return
 
 
+def _let_it_come_far(paths: Paths, learner: subprocess.Popen[str], rng: random.Random) -> None:
+    """Wait until there is somebody to kill; now and then until a batch has been committed; and then for a moment."""
+    deadline = time.monotonic() + 10.0
+    former = model_store.signature(paths.model)
+    patient = rng.random() < 0.5
+    while time.monotonic() < deadline and learner.poll() is None:
+        if learner_runs.workers_of(learner.pid) and not (patient and model_store.signature(paths.model) == former):
+            break
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0.0, 0.02 if patient else 0.5))  # the moment is the point of the test: nothing is waited for
+
+
 def _kill_again_and_again(paths: Paths, rng: random.Random, folder: Path) -> Counter[str]:
     """Kill learner, worker, or both at once, each time at a random moment after the start."""
     done: Counter[str] = Counter()
@@ -107,7 +119,7 @@ def _kill_again_and_again(paths: Paths, rng: random.Random, folder: Path) -> Cou
         with _running(LEARNER, *arguments, output=folder / "learner.txt") as learner:
             victim = "worker"
             while victim == "worker" and sum(done.values()) < KILLS:
-                time.sleep(rng.uniform(0.1, 0.8))  # the moment is the point of the test: nothing is waited for
+                _let_it_come_far(paths, learner, rng)
                 victim = rng.choice(("learner", "worker", "both"))
                 workers = learner_runs.workers_of(learner.pid)
                 if victim != "worker":
@@ -132,11 +144,13 @@ def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None
         kills = _kill_again_and_again(paths, rng, tmp_path)
     deposited = [name for output in outputs for name in output.read_text().split()]
     reads, torn, backwards = map(int, (tmp_path / "reader.txt").read_text().split())
+    committed_under_fire = model_store.read(paths.model).version
     done = learner_runs.drain(paths.root)
 
     counted = Counter(name for name, _ in learner_runs.trained(paths))
     lost, twice = set(deposited) - set(counted), [name for name, times in counted.items() if times > 1]
     print(f"{sum(kills.values())} kills {dict(kills)}, {len(deposited)} episodes, version {done['model_version']}, {reads} reads")
+    assert committed_under_fire >= KILLS // 4
     assert not lost and not twice and set(counted) == set(deposited)
     assert (torn, backwards) == (0, 0) and reads > 0
     found = episodes.fates(paths)
