@@ -236,10 +236,11 @@ def _drain(settings: Settings, quiet: bool) -> int:
 
 def _learn_until_interrupted(settings: Settings) -> int:
     learner = BackgroundParallelLearner(settings=settings)
-    learner.start()
-    _say("[OK] Background parallel learner initialized and started")
-    _say(f"[INFO] Monitoring directory: {learner.data_dir}")
     try:
+        # Within the try: the user may press Ctrl+C while the learner starts.
+        learner.start()
+        _say("[OK] Background parallel learner initialized and started")
+        _say(f"[INFO] Monitoring directory: {learner.data_dir}")
         while learner.running:
             time.sleep(0.2)
     except KeyboardInterrupt:
