@@ -236,9 +236,10 @@ def _drain(settings: Settings, quiet: bool) -> int:
 
 def _learn_until_interrupted(settings: Settings) -> int:
     learner = BackgroundParallelLearner(settings=settings)
+    started = False
     try:
         # Within the try: the user may press Ctrl+C while the learner starts.
-        learner.start()
+        started = learner.start()
         _say("[OK] Background parallel learner initialized and started")
         _say(f"[INFO] Monitoring directory: {learner.data_dir}")
         while learner.running:
@@ -247,7 +248,8 @@ def _learn_until_interrupted(settings: Settings) -> int:
         return 0
     finally:
         learner.stop()
-        _say("[OK] Background parallel learner stopped")
+        if started:
+            _say("[OK] Background parallel learner stopped")
     return 1
 
 
