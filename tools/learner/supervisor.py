@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from local_training import settings_file
+from local_training import atomic_files, settings_file
 from local_training.blas_threads import limit_blas_threads
 from local_training.paths import CHECKOUT, Paths
 from local_training.settings import Settings
@@ -90,6 +90,8 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
         self._thread.join()
+        # A commit that was cut short leaves this; the next start would remove it too, but may never come.
+        atomic_files.remove_if_abandoned(atomic_files.partial_path(self._settings.paths.model))
 
     def stats(self) -> dict[str, Any]:
         with self._lock:
