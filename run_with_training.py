@@ -15,6 +15,7 @@ from pathlib import Path
 
 from local_training import blas_threads
 from local_training.errors import BackgroundTrainingError, SettingsError
+from local_training.game_voice import GameVoice
 from local_training.settings import Settings
 from tools import command_line
 from tools.background_parallel_learner import BackgroundParallelLearner
@@ -100,6 +101,7 @@ class _Session:
         self._deposited = 0
         self._first_fates = 0
         self._progress_at = time.monotonic()
+        self._voice = GameVoice(settings.paths)
 
     def run(self) -> int:
         from local_training.games import players, progress
@@ -123,6 +125,8 @@ class _Session:
                 self._wait_for_learner()
             except KeyboardInterrupt:
                 pass  # the usual way to end a run; the summary follows
+            finally:
+                self._voice.close()
         self._summarise()
         return 0
 
@@ -142,6 +146,8 @@ class _Session:
         behind = self._deposited - (fates - self._first_fates)
         if fates != self._last_fates:
             self._last_fates, self._progress_at = fates, time.monotonic()
+        if behind >= lead * self._settings.games.instances:
+            self._voice.free()
         return behind < lead * self._settings.games.instances or time.monotonic() - self._progress_at > STALLED_SECONDS
 
     _last_fates = -1
@@ -178,6 +184,7 @@ class _Session:
         while self._learner is not None and self._learner.running and time.monotonic() < deadline:
             if self._fates() - self._first_fates >= self._deposited:
                 return
+            self._voice.free()
             time.sleep(0.01)
 
     def _summarise(self) -> None:

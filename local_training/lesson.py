@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from local_training import batch as batches
-from local_training import normaliser, optimizer, policy, reinforce
+from local_training import normaliser, optimizer, policy, reinforce, yield_point
 from local_training.batch import Batch
 from local_training.episode import Episode
 from local_training.normaliser import Normaliser
@@ -240,6 +240,7 @@ class _Lesson:
         self.tally.minibatches += 1
 
     def _add_part(self, material: Material, rows: Array, actor_gradient: Array, critic_gradient: Array) -> None:
+        yield_point.reached()
         states = material.states[rows]
         mask = None if material.mask is None else material.mask[rows]
         actor, critic = self.begun.actor_network(self.actor.weights), self.begun.critic_network(self.critic.weights)

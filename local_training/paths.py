@@ -55,6 +55,11 @@ class Paths:
         return self.data / "ledger.jsonl"
 
     @property
+    def game_voice(self) -> Path:
+        """What games say to the learner, a file each; made by the first that speaks."""
+        return self.data / "game_voice"
+
+    @property
     def learner_lock(self) -> Path:
         """Held for life by the one learner of this root."""
         return self.data / ".learner.lock"
@@ -97,6 +102,11 @@ class Paths:
     @property
     def training_log(self) -> Path:
         return self.logs / "background_training.log"
+
+    @property
+    def governor_log(self) -> Path:
+        """When the learner gave way, to whom, and when it went on."""
+        return self.logs / "governor.log"
 
     @property
     def status(self) -> Path:

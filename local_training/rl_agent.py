@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from local_training import episode, episode_file, policy, settings_file
 from local_training.errors import BackgroundTrainingError, EpisodeError
+from local_training.game_voice import GameVoice
 from local_training.outbox import Outbox
 from local_training.paths import MODEL_NAME, Paths
 from local_training.policy_holder import GUIDE_ACTIONS, PolicyHolder
@@ -72,6 +73,7 @@ class RLAgent:
         self._holder = PolicyHolder(self._paths, path, chosen, action_names or (), state_width)
         self.episode_count = 0
         self.outbox = Outbox(self._paths)
+        self.voice = GameVoice(self._paths)
         self._rng = np.random.default_rng(seed)
         self._recording = Recording()
         self._last_return = 0.0
@@ -247,6 +249,18 @@ class RLAgent:
     def refresh(self) -> bool:
         """Pick up a newer model; True if there was one. Costs one stat() if there is not."""
         return self._holder.refresh()
+
+    def frame(self, seconds: float) -> None:
+        """Tell the learner how long the last frame took; it gives way when frames get slower than they usually are."""
+        self.voice.frame(seconds)
+
+    def busy(self, seconds: float = 5.0) -> None:
+        """Ask the learner to stand still for so long, or until another word."""
+        self.voice.busy(seconds)
+
+    def free(self, seconds: float = 5.0) -> None:
+        """Tell the learner that now is a good time to train: a menu, a loading screen."""
+        self.voice.free(seconds)
 
     def get_stats(self) -> dict[str, Any]:
         """How far this agent has come."""

@@ -3,88 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from local_training.checked_fields import Section, check, needed, setting, type_name
 from local_training.errors import SettingsError
 from local_training.paths import DEFAULT_ROOT, Paths
 
-Section = TypeVar("Section")
+__all__ = [
+    "GameSettings",
+    "GovernorSettings",
+    "LearnerSettings",
+    "LearningSettings",
+    "LimitSettings",
+    "ReplaySettings",
+    "RetentionSettings",
+    "Settings",
+    "check",
+    "needed",
+    "setting",
+]
 
-
-def setting(
-    default: Any,
-    sentence: str,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    choices: tuple[str, ...] = (),
-    environment: str = "",
-) -> Any:
-    """A dataclass field that knows its sentence, its range and the variable that may set it."""
-    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "choices": choices}
-    return field(default=default, metadata={"sentence": sentence, "environment": environment, **bounds})
-
-
-def needed(setting_field: dataclasses.Field[Any]) -> str:
-    """The range of a setting in words."""
-    data = setting_field.metadata
-    if data["choices"]:
-        return "one of " + ", ".join(data["choices"]) + " is needed"
-    words = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
-    text = words[_type_name(setting_field)]
-    for word, bound in (("at least", data["at_least"]), ("above", data["above"]), ("at most", data["at_most"])):
-        if bound is not None:
-            text += f", {word} {bound}"
-    return text + " is needed"
-
-
-def _type_name(setting_field: dataclasses.Field[Any]) -> str:
-    return str(setting_field.type)
-
-
-def check(section: Any, source: str = "settings") -> None:
-    """Refuse a section in which a value is of the wrong type or out of its range.
-
-    Raises:
-        SettingsError: names the key, the value, the range and the source.
-    """
-    for setting_field in dataclasses.fields(section):
-        if not setting_field.metadata:
-            continue
-        value = getattr(section, setting_field.name)
-        if not _allowed(value, setting_field):
-            raise SettingsError(setting_field.name, value, needed(setting_field), source)
-
-
-def _allowed(value: object, setting_field: dataclasses.Field[Any]) -> bool:
-    data = setting_field.metadata
-    wanted = _type_name(setting_field)
-    if wanted == "bool":
-        return isinstance(value, bool)
-    if wanted == "str":
-        return isinstance(value, str) and (not data["choices"] or value in data["choices"])
-    if isinstance(value, bool) or not isinstance(value, int if wanted == "int" else (int, float)):
-        return False
-    assert isinstance(value, (int, float))
-    return (
-        value == value  # not NaN
-        and (data["at_least"] is None or value >= data["at_least"])
-        and (data["above"] is None or value > data["above"])
-        and (data["at_most"] is None or value <= data["at_most"])
-    )
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 @dataclass(frozen=True)
-class _Section:
-    def __post_init__(self) -> None:
-        check(self, type(self).__name__)
-
-
-@dataclass(frozen=True)
-class LearnerSettings(_Section):
+class LearnerSettings(Section):
     """When the learner trains, and on what."""
 
     batch_size: int = setting(10, "Episodes in one batch, at most.", at_least=1, at_most=1000)
@@ -120,7 +65,7 @@ class LearnerSettings(_Section):
 
 
 @dataclass(frozen=True)
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """How much one episode file may ask for."""
 
     max_memory_bytes: int = setting(512_000_000, "Memory that reading one episode file may take, at most.", at_least=10_000)
@@ -131,7 +76,7 @@ class LimitSettings(_Section):
 
 
 @dataclass(frozen=True)
-class LearningSettings(_Section):
+class LearningSettings(Section):
     """How a batch changes the policy."""
 
     learning_rate: float = setting(0.001, "Step size of Adam.", above=0.0, at_most=1.0)
@@ -180,7 +125,7 @@ class LearningSettings(_Section):
 
 
 @dataclass(frozen=True)
-class RetentionSettings(_Section):
+class RetentionSettings(Section):
     """How much of the past is kept; 0 keeps all. What a recovery may still need is never deleted."""
 
     archive_files: int = setting(0, "Trained episodes kept in data/archive.", at_least=0)
@@ -194,7 +139,39 @@ class RetentionSettings(_Section):
 
 
 @dataclass(frozen=True)
-class ReplaySettings(_Section):
+class GovernorSettings(Section):
+    """When the learner gives way to the game and to other programs. Its own load never counts."""
+
+    enabled: bool = setting(True, "Whether it does so at all; it runs at low priority in any case.")
+    check_seconds: float = setting(1.0, "Time between two readings of the machine.", above=0.0, at_most=60.0)
+    cpu_percent: float = setting(
+        80.0,
+        "Share of all processors together that others may take before training gives way; 100: any.",
+        above=0.0,
+        at_most=100.0,
+    )
+    memory_percent: float = setting(85.0, "Share of the memory, likewise.", above=0.0, at_most=100.0)
+    gpu_memory_percent: float = setting(
+        90.0, "Share of a GPU's memory, likewise, where nvidia-ml-py is installed.", above=0.0, at_most=100.0
+    )
+    free_disk_bytes: int = setting(
+        0, "Free space on the root's disk below which training pauses; 0: a full disk is waited for.", at_least=0
+    )
+    battery_percent: float = setting(
+        20.0, "Charge below which training pauses while the machine runs on its battery; 0: never.", at_least=0.0, at_most=100.0
+    )
+    rest_factor: float = setting(
+        3.0, "Above a limit of processor or memory, rest so many times as long as each batch took.", at_least=0.0
+    )
+    longest_rest_seconds: float = setting(
+        60.0,
+        "Longest rest for the sake of processor, memory or slow frames; then one batch is trained all the same.",
+        at_least=0.0,
+    )
+
+
+@dataclass(frozen=True)
+class ReplaySettings(Section):
     """Which StarCraft II replays are analysed."""
 
     folder: str = setting("", "Folder with replays; empty: none.", environment="REPLAY_ARCHIVE_DIR")
@@ -217,7 +194,7 @@ class ReplaySettings(_Section):
 
 
 @dataclass(frozen=True)
-class GameSettings(_Section):
+class GameSettings(Section):
     """What run_with_training.py plays."""
 
     game: str = setting("CartPole-v1", "Gymnasium id of the game.")
@@ -244,6 +221,7 @@ class Settings:
     limits: LimitSettings = LimitSettings()
     learning: LearningSettings = LearningSettings()
     retention: RetentionSettings = RetentionSettings()
+    governor: GovernorSettings = GovernorSettings()
     replays: ReplaySettings = ReplaySettings()
     games: GameSettings = GameSettings()
 
@@ -261,15 +239,15 @@ class Settings:
         return dataclasses.replace(self, **changed)
 
 
-def _replaced(section: Section, name: str, values: dict[str, Any], source: str) -> Section:
-    known = {setting_field.name: setting_field for setting_field in dataclasses.fields(section)}  # type: ignore[arg-type]
+def _replaced(section: AnySection, name: str, values: dict[str, Any], source: str) -> AnySection:
+    known = {setting_field.name: setting_field for setting_field in dataclasses.fields(section)}
     for key in values:
         if key not in known:
             raise SettingsError(f"{name}.{key}", values[key], "known keys are " + ", ".join(sorted(known)), source)
     floats = {
-        key: float(value) if _type_name(known[key]) == "float" and type(value) is int else value for key, value in values.items()
+        key: float(value) if type_name(known[key]) == "float" and type(value) is int else value for key, value in values.items()
     }
     try:
-        return dataclasses.replace(section, **floats)  # type: ignore[type-var]
+        return dataclasses.replace(section, **floats)
     except SettingsError as error:
         raise SettingsError(f"{name}.{error.key}", error.value, error.needed, source) from None

@@ -33,6 +33,7 @@ OPTIONAL_PACKAGES = {
     "matplotlib": r"local_training\.games\.learning_curve|tools\.replay\.report_charts",
     "sc2reader": r"tools\.replay\.replay_file",
     "spawningtool": r"tools\.replay\..*",
+    "pynvml": r"tools\.learner\.gpu_readings",
     "torch": r"tools\.learner\.torch_.*",
     "ray": r"tools\.learner\.ray_.*",
 }

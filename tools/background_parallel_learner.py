@@ -151,8 +151,10 @@ class BackgroundParallelLearner:
         return RepeatedTask(_REPLAY_TASK, arguments, self.settings.replays.rescan_seconds, self._training_goes_first, _say)
 
     def _training_goes_first(self) -> bool:
-        """Whether other work should wait: episodes wait, and there is no second worker for it."""
-        return self.settings.learner.max_workers == 1 and self.get_stats()["buffer_file_count"] > 0
+        """Whether other work should wait: no worker may work now, or one only, and episodes wait for it."""
+        stats = self.get_stats()
+        workers: int = min(self.settings.learner.max_workers, stats["workers_allowed"])
+        return workers == 0 or (workers == 1 and bool(stats["buffer_file_count"]))
 
     def __enter__(self) -> BackgroundParallelLearner:
         self.start()

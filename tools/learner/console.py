@@ -31,6 +31,7 @@ def status_report(stats: Mapping[str, Any], max_file_age_seconds: float) -> str:
         ],
         "System Status": [
             ("Active Workers", f"{stats['active_workers']}/{stats['max_workers']}"),
+            ("Governor", stats["governor"] or "unknown"),
             ("Total Process Time", f"{stats['total_processing_time']:.2f}s"),
             ("Errors", stats["errors"]),
             ("Last Training", _moment(stats["last_batch_time"])),

@@ -26,5 +26,7 @@ EMPTY: dict[str, Any] = {
     "model_version": 0,
     "mean_return": 0.0,
     "worker_restarts": 0,
+    "governor": "",
+    "workers_allowed": 0,
 }
 """All keys of get_stats(), with the values of a learner that has not done anything yet."""

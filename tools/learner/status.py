@@ -21,8 +21,8 @@ def write(paths: Paths, state: str, stats: Mapping[str, Any], **more: Any) -> No
     """Replace the snapshot.
 
     Args:
-        state: "starting", "idle", "training", "waiting" (for a machine's fault to pass), "restarting", "failed" or
-            "stopped".
+        state: "starting", "idle", "training", "waiting" (for a machine's fault to pass), "paused" (by the governor),
+            "restarting", "failed" or "stopped".
         stats: as get_stats() returns them.
         more: further facts by name.
     """

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from local_training import buffer_folder, model_store
+from local_training import buffer_folder, model_store, yield_point
 from local_training.buffer_folder import REJECTED
 from local_training.errors import EpisodeError, ModelError
 from local_training.paths import Paths
@@ -82,7 +82,7 @@ class Trainer:
             OSError: the machine failed before the commit; nothing has been trained, and all files still wait.
             ModelError: somebody else has changed the model file; start again from what is there now.
         """
-        started = time.perf_counter()
+        started = _working_seconds()
         done = Round()
         self._collect(done)
         if self.present is None and done.accepted:
@@ -93,7 +93,7 @@ class Trainer:
         self.settlement.set_aside(done.set_aside)
         if done.accepted:
             done.trained = self._train(done.accepted)
-        done.seconds = time.perf_counter() - started
+        done.seconds = _working_seconds() - started
         if done.trained is not None:
             self.settlement.after_commit(done.trained, done.accepted, done.seconds)
         return done
@@ -101,6 +101,7 @@ class Trainer:
     def _collect(self, done: Round) -> None:
         model = self._facts()
         while self._snapshot and len(done.accepted) < self._settings.learner.batch_size:
+            yield_point.reached()
             name = self._snapshot.popleft()
             self._announce(name)
             verdict = self._intake.judge(name, model)
@@ -155,6 +156,11 @@ class Trainer:
         if self.present is None:
             return None
         return ModelFacts(self.present.version, self.present.state.state_width, self.present.state.action_count)
+
+
+def _working_seconds() -> float:
+    """A clock that stands still while this process gives way to others."""
+    return time.perf_counter() - yield_point.rested_seconds()
 
 
 def _twin(item: Accepted, others: Iterable[Accepted]) -> Accepted | None:

@@ -19,12 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from local_training import buffer_folder, settings_file
+from local_training import buffer_folder, settings_file, yield_point
 from local_training.errors import BackgroundTrainingError, MachineError, ModelError
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
 from local_training.settings import Settings
 from tools.learner import quiet_process, recovery, retention, status
+from tools.learner.gate import Gate
 from tools.learner.intake import Intake
 from tools.learner.ledger import Ledger
 from tools.learner.tally import Tally
@@ -85,6 +86,7 @@ class Worker:
         self._retention_due = math.inf
         self._watcher: BufferWatcher | None = None
         self._known: dict[str, Any] = {}
+        self.gate = Gate(settings, self._stopping, lambda: self._publish("paused"))
 
     def stop(self) -> None:
         self._stopping.set()
@@ -170,7 +172,10 @@ class Worker:
                 # Opening anew deletes what is above the bounds; now is a good time, as nothing waits.
                 self._trainer = None
             return False
+        if not self.gate.wait_open():
+            return False
         done = self._trainer.work_on_next()
+        self.gate.batch_ended(done.seconds)
         self._tally.add(done, time.time())
         self._back_off_seconds = 0.0
         for trouble in done.troubles:
@@ -207,7 +212,8 @@ class Worker:
         manifest = dict(present.manifest) if present else {}
         waiting = self._trainer.waiting() + self._tally.left_alone
         stats = self._tally.as_stats(self._trainer.ledger, manifest, present.version if present else 0, waiting)
-        self._known = {**stats, "active_workers": 1, "max_workers": self._settings.learner.max_workers}
+        governed = {"governor": self.gate.text(), "workers_allowed": self.gate.workers_allowed}
+        self._known = {**stats, **governed, "active_workers": 1, "max_workers": self._settings.learner.max_workers}
         return self._known
 
     def _publish(self, state: str) -> None:
@@ -218,8 +224,9 @@ class Worker:
         self._status_due = moment + 0.5
         present = self._trainer.present if self._trainer else None
         last_batch = dict(present.report) if present and "last_batch" in present.manifest else None
-        stats = self._stats()
-        status.write(self._paths, state, stats, last_batch=last_batch, settings=settings_file.as_sections(self._settings))
+        self.gate.look()
+        stats, settings = self._stats(), settings_file.as_sections(self._settings)
+        status.write(self._paths, state, stats, last_batch=last_batch, governor=self.gate.facts(), settings=settings)
         if state != "training":
             self._tell("stats", stats=stats, batch=None)
 
@@ -235,6 +242,7 @@ def main() -> int:
     settings = settings_file.from_sections(Path(first["root"]), first["settings"])
     tell = _teller(answers)
     worker = Worker(settings, tell, careful=first["careful"], deadly=first["deadly"])
+    yield_point.rest_with(worker.gate.rest)
     threading.Thread(target=_obey, args=(orders, worker), daemon=True).start()
     lock = RootLock(settings.paths.worker_lock)
     try:

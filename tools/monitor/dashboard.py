@@ -121,6 +121,7 @@ def _learner(snapshot: Snapshot) -> list[Line]:
     return shown + _rows(
         [
             ("Worker", f"{workers}, {restarts} restarts", USEFUL),
+            ("Governor", words.visible(stats.get("governor") or "unknown", 200), USEFUL),
             ("Errors", errors, USEFUL),
             ("Last Error", error, ESSENTIAL if stats.get("last_error") else DETAIL),
         ]

@@ -1,0 +1,266 @@
+"""What a game says reaches the learner: words, frame times, and silence; cheap for the game, and never in its way."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local_training.frame_pace import FramePace
+from local_training.game_voice import GameListener, GameVoice
+from local_training.paths import CHECKOUT, Paths
+from local_training.rl_agent import RLAgent
+
+MICROSECONDS_PER_FRAME = 20.0
+
+
+DYING_GAME = """
+import os, sys
+from pathlib import Path
+from local_training.game_voice import GameVoice
+from local_training.paths import Paths
+voice = GameVoice(Paths(Path(sys.argv[1])))
+voice.busy(60.0)
+os._exit(9)
+"""
+
+
+class Clock:
+    """A clock moved by hand, the same for the game and the learner."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _heard(listener: GameListener, clock: Clock) -> str:
+    return listener.hear(clock.now, time.time())[0]
+
+
+def _write(paths: Paths, text: str, name: str = "mine.txt") -> Path:
+    """Say something as a foreign game does."""
+    paths.game_voice.mkdir(exist_ok=True)
+    path = paths.game_voice / name
+    path.write_text(text)
+    return path
+
+
+def test_a_silent_game_writes_nothing(paths: Paths) -> None:
+    """An agent that is never told of frames leaves no trace, and the learner hears nothing."""
+    agent = RLAgent(root=paths.root, action_names=["a", "b"])
+    agent.get_action([0.0])
+
+    assert not paths.game_voice.exists()
+    assert GameListener(paths).hear(0.0, time.time()) == ("", "")
+
+
+def test_the_agents_words_are_heard(paths: Paths) -> None:
+    """busy, free and frame times of an agent reach a listener, and are gone with the agent."""
+    agent, listener = RLAgent(root=paths.root, action_names=["a", "b"]), GameListener(paths)
+    heard = []
+    for speak in (agent.busy, agent.free, functools.partial(agent.frame, 0.016)):
+        speak()
+        heard.append(listener.hear(time.monotonic(), time.time())[0])
+    del agent, speak
+    gc.collect()
+
+    assert heard == ["busy", "free", "steady"]
+    assert os.listdir(paths.game_voice) == []
+
+
+def test_frames_that_get_slower_are_said_at_once(paths: Paths) -> None:
+    """With the second slow frame of a game at 60 FPS the learner can know, and what is usual is in the remark."""
+    clock = Clock()
+    voice, listener = GameVoice(paths, clock), GameListener(paths)
+    for _ in range(100):
+        clock.now += 1 / 60
+        voice.frame(1 / 60)
+    assert _heard(listener, clock) == "steady"
+
+    voice.frame(0.025)
+    assert _heard(listener, clock) == "steady"
+    voice.frame(0.025)
+    word, remark = listener.hear(clock.now, time.time())
+    voice.close()
+
+    assert word == "slow" and remark.startswith("25.0 ms, usually 16.")
+
+
+def test_a_word_that_is_not_said_again_expires(paths: Paths) -> None:
+    """A game that hangs or dies holds nothing up for longer than its last word holds."""
+    clock = Clock()
+    voice, listener = GameVoice(paths, clock), GameListener(paths)
+    voice.busy(5.0)
+
+    assert _heard(listener, clock) == "busy"
+    clock.now += 4.9
+    assert _heard(listener, clock) == "busy"
+    clock.now += 0.2
+    assert _heard(listener, clock) == ""
+    voice.busy(5.0)
+    assert _heard(listener, clock) == "busy"
+    voice.close()
+    assert _heard(listener, clock) == ""
+
+
+def test_the_last_word_of_a_killed_game_expires(paths: Paths) -> None:
+    """Its file stays; a learner that is started later does not fall for it, and takes away what is very old."""
+    subprocess.run([sys.executable, "-c", DYING_GAME, str(paths.root)], cwd=CHECKOUT, check=False)
+    (name,) = os.listdir(paths.game_voice)
+    now = time.time()
+
+    assert GameListener(paths).hear(0.0, now)[0] == "busy"
+    assert GameListener(paths).hear(0.0, now + 61.0)[0] == ""
+    assert (paths.game_voice / name).exists()
+    assert GameListener(paths).hear(0.0, now + 7200.0)[0] == ""
+    assert not (paths.game_voice / name).exists()
+
+
+def test_no_word_holds_for_longer_than_a_minute(paths: Paths) -> None:
+    """Also when a game asks for a day."""
+    clock, listener = Clock(), GameListener(paths)
+    _write(paths, "busy 86400")
+
+    assert _heard(listener, clock) == "busy"
+    clock.now += 60.1
+    assert _heard(listener, clock) == ""
+
+
+@pytest.mark.parametrize("line", ["busy", "busy 3", "busy 3 boss fight\n", "busy\r\n", "busy soon"])
+def test_a_foreign_game_needs_one_line(paths: Paths, line: str) -> None:
+    """A word in a text file is enough, with or without seconds and remarks."""
+    _write(paths, line)
+
+    assert GameListener(paths).hear(0.0, time.time())[0] == "busy"
+
+
+def test_a_foreign_game_may_tell_its_frame_times(paths: Paths) -> None:
+    """`frame 0.033`, again and again: what is usual, and what is slow, is found out by the learner."""
+    clock, listener = Clock(), GameListener(paths)
+    for number in range(60):
+        clock.now += 0.1
+        path = _write(paths, "frame 0.0167")
+        os.utime(path, ns=(0, time.time_ns() + number))
+        usual = _heard(listener, clock)
+    for number in range(2):
+        path = _write(paths, f"frame 0.05{number}")
+        slow = _heard(listener, clock)
+
+    assert (usual, slow) == ("steady", "slow")
+
+
+@given(st.binary(max_size=200))
+def test_nonsense_is_silence(tmp_path_factory: pytest.TempPathFactory, line: bytes) -> None:
+    """Whatever lies in the file: a word that counts, or nothing; never an error."""
+    paths = Paths(tmp_path_factory.mktemp("voice"))
+    paths.game_voice.mkdir(parents=True)
+    (paths.game_voice / "x.txt").write_bytes(line)
+
+    assert GameListener(paths).hear(0.0, time.time())[0] in ("", "busy", "slow", "steady", "free")
+
+
+@pytest.mark.parametrize(
+    "line", ["", "busybody", "frame", "frame x", "frame nan", "busy -1", "busy inf", "steady 2 " + "x" * 200]
+)
+def test_what_is_no_sentence_leaves_the_former_word(paths: Paths, line: str) -> None:
+    """A half-written line changes nothing."""
+    clock, listener = Clock(), GameListener(paths)
+    _write(paths, "free 30")
+    assert _heard(listener, clock) == "free"
+    _write(paths, line)
+
+    assert _heard(listener, clock) == "free"
+
+
+def test_the_busiest_of_several_games_counts(paths: Paths) -> None:
+    """One in a menu does not speak for one in a fight; when that one falls silent, the other's word counts."""
+    clock, listener = Clock(), GameListener(paths)
+    games = [GameVoice(paths, clock) for _ in range(2)]
+    games[0].free()
+    games[1].busy()
+    first = _heard(listener, clock)
+    games[1].close()
+
+    assert (first, _heard(listener, clock)) == ("busy", "free")
+    games[0].close()
+
+
+def test_a_folder_that_can_not_be_written_stops_no_game(paths: Paths) -> None:
+    """The game goes on, and is not slowed down by trying at every frame."""
+    paths.game_voice.write_text("not a folder")
+    voice = GameVoice(paths)
+
+    for _ in range(100):
+        voice.frame(0.016)
+    voice.busy()
+    voice.close()
+
+
+def test_a_frame_costs_the_game_microseconds(paths: Paths) -> None:
+    """In processor time, at a pace that makes it renew its word, over ten minutes of a game at 60 FPS."""
+    clock = Clock()
+    voice = GameVoice(paths, clock)
+    begun, frames = time.process_time(), 36_000
+    for number in range(frames):
+        clock.now += 1 / 60
+        voice.frame(1 / 60 + number % 7 * 1e-4)
+    micros = 1e6 * (time.process_time() - begun) / frames
+    voice.close()
+
+    assert micros < MICROSECONDS_PER_FRAME
+
+
+def _share_slow(frames: list[float]) -> float:
+    pace = FramePace()
+    return sum(not pace.is_usual_after(seconds) for seconds in frames) / len(frames)
+
+
+def test_jitter_of_the_games_own_is_usual() -> None:
+    """Work that varies by a factor of three from frame to frame is this game's pace, and a hiccup now and then too."""
+    jitter = [0.010 + 0.005 * math.sin(number * number) for number in range(6000)]
+    hiccups = [0.05 if number % 60 == 0 else 0.016 for number in range(6000)]
+
+    assert _share_slow(jitter) < 0.01
+    assert _share_slow(hiccups) < 0.01
+
+
+def test_every_other_frame_slow_is_slow() -> None:
+    """A disturbance need not hit every frame."""
+    pace = FramePace()
+    for _ in range(600):
+        pace.is_usual_after(1 / 60)
+
+    verdicts = [pace.is_usual_after(seconds) for seconds in (0.03, 1 / 60, 0.03)]
+
+    assert verdicts == [True, True, False]
+
+
+def test_a_pace_that_stays_becomes_the_usual_one() -> None:
+    """A heavier scene is slow for some seconds only; back in the lighter one, frames are as usual at once."""
+    pace = FramePace()
+    for _ in range(600):
+        pace.is_usual_after(1 / 60)
+    verdicts = [pace.is_usual_after(1 / 30) for _ in range(30 * 20)]
+
+    assert not verdicts[3] and all(verdicts[-30:])
+    assert all(pace.is_usual_after(1 / 60) for _ in range(60))
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
+def test_no_frame_takes_no_time(seconds: float) -> None:
+    """What can't be a frame time is passed over."""
+    pace = FramePace()
+    pace.is_usual_after(0.016)
+
+    assert pace.is_usual_after(seconds) and pace.usual == 0.016

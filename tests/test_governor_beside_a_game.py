@@ -1,0 +1,213 @@
+"""The governor at work: real workers that stand still for a game and for other programs, go on, and lose nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import episodes
+import learner_runs
+import numpy as np
+import psutil
+import pytest
+from conftest import wait_until
+
+from local_training.game_voice import GameVoice
+from local_training.paths import Paths
+from tools.background_parallel_learner import BackgroundParallelLearner
+from tools.learner import status, supervisor
+from tools.learner.machine_readings import MachineReadings
+
+STOP_SECONDS = 2.0
+STRICT = {"enabled": True, "check_seconds": 0.1, "rest_factor": 1e6, "longest_rest_seconds": 600.0}
+"""Above a limit, stand still until it is over."""
+STEPS = 4000
+LONG_BATCH = {"epochs": 20, "kl_limit": 1e9, "hidden": 64}
+
+HOG = "import sys\nprint('up', flush=True)\nwhile True: pass"
+
+WORKER_ON_ANOTHER_MACHINE = """
+import os, sys
+from tools.learner import machine_readings, worker
+def percent(self):
+    with open(os.environ["OTHERS_CPU_PERCENT"]) as file:
+        return float(file.read())
+machine_readings.MachineReadings._others_cpu_percent = percent
+os._exit(worker.main())
+"""
+"""A worker that is told by a file how busy the processor is: this machine's own load is not ours to command."""
+
+
+def _learner(root: Path, learning: dict[str, Any] | None = None, **governor: Any) -> BackgroundParallelLearner:
+    settings = learner_runs.settings(root, learning=learning, rescan_seconds=0.2)
+    return BackgroundParallelLearner(settings=settings.with_values("test", governor={**STRICT, **governor}))
+
+
+def _governor(paths: Paths) -> dict[str, Any]:
+    return dict((status.read(paths) or {}).get("governor", {}))
+
+
+def _state(paths: Paths) -> str:
+    return str((status.read(paths) or {}).get("state"))
+
+
+def _worker_seconds() -> float:
+    """Processor time of the only worker."""
+    (worker,) = learner_runs.workers_of(os.getpid())
+    times = worker.cpu_times()
+    return float(times.user + times.system)
+
+
+@contextmanager
+def _voice(paths: Paths) -> Iterator[GameVoice]:
+    voice = GameVoice(paths)
+    try:
+        yield voice
+    finally:
+        voice.close()
+
+
+def test_a_busy_game_stops_a_batch_in_its_middle_and_the_bits_stay_the_same(paths: Paths, tmp_path: Path) -> None:
+    """The worker waits before a batch and within it, and what it has learnt at last is what a drain learns, bit for bit."""
+    twin = Paths(tmp_path / "twin")
+    twin.buffer.mkdir(parents=True)
+    log_probs = np.full(STEPS, np.log(1 / 3), np.float32)  # without them a batch is gone through once only
+    for number in range(3):
+        for root in (paths, twin):
+            episodes.write(root.buffer, f"game_{number}.npz", seed=number, steps=STEPS, log_probs=log_probs)
+    with _voice(paths) as voice, _learner(paths.root, LONG_BATCH) as learner:
+        voice.busy(60.0)
+        wait_until(lambda: _state(paths) == "paused")
+        before_the_batch = (_governor(paths), learner.get_stats()["governor"], learner_runs.trained(paths))
+        voice.close()
+        begun = _worker_seconds()
+        wait_until(lambda: _worker_seconds() > begun + 0.15)
+        voice.busy(60.0)
+        wait_until(lambda: _state(paths) == "paused" and _governor(paths)["workers_allowed"] == 0)
+        stood_still_at = _worker_seconds()
+        time.sleep(0.5)
+        worked = _worker_seconds() - stood_still_at
+        within_the_batch = (learner_runs.trained(paths), paths.model.exists())
+        voice.free()
+        wait_until(lambda: len(learner_runs.trained(paths)) == 3, 60.0)
+
+    assert before_the_batch[0]["reason"] == "the game is busy" and before_the_batch[0]["state"] == "paused"
+    assert before_the_batch[1:] == ("paused: the game is busy", [])
+    assert within_the_batch == ([], False)
+    assert worked < 0.1
+    learner_runs.drain(twin.root, learning=LONG_BATCH)
+    assert paths.model.read_bytes() == twin.model.read_bytes()
+
+
+def test_a_paused_learner_stops_at_once(paths: Paths) -> None:
+    """Who waits for a game does not make the game wait for its own end; the episodes stay in the buffer."""
+    episodes.write(paths.buffer, "game.npz")
+    with _voice(paths) as voice:
+        voice.busy(60.0)
+        with _learner(paths.root) as learner:
+            wait_until(lambda: _state(paths) == "paused")
+            started = time.monotonic()
+            learner.stop()
+            took = time.monotonic() - started
+
+    assert took < STOP_SECONDS
+    assert episodes.fates(paths)["buffer"] == ["game.npz"]
+
+
+def test_a_game_that_dies_while_it_is_busy_is_not_waited_for_for_ever(paths: Paths) -> None:
+    """Its last word expires, and training begins."""
+    episodes.write(paths.buffer, "game.npz")
+    paths.game_voice.mkdir()
+    (paths.game_voice / "dead.txt").write_text("busy 2")
+    with _learner(paths.root):
+        wait_until(lambda: len(learner_runs.trained(paths)) == 1)
+
+
+def test_others_load_pauses_and_its_end_lets_it_go_on(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit the worker says why it waits, in status.json, get_stats() and the log; below, all is trained once."""
+    load = tmp_path / "load"
+    load.write_text("97")
+    monkeypatch.setenv("OTHERS_CPU_PERCENT", str(load))
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        supervisor.subprocess, "Popen", lambda arguments, **more: real([sys.executable, "-c", WORKER_ON_ANOTHER_MACHINE], **more)
+    )
+    with _learner(paths.root) as learner:
+        wait_until(lambda: _governor(paths).get("state") == "giving way")
+        for number in range(4):
+            # The first batch may pass: nobody has had to wait yet, so no rest is due.
+            episodes.write(paths.buffer, f"game_{number}.npz", seed=number)
+        wait_until(lambda: _state(paths) == "paused" and "paused" in learner.get_stats()["governor"])
+        facts, waiting = _governor(paths), learner.get_stats()["buffer_file_count"]
+        load.write_text("20")
+        wait_until(lambda: len(learner_runs.trained(paths)) == 4)
+        wait_until(lambda: _governor(paths)["state"] == "free")
+
+    assert "other programs use 97 % of the processor (limit 80 %)" in facts["reason"]
+    assert facts["workers_allowed"] == 0 and facts["readings"]["others_cpu_percent"] == 97.0
+    assert waiting >= 1
+    assert sorted(name for name, _ in learner_runs.trained(paths)) == [f"game_{number}.npz" for number in range(4)]
+    log = paths.governor_log.read_text("utf-8")
+    assert "other programs use" in log and log.splitlines()[-1].endswith("free")
+
+
+def test_a_real_hog_pauses_the_worker(paths: Paths) -> None:
+    """As above with programs that really take all processors; only where the machine has no other load to speak of."""
+    readings = MachineReadings(paths.root)
+    readings.take()
+    time.sleep(1.0)
+    if (readings.take().others_cpu_percent or 100.0) > 50.0:
+        pytest.skip("the processor is busy with other programs")
+    hogs = [subprocess.Popen([sys.executable, "-c", HOG], start_new_session=True) for _ in range(os.cpu_count() or 1)]
+    try:
+        with _learner(paths.root, check_seconds=0.5) as learner:
+            wait_until(lambda: "of the processor" in learner.get_stats()["governor"])
+            facts = _governor(paths)
+            for hog in hogs:
+                hog.kill()
+            episodes.write(paths.buffer, "game.npz")
+            wait_until(lambda: learner.get_stats()["governor"] == "free")
+            wait_until(lambda: len(learner_runs.trained(paths)) == 1)
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+    assert "other programs use" in facts["reason"] and facts["readings"]["others_cpu_percent"] > 80.0
+
+
+def test_a_drain_is_not_governed(paths: Paths) -> None:
+    """Who asks for a drain wants it now: no game and no limit holds it up."""
+    episodes.write(paths.buffer, "game.npz")
+    with _voice(paths) as voice:
+        voice.busy(60.0)
+        done = learner_runs.command(paths.root, "--drain", "--max-file-age", "0")
+
+    assert done.returncode == 0
+    assert len(learner_runs.trained(paths)) == 1
+
+
+def test_switched_off_nobody_waits(paths: Paths) -> None:
+    """governor.enabled: false trains whatever the game says."""
+    episodes.write(paths.buffer, "game.npz")
+    with _voice(paths) as voice:
+        voice.busy(60.0)
+        with _learner(paths.root, enabled=False) as learner:
+            wait_until(lambda: len(learner_runs.trained(paths)) == 1)
+            wait_until(lambda: learner.get_stats()["governor"] == "off")
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="a matter of Linux sessions")
+def test_the_workers_session_has_low_priority_too(paths: Paths) -> None:
+    """Linux shares the processor out between sessions first; the worker's own niceness would not help the game."""
+    with _learner(paths.root):
+        wait_until(lambda: len(learner_runs.workers_of(os.getpid())) == 1)
+        (worker,) = learner_runs.workers_of(os.getpid())
+        wait_until(lambda: psutil.Process(worker.pid).nice() == 10)
+        wait_until(lambda: Path(f"/proc/{worker.pid}/autogroup").read_text().split()[-1] == "10")

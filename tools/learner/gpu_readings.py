@@ -1,0 +1,26 @@
+"""What NVIDIA's GPUs are doing, through nvidia-ml-py; needs that package (`pip install nvidia-ml-py`)."""
+
+from __future__ import annotations
+
+import pynvml
+
+
+class GpuReadings:
+    """The GPUs of this machine; none where there is no driver."""
+
+    def __init__(self) -> None:
+        try:
+            pynvml.nvmlInit()
+            self._devices = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        except pynvml.NVMLError:
+            self._devices = []
+
+    def take(self) -> tuple[float | None, float | None]:
+        """Percent of memory in use and of utilisation, each of the GPU that has most; None where it is not known."""
+        try:
+            memories = [pynvml.nvmlDeviceGetMemoryInfo(device) for device in self._devices]
+            rates = [pynvml.nvmlDeviceGetUtilizationRates(device) for device in self._devices]
+        except pynvml.NVMLError:
+            return None, None  # some devices don't tell
+        used = max((100.0 * memory.used / memory.total for memory in memories if memory.total), default=None)
+        return used, max((float(rate.gpu) for rate in rates), default=None)
