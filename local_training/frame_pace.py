@@ -9,7 +9,7 @@ USUAL_SHARE = 0.9
 SLOWER_BY = 1.25
 """Frames count as slow from so many times the usual time on."""
 _ADAPT_SECONDS = 10.0
-_FIRST_FRAMES = 30
+_PASSED_OVER, _FIRST_FRAMES, _FIRST_SECONDS = 10, 40, 3.0
 _LAST_FRAMES = 0b1111
 _STEADY_AGAIN_SECONDS = 0.25
 _SEVERAL = tuple(bits.bit_count() >= 2 for bits in range(_LAST_FRAMES + 1))
@@ -23,11 +23,14 @@ class FramePace:
     usual after some ten seconds, whoever made it heavier. So it tells a change, not how good the pace is.
 
     Attributes:
+        is_new: true for the first forty frames, three seconds at most, while there is no usual pace yet; the first ten
+            of them are passed over, so that there is time to get out of the game's way before.
         usual: seconds, the 90 % quantile of the frame times of late.
         newest: seconds of the last frame.
     """
 
     def __init__(self) -> None:
+        self.is_new = True
         self.usual = 0.0
         self.newest = 0.0
         self._first: list[float] = []
@@ -40,9 +43,8 @@ class FramePace:
         if not 0.0 < seconds < math.inf:
             return not self._slow
         self.newest = seconds
-        if len(self._first) < _FIRST_FRAMES:
-            self._first.append(seconds)
-            self.usual = sorted(self._first)[int(USUAL_SHARE * len(self._first))]
+        if self.is_new:
+            self._begin_with(seconds)
             return True
         is_slow = seconds > SLOWER_BY * self.usual
         # A step of the quantile's own size: up for USUAL_SHARE of the frames that are longer, down for the others,
@@ -56,3 +58,9 @@ class FramePace:
         if self._steady_seconds >= _STEADY_AGAIN_SECONDS:
             self._slow = False
         return not self._slow
+
+    def _begin_with(self, seconds: float) -> None:
+        self._first.append(seconds)
+        counted = sorted(self._first[_PASSED_OVER:] or self._first)
+        self.usual = counted[int(USUAL_SHARE * len(counted))]
+        self.is_new = len(self._first) < _FIRST_FRAMES and sum(self._first) < _FIRST_SECONDS

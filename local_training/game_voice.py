@@ -52,11 +52,10 @@ class GameVoice:
 
     def frame(self, seconds: float) -> None:
         """Tell how long the last frame took: its work or its interval, but always the same of both."""
-        word = STEADY if self._pace.is_usual_after(seconds) else SLOW
+        word = _word(self._pace, seconds)
         moment = self._clock()
         if word != self._said or moment >= self._due:
-            took, usual = 1000 * self._pace.newest, 1000 * self._pace.usual
-            self._say(word, HOLD_SECONDS, f"{took:.1f} ms, usually {usual:.1f} ms", moment)
+            self._say(word, HOLD_SECONDS, _remark(self._pace), moment)
 
     def busy(self, seconds: float = 5.0) -> None:
         """Ask the learner to stand still; holds for `seconds`, a minute at most, or until another word."""
@@ -99,6 +98,18 @@ class GameVoice:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         self._descriptor = os.open(path, flags, 0o666)
         self._finalizer = weakref.finalize(self, _fall_silent, self._descriptor, path, os.getpid())
+
+
+def _word(pace: FramePace, seconds: float) -> str:
+    """What one more frame amounts to. Until the usual pace is known the learner stands still, or it were part of it."""
+    usual = pace.is_usual_after(seconds)
+    return BUSY if pace.is_new else STEADY if usual else SLOW
+
+
+def _remark(pace: FramePace) -> str:
+    if pace.is_new:
+        return "its usual pace is not known yet"
+    return f"{1000 * pace.newest:.1f} ms, usually {1000 * pace.usual:.1f} ms"
 
 
 def _fall_silent(descriptor: int, path: Path, owner: int) -> None:
@@ -171,8 +182,7 @@ class GameListener:
             return
         word, number, remark = said
         if word == FRAME:
-            word = STEADY if speaker.pace.is_usual_after(number) else SLOW
-            remark, number = f"{1000 * speaker.pace.newest:.1f} ms, usually {1000 * speaker.pace.usual:.1f} ms", HOLD_SECONDS
+            word, remark, number = _word(speaker.pace, number), _remark(speaker.pace), HOLD_SECONDS
         speaker.word, speaker.remark = word, remark
         speaker.until = moment + min(number, LONGEST_HOLD_SECONDS) - age
 

@@ -56,6 +56,11 @@ def _write(paths: Paths, text: str, name: str = "mine.txt") -> Path:
     return path
 
 
+def _play(agent: RLAgent, frames: int) -> None:
+    for _ in range(frames):
+        agent.frame(0.016)
+
+
 def test_a_silent_game_writes_nothing(paths: Paths) -> None:
     """An agent that is never told of frames leaves no trace, and the learner hears nothing."""
     agent = RLAgent(root=paths.root, action_names=["a", "b"])
@@ -69,13 +74,13 @@ def test_the_agents_words_are_heard(paths: Paths) -> None:
     """busy, free and frame times of an agent reach a listener, and are gone with the agent."""
     agent, listener = RLAgent(root=paths.root, action_names=["a", "b"]), GameListener(paths)
     heard = []
-    for speak in (agent.busy, agent.free, functools.partial(agent.frame, 0.016)):
+    for speak in (agent.free, agent.busy, functools.partial(_play, agent, 100)):
         speak()
         heard.append(listener.hear(time.monotonic(), time.time())[0])
     del agent, speak
     gc.collect()
 
-    assert heard == ["busy", "free", "steady"]
+    assert heard == ["free", "busy", "steady"]
     assert os.listdir(paths.game_voice) == []
 
 
@@ -219,6 +224,23 @@ def test_a_frame_costs_the_game_microseconds(paths: Paths) -> None:
     voice.close()
 
     assert micros < MICROSECONDS_PER_FRAME
+
+
+def test_the_learner_stands_still_until_the_usual_pace_is_known(paths: Paths) -> None:
+    """Otherwise a learner that was at work before the game's first frame were part of what is usual."""
+    clock = Clock()
+    voice, listener = GameVoice(paths, clock), GameListener(paths)
+    heard = []
+    for number in range(60):
+        clock.now += 1 / 60
+        voice.frame(0.030 if number < 8 else 0.015)
+        heard.append(_heard(listener, clock))
+    voice.frame(0.025)
+    voice.frame(0.025)
+
+    assert heard == ["busy"] * 39 + ["steady"] * 21
+    assert _heard(listener, clock) == "slow"
+    voice.close()
 
 
 def _share_slow(frames: list[float]) -> float:
