@@ -95,12 +95,14 @@ def test_a_busy_game_stops_a_batch_in_its_middle_and_the_bits_stay_the_same(path
         worked = _worker_seconds() - stood_still_at
         within_the_batch = (learner_runs.trained(paths), paths.model.exists())
         voice.free()
+        wait_until(lambda: learner.get_stats()["governor"] == "free" and _state(paths) == "training")
+        gone_on_within_the_batch = not paths.model.exists()
         wait_until(lambda: len(learner_runs.trained(paths)) == 3, 60.0)
 
     assert before_the_batch[0]["reason"] == "the game is busy" and before_the_batch[0]["state"] == "paused"
     assert before_the_batch[1:] == ("paused: the game is busy", [])
     assert within_the_batch == ([], False)
-    assert worked < 0.1
+    assert worked < 0.1 and gone_on_within_the_batch
     learner_runs.drain(twin.root, learning=LONG_BATCH)
     assert paths.model.read_bytes() == twin.model.read_bytes()
 
@@ -191,6 +193,20 @@ def test_a_drain_is_not_governed(paths: Paths) -> None:
 
     assert done.returncode == 0
     assert len(learner_runs.trained(paths)) == 1
+
+
+@pytest.mark.parametrize(
+    ("max_workers", "allowed", "waiting", "replays_wait"),
+    [(2, 2, 5, False), (2, 1, 5, True), (2, 1, 0, False), (2, 0, 0, True), (1, 1, 5, True), (1, 1, 0, False)],
+)
+def test_replays_wait_for_a_worker_to_spare(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, max_workers: int, allowed: int, waiting: int, replays_wait: bool
+) -> None:
+    """They are analysed by the second worker, or by the only one when no episode waits; not at all during a pause."""
+    learner = learner_runs.learner(paths.root, max_workers=max_workers)
+    monkeypatch.setattr(learner, "get_stats", lambda: {"workers_allowed": allowed, "buffer_file_count": waiting})
+
+    assert learner._training_goes_first() is replays_wait
 
 
 def test_switched_off_nobody_waits(paths: Paths) -> None:

@@ -17,6 +17,8 @@ from tools.learner.training_log import TrainingLog
 
 LOOK_SECONDS = 0.03
 """How often the games are listened to, at least while there is something to stop."""
+_STANDING_SECONDS = 0.1
+"""While everything stands still, nobody is in a hurry."""
 SHOW_SECONDS = 5.0
 _LOG_BYTES = 500_000
 
@@ -33,10 +35,11 @@ class Gate:
         self,
         settings: Settings,
         stopping: threading.Event,
-        show: Callable[[], None],
+        show: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`show` is called when the reason has changed, and from time to time while the worker waits."""
+        """`show` is told "paused" when the worker has to wait, and from time to time while it does, and "training" when
+        it goes on in the middle of a batch."""
         self._settings = settings.governor
         self._max_workers = settings.learner.max_workers
         self._stopping = stopping
@@ -64,6 +67,7 @@ class Gate:
             return 0.0
         while not self._stopping.is_set() and self.look().at_once:
             self._stand_still()
+        self._show("training")
         return self._clock() - begun
 
     def batch_ended(self, seconds: float) -> None:
@@ -106,5 +110,5 @@ class Gate:
         moment = self._clock()
         if moment >= self._show_due:
             self._show_due = moment + SHOW_SECONDS
-            self._show()
-        self._stopping.wait(LOOK_SECONDS)
+            self._show("paused")
+        self._stopping.wait(_STANDING_SECONDS)

@@ -86,7 +86,7 @@ class Worker:
         self._retention_due = math.inf
         self._watcher: BufferWatcher | None = None
         self._known: dict[str, Any] = {}
-        self.gate = Gate(settings, self._stopping, lambda: self._publish("paused"))
+        self.gate = Gate(settings, self._stopping, self._show)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -215,6 +215,12 @@ class Worker:
         governed = {"governor": self.gate.text(), "workers_allowed": self.gate.workers_allowed}
         self._known = {**stats, **governed, "active_workers": 1, "max_workers": self._settings.learner.max_workers}
         return self._known
+
+    def _show(self, state: str) -> None:
+        """Tell at once that the governor has stopped a batch, or let it go on."""
+        self._status_due = 0.0
+        self._publish(state)
+        self._tell("stats", stats=self._stats(), batch=None)
 
     def _publish(self, state: str) -> None:
         """Write the status for monitors, at most twice a second while training flat out."""
