@@ -30,6 +30,7 @@ DELETED = "deleted"
 _KEPT_NAME = re.compile(r"(?![.-])[A-Za-z0-9._-]{1,120}\Z")
 _WINDOWS_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)")
 _OUR_PARTIAL = re.compile(r"\.game_\d{8}_\d{6}_[A-Za-z0-9]+_[0-9a-f]{8}\.npz\.part\Z")
+_ANY_PARTIAL = re.compile(r"\..+\.part\Z", re.DOTALL)
 _NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EINVAL}
 
 Signature = tuple[int, int, int]
@@ -207,7 +208,7 @@ def _linked(source: Path, target: Path, status: os.stat_result) -> bool:
         FileExistsError: the name is taken by another file.
     """
     if stat.S_ISDIR(status.st_mode):
-        return False
+        return _twin_made(source, target)
     try:
         os.link(source, target, follow_symlinks=False)
     except FileExistsError:
@@ -217,6 +218,17 @@ def _linked(source: Path, target: Path, status: os.stat_result) -> bool:
         if isinstance(error, OSError) and error.errno not in _NO_HARD_LINKS:
             raise
         return False
+    return True
+
+
+def _twin_made(source: Path, target: Path) -> bool:
+    """Make an empty folder's like: a folder can't have two names. False for one that holds something."""
+    if os.listdir(source):
+        return False
+    if not atomic_files.exists(target):
+        os.mkdir(target)
+    elif not atomic_files.is_half_moved(source, target):
+        raise FileExistsError(errno.EEXIST, "the name is taken", str(target))
     return True
 
 
@@ -231,8 +243,8 @@ def _give_back(target: Path, source: Path) -> None:
 def _leave(source: Path, target: Path) -> None:
     """Remove the old name, unless it has meanwhile been given to another file."""
     try:
-        if os.path.samestat(os.lstat(source), os.lstat(target)):
-            atomic_files.remove_if_there(source)
+        if atomic_files.is_half_moved(source, target):
+            atomic_files.move(source, target)
     except FileNotFoundError:
         return
 
@@ -240,9 +252,15 @@ def _leave(source: Path, target: Path) -> None:
 def sweep_partials(paths: Paths) -> list[str]:
     """Remove partial files whose writers are gone; return their names.
 
-    A writer of ours holds a mark that dies with it, so its death is proven. Of a foreign writer's partial file
-    nothing is known, and it is left alone.
+    A writer of ours holds a mark that dies with it, so its death is proven. Of a foreign writer's partial file in the
+    buffer nothing is known, and it is left alone; in the other folders nobody but us writes.
     """
-    with os.scandir(paths.buffer) as entries:
-        partials = [Path(entry.path) for entry in entries if _OUR_PARTIAL.match(entry.name)]
+    partials = _matching(paths.buffer, _OUR_PARTIAL)
+    for folder in (paths.stale, paths.duplicate, paths.rejected, paths.data, paths.models, paths.history):
+        partials += _matching(folder, _ANY_PARTIAL)
     return [partial.name for partial in sorted(partials) if atomic_files.remove_if_abandoned(partial)]
+
+
+def _matching(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in entries if pattern.match(entry.name)]

@@ -391,3 +391,29 @@ FolderMachine.TestCase.settings = hypothesis_settings(
 
 class TestTheFolderAsAStateMachine(FolderMachine.TestCase):
     """Any order of deliveries, replacements, moves and deaths ends with every episode in exactly one place."""
+
+
+def test_an_empty_folder_is_moved_without_a_moment_in_which_it_is_nowhere(paths: Paths) -> None:
+    """Its like is made under the new name first; a file system with two-step renames could lose both names of one."""
+    (paths.buffer / "x.npz").mkdir()
+    departure = Departure("x.npz", "rejected", "x.npz", note="it is a folder")
+    (paths.rejected / "x.npz").mkdir()  # as after a power cut between the two steps
+
+    buffer_folder.move_out(paths, [departure], durable=True)
+
+    assert (paths.rejected / "x.npz").is_dir() and not (paths.buffer / "x.npz").exists()
+
+
+def test_partial_files_of_dead_writers_are_swept_from_our_own_folders_too(paths: Paths) -> None:
+    """What a failed write left beside a reason file or a model would else stay for ever."""
+    ours = [paths.rejected / ".a.npz.reason.txt.part", paths.models / ".rl_agent_model.npz.part", paths.stale / ".b.0a.part"]
+    for partial in ours:
+        partial.write_bytes(b"")
+    foreign = paths.buffer / ".theirs.npz.part"
+    foreign.write_bytes(b"still being written, for all we know")
+
+    swept = buffer_folder.sweep_partials(paths)
+
+    assert sorted(swept) == sorted(partial.name for partial in ours)
+    assert foreign.exists()
+    foreign.unlink()
