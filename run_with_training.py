@@ -99,6 +99,7 @@ class _Session:
         self._curve = learning_curve
         self._returns: list[float] = []
         self._deposited = 0
+        self._undelivered = 0
         self._first_fates = 0
         self._progress_at = time.monotonic()
         self._voice = GameVoice(settings.paths)
@@ -120,6 +121,7 @@ class _Session:
                     self._log.add(result)
                     self._returns.append(result.episode_return)
                     self._deposited += result.saved
+                    self._undelivered += order.training and not result.saved
                     show(result, self._returns, self._version())
                     self._report(len(self._returns))
                 self._wait_for_learner()
@@ -197,6 +199,8 @@ class _Session:
             stats = self._learner.get_stats()
             rows += [("Versions trained", str(stats["models_trained"])), ("Model version", str(stats["model_version"]))]
             rows += [("Errors", f"{stats['errors']} {stats['last_error']}".strip())] if stats["errors"] else []
+        if self._undelivered:
+            rows += [("Episodes not delivered", f"{self._undelivered}: the buffer refused them")]
         rows += [("Model", str(paths.model)), ("Games as CSV", str(self._curve.csv_path(paths)))]
         picture = self._curve.draw(paths, self._settings.games.game) if games else None
         rows += [("Learning curve", str(picture))] if picture else []

@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 GUIDE_ACTIONS = ("ECONOMY", "AGGRESSIVE", "DEFENSIVE", "TECH", "ALL_IN")
 """What the guides' bots can do; the actions of an agent to whom nobody names others."""
 
-_GUIDE_STATE_WIDTH = 15
 _NEW_GAME = "give the game a root of its own, or move the old model away to start a new one"
 
 
@@ -161,7 +160,11 @@ class PolicyHolder:
         return max(there, self.version) + 1
 
     def _write(self, target: Path, version: int) -> bool:
-        self.network(self._state_width or _GUIDE_STATE_WIDTH)
+        if self._network is None and self._state_width is None:
+            # A model of invented sizes would make the learner refuse every real episode.
+            logger.warning("%s not written: nobody has said yet how wide a state is", target)
+            return False
+        self.network(self._state_width or 0)
         if self._training_state is None:
             data = model_store.read_bytes(self.model_path)
         else:

@@ -11,8 +11,11 @@ import numpy.typing as npt
 
 from local_training.errors import EpisodeError
 from local_training.policy import Choice
+from local_training.settings import LimitSettings
 
 Array = npt.NDArray[Any]
+
+_LARGEST = LimitSettings().max_magnitude
 
 
 class Recording:
@@ -46,10 +49,14 @@ class Recording:
         """Credit the newest action.
 
         Raises:
-            EpisodeError: there is no action yet, or the reward is not a finite number.
+            EpisodeError: there is no action yet, or the reward is no number that an episode file may hold.
         """
         if not math.isfinite(reward):
             raise EpisodeError("not-finite", f"the reward is {reward}", "a finite number is needed")
+        if abs(reward) > _LARGEST:
+            raise EpisodeError(
+                "absurd-magnitude", f"the reward is {reward:g}", f"at most {_LARGEST:g} (limits.max_magnitude) is allowed"
+            )
         if not self.actions:
             raise EpisodeError("no-action", "a reward came before the first action", "call get_action first")
         self.rewards[-1] += float(reward)
@@ -81,3 +88,21 @@ class Recording:
         if episode_id:
             arrays["episode_id"] = np.array(episode_id)
         return arrays
+
+
+def state_vector(state: Any) -> Array:
+    """The state as [S] float32.
+
+    Raises:
+        EpisodeError: it is empty, or holds what no episode file may hold: better now than when the game is over.
+    """
+    raw = np.asarray(state)
+    if raw.dtype == np.uint8:
+        return np.asarray(raw.reshape(-1).astype(np.float32) / np.float32(255))
+    if raw.size == 0 or raw.dtype.kind not in "fiub":
+        found = f"the state has shape {raw.shape} and type {raw.dtype}"
+        raise EpisodeError("wrong-shape", found, "at least one number is needed")
+    if not max(-float(raw.min()), float(raw.max())) <= _LARGEST:
+        needed = f"finite numbers of size {_LARGEST:g} at most are needed"
+        raise EpisodeError("not-finite", "the state holds NaN, an infinity or a number beyond all bounds", needed)
+    return raw.reshape(-1).astype(np.float32, copy=True)

@@ -18,7 +18,7 @@ from local_training.game_voice import GameVoice
 from local_training.outbox import Outbox
 from local_training.paths import MODEL_NAME, Paths
 from local_training.policy_holder import GUIDE_ACTIONS, PolicyHolder
-from local_training.recording import Recording
+from local_training.recording import Recording, state_vector
 from local_training.settings import LearningSettings
 
 __all__ = ["GUIDE_ACTIONS", "RLAgent"]
@@ -122,7 +122,7 @@ class RLAgent:
         """
         if training and not len(self._recording):
             self.refresh()
-        vector = _state_vector(state)
+        vector = state_vector(state)
         mask = None if action_mask is None else np.asarray(action_mask, bool)
         network = self._holder.network(len(vector))
         if mask is not None and mask.shape != (len(self.action_labels),):
@@ -274,7 +274,7 @@ class RLAgent:
         }
 
     def _arrays(self, terminated: bool, final_state: Any, episode_id: str, meta: Mapping[str, Any]) -> dict[str, Any]:
-        last = None if final_state is None else _state_vector(final_state)
+        last = None if final_state is None else state_vector(final_state)
         return self._recording.arrays(
             self.action_labels, terminated=terminated, final_state=last, episode_id=episode_id, meta=meta
         )
@@ -287,10 +287,3 @@ def _paths(model_path: str | os.PathLike[str] | None, root: str | os.PathLike[st
     if path is not None and path.name == MODEL_NAME and path.parent.name == "models":
         return Paths(path.parent.parent)
     return settings_file.load(environment=os.environ).paths
-
-
-def _state_vector(state: Any) -> Array:
-    raw = np.asarray(state)
-    if raw.dtype == np.uint8:
-        return np.asarray(raw.reshape(-1).astype(np.float32) / np.float32(255))
-    return raw.reshape(-1).astype(np.float32, copy=True)

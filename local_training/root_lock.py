@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 import filelock
 
 from local_training import atomic_files
-from local_training.errors import AnotherLearnerError, LockUnavailableError
+from local_training.errors import AnotherLearnerError, LockUnavailableError, MachineError
 from local_training.paths import Paths
+
+_FAULTS_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EMFILE, errno.ENFILE)
 
 
 class RootLock:
@@ -25,22 +28,27 @@ class RootLock:
 
     def __init__(self, path: Path) -> None:
         self._lock = filelock.FileLock(str(path), timeout=0)
+        self._held: os.stat_result | None = None
 
     def try_acquire(self) -> bool:
         """Take the lock; False if another holder has it.
 
         Raises:
             LockUnavailableError: the file system does not lock.
+            MachineError: the lock's file can't be made or opened.
         """
         try:
             self._lock.acquire()
         except filelock.Timeout:
             return False
         except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_MACHINE:
+                raise MachineError(f"locking {self._lock.lock_file}", str(error)) from None
             raise LockUnavailableError(self._lock.lock_file, str(error)) from None
         if isinstance(self._lock, filelock.SoftFileLock) or not self._keeps_others_out():
             self._lock.release()
             raise LockUnavailableError(self._lock.lock_file, "a second holder was let in")
+        self._held = os.stat(self._lock.lock_file)
         return True
 
     def wait_acquired(self, timeout_seconds: float) -> bool:
@@ -52,7 +60,22 @@ class RootLock:
             time.sleep(0.02)
         return True
 
+    def renew(self, timeout_seconds: float) -> None:
+        """Take the lock again if its file has been replaced, as when the folder was deleted and made again.
+
+        Raises:
+            AnotherLearnerError: somebody else has it now, and keeps it for longer than the time given.
+            OSError: the folder is gone.
+        """
+        file = Path(self._lock.lock_file)
+        if self._held is not None and atomic_files.exists(file) and os.path.samestat(self._held, os.lstat(file)):
+            return
+        self.release()
+        if not self.wait_acquired(timeout_seconds):
+            raise AnotherLearnerError(str(file.parent.parent), "it began when the folder was deleted and made again")
+
     def release(self) -> None:
+        self._held = None
         self._lock.release()
 
     def _keeps_others_out(self) -> bool:

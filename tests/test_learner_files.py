@@ -16,6 +16,7 @@ from fakes import FakeClock
 
 from local_training import model_store
 from local_training.paths import Paths
+from tools.background_parallel_learner import BackgroundParallelLearner
 from tools.learner import intake as intakes
 from tools.learner import ledger as ledgers
 from tools.learner import trainer
@@ -412,3 +413,25 @@ def test_a_buffer_full_of_everything_is_sorted_out_in_one_drain(paths: Paths) ->
     }
     names = [name for name, _ in learner_runs.trained(paths)]
     assert names == sorted(names) == found["trained"]
+
+
+@pytest.mark.slow
+def test_a_second_learner_on_a_folder_made_anew_drives_the_first_one_out(paths: Paths) -> None:
+    """The lock's file goes with the folder; still no episode is trained twice: one of the two gives up, and says so."""
+    first = BackgroundParallelLearner(settings=learner_runs.settings(paths.root, rescan_seconds=0.1))
+    first.start()
+    wait_until(lambda: first.get_stats()["active_workers"] == 1, 60)
+    shutil.rmtree(paths.data)
+    second = BackgroundParallelLearner(settings=learner_runs.settings(paths.root, rescan_seconds=0.1))
+    try:
+        second.start()
+        for number in range(30):
+            episodes.write(paths.buffer, f"game_{number}.npz", seed=number)
+        wait_until(lambda: not list(paths.buffer.glob("*.npz")), 60)
+        wait_until(lambda: first.running != second.running, 60)
+    finally:
+        first.stop()
+        second.stop()
+
+    trained = [line["sha256"] for line in ledgers.read_lines(paths.ledger) if line["fate"] == "trained"]
+    assert len(trained) == len(set(trained)) == 30

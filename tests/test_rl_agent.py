@@ -290,3 +290,22 @@ def test_training_after_the_model_file_is_gone(paths: Paths):
         agent.train_from_batch([episodes.arrays(1)])
 
     assert agent.get_action(np.zeros(4))[1] in NAMES
+
+
+@pytest.mark.parametrize("state", [[float("inf"), 1, 2, 3], [1e30, 1, 2, 3], [], [float("nan"), 1, 2, 3]])
+def test_a_state_that_no_file_may_hold_is_refused_at_once(paths: Paths, state: list[float]):
+    """At the end of the game it would cost all its steps."""
+    agent = new_agent(paths.root)
+
+    with pytest.raises(EpisodeError):
+        agent.get_action(state)
+
+
+def test_no_model_of_invented_sizes_is_saved(paths: Paths):
+    """A bot that saves at its start has no state to go by; a model made up then would refuse all its episodes."""
+    agent = RLAgent(root=paths.root)
+
+    assert not agent.save_model()
+    assert not paths.model.exists()
+    agent.get_action([1.0, 2.0, 3.0, 4.0])
+    assert agent.save_model() and paths.model.exists()

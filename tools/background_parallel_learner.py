@@ -6,6 +6,7 @@ As a class for bots, and as a command: python tools/background_parallel_learner.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
@@ -186,7 +187,8 @@ class _Reporter:
 
 
 def _say(sentence: str) -> None:
-    print(sentence, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # a console that has gone away ends no training
+        print(sentence, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -45,7 +45,8 @@ def _run(options: argparse.Namespace) -> int:
     for name in names:
         fates = list(fates_of(paths, lines, name))
         unseen += not fates and name is not None
-        for fate in fates or ([{"name": name, "fate": "never seen"}] if name is not None else []):
+        unknown = "forgotten or never seen" if any(line["fate"] == ledgers.SUMMARY for line in lines) else "never seen"
+        for fate in fates or ([{"name": name, "fate": unknown}] if name is not None else []):
             print(json.dumps(fate) if options.json else sentence(fate))
     return 1 if unseen else 0
 
@@ -81,6 +82,8 @@ def sentence(fate: Mapping[str, Any]) -> str:
     kind = fate["fate"]
     if kind == buffer_folder.TRAINED:
         text = f"trained in version {fate['seq']} ({fate.get('steps', '?')} steps, return {fate.get('return', '?')})"
+    elif kind == "forgotten or never seen":
+        return f"{name}: not among what the ledger still holds; its oldest lines were left out (retention.ledger_lines)"
     elif kind in ("waiting", "never seen"):
         return f"{name}: {'waits in the buffer for its turn' if kind == 'waiting' else 'no file of this name has come here'}"
     elif kind == "not in the ledger":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,7 @@ def _drained(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
     trainer.look()
     while trainer.waiting():
         done = trainer.work_on_next()
-        tally.add(done, 0.0)
+        tally.add(done, time.time())
         troubles += done.troubles
         for item in done.set_aside:
             tell("set_aside", name=ascii(item.name)[1:-1], fate=item.fate, reason=item.reason)
@@ -60,7 +61,7 @@ def _drained(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
     retention.apply(settings.paths, settings, trainer.ledger)
     present = trainer.present
     manifest, version = (dict(present.manifest), present.version) if present else ({}, 0)
-    stats = {**EMPTY, **tally.as_stats(trainer.ledger, manifest, version, 0)}
+    stats = {**EMPTY, "max_workers": settings.learner.max_workers, **tally.as_stats(trainer.ledger, manifest, version, 0)}
     status.write(settings.paths, "stopped", stats)
     if troubles:
         raise MachineError(f"draining {settings.paths.buffer}", f"{len(troubles)} files can't be read: {troubles[0]}")

@@ -15,7 +15,6 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +28,7 @@ from tools.learner.gate import Gate
 from tools.learner.intake import Intake
 from tools.learner.ledger import Ledger
 from tools.learner.tally import Tally
+from tools.learner.telling import Tell, teller
 from tools.learner.trainer import Round, Trainer
 from tools.learner.watcher import BufferWatcher
 
@@ -41,8 +41,6 @@ _CAREFUL_ROUNDS = 50
 _EXIT_GRACE_SECONDS = 1.0
 _FAULTS_UNTIL_LEFT_ALONE = 3
 _RETENTION_SECONDS = 600.0
-
-Tell = Callable[..., None]
 
 
 def open_trainer(paths: Paths, settings: Settings, tell: Tell, *, patient: bool, careful: bool = False) -> tuple[Trainer, Intake]:
@@ -70,10 +68,11 @@ def open_trainer(paths: Paths, settings: Settings, tell: Tell, *, patient: bool,
 class Worker:
     """The loop of the worker process."""
 
-    def __init__(self, settings: Settings, tell: Tell, *, careful: bool, deadly: list[str]) -> None:
+    def __init__(self, settings: Settings, tell: Tell, *, careful: bool, deadly: list[str], lock: RootLock | None = None) -> None:
         self._settings = settings
         self._paths = settings.paths
         self._tell = tell
+        self._lock = lock
         self._careful = careful
         self._deadly = deadly
         self._tally = Tally()
@@ -102,6 +101,10 @@ class Worker:
         while not self._stopping.is_set():
             self._hint.clear()
             try:
+                # Whoever deletes the folder and makes it again gives another learner the chance to lock the new one.
+                self._paths.data.mkdir(parents=True, exist_ok=True)
+                if self._lock is not None:
+                    self._lock.renew(_FORMER_WORKER_SECONDS)
                 if self._trainer is None:
                     self._open()
                     self._publish("idle")
@@ -246,11 +249,11 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     first = json.loads(orders.readline())
     settings = settings_file.from_sections(Path(first["root"]), first["settings"])
-    tell = _teller(answers)
-    worker = Worker(settings, tell, careful=first["careful"], deadly=first["deadly"])
+    tell = teller(answers)
+    lock = RootLock(settings.paths.worker_lock)
+    worker = Worker(settings, tell, careful=first["careful"], deadly=first["deadly"], lock=lock)
     yield_point.rest_with(worker.gate.rest)
     threading.Thread(target=_obey, args=(orders, worker), daemon=True).start()
-    lock = RootLock(settings.paths.worker_lock)
     try:
         worker.wait_for_folder()
         if not lock.wait_acquired(_FORMER_WORKER_SECONDS):
@@ -275,22 +278,6 @@ def _obey(orders: BinaryIO, worker: Worker) -> None:
     # A batch in progress may be finished, but nobody waits for it for long; what is cut short is done again.
     time.sleep(_EXIT_GRACE_SECONDS)
     os._exit(0)
-
-
-def _teller(answers: BinaryIO) -> Tell:
-    lock = threading.Lock()
-
-    def tell(event: str, **facts: Any) -> None:
-        line = json.dumps({"event": event, **facts}).encode() + b"\n"
-        try:
-            with lock:
-                answers.write(line)
-                answers.flush()
-        except OSError:
-            # The parent is gone; stdin ends as well, and with it this process.
-            logger.debug("nobody listens")
-
-    return tell
 
 
 if __name__ == "__main__":
