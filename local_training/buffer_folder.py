@@ -180,7 +180,7 @@ def _arrive(paths: Paths, departure: Departure, *, durable: bool) -> bool:
         # Looked at again under a name that nobody replaces: the old one may have been given away since the first look.
         arrived = _is_the_one(departure, os.lstat(target))
     except FileNotFoundError:
-        if departure.data is None:
+        if departure.data is None or _is_there_still(source, departure):
             raise
         arrived = linked = False
     else:
@@ -193,6 +193,11 @@ def _arrive(paths: Paths, departure: Departure, *, durable: bool) -> bool:
 
 def _is_the_one(departure: Departure, status: os.stat_result) -> bool:
     return departure.signature is None or signature_of(status) == departure.signature
+
+
+def _is_there_still(source: Path, departure: Departure) -> bool:
+    """Whether the file bears its old name after all: then it was the machine that failed to move it."""
+    return atomic_files.exists(source) and _is_the_one(departure, os.lstat(source))
 
 
 def _archive_from_memory(departure: Departure, target: Path, *, durable: bool) -> None:

@@ -417,3 +417,22 @@ def test_partial_files_of_dead_writers_are_swept_from_our_own_folders_too(paths:
     assert sorted(swept) == sorted(partial.name for partial in ours)
     assert foreign.exists()
     foreign.unlink()
+
+
+def test_a_move_that_the_machine_refuses_leaves_no_copy_behind(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that says "not found" of a file that is there has failed; a copy in the archive would make it a duplicate."""
+    source = episodes.write(paths.buffer, "x.npz")
+    data = source.read_bytes()
+    departure = Departure("x.npz", TRAINED, "x.npz", buffer_folder.signature_of(os.lstat(source)), data)
+
+    def refused(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "the disk lies")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refused)
+        with pytest.raises(FileNotFoundError):
+            buffer_folder.move_out(paths, [departure], durable=True)
+    assert source.exists() and not (paths.archive / "x.npz").exists()
+
+    buffer_folder.move_out(paths, [departure], durable=True)
+    assert not source.exists() and (paths.archive / "x.npz").read_bytes() == data
