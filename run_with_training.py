@@ -10,7 +10,7 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from local_training import blas_threads
@@ -101,6 +101,7 @@ class _Session:
         self._deposited = 0
         self._undelivered = 0
         self._first_fates = 0
+        self._last_fates = -1
         self._progress_at = time.monotonic()
         self._voice = GameVoice(settings.paths)
 
@@ -148,11 +149,10 @@ class _Session:
         behind = self._deposited - (fates - self._first_fates)
         if fates != self._last_fates:
             self._last_fates, self._progress_at = fates, time.monotonic()
-        if behind >= lead * self._settings.games.instances:
-            self._voice.free()
-        return behind < lead * self._settings.games.instances or time.monotonic() - self._progress_at > STALLED_SECONDS
-
-    _last_fates = -1
+        if behind < lead * self._settings.games.instances:
+            return True
+        self._voice.free()
+        return time.monotonic() - self._progress_at > STALLED_SECONDS
 
     def _fates_before(self) -> int:
         """Fates of former runs, once the worker has read them from the root's records.
@@ -214,8 +214,6 @@ def _say(sentence: str) -> None:
 def _silent(sentence: str) -> None:
     """Say nothing."""
 
-
-Say = Callable[[str], None]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from local_training import atomic_files, bounded_npz, episode
 from local_training.episode import OPTIONAL, REQUIRED, Episode
 from local_training.errors import EpisodeError, NpzError
 from local_training.settings import LimitSettings
-
-logger = logging.getLogger(__name__)
 
 _ARRAYS = frozenset((*REQUIRED, *OPTIONAL))
 

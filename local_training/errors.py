@@ -29,38 +29,33 @@ class SettingsError(BackgroundTrainingError, ValueError):
         return f"{self.source}: {self.key} is {self.value!r}; {self.needed}"
 
 
-class NpzError(BackgroundTrainingError, ValueError):
+class UnusableDataError(BackgroundTrainingError, ValueError):
+    """Data from outside can't be used: a short fixed word for counting, what was found, what is needed."""
+
+    def __init__(self, reason: str, found: str, needed: str) -> None:
+        super().__init__(reason, found, needed)
+        self.reason = reason
+        self.found = found
+        self.needed = needed
+
+    def __str__(self) -> str:
+        return f"{self.found}; {self.needed}"
+
+
+class NpzError(UnusableDataError):
     """Bytes that should be an .npz archive of plain arrays are not, or ask for too much memory.
 
     `reason` is a short fixed word; "unfinished" means that the end of the archive is missing, as in a file that
     is still being written.
     """
 
-    def __init__(self, reason: str, found: str, needed: str) -> None:
-        super().__init__(reason, found, needed)
-        self.reason = reason
-        self.found = found
-        self.needed = needed
 
-    def __str__(self) -> str:
-        return f"{self.found}; {self.needed}"
-
-
-class EpisodeError(BackgroundTrainingError, ValueError):
+class EpisodeError(UnusableDataError):
     """An episode, or a file that should hold one, can't be used.
 
     `reason` is a short fixed word for counting ("not-a-zip", "not-finite", "wrong-width", ...); `found` and
     `needed` make the sentence a person reads.
     """
-
-    def __init__(self, reason: str, found: str, needed: str) -> None:
-        super().__init__(reason, found, needed)
-        self.reason = reason
-        self.found = found
-        self.needed = needed
-
-    def __str__(self) -> str:
-        return f"{self.found}; {self.needed}"
 
 
 class ModelError(BackgroundTrainingError, ValueError):

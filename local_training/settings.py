@@ -63,6 +63,11 @@ class LearnerSettings(Section):
     log_bytes: int = setting(2_000_000, "Size at which background_training.log is rotated.", at_least=10_000)
     restart_limit: int = setting(5, "Restarts of a dying worker within ten minutes before the learner gives up.", at_least=0)
 
+    @property
+    def durable(self) -> bool:
+        """Whether each commit is flushed to the disk before the next step counts on it."""
+        return self.durability == "full"
+
 
 @dataclass(frozen=True)
 class LimitSettings(Section):

@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
     # Before NumPy is loaded: the bits of the model depend on the number of its threads.
     blas_threads.limit_blas_threads()
     settings = command_line.settings_of(options)
-    paths, durable = settings.paths, settings.learner.durability == "full"
+    paths, durable = settings.paths, settings.learner.durable
     lock = LearnerLock(paths)
     lock.acquire()
     try:

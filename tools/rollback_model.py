@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         found = publishing.version_of(paths, options.version)
         reason = f"rollback to version {options.version}"
-        published = publishing.publish(paths, found, reason, durable=settings.learner.durability == "full")
+        published = publishing.publish(paths, found, reason, durable=settings.learner.durable)
     finally:
         lock.release()
     print(f"[OK] Version {options.version} is published again, as version {published.version}: {paths.model}")

@@ -123,7 +123,6 @@ class Roster:
         )
         slot.restart_at, slot.resting, slot.started_at = None, False, now
         handle = WorkerHandle(order, self.memory, self.settings.start_method, capture_stderr=self.settings.capture_stderr)
-        handle.stepped_from = self.steps
         handle.expect("built", now + self.settings.start_seconds)
         return handle
 

@@ -50,7 +50,6 @@ class WorkerHandle:
         self.episodes = 0
         self.expects = ""
         self.deadline = float("inf")
-        self.stepped_from = 0
         self._seen_progress = b""
         self._reader = FrameReader()
         self._items: list[Any] = []

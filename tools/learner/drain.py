@@ -30,7 +30,7 @@ def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
     """
     paths = settings.paths
     try:
-        recovery.make_skeleton(paths, durable=settings.learner.durability == "full")
+        recovery.make_skeleton(paths, durable=settings.learner.durable)
         learner_lock, worker_lock = LearnerLock(paths), RootLock(paths.worker_lock)
         learner_lock.acquire()
         try:

@@ -13,7 +13,7 @@ from typing import Any
 from local_training import learning, model_store
 from local_training.episode import Episode
 from local_training.fingerprint import numeric_fingerprint
-from local_training.learning import BatchReport, TrainingState
+from local_training.learning import TrainingState
 from local_training.settings import LearningSettings
 from tools.learner.ledger import Line, next_chain
 
@@ -181,7 +181,3 @@ def sizes_of(episodes: Sequence[Episode], settings: LearningSettings) -> tuple[i
     if declared:
         return width, max(declared, key=lambda count: (declared[count], -count))
     return width, max(2, 1 + max(int(episode.actions.max()) for episode in fitting))
-
-
-def report_of(generation: Generation) -> BatchReport:
-    return BatchReport(**generation.report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 
@@ -15,8 +14,6 @@ from tools.learner import ledger as ledgers
 from tools.learner.generation import Generation
 from tools.learner.ledger import Ledger
 from tools.learner.settlement import Settlement, unrecorded
-
-logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
@@ -41,7 +38,7 @@ def recover(paths: Paths, settings: Settings, ledger: Ledger, say: Say) -> Gener
     """
     atomic_files.remove_if_there(atomic_files.partial_path(paths.model))
     settlement = Settlement(paths, settings, ledger)
-    present = _newest_readable(paths, say, durable=settings.learner.durability == "full")
+    present = _newest_readable(paths, say, durable=settings.learner.durable)
     present = _in_agreement(paths, settlement, ledger, present, say)
     if present is None:
         return None
@@ -167,6 +164,6 @@ def _newer_base(paths: Paths, ledger: Ledger, present: Generation, say: Say) -> 
 def _keep_base(paths: Paths, settings: Settings, present: Generation) -> None:
     """Keep a copy of the model that history begins with: the fold over the archive starts from it."""
     path = fold.base_path(paths, present.chain)
-    durable = settings.learner.durability == "full"
+    durable = settings.learner.durable
     if present.data and not atomic_files.exists(path):
         atomic_files.write_atomically(path, present.data, durable=durable)

@@ -24,7 +24,7 @@ class Settlement:
         self._paths = paths
         self._settings = settings
         self._ledger = ledger
-        self.durable = settings.learner.durability == "full"
+        self.durable = settings.learner.durable
         self._log = TrainingLog(paths.training_log, settings.learner.log_bytes)
 
     def set_aside(self, verdicts: Sequence[SetAside]) -> None:

@@ -89,7 +89,7 @@ class Trainer:
             self._begin(done)
         if done.returned:
             departures = [item.departure() for item in done.returned]
-            buffer_folder.move_out(self._paths, departures, durable=self._settings.learner.durability == "full")
+            buffer_folder.move_out(self._paths, departures, durable=self._settings.learner.durable)
         self.settlement.set_aside(done.set_aside)
         if done.accepted:
             done.trained = self._train(done.accepted)
@@ -147,7 +147,7 @@ class Trainer:
             raise ModelError(
                 str(self._paths.model), "another program has changed it", "the batch is trained again from what is there now"
             )
-        model_store.commit(self._paths, successor.data, durable=self._settings.learner.durability == "full")
+        model_store.commit(self._paths, successor.data, durable=self._settings.learner.durable)
         self._signature = model_store.signature(self._paths.model)
         self.present = successor
         return successor

@@ -50,7 +50,7 @@ def open_trainer(paths: Paths, settings: Settings, tell: Tell, *, patient: bool,
         LedgerError: model and ledger contradict each other.
         OSError: the machine failed.
     """
-    durable = settings.learner.durability == "full"
+    durable = settings.learner.durable
     recovery.make_skeleton(paths, durable=durable)
     buffer_folder.sweep_partials(paths)
     ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes)
