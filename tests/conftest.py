@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from local_training.blas_threads import limit_blas_threads
+
+# Before anything loads NumPy: tests that train in this very process compare their bits with those of a worker.
+limit_blas_threads()
+
 import os
 import signal
 import threading
