@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from local_training import blas_threads
 from local_training.errors import BackgroundTrainingError, SettingsError
@@ -20,6 +21,9 @@ from local_training.settings import Settings
 from tools import command_line
 from tools.background_parallel_learner import BackgroundParallelLearner
 from tools.learner import console
+
+if TYPE_CHECKING:
+    from local_training.games.play_order import LostGame
 
 REPORT_EVERY_GAMES = 5
 LAST_BATCHES_SECONDS = 10.0
@@ -100,15 +104,16 @@ class _Session:
         self._returns: list[float] = []
         self._deposited = 0
         self._undelivered = 0
+        self._lost: list[LostGame] = []
         self._first_fates = 0
         self._last_fates = -1
         self._progress_at = time.monotonic()
         self._voice = GameVoice(settings.paths)
 
     def run(self) -> int:
-        from local_training.games import players, progress
+        from local_training.games import play_order, players, progress
 
-        order = players.PlayOrder(
+        order = play_order.PlayOrder(
             game=self._settings.games.game,
             root=Path(self._settings.root),
             seed=self._settings.learning.seed,
@@ -119,6 +124,9 @@ class _Session:
             try:
                 self._first_fates = self._fates_before()
                 for result in players.play(order, self._numbers(), self._settings.games.instances, self._may_go_on):
+                    if isinstance(result, play_order.LostGame):
+                        self._note_loss(result)
+                        continue
                     self._log.add(result)
                     self._returns.append(result.episode_return)
                     self._deposited += result.saved
@@ -132,6 +140,10 @@ class _Session:
                 self._voice.close()
         self._summarise()
         return 0
+
+    def _note_loss(self, lost: LostGame) -> None:
+        self._lost.append(lost)
+        _say(f"[WARNING] Game {lost.number} was lost after {lost.steps} steps: {lost.reason}. Its process is replaced")
 
     def _numbers(self) -> Iterator[int]:
         start = self._log.played_before + 1
@@ -199,6 +211,8 @@ class _Session:
             stats = self._learner.get_stats()
             rows += [("Versions trained", str(stats["models_trained"])), ("Model version", str(stats["model_version"]))]
             rows += [("Errors", f"{stats['errors']} {stats['last_error']}".strip())] if stats["errors"] else []
+        if self._lost:
+            rows += [("Games lost", f"{len(self._lost)}; the last one, game {self._lost[-1].number}: {self._lost[-1].reason}")]
         if self._undelivered:
             rows += [("Episodes not delivered", f"{self._undelivered}: the buffer refused them")]
         rows += [("Model", str(paths.model)), ("Games as CSV", str(self._curve.csv_path(paths)))]

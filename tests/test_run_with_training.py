@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -124,6 +126,32 @@ def test_interrupt_ends_the_run_with_a_summary_and_nothing_left_running(root: Pa
     assert "SUMMARY" in printed
     assert family
     wait_until(lambda: not any(_is_alive(child) for child in family), 2)
+
+
+@pytest.mark.leaves_partials  # of the episode that was being written; the next learner sweeps it
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
+def test_game_process_that_is_killed_costs_one_episode(root: Path) -> None:
+    """Its game is named as lost, its seat plays on in a new process, and every other game is there."""
+    command = [*COMMAND, "--root", str(root), "--game", "Acrobot-v1", "--games", "12", "--instances", "2", "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        wait_until(lambda: _is_playing(root), 60)
+        assert process.stdout is not None
+        said = ""
+        while "was lost" not in said:  # a process that is killed between two games costs nothing
+            seats = [child for child in psutil.Process(process.pid).children() if "posix" in child.cmdline()]
+            seats[0].kill()
+            wait_until(lambda seat=seats[0]: not _is_alive(seat), 10)
+            if select.select([process.stdout], [], [], 0.2)[0]:
+                said += process.stdout.readline()
+        said += process.communicate(timeout=60)[0]
+
+    assert process.returncode == 0, said
+    lost = re.findall(r"Game (\d+) was lost after \d+ steps: died: killed by SIGKILL", said)
+    assert f"{len(lost)}; the last one, game {lost[-1]}: died" in said
+    played = [int(game["number"]) for game in _games(root)]
+    assert sorted([*played, *map(int, lost)]) == list(range(1, 13))
+    trained = [line for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained"]
+    assert len(trained) == len(played)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +15,11 @@ Array = npt.NDArray[Any]
 
 
 class BatchedChoice(NamedTuple):
-    """actions [N] int64; log_probs [N] float32, of these actions; policy_version; masks [N, A] bool or None."""
+    """actions [N] int64; log_probs [N] float32, of these actions; policy_versions [N]; masks [N, A] bool or None."""
 
     actions: Array
     log_probs: Array
-    policy_version: int
+    policy_versions: Array
     masks: Array | None
 
 
@@ -48,12 +49,64 @@ class BatchedPolicy:
         Raises:
             EpisodeError: states of another width than the network's, or a mask that leaves no action.
         """
-        chances = policy.probabilities(self.network, state_rows(observations), masks)
-        actions = chances.argmax(axis=1) if greedy else _drawn(chances, self._rng.random(len(chances)))
-        picked = chances[np.arange(len(chances)), actions]
-        # float32 rounding may leave 1 + 1e-7; a log-probability above 0 would be refused.
-        log_probs = np.minimum(np.log(picked), 0.0).astype(np.float32)
-        return BatchedChoice(actions.astype(np.int64), log_probs, self.version, masks)
+        states = state_rows(observations)
+        actions, log_probs = chosen(self.network, states, masks, None if greedy else self._rng.random(len(states)))
+        return BatchedChoice(actions, log_probs, np.full(len(states), self.version, np.int64), masks)
+
+
+class PolicyPerEnv:
+    """Each env plays its whole episode with one network, and draws from a generator of its own.
+
+    So what an episode is made of depends on its seed and its network only, not on who plays beside it.
+    """
+
+    def __init__(self, env_count: int) -> None:
+        self._networks: list[Network | None] = [None] * env_count
+        self._versions = np.zeros(env_count, np.int64)
+        self._rngs = [np.random.default_rng(0) for _ in range(env_count)]
+
+    def begin(self, index: int, network: Network, version: int, seed: Sequence[int]) -> None:
+        """Let env `index` play its next episode with this network."""
+        self._networks[index] = network
+        self._versions[index] = version
+        self._rngs[index] = np.random.default_rng(seed)
+
+    def end(self, index: int) -> None:
+        """No choices for this env until its next `begin`; its action is 0 meanwhile."""
+        self._networks[index] = None
+
+    def choose(self, states: Array, *, greedy: bool = False) -> BatchedChoice:
+        """Choose one action per env, in one forward pass per network.
+
+        Args:
+            states: [N, S] float32.
+            greedy: take the likeliest action instead of drawing one.
+        """
+        count = len(states)
+        actions, log_probs = np.zeros(count, np.int64), np.zeros(count, np.float32)
+        groups: dict[int, list[int]] = {}
+        for index, network in enumerate(self._networks):
+            if network is not None:
+                groups.setdefault(id(network), []).append(index)
+        for rows in groups.values():
+            network = self._networks[rows[0]]
+            assert network is not None
+            points = None if greedy else np.array([self._rngs[index].random() for index in rows])
+            actions[rows], log_probs[rows] = chosen(network, states[rows], None, points)
+        return BatchedChoice(actions, log_probs, self._versions.copy(), None)
+
+
+def chosen(network: Network, states: Array, masks: Array | None, points: Array | None) -> tuple[Array, Array]:
+    """Actions [B] and their log-probabilities [B] for states [B, S].
+
+    Args:
+        points: [B] in [0, 1), which action to draw; None takes the likeliest.
+    """
+    chances = policy.probabilities(network, states, masks)
+    actions = chances.argmax(axis=1) if points is None else _drawn(chances, points)
+    picked = chances[np.arange(len(chances)), actions]
+    # float32 rounding may leave 1 + 1e-7; a log-probability above 0 would be refused.
+    return actions.astype(np.int64), np.minimum(np.log(picked), 0.0).astype(np.float32)
 
 
 def _drawn(chances: Array, points: Array) -> Array:

@@ -15,6 +15,9 @@ from local_training.rl_agent import RLAgent
 
 Array = npt.NDArray[Any]
 
+RESULT = "Finished"
+"""The result in an episode's name and meta: these games know no victory."""
+
 
 @dataclass(frozen=True)
 class GameResult:
@@ -61,26 +64,39 @@ class GymnasiumGame:
     def action_names(self) -> list[str]:
         return [f"action_{number}" for number in range(self.action_count)]
 
+    def reset(self, seed: int) -> Array:
+        """Begin a game; its first state."""
+        return self._vector(self._env.reset(seed=seed)[0])
+
+    def step(self, action: int) -> tuple[Array, float, bool, bool]:
+        """Take an action; the next state, its reward, whether the game has ended, whether it was cut off."""
+        observation, reward, terminated, truncated, _ = self._env.step(self._first_action + action)
+        return self._vector(observation), float(reward), bool(terminated), bool(truncated)
+
+    def meta(self, number: int, seed: int) -> dict[str, Any]:
+        """What an episode file says about the game of this number."""
+        return {"game": self._env.spec.id if self._env.spec else "", "seed": seed, "number": number}
+
     def play(self, agent: RLAgent, number: int, seed: int, training: bool = True) -> GameResult:
         """Play one game to its end, and deposit it as an episode when `training`."""
-        observation, _ = self._env.reset(seed=seed)
+        state = self.reset(seed)
         episode_return, steps, over = 0.0, 0, False
         terminated = False
         version = agent.model_version
         while not over:
-            action, _, _ = agent.get_action(self._vector(observation), training=training)
+            action, _, _ = agent.get_action(state, training=training)
             version = agent.model_version if steps == 0 else version
-            observation, reward, terminated, truncated, _ = self._env.step(self._first_action + action)
+            state, reward, terminated, truncated = self.step(action)
             steps += 1
-            episode_return += float(reward)
+            episode_return += reward
             over = terminated or truncated
             if training:
-                agent.update_reward(float(reward))
+                agent.update_reward(reward)
         saved = False
         if training:
-            meta = {"game": self._env.spec.id if self._env.spec else "", "seed": seed, "number": number}
-            final_state = None if terminated else self._vector(observation)
-            ended = agent.end_episode(terminated=terminated, final_state=final_state, result="Finished", meta=meta)
+            final_state = None if terminated else state
+            meta = self.meta(number, seed)
+            ended = agent.end_episode(terminated=terminated, final_state=final_state, result=RESULT, meta=meta)
             saved = bool(ended["saved"])
         return GameResult(number, seed, episode_return, steps, terminated, version, saved)
 

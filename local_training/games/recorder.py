@@ -34,6 +34,11 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
     episode that such a row cuts ends with its last real step. States, actions and rewards are those at this place
     in a stack of wrappers: record below wrappers that normalise, if the learner shall see raw numbers.
 
+    Attributes:
+        outbox: what the disk has not taken yet waits here.
+        episodes: files made so far.
+        saved: [N] bool, whether each env's newest episode lies in the buffer.
+
     Example: `choice = recorder.choose(policy, observations)`, then `recorder.step(choice.actions)`.
     """
 
@@ -75,6 +80,8 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
             raise TypeError(f"the observation space is {env.single_observation_space}; an episode file needs one array")
         self.outbox = Outbox(paths, durable=durable)
         self.episodes = 0
+        self.saved = np.zeros(env.num_envs, bool)
+        self._episode_meta: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
         self._segment_steps = segment_steps
         self._drops_cut = cut_episodes == "drop"
         self._meta = dict(meta or {})
@@ -100,6 +107,10 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
     def remember(self, choice: BatchedChoice) -> None:
         """Note how the actions of the next step come about, for callers with a policy of their own."""
         self._choice = choice
+
+    def describe(self, index: int, **meta: Any) -> None:
+        """Say something about an env's episodes, for the meta of their files; until it is said anew."""
+        self._episode_meta[index] = meta
 
     # --- playing
 
@@ -151,7 +162,7 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
             choice = None  # somebody has played something else than was chosen
         log_prob = None if choice is None else float(choice.log_probs[index])
         mask = None if choice is None or choice.masks is None else np.array(choice.masks[index], bool)
-        version = None if choice is None else choice.policy_version
+        version = None if choice is None else int(choice.policy_versions[index])
         self._streams[index].add(state, action, reward, log_prob, mask, version)
 
     def _end(self, index: int, after: Array, terminated: bool, truncated: bool, infos: dict[str, Any]) -> None:
@@ -172,9 +183,9 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         stream = self._streams[index]
         episode_return = stream.total_reward
         result = self._result_of(ending, episode_return)
-        meta = {**self._meta, "result": result, "ending": ending, "env": index, **more}
+        meta = {**self._meta, **self._episode_meta[index], "result": result, "ending": ending, "env": index, **more}
         arrays = stream.take(terminated=terminated, final_state=final_state, action_count=self._action_count, meta=meta)
-        self.outbox.deposit(arrays, result)
+        self.saved[index] = self.outbox.deposit(arrays, result) is not None
         self.episodes += 1
 
     def close(self, **kwargs: Any) -> None:

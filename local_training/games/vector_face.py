@@ -89,6 +89,11 @@ class VectorFace(VectorEnv[Any, Any, Any]):
         """[N] bool, which envs are being stepped; the others' rows are no experience."""
         return np.array([row.state is RowState.LIVE for row in self._fleet.rows])
 
+    @property
+    def row_states(self) -> list[str]:
+        """Per env: live, down (its worker is being replaced), ready (it is up, not yet stepped), rebuilt or lost."""
+        return [row.state.value for row in self._fleet.rows]
+
     def health(self) -> dict[str, Any]:
         """What has failed, what was done about it, and how the workers are now; plain values."""
         return {**self._fleet.tracker.snapshot(), **vector_calls.present_state(self._fleet)}

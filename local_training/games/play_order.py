@@ -1,0 +1,30 @@
+"""What players are told, and what they tell of a game that was lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PlayOrder:
+    """What all players need to know."""
+
+    game: str
+    root: Path
+    seed: int
+    training: bool = True
+    render_mode: str | None = None
+
+    def game_seed(self, number: int) -> int:
+        """The seed of the game of this number; no two games of a run share one."""
+        return (self.seed * 1_000_003 + number) % 2**31
+
+
+@dataclass(frozen=True)
+class LostGame:
+    """A game whose process failed: its episode is forgotten, and the next one is played in a new process."""
+
+    number: int
+    steps: int
+    reason: str
