@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,18 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from local_training import batch as batches
-from local_training import normaliser, optimizer, policy, reinforce, yield_point
+from local_training import normaliser, passes, policy, reinforce
 from local_training.batch import Batch
 from local_training.episode import Episode
+from local_training.network_training import ActorObjective, CriticObjective, NetworkTraining, Pace
 from local_training.normaliser import Normaliser
-from local_training.policy import Network
+from local_training.passes import Passes, Sizes
 from local_training.settings import LearningSettings
-from local_training.training_state import Trainable, TrainingState
+from local_training.training_state import TrainingState
 
 Array = npt.NDArray[Any]
-
-PART_STEPS = 256
-"""Gradients are made over parts of so many steps and added in order, so that several processes can share one."""
 
 MEMORY_STEPS = 20_000.0
 """Steps after which old returns and advantages fade: a policy that gets better earns others than it used to."""
@@ -52,26 +50,6 @@ class Tally:
         """Add another's sums to this one's."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the gradient steps of one lesson read; nothing of it changes while they run."""
-
-    states: Array
-    """[T, S] float32, scaled."""
-    actions: Array
-    """[T] int64"""
-    mask: Array | None
-    """[T, A] bool"""
-    log_pi: Array
-    """[T, A], of the policy before the lesson."""
-    behaviour_log_probs: Array
-    """[T], of the actions, from the policy that played; from the one before the lesson where no file says."""
-    advantages: Array
-    """[T] float32, scaled, times staleness weight."""
-    targets: Array
-    """[T] float32, returns in units of the critic."""
 
 
 def learnt(
@@ -145,16 +123,30 @@ def _with_critic_in_units(state: TrainingState, former: Normaliser) -> TrainingS
     return dataclasses.replace(state, critic=critic)
 
 
-def _values(state: TrainingState, scaled_states: Array, network: Network | None = None) -> Array:
-    """What the critic expects from scaled states [T, S], in the game's units, [T] float64."""
+def _values(state: TrainingState, states: Array) -> Array:
+    """What the critic expects from scaled states [T, S + 1], in the game's units, [T] float64."""
+    if state.returns.count == 0:
+        return np.zeros(len(states))
     mean, scale = _units(state.returns)
-    outputs = policy.forward(network or state.critic_network(), scaled_states).outputs[:, 0]
-    return np.asarray(mean + scale * outputs.astype(np.float64)) if state.returns.count else np.zeros(len(outputs))
+    outputs = _outputs(state.critic.weights, _critic_sizes(state), states)[:, 0]
+    return np.asarray(mean + scale * outputs.astype(np.float64))
 
 
 def _final_values(state: TrainingState, batch: Batch) -> Array:
-    values = _values(state, state.observations.scaled(batch.final_states))
+    values = _values(state, passes.with_ones(state.observations.scaled(batch.final_states)))
     return np.where(batch.terminated, 0.0, values)
+
+
+def _outputs(weights: Array, sizes: Sizes, states: Array) -> Array:
+    return Passes(sizes).outputs_of(passes.layers_of(weights, sizes), states)
+
+
+def _actor_sizes(state: TrainingState) -> Sizes:
+    return Sizes(state.state_width, state.hidden, state.action_count)
+
+
+def _critic_sizes(state: TrainingState) -> Sizes:
+    return Sizes(state.state_width, state.hidden, 1)
 
 
 class _Lesson:
@@ -163,23 +155,33 @@ class _Lesson:
     def __init__(self, begun: TrainingState, settings: LearningSettings, rng: np.random.Generator) -> None:
         self.begun = begun
         self.settings = settings
-        self.bounds = reinforce.Bounds(settings.clip, settings.largest_weight, settings.entropy)
         self.rng = rng
-        self.actor = begun.actor.copied()
-        self.critic = begun.critic.copied()
+        self.actor = begun.actor
+        self.critic = begun.critic
         self.advantages = begun.advantages
         self.tally = Tally(lessons=1)
 
     def train(self, batch: Batch, plan: _Plan) -> None:
         """Go through it all as often as planned, fewer times when the policy has changed enough."""
-        material = self._material(batch, plan.trace)
-        for _ in range(plan.epochs):
-            for rows in self._minibatches(batch.steps, plan.minibatch_steps):
-                self._step(material, rows, plan.learning_rate)
+        settings = self.settings
+        states = passes.with_ones(self.begun.observations.scaled(batch.states))
+        log_pi = policy.log_softmax(_outputs(self.begun.actor.weights, _actor_sizes(self.begun), states), batch.mask)
+        advantages, targets = self._estimates(batch, states, plan.trace)
+        played = log_pi[np.arange(batch.steps), batch.actions] if batch.behaviour_log_probs is None else batch.behaviour_log_probs
+        bounds = reinforce.Bounds(settings.clip, settings.largest_weight, settings.entropy)
+        to_act, to_value = ActorObjective(batch.actions, advantages, played, batch.mask, bounds), CriticObjective(targets)
+        pace = Pace(plan.minibatch_steps, plan.learning_rate, settings.gradient_norm)
+        actor = NetworkTraining(self.begun.actor, _actor_sizes(self.begun), states, to_act, pace)
+        critic = NetworkTraining(self.begun.critic, _critic_sizes(self.begun), states, to_value, pace)
+        for order in [self.rng.permutation(batch.steps) for _ in range(plan.epochs)]:
+            actor.epoch(order)
+            critic.epoch(order)
             self.tally.epochs += 1
-            self.tally.kl = reinforce.kl_divergence(material.log_pi, self._log_pi(material.states, batch.mask))
-            if not self.tally.kl <= self.settings.kl_limit:
+            self.tally.kl = reinforce.kl_divergence(log_pi, policy.log_softmax(actor.outputs(), batch.mask))
+            if not self.tally.kl <= settings.kl_limit:
                 break
+        self.actor, self.critic = actor.present, critic.present
+        self._count(actor, to_act, to_value)
 
     def result(self) -> TrainingState:
         """The state with the trained weights, and the policy made from them."""
@@ -187,27 +189,17 @@ class _Lesson:
         published = policy.folded(begun.actor_network(self.actor.weights), observations.mean, observations.inverse_scale)
         return dataclasses.replace(begun, policy=published, actor=self.actor, critic=self.critic, advantages=self.advantages)
 
-    def _material(self, batch: Batch, trace: float) -> Material:
-        settings = self.settings
-        states = self.begun.observations.scaled(batch.states)
-        critic = self.begun.critic_network(self.critic.weights)
-        values = _values(self.begun, states, critic)
-        advantages = reinforce.gae(batch.rewards, values, batch.lengths, _final_values(self.begun, batch), settings.gamma, trace)
+    def _estimates(self, batch: Batch, states: Array, trace: float) -> tuple[Array, Array]:
+        """Advantages [T], in their usual size and weighted by staleness, and targets [T] in units of the critic."""
+        values = _values(self.begun, states)
+        final_values = _final_values(self.begun, batch)
+        advantages = reinforce.gae(batch.rewards, values, batch.lengths, final_values, self.settings.gamma, trace)
         mean, scale = _units(self.begun.returns)
         targets = advantages + values
         self.tally.explained_variance = reinforce.explained_variance(values, targets)
-        log_pi = self._log_pi(states, batch.mask)
-        weights = batch.per_step(reinforce.staleness_weights(batch.lags, settings.staleness_half_life))
-        recorded = batch.behaviour_log_probs
-        return Material(
-            states=states,
-            actions=batch.actions,
-            mask=batch.mask,
-            log_pi=log_pi,
-            behaviour_log_probs=log_pi[np.arange(batch.steps), batch.actions] if recorded is None else recorded,
-            advantages=(self._scaled(advantages / scale) * weights).astype(np.float32),
-            targets=((targets - mean) / scale).astype(np.float32),
-        )
+        weights = batch.per_step(reinforce.staleness_weights(batch.lags, self.settings.staleness_half_life))
+        weighted = (self._scaled(advantages / scale) * weights).astype(np.float32)
+        return weighted, ((targets - mean) / scale).astype(np.float32)
 
     def _scaled(self, advantages: Array) -> Array:
         """Advantages in units of their usual size: a small batch's own mean and spread say too little."""
@@ -216,51 +208,8 @@ class _Lesson:
         usual = math.sqrt(float(self.advantages.variance[0] + self.advantages.mean[0] ** 2))
         return advantages / usual if usual > 1e-8 else advantages
 
-    def _log_pi(self, states: Array, mask: Array | None) -> Array:
-        network = self.begun.actor_network(self.actor.weights)
-        return policy.log_softmax(policy.forward(network, states).outputs, mask)
-
-    def _minibatches(self, steps: int, size: int) -> Iterator[Array]:
-        """Row numbers of minibatches of about equal size, in an order that only seed and version decide."""
-        order = self.rng.permutation(steps)
-        yield from np.array_split(order, math.ceil(steps / size))
-
-    def _step(self, material: Material, rows: Array, learning_rate: float) -> None:
-        actor_gradient = np.zeros_like(self.actor.weights)
-        critic_gradient = np.zeros_like(self.critic.weights)
-        for start in range(0, len(rows), PART_STEPS):
-            self._add_part(material, rows[start : start + PART_STEPS], actor_gradient, critic_gradient)
-        actor_gradient /= len(rows)
-        critic_gradient /= len(rows)
-        self.tally.gradient_norm += optimizer.clip(actor_gradient, self.settings.gradient_norm)
-        optimizer.clip(critic_gradient, self.settings.gradient_norm)
-        self.actor = _stepped(self.actor, actor_gradient, learning_rate)
-        self.critic = _stepped(self.critic, critic_gradient, learning_rate)
-        self.tally.samples += len(rows)
-        self.tally.minibatches += 1
-
-    def _add_part(self, material: Material, rows: Array, actor_gradient: Array, critic_gradient: Array) -> None:
-        yield_point.reached()
-        states = material.states[rows]
-        mask = None if material.mask is None else material.mask[rows]
-        actor, critic = self.begun.actor_network(self.actor.weights), self.begun.critic_network(self.critic.weights)
-        acted, valued = policy.forward(actor, states), policy.forward(critic, states)
-        loss = reinforce.policy_loss(
-            acted.outputs,
-            material.actions[rows],
-            material.advantages[rows],
-            material.behaviour_log_probs[rows],
-            mask,
-            self.bounds,
-        )
-        value_loss, errors = reinforce.value_loss(valued.outputs[:, 0], material.targets[rows])
-        policy.backward(actor, states, acted, loss.gradient, self.begun.actor_network(actor_gradient))
-        policy.backward(critic, states, valued, errors[:, None], self.begun.critic_network(critic_gradient))
-        self.tally.surrogate += loss.surrogate
-        self.tally.value_loss += value_loss
-        self.tally.entropy += loss.entropy
-        self.tally.clipped += loss.clipped
-
-
-def _stepped(trainable: Trainable, gradient: Array, learning_rate: float) -> Trainable:
-    return Trainable(trainable.weights, optimizer.adam(trainable.weights, gradient, trainable.moments, learning_rate))
+    def _count(self, actor: NetworkTraining, to_act: ActorObjective, to_value: CriticObjective) -> None:
+        tally = self.tally
+        tally.samples, tally.minibatches, tally.gradient_norm = actor.samples, actor.minibatches, actor.gradient_norm
+        tally.surrogate, tally.entropy, tally.clipped = to_act.surrogate, to_act.entropy, to_act.clipped
+        tally.value_loss = to_value.loss

@@ -47,10 +47,13 @@ def clip(gradient: Array, longest: float) -> float:
     return length
 
 
-def adam(weights: Array, gradient: Array, moments: Moments, learning_rate: float) -> Moments:
+def adam(weights: Array, gradient: Array, moments: Moments, learning_rate: float, scratch: Array | None = None) -> Moments:
     """Move weights [P] in place one step against a gradient [P]; the moments' arrays change in place too.
 
     m = 0.9 m + 0.1 g;  v = 0.999 v + 0.001 g^2;  w -= rate * (m / (1 - 0.9^k)) / (sqrt(v / (1 - 0.999^k)) + 1e-5).
+
+    Args:
+        scratch: [P], to work in; whoever takes many steps gives the same one each time.
 
     Returns:
         The moments with their step count one higher.
@@ -58,11 +61,18 @@ def adam(weights: Array, gradient: Array, moments: Moments, learning_rate: float
     Source: Kingma & Ba 2015, algorithm 1; epsilon 1e-5 as in the PPO of OpenAI Baselines.
     """
     first, second, steps = moments.first, moments.second, moments.steps + 1
+    work = np.empty_like(weights) if scratch is None else scratch
     first *= DECAY1
-    first += (1.0 - DECAY1) * gradient
+    np.multiply(gradient, 1.0 - DECAY1, out=work)
+    first += work
     second *= DECAY2
-    second += (1.0 - DECAY2) * (gradient * gradient)
-    root = np.sqrt(second / (1.0 - DECAY2**steps))
-    root += EPSILON
-    weights -= (learning_rate / (1.0 - DECAY1**steps)) * first / root
+    np.multiply(gradient, gradient, out=work)
+    work *= 1.0 - DECAY2
+    second += work
+    np.sqrt(second, out=work)
+    work *= 1.0 / math.sqrt(1.0 - DECAY2**steps)
+    work += EPSILON
+    np.divide(first, work, out=work)
+    work *= learning_rate / (1.0 - DECAY1**steps)
+    weights -= work
     return Moments(first, second, steps)

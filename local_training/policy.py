@@ -1,4 +1,4 @@
-"""What the policy is: a small network from a state to action probabilities, forward, backward and at play."""
+"""What the policy is: a small network from a state to action probabilities, and how it plays."""
 
 from __future__ import annotations
 
@@ -35,17 +35,6 @@ class Network(NamedTuple):
     """[H, A]"""
     b3: Array
     """[A]"""
-
-
-class Activations(NamedTuple):
-    """What a forward pass leaves for the backward pass."""
-
-    hidden1: Array
-    """[B, H]"""
-    hidden2: Array
-    """[B, H]"""
-    outputs: Array
-    """[B, A]"""
 
 
 class Choice(NamedTuple):
@@ -120,35 +109,15 @@ def folded(network: Network, mean: Array, inverse_scale: Array) -> Network:
     return network._replace(W1=first, b1=bias.astype(network.b1.dtype))
 
 
-def forward(network: Network, states: Array) -> Activations:
-    """Outputs for states [B, S], with the hidden layers kept for `backward`."""
-    hidden1 = states @ network.W1
-    hidden1 += network.b1
-    np.tanh(hidden1, out=hidden1)
-    hidden2 = hidden1 @ network.W2
-    hidden2 += network.b2
-    np.tanh(hidden2, out=hidden2)
-    outputs = hidden2 @ network.W3
-    outputs += network.b3
-    return Activations(hidden1, hidden2, outputs)
-
-
-def backward(network: Network, states: Array, activations: Activations, output_gradient: Array, into: Network) -> None:
-    """Add the gradient of a loss by the weights to `into`, given its gradient by the outputs [B, A].
-
-    d tanh(z)/dz = 1 - tanh(z)^2.
-    """
-    hidden1, hidden2, _ = activations
-    into.W3[...] += hidden2.T @ output_gradient
-    into.b3[...] += output_gradient.sum(axis=0)
-    gradient2 = output_gradient @ network.W3.T
-    gradient2 *= 1.0 - hidden2 * hidden2
-    into.W2[...] += hidden1.T @ gradient2
-    into.b2[...] += gradient2.sum(axis=0)
-    gradient1 = gradient2 @ network.W2.T
-    gradient1 *= 1.0 - hidden1 * hidden1
-    into.W1[...] += states.T @ gradient1
-    into.b1[...] += gradient1.sum(axis=0)
+def forward(network: Network, states: Array) -> Array:
+    """Outputs [B, A] for states [B, S]; training has its own way, see passes.py."""
+    hidden = states @ network.W1
+    hidden += network.b1
+    np.tanh(hidden, out=hidden)
+    hidden = hidden @ network.W2
+    hidden += network.b2
+    np.tanh(hidden, out=hidden)
+    return np.asarray(hidden @ network.W3 + network.b3)
 
 
 def log_softmax(logits: Array, mask: Array | None = None) -> Array:
@@ -174,7 +143,7 @@ def probabilities(network: Network, states: Array, mask: Array | None = None) ->
     _check_width(network, states.shape[-1])
     if mask is not None and not np.asarray(mask, dtype=bool).any(axis=-1).all():
         raise _no_legal_action()
-    return np.exp(log_softmax(forward(network, np.atleast_2d(states)).outputs, mask)).reshape(*states.shape[:-1], -1)
+    return np.exp(log_softmax(forward(network, np.atleast_2d(states)), mask)).reshape(*states.shape[:-1], -1)
 
 
 def choose(network: Network, state: Array, mask: Array | None, rng: np.random.Generator, greedy: bool = False) -> Choice:

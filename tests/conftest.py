@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threadpoolctl
+
 from local_training.blas_threads import limit_blas_threads
 
-# Before anything loads NumPy: tests that train in this very process compare their bits with those of a worker.
+# Tests that train in this very process compare their bits with those of a worker. The variables are for the processes
+# they start; here they come too late, as a plugin of pytest's has loaded NumPy already.
 limit_blas_threads()
+threadpoolctl.threadpool_limits(1, "blas")
 
 import os
 import signal

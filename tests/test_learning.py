@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from local_training import learning, lesson, policy
+from local_training import learning, policy
 from local_training.episode import Episode
 from local_training.errors import EpisodeError, ModelError
 from local_training.settings import LearningSettings
@@ -347,25 +347,6 @@ def test_two_processes_make_the_same_bits():
     assert answers[0] == answers[1] == state_after_some_updates() + "\n"
 
 
-def test_a_part_of_a_gradient_does_not_depend_on_its_neighbours(monkeypatch):
-    """Parts have fixed borders and are added in order, so that processes can share a minibatch with the same bits."""
-    settings = dataclasses.replace(SETTINGS, minibatch_steps=4096, epochs=1)
-    game = episode(3 * lesson.PART_STEPS + 5)
-    whole, _ = learning.learn(fresh_state(), [game], settings, 1)
-    add_part = lesson._Lesson._add_part
-
-    def add_apart(self, material, rows, actor_gradient, critic_gradient):
-        actor_part, critic_part = np.zeros_like(actor_gradient), np.zeros_like(critic_gradient)
-        add_part(self, material, rows, actor_part, critic_part)
-        actor_gradient += actor_part
-        critic_gradient += critic_part
-
-    monkeypatch.setattr(lesson._Lesson, "_add_part", add_apart)
-    apart, _ = learning.learn(fresh_state(), [game], settings, 1)
-
-    assert same(whole, apart)
-
-
 # The model file's arrays
 
 
@@ -392,7 +373,7 @@ def test_published_policy_takes_raw_states_with_plain_numpy():
     logits = hidden @ file["W3"] + file["b3"]
 
     scaled = state.observations.scaled(game.states)
-    trained = policy.forward(state.actor_network(), scaled).outputs
+    trained = policy.forward(state.actor_network(), scaled)
     assert np.abs(logits - trained).max() < 1e-4
     assert np.abs(trained - trained.mean(axis=0)).max() > 1e-3
 

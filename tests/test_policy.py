@@ -27,40 +27,9 @@ def test_forward_equals_the_slow_oracle():
     network = network_in_float64()
     states = np.random.default_rng(1).normal(size=(6, WIDTH))
 
-    fast = policy.forward(network, states).outputs
+    fast = policy.forward(network, states)
 
     assert fast == pytest.approx(np.array([oracles.outputs(network, state) for state in states]), rel=1e-12)
-
-
-@pytest.mark.parametrize("name", policy.Network._fields)
-def test_backward_equals_finite_differences(name):
-    """The gradient by each array of weights is the slope of the loss."""
-    network = network_in_float64()
-    rng = np.random.default_rng(2)
-    states, pull = rng.normal(size=(7, WIDTH)), rng.normal(size=(7, ACTIONS))
-    gradient = policy.Network(*(np.zeros_like(part) for part in network))
-
-    policy.backward(network, states, policy.forward(network, states), pull, gradient)
-
-    slope = oracles.finite_difference(
-        lambda: float((policy.forward(network, states).outputs * pull).sum()), getattr(network, name)
-    )
-    assert getattr(gradient, name) == pytest.approx(slope, rel=1e-6, abs=1e-8)
-
-
-def test_backward_adds_to_what_is_there():
-    """Gradients of parts are summed, so a second part must not replace the first."""
-    network = network_in_float64()
-    states, pull = np.ones((2, WIDTH)), np.ones((2, ACTIONS))
-    once = policy.Network(*(np.zeros_like(part) for part in network))
-    twice = policy.Network(*(np.zeros_like(part) for part in network))
-
-    policy.backward(network, states, policy.forward(network, states), pull, once)
-    for _ in range(2):
-        policy.backward(network, states, policy.forward(network, states), pull, twice)
-
-    for one, two in zip(once, twice, strict=True):
-        assert two == pytest.approx(2.0 * one, rel=1e-12)
 
 
 @settings(deadline=None)
@@ -128,9 +97,9 @@ def test_folded_network_takes_raw_states(seed, mean_size, scale):
     mean, inverse_scale = mean_size * rng.normal(size=WIDTH), 1.0 / (scale * rng.uniform(0.5, 2.0, WIDTH))
     scaled = rng.normal(size=(4, WIDTH))
 
-    raw = policy.forward(policy.folded(network, mean, inverse_scale), scaled / inverse_scale + mean).outputs
+    raw = policy.forward(policy.folded(network, mean, inverse_scale), scaled / inverse_scale + mean)
 
-    assert raw == pytest.approx(policy.forward(network, scaled).outputs, rel=1e-6, abs=1e-6)
+    assert raw == pytest.approx(policy.forward(network, scaled), rel=1e-6, abs=1e-6)
 
 
 def test_choice_equals_the_batched_probabilities():

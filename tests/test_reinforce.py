@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from local_training import policy, reinforce
 from local_training.reinforce import Bounds
+from tests.networks import gradient_through
 
 LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=8)
 DISCOUNTS = st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0])
@@ -130,14 +131,14 @@ def test_gradient_through_the_whole_policy_equals_finite_differences(name):
     states = rng.normal(size=(12, 3))
 
     def whole_loss():
-        logits = policy.forward(network, states).outputs
+        logits = policy.forward(network, states)
         surrogate, entropies, _ = oracles.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, 0.1))
         return surrogate - 0.1 * entropies
 
-    activations = policy.forward(network, states)
-    loss = reinforce.policy_loss(activations.outputs, actions, advantages, old, legal, Bounds(0.2, 2.0, 0.1))
-    gradient = policy.Network(*(np.zeros_like(part) for part in network))
-    policy.backward(network, states, activations, loss.gradient, gradient)
+    def by_logits(logits):
+        return reinforce.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, 0.1)).gradient
+
+    gradient = gradient_through(network, states, by_logits)
 
     slope = oracles.finite_difference(whole_loss, getattr(network, name))
     assert getattr(gradient, name) == pytest.approx(slope, rel=1e-4, abs=1e-6)
@@ -149,11 +150,9 @@ def test_gradient_of_the_value_network_equals_finite_differences(name):
     rng = np.random.default_rng(7)
     network = policy.Network(*(rng.normal(size=shape) for shape in policy.shapes(3, 5, 1)))
     states, targets = rng.normal(size=(9, 3)), rng.normal(size=9)
-    gradient = policy.Network(*(np.zeros_like(part) for part in network))
 
-    activations = policy.forward(network, states)
-    loss, errors = reinforce.value_loss(activations.outputs[:, 0], targets)
-    policy.backward(network, states, activations, errors[:, None], gradient)
+    loss, _ = reinforce.value_loss(policy.forward(network, states)[:, 0], targets)
+    gradient = gradient_through(network, states, lambda outputs: reinforce.value_loss(outputs[:, 0], targets)[1][:, None])
 
     def slow_loss():
         pairs = zip(states, targets, strict=True)

@@ -1,0 +1,153 @@
+"""A network's forward and backward passes in arrays that are made once: what training spends its time on.
+
+Everything lies so that the arithmetic is matrix products and long runs of numbers. The bias of a layer is the last row
+of its matrix, met by a last input that is always 1: so adding it, and summing its gradient, are part of the products.
+Hidden layers are kept as [H + 1, B], units by rows, so that those ones are a row of their own and what tanh and its slope
+work on is one block of memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+PART_STEPS = 256
+"""Steps of one pass: its arrays fit into a processor's cache. Gradients are made over such parts and added in order."""
+
+
+class Sizes(NamedTuple):
+    """S, H and A of a network."""
+
+    inputs: int
+    hidden: int
+    outputs: int
+
+
+class Layers(NamedTuple):
+    """A network's weights as three matrices; the last row of each is the bias."""
+
+    first: Array
+    """[S + 1, H]"""
+    second: Array
+    """[H + 1, H]"""
+    third: Array
+    """[H + 1, A]"""
+
+
+def layers_of(vector: Array, sizes: Sizes) -> Layers:
+    """Views of a vector of weights [P], which lie in the order of `policy.Network`: W1 b1 W2 b2 W3 b3."""
+    inputs, hidden, outputs = sizes
+    views, start = [], 0
+    for rows, columns in ((inputs + 1, hidden), (hidden + 1, hidden), (hidden + 1, outputs)):
+        views.append(vector[start : start + rows * columns].reshape(rows, columns))
+        start += rows * columns
+    return Layers(*views)
+
+
+def with_ones(rows: Array) -> Array:
+    """Rows [T, S] with a last column of ones: [T, S + 1], as `Passes` takes them."""
+    extended = np.empty((rows.shape[0], rows.shape[1] + 1), rows.dtype)
+    extended[:, :-1] = rows
+    extended[:, -1] = 1.0
+    return extended
+
+
+class _Room(NamedTuple):
+    """The arrays for passes of B rows."""
+
+    hidden1: Array
+    """[H + 1, B], the last row ones."""
+    hidden2: Array
+    """likewise"""
+    units1: Array
+    """[H, B], hidden1 without its ones."""
+    units2: Array
+    outputs: Array
+    """[A, B]"""
+    gradient: Array
+    """[H, B]"""
+    other_gradient: Array
+    """[H, B]"""
+
+
+class Passes:
+    """Forward and backward through networks of one size, at most PART_STEPS rows at a time.
+
+    What `forward` returns, and what `backward` reads of it, holds until the next `forward`.
+    """
+
+    def __init__(self, sizes: Sizes, dtype: type = np.float32) -> None:
+        self.sizes = sizes
+        self._dtype = dtype
+        self._rooms: dict[int, _Room] = {}
+
+    def forward(self, layers: Layers, rows: Array) -> Array:
+        """Outputs for rows [B, S + 1] that end with ones; [B, A], a view of an array that is used again.
+
+        outputs = tanh(tanh(rows first) second) third.
+        """
+        room = self._room(len(rows))
+        np.matmul(layers.first.T, rows.T, out=room.units1)
+        np.tanh(room.units1, out=room.units1)
+        np.matmul(layers.second.T, room.hidden1, out=room.units2)
+        np.tanh(room.units2, out=room.units2)
+        np.matmul(layers.third.T, room.hidden2, out=room.outputs)
+        return room.outputs.T
+
+    def backward(self, layers: Layers, rows: Array, output_gradient: Array, into: Layers) -> None:
+        """Write the gradient of a loss by the weights, given its gradient by the outputs of the last `forward`, [B, A].
+
+        d tanh(z)/dz = 1 - tanh(z)^2.
+        """
+        room = self._room(len(rows))
+        np.matmul(room.hidden2, output_gradient, out=into.third)
+        np.matmul(layers.third[:-1], output_gradient.T, out=room.gradient)
+        _through_tanh(room.units2, room.gradient)
+        np.matmul(room.hidden1, room.gradient.T, out=into.second)
+        np.matmul(layers.second[:-1], room.gradient, out=room.other_gradient)
+        _through_tanh(room.units1, room.other_gradient)
+        np.matmul(rows.T, room.other_gradient.T, out=into.first)
+
+    def outputs_of(self, layers: Layers, rows: Array) -> Array:
+        """Outputs for any number of rows, [T, A], in an array of their own."""
+        answer: Array = np.empty((len(rows), self.sizes.outputs), self._dtype)
+        for start in range(0, len(rows), PART_STEPS):
+            part = slice(start, start + PART_STEPS)
+            answer[part] = self.forward(layers, rows[part])
+        return answer
+
+    def _room(self, rows: int) -> _Room:
+        """The arrays for so many rows; few different numbers of rows occur, so each keeps its own."""
+        if rows not in self._rooms:
+            if len(self._rooms) == _MOST_ROOMS:
+                self._rooms.clear()
+            self._rooms[rows] = self._new_room(rows)
+        return self._rooms[rows]
+
+    def _new_room(self, rows: int) -> _Room:
+        _, hidden, outputs = self.sizes
+        hidden1: Array = np.ones((hidden + 1, rows), self._dtype)
+        hidden2: Array = np.ones((hidden + 1, rows), self._dtype)
+        return _Room(
+            hidden1=hidden1,
+            hidden2=hidden2,
+            units1=hidden1[:-1],
+            units2=hidden2[:-1],
+            outputs=np.empty((outputs, rows), self._dtype),
+            gradient=np.empty((hidden, rows), self._dtype),
+            other_gradient=np.empty((hidden, rows), self._dtype),
+        )
+
+
+_MOST_ROOMS = 8
+
+
+def _through_tanh(units: Array, gradient: Array) -> None:
+    """Turn the gradient by what tanh returned into the one by what it was given; `units` are used up."""
+    np.multiply(units, units, out=units)
+    np.subtract(1.0, units, out=units)
+    gradient *= units
