@@ -27,7 +27,8 @@ class RootLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._lock = filelock.FileLock(str(path), timeout=0)
+        # For any thread of the process: a learner that began on a full disk is locked by one and released by another.
+        self._lock = filelock.FileLock(str(path), timeout=0, thread_local=False)
         self._held: os.stat_result | None = None
 
     def try_acquire(self) -> bool:
@@ -61,18 +62,21 @@ class RootLock:
         return True
 
     def renew(self, timeout_seconds: float) -> None:
-        """Take the lock again if its file has been replaced, as when the folder was deleted and made again.
+        """Take the lock; again, if its file has been replaced, as when the folder was deleted and made again.
 
         Raises:
-            AnotherLearnerError: somebody else has it now, and keeps it for longer than the time given.
-            OSError: the folder is gone.
+            AnotherLearnerError: somebody else has it, and keeps it for longer than the time given.
+            OSError: the machine failed; the folder is gone, say.
         """
         file = Path(self._lock.lock_file)
+        owner = (
+            "a former worker that has not ended" if self._held is None else "it began when the folder was deleted and made again"
+        )
         if self._held is not None and atomic_files.exists(file) and os.path.samestat(self._held, os.lstat(file)):
             return
         self.release()
         if not self.wait_acquired(timeout_seconds):
-            raise AnotherLearnerError(str(file.parent.parent), "it began when the folder was deleted and made again")
+            raise AnotherLearnerError(str(file.parent.parent), owner)
 
     def release(self) -> None:
         self._held = None
@@ -107,6 +111,13 @@ class LearnerLock:
         """
         if not self._lock.try_acquire():
             raise AnotherLearnerError(str(self._paths.root), self._owner())
+        try:
+            self._write_card()
+        except OSError:
+            self._lock.release()
+            raise
+
+    def _write_card(self) -> None:
         card = {"pid": os.getpid(), "command": " ".join(sys.argv)[:200], "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         atomic_files.write_atomically(self._card, json.dumps(card).encode(), durable=False)
 

@@ -16,8 +16,10 @@ import pytest
 from conftest import wait_until
 
 from local_training.paths import Paths
-from tools.learner import status, supervisor
+from tools.learner import fold, status, supervisor
+from tools.learner import ledger as ledgers
 from tools.learner.supervisor import RestartBudget
+from tools.learner.suspects import Suspects
 
 DEADLY_READER = """
 import os, signal
@@ -46,6 +48,19 @@ generation.successor = deadly
 os._exit(worker.main())
 """
 """A worker that is killed four times while it trains."""
+
+DEADLY_EPISODE = """
+import os, signal
+from tools.learner import generation, worker
+successor = generation.successor
+def deadly(previous, lines, episodes, settings):
+    if any("deadly" in line["name"] for line in lines):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return successor(previous, lines, episodes, settings)
+generation.successor = deadly
+os._exit(worker.main())
+"""
+"""A worker that certain files kill, not while they are read, but while they are trained on."""
 
 STILLBORN = "raise SystemExit('the interpreter is damaged')"
 
@@ -181,3 +196,53 @@ def test_no_file_is_blamed_for_a_worker_that_dies_while_it_trains(
         counts = learner.get_stats()
 
     assert (counts["worker_restarts"], counts["files_rejected"]) == (4, 0)
+
+
+def test_a_file_that_kills_whoever_trains_on_it_is_found_out(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its batch is taken apart after two deaths; alone it has three tries; the others are trained, and can be again."""
+    _worker_is(DEADLY_EPISODE, monkeypatch)
+    for number in range(5):
+        episodes.write(paths.buffer, f"game_{number}.npz", seed=number)
+    episodes.write(paths.buffer, "game_1_deadly.npz", seed=99)
+    with learner_runs.learner(paths.root, rescan_seconds=0.1, batch_size=4) as learner:
+        wait_until(lambda: learner.get_stats()["files_rejected"] == 1)
+        wait_until(lambda: learner.get_stats()["files_processed"] == 5)
+        counts = learner.get_stats()
+
+    assert counts["worker_restarts"] == 5 and counts["files_rejected"] == 1
+    assert episodes.fates(paths)["rejected"] == ["game_1_deadly.npz"]
+    assert "trained on it, and on nothing else, died 3 times" in learner_runs.reason(paths, "rejected", "game_1_deadly.npz")
+    names = [name for name, _ in learner_runs.trained(paths)]
+    assert names == [f"game_{number}.npz" for number in range(5)]
+    *_, rebuilt = fold.fold(paths, ledgers.groups(ledgers.read_lines(paths.ledger)), None)
+    assert rebuilt.data == paths.model.read_bytes()
+
+
+def test_a_suspect_that_survives_is_cleared() -> None:
+    """Somebody who kills workers by hand now and then condemns no file: each commit forgets what was held against it."""
+    suspects = Suspects()
+    for _ in range(10):
+        for names in (["a", "b"], ["a", "b"], ["a"]):
+            suspects.training(names)
+            suspects.worker_died()
+        suspects.training(["a"])
+        suspects.training([])
+
+    assert suspects.orders() == {"deadly": {}, "alone": ["b"]}
+    suspects.training(["b"])
+    suspects.training([])
+    assert suspects.orders()["alone"] == []
+
+
+def test_another_file_of_a_rejected_name_is_no_suspect() -> None:
+    """What was held against a file goes with it."""
+    suspects = Suspects()
+    for _ in range(3):
+        suspects.training(["d\u00e4mon.npz"])
+        suspects.worker_died()
+    condemned = suspects.orders()
+
+    suspects.set_aside("d\\xe4mon.npz")
+
+    assert list(condemned["deadly"]) == ["d\u00e4mon.npz"]
+    assert suspects.orders() == {"deadly": {}, "alone": []}

@@ -19,8 +19,9 @@ from conftest import wait_until
 from fakes import Failing
 
 from local_training import atomic_files, model_store
-from local_training.errors import MachineError
+from local_training.errors import AnotherLearnerError, MachineError
 from local_training.paths import Paths
+from local_training.root_lock import LearnerLock
 from tools.learner import status, supervisor
 from tools.learner.worker import Worker
 
@@ -160,6 +161,64 @@ def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
         assert {version for _, version in learner_runs.trained(paths)} == {1}
 
 
+def test_a_disk_that_is_full_from_the_start_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bot plays on, the learner says what is wrong, and begins by itself when there is room."""
+    monkeypatch.setattr(supervisor, "_UNSTARTED_BACK_OFF_SECONDS", (0.1, 0.2))
+    with _tiny_disk(tmp_path / "disk", kilobytes=600):
+        paths = Paths(tmp_path / "disk" / "root")
+        paths.buffer.mkdir(parents=True)
+        episodes.write(paths.buffer, "game.npz")
+        ballast = tmp_path / "disk" / "ballast"
+        _fill(ballast)
+        with learner_runs.learner(paths.root, rescan_seconds=0.1) as learner:
+            wait_until(lambda: learner.get_stats()["errors"] >= 2)
+            told, running = learner.get_stats()["last_error"], learner.running
+            ballast.unlink()
+            _wait_trained(paths, "game.npz")
+            with pytest.raises(AnotherLearnerError):
+                learner_runs.learner(paths.root).start()
+        with learner_runs.learner(paths.root) as following:
+            wait_until(lambda: following.get_stats()["files_processed"] == 1)
+
+        assert running and os.strerror(errno.ENOSPC) in told
+        assert learner_runs.trained(paths) == [("game.npz", 1)]
+
+
+def test_a_folder_that_may_not_be_written_yet_is_waited_for(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not permitted at the start is not permitted for ever; the lock is taken by the learner's own thread then."""
+    monkeypatch.setattr(supervisor, "_UNSTARTED_BACK_OFF_SECONDS", (0.01, 0.05))
+    refused = OSError(errno.EACCES, os.strerror(errno.EACCES), str(paths.learner_lock))
+    acquire = Failing(LearnerLock.acquire, refused, refused, refused)
+    monkeypatch.setattr(LearnerLock, "acquire", lambda lock: acquire(lock))
+    episodes.write(paths.buffer, "game.npz")
+    with learner_runs.learner(paths.root) as learner:
+        wait_until(lambda: learner.get_stats()["files_processed"] == 1)
+        counts = learner.get_stats()
+
+    assert counts["errors"] == 2 and "the learner can't begin yet" in counts["last_error"]
+    LearnerLock(paths).acquire()
+
+
+def test_a_learner_that_waits_for_room_gives_way_to_another(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When somebody else has taken the root meanwhile, there is nothing to wait for, and nothing of theirs is touched."""
+    monkeypatch.setattr(supervisor, "_UNSTARTED_BACK_OFF_SECONDS", (0.01, 0.05))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    other = AnotherLearnerError(str(paths.root), "process 1")
+    acquire = Failing(LearnerLock.acquire, full, full, other)
+    monkeypatch.setattr(LearnerLock, "acquire", lambda lock: acquire(lock))
+    learner = learner_runs.learner(paths.root)
+    assert learner.start()
+    try:
+        wait_until(lambda: not learner.running)
+    finally:
+        learner.stop()
+
+    assert "Background learner stopped: another learner is at work" in capsys.readouterr().out
+    assert not atomic_files.exists(paths.ledger)
+
+
 def _fill(path: Path) -> None:
     with open(path, "wb", buffering=0) as file:
         for size in (4096, 1):
@@ -201,7 +260,7 @@ def test_a_write_that_fails_for_a_while_is_reported_and_done_again(
 
     monkeypatch.setattr(status, "write", write)
     heard = _Heard()
-    worker = Worker(learner_runs.settings(paths.root, rescan_seconds=0.05), heard, careful=False, deadly=[])
+    worker = Worker(learner_runs.settings(paths.root, rescan_seconds=0.05), heard, careful=False, deadly={})
 
     def tell(event: str, **facts: Any) -> None:
         heard(event, **facts)
@@ -220,7 +279,7 @@ def test_a_write_that_fails_for_a_while_is_reported_and_done_again(
 def test_the_back_off_grows_and_is_bounded(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault that lasts is asked after less and less often, but never less often than every half a minute."""
     heard = _Heard()
-    worker = Worker(learner_runs.settings(paths.root), heard, careful=False, deadly=[])
+    worker = Worker(learner_runs.settings(paths.root), heard, careful=False, deadly={})
     for _ in range(10):
         worker._in_trouble("the disk is full")
 

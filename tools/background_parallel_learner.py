@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ if __package__ in (None, ""):  # run as a script: find our packages beside this 
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from local_training import blas_threads, settings_file
+from local_training.errors import LockUnavailableError
 from local_training.root_lock import LearnerLock
 from local_training.settings import Settings
 from tools import command_line
@@ -102,17 +104,20 @@ class BackgroundParallelLearner:
         Raises:
             AnotherLearnerError: another one is at work in this root; the message names its process.
             LockUnavailableError: the folder can't be locked.
-            OSError: the root's folders can't be made.
+            NotADirectoryError, FileExistsError: there can be no such folder. Other faults of the machine are waited for.
         """
         if self.running:
             return False
         self.stop()
-        for folder in self._paths.folders:
-            folder.mkdir(parents=True, exist_ok=True)
-        lock = LearnerLock(self._paths)
-        lock.acquire()
-        self._lock = lock
-        self._supervisor = Supervisor(self.settings, _say)
+        prepare: Callable[[], None] | None = None
+        try:
+            self._take_root()
+        except (LockUnavailableError, NotADirectoryError, FileExistsError):
+            raise
+        except OSError:
+            # A full disk, say. The learner begins when there is room, as it would have gone on had it filled up later.
+            prepare = self._take_root
+        self._supervisor = Supervisor(self.settings, _say, prepare)
         self._supervisor.start()
         if self.settings.learner.enable_replay_analysis and self.settings.replays.folder:
             self._replays = self._replay_analysis()
@@ -121,6 +126,19 @@ class BackgroundParallelLearner:
             self._reporter = _Reporter(self)
             self._reporter.start()
         return True
+
+    def _take_root(self) -> None:
+        """Make the root's folders and take its lock.
+
+        Raises:
+            AnotherLearnerError, LockUnavailableError: as `start` does.
+            OSError: the machine failed; try again later.
+        """
+        for folder in self._paths.folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = LearnerLock(self._paths)
+        lock.acquire()
+        self._lock = lock
 
     def stop(self) -> None:
         """Finish or abandon the present batch; when this returns, no worker and no thread is left. Safe to repeat."""

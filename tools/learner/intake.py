@@ -169,12 +169,12 @@ class Intake:
         self._monotonic = monotonic
         self._unfinished: dict[str, tuple[Signature, float]] = {}
         self._refused: dict[str, tuple[float, float]] = {}
-        self._deadly: set[str] = set()
+        self._deadly: dict[str, str] = {}
         self._unreadable: set[str] = set()
 
-    def reject_from_now_on(self, name: str) -> None:
-        """Stop reading a file that has killed its reader time and again."""
-        self._deadly.add(name)
+    def reject_from_now_on(self, name: str, reason: str) -> None:
+        """Reject a file unread that has killed, time and again, the process that worked on it."""
+        self._deadly[name] = reason
 
     def leave_alone_from_now_on(self, name: str) -> None:
         """Go on without a file that the machine has failed to read time and again."""
@@ -193,8 +193,8 @@ class Intake:
         try:
             status = _status_of(path)
             if name in self._deadly:
-                self._deadly.discard(name)  # the next file of this name may be a harmless one
-                return self._rejected(name, "", None, "the process that read it died three times; a harmless file is needed")
+                reason = self._deadly.pop(name)  # the next file of this name may be a harmless one
+                return self._rejected(name, "", None, reason)
             if self._needs_time(name, buffer_folder.signature_of(status)):
                 return LeftAlone(name)
             data = _read_patiently(path, self._settings.limits.max_memory_bytes)

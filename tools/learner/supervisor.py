@@ -5,7 +5,6 @@ No loading, no maths and no moving of files happens here; the thread sleeps on t
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import json
 import os
@@ -15,21 +14,24 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from local_training import atomic_files, settings_file
 from local_training.blas_threads import limit_blas_threads
+from local_training.errors import AnotherLearnerError, BackgroundTrainingError, LockUnavailableError
 from local_training.paths import CHECKOUT, Paths
 from local_training.settings import Settings
 from tools.learner import child_process, status
 from tools.learner.stats import EMPTY
+from tools.learner.suspects import Suspects
+
+Result = TypeVar("Result")
 
 STOP_SECONDS = 1.4
 _RESTART_WINDOW_SECONDS = 600.0
 _FIRST_BACK_OFF_SECONDS = 0.2
 _LONGEST_BACK_OFF_SECONDS = 10.0
 _UNSTARTED_BACK_OFF_SECONDS = (0.5, 30.0)
-DEADLY_AFTER = 2
 
 
 @dataclass
@@ -54,18 +56,23 @@ class Supervisor:
     a batch that is cut short is trained by the next start, exactly once.
     """
 
-    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
-        """`say` is given sentences for the console."""
+    def __init__(self, settings: Settings, say: Callable[[str], None], prepare: Callable[[], None] | None = None) -> None:
+        """Prepare a supervisor; nothing happens before `start`.
+
+        Args:
+            say: is given sentences for the console.
+            prepare: done before the first worker starts, and again after a while as long as it raises OSError.
+        """
         self._settings = settings
         self._say = say
+        self._prepare = prepare
         self._lock = threading.Lock()
         self._stats: dict[str, Any] = {**EMPTY, "max_workers": settings.learner.max_workers}
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="background-learner", daemon=True)
         self._budget = RestartBudget(settings.learner.restart_limit)
-        self._strikes: collections.Counter[str] = collections.Counter()
-        self._reading = ""
+        self._suspects = Suspects()
         self._refusal = ""
         self._restarts = 0
         self._former_errors = 0
@@ -98,8 +105,10 @@ class Supervisor:
             return dict(self._stats)
 
     def _run(self) -> None:
+        if not self._prepared():
+            return
         while not self._stopping.is_set():
-            process = self._started_patiently()
+            process = self._patiently(self._started, "the worker process can't be started")
             if process is None:
                 break
             exit_code = self._listen(process)
@@ -114,17 +123,32 @@ class Supervisor:
                 return
         status.write(self._settings.paths, "stopped", self.stats())
 
-    def _started_patiently(self) -> subprocess.Popen[bytes] | None:
-        """Start the worker, as soon as the machine lets us; None when there is no need any more.
+    def _prepared(self) -> bool:
+        """Prepare patiently; False when there will be no worker."""
+        try:
+            if self._prepare is not None:
+                self._patiently(self._prepare, "the learner can't begin yet")
+        except BackgroundTrainingError as error:
+            self._say_failed(str(error))  # without a status: the root, and what is said of it, are another learner's
+            return False
+        return not self._stopping.is_set()
 
-        A machine without memory or processes to spare is no fault of the worker's, so it does not count as a death.
+    def _patiently(self, action: Callable[[], Result], trouble: str) -> Result | None:
+        """Do it as soon as the machine lets us; None when there is no need any more.
+
+        A machine without room, memory or processes to spare is no fault of the worker's, so it does not count as a death.
+
+        Raises:
+            BackgroundTrainingError: another learner is at work, or the folder can't be locked: waiting is no help.
         """
         wait_seconds, longest = _UNSTARTED_BACK_OFF_SECONDS
         while not self._stopping.is_set():
             try:
-                return self._started()
+                return action()
+            except (AnotherLearnerError, LockUnavailableError):
+                raise
             except OSError as error:
-                self._in_trouble(f"the worker process can't be started ({error})", wait_seconds)
+                self._in_trouble(f"{trouble} ({error})", wait_seconds)
             self._stopping.wait(wait_seconds)
             wait_seconds = min(2 * wait_seconds, longest)
         return None
@@ -166,10 +190,8 @@ class Supervisor:
                 env=environment,
                 **child_process.apart_from_terminal(),
             )
-        deadly = [name for name, strikes in self._strikes.items() if strikes >= DEADLY_AFTER]
         first = {"root": str(paths.root), "settings": settings_file.as_sections(self._settings)}
-        self._reading = ""
-        self._order(process, {**first, "careful": bool(self._budget.deaths), "deadly": deadly})
+        self._order(process, {**first, "careful": bool(self._budget.deaths), **self._suspects.orders()})
         return process
 
     def _order(self, process: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
@@ -187,9 +209,11 @@ class Supervisor:
             return  # the last words of a worker that was killed while it spoke
         kind = event["event"]
         if kind == "reading":
-            # Whoever tells of the next file has survived the last one.
-            self._strikes.pop(self._reading, None)
-            self._reading = event["name"]
+            self._suspects.reading(event["name"])
+        elif kind == "training":
+            self._suspects.training(event["names"])
+        elif kind == "set_aside":
+            self._suspects.set_aside(event["name"])
         elif kind in ("stats", "trouble"):
             self._note(event["stats"])
         if kind == "trouble":
@@ -208,8 +232,7 @@ class Supervisor:
 
     def _after_death(self, exit_code: int) -> bool:
         """Say so, and wait before the next start; False when there will be none."""
-        if self._reading:
-            self._strikes[self._reading] += 1
+        self._suspects.worker_died()
         wait_seconds = self._budget.back_off(time.monotonic())
         sentence = f"the worker process died (exit code {exit_code}{_last_words(self._settings)})"
         if wait_seconds is None:
@@ -225,11 +248,14 @@ class Supervisor:
         self._stopping.wait(wait_seconds)
         return True
 
-    def _give_up(self, sentence: str) -> None:
+    def _say_failed(self, sentence: str) -> None:
         with self._lock:
             self._stats["errors"] += 1
             self._stats["last_error"] = sentence
         self._say(f"[WARNING] Background learner stopped: {sentence}")
+
+    def _give_up(self, sentence: str) -> None:
+        self._say_failed(sentence)
         status.write(self._settings.paths, "failed", self.stats())
 
 

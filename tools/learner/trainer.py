@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from local_training import buffer_folder, model_store, yield_point
@@ -37,6 +37,24 @@ class Round:
         return bool(self.accepted or self.set_aside or self.returned)
 
 
+@dataclass(frozen=True)
+class Caution:
+    """What is done for the sake of files that may kill the process that works on them.
+
+    before_reading: told each file's name before it is read, and "" after the last one: what happens from then on is no
+        single file's doing.
+    before_training: told the names of a batch before it is trained on, and none of them once it is committed.
+    alone: names of files that are trained on one by one.
+    """
+
+    before_reading: Callable[[str], None]
+    before_training: Callable[[Sequence[str]], None]
+    alone: Collection[str] = ()
+
+
+FEARLESS = Caution(lambda name: None, lambda names: None)
+
+
 class Trainer:
     """Holds the newest generation of one root and makes the next ones.
 
@@ -51,17 +69,15 @@ class Trainer:
         ledger: Ledger,
         present: Generation | None,
         intake: Intake,
-        announce: Callable[[str], None] = lambda name: None,
+        caution: Caution = FEARLESS,
     ) -> None:
-        """`announce` is told each file's name before it is read, so that a deadly one can be known by it, and "" after
-        the last one: what happens from then on is no single file's doing."""
         self.present = present
         self.ledger = ledger
         self.settlement = Settlement(paths, settings, ledger)
         self._paths = paths
         self._settings = settings
         self._intake = intake
-        self._announce = announce
+        self._caution = caution
         self._signature = model_store.signature(paths.model)
         self._snapshot: deque[str] = deque()
 
@@ -92,7 +108,9 @@ class Trainer:
             buffer_folder.move_out(self._paths, departures, durable=self._settings.learner.durable)
         self.settlement.set_aside(done.set_aside)
         if done.accepted:
+            self._caution.before_training([item.name for item in done.accepted])
             done.trained = self._train(done.accepted)
+            self._caution.before_training(())
         done.seconds = _working_seconds() - started
         if done.trained is not None:
             self.settlement.after_commit(done.trained, done.accepted, done.seconds)
@@ -102,8 +120,11 @@ class Trainer:
         model = self._facts()
         while self._snapshot and len(done.accepted) < self._settings.learner.batch_size:
             yield_point.reached()
+            alone = self._snapshot[0] in self._caution.alone
+            if alone and done.accepted:
+                break
             name = self._snapshot.popleft()
-            self._announce(name)
+            self._caution.before_reading(name)
             verdict = self._intake.judge(name, model)
             if isinstance(verdict, Accepted):
                 twin = _twin(verdict, done.accepted)
@@ -121,7 +142,9 @@ class Trainer:
             elif verdict is not None:
                 done.left_alone.append(verdict.name)
                 done.troubles += [verdict.trouble] if verdict.trouble else []
-        self._announce("")
+            if alone and done.accepted:
+                break
+        self._caution.before_reading("")
 
     def _begin(self, done: Round) -> None:
         """Make the untrained model for the first batch, and set aside what does not fit it."""

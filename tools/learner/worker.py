@@ -15,11 +15,12 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from local_training import buffer_folder, settings_file, yield_point
-from local_training.errors import BackgroundTrainingError, MachineError, ModelError
+from local_training.errors import BackgroundTrainingError, LockUnavailableError, MachineError, ModelError
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
 from local_training.settings import Settings
@@ -29,7 +30,7 @@ from tools.learner.intake import Intake
 from tools.learner.ledger import Ledger
 from tools.learner.tally import Tally
 from tools.learner.telling import Tell, teller
-from tools.learner.trainer import Round, Trainer
+from tools.learner.trainer import FEARLESS, Caution, Round, Trainer
 from tools.learner.watcher import BufferWatcher
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,9 @@ _FAULTS_UNTIL_LEFT_ALONE = 3
 _RETENTION_SECONDS = 600.0
 
 
-def open_trainer(paths: Paths, settings: Settings, tell: Tell, *, patient: bool, careful: bool = False) -> tuple[Trainer, Intake]:
+def open_trainer(
+    paths: Paths, settings: Settings, tell: Tell, *, patient: bool, caution: Caution = FEARLESS
+) -> tuple[Trainer, Intake]:
     """Recover the root and make the trainer that goes on from there; the caller holds the worker lock.
 
     Raises:
@@ -57,24 +60,29 @@ def open_trainer(paths: Paths, settings: Settings, tell: Tell, *, patient: bool,
     present = recovery.recover(paths, settings, ledger, lambda sentence: tell("warning", sentence=sentence))
     ledger = retention.apply(paths, settings, ledger)
     intake = Intake(paths, settings, ledger, patient=patient)
-
-    def announce(name: str) -> None:
-        if careful:
-            tell("reading", name=name)
-
-    return Trainer(paths, settings, ledger, present, intake, announce), intake
+    return Trainer(paths, settings, ledger, present, intake, caution), intake
 
 
 class Worker:
     """The loop of the worker process."""
 
-    def __init__(self, settings: Settings, tell: Tell, *, careful: bool, deadly: list[str], lock: RootLock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tell: Tell,
+        *,
+        careful: bool,
+        deadly: dict[str, str],
+        alone: Collection[str] = (),
+        lock: RootLock | None = None,
+    ) -> None:
         self._settings = settings
         self._paths = settings.paths
         self._tell = tell
         self._lock = lock
         self._careful = careful
         self._deadly = deadly
+        self._alone = frozenset(alone)
         self._tally = Tally()
         self._faults: Counter[str] = Counter()
         self._hint = threading.Event()
@@ -96,6 +104,8 @@ class Worker:
 
         Raises:
             LedgerError: model and ledger contradict each other; a person has to decide.
+            AnotherLearnerError: a former worker, or another learner, keeps the root's lock.
+            LockUnavailableError: the folder has never let itself be locked; one that did is waited for.
         """
         rounds = 0
         while not self._stopping.is_set():
@@ -115,6 +125,8 @@ class Worker:
                 self._in_trouble(str(error))
                 busy = False
             except OSError as error:
+                if isinstance(error, LockUnavailableError) and rounds == 0:
+                    raise
                 if isinstance(error, MachineError):
                     self._faults[error.doing] += 1
                 # Whatever was half done is found again on the disk; never go on from memory after a failed write.
@@ -131,18 +143,6 @@ class Worker:
         if self._watcher is not None:
             self._watcher.stop()
 
-    def wait_for_folder(self) -> None:
-        """Wait until the root can be had: a network drive may be back in a minute."""
-        while not self._stopping.is_set():
-            try:
-                self._paths.data.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                self._in_trouble(f"{type(error).__name__}: {error}")
-                self._stopping.wait(self._back_off_seconds)
-            else:
-                self._back_off_seconds = 0.0
-                return
-
     def _watch(self) -> None:
         """See to it that the buffer is watched, also when the folder has been removed and made again."""
         if self._watcher is not None and self._watcher.sees():
@@ -155,15 +155,23 @@ class Worker:
             self._tell("warning", sentence=self._watcher.trouble)
 
     def _open(self) -> None:
-        trainer, intake = open_trainer(self._paths, self._settings, self._tell, patient=True, careful=self._careful)
-        for name in self._deadly:
-            intake.reject_from_now_on(name)
+        caution = Caution(self._announce_file, self._announce_batch, self._alone)
+        trainer, intake = open_trainer(self._paths, self._settings, self._tell, patient=True, caution=caution)
+        for name, reason in self._deadly.items():
+            intake.reject_from_now_on(name, reason)
         for doing, times in self._faults.items():
             if times >= _FAULTS_UNTIL_LEFT_ALONE:
                 intake.leave_alone_from_now_on(Path(doing.removeprefix("reading ")).name)
         self._trainer = trainer
         bounded = any(dataclasses.asdict(self._settings.retention).values())
         self._retention_due = time.monotonic() + _RETENTION_SECONDS if bounded else math.inf
+
+    def _announce_file(self, name: str) -> None:
+        if self._careful:
+            self._tell("reading", name=name)
+
+    def _announce_batch(self, names: Sequence[str]) -> None:
+        self._tell("training", names=list(names))
 
     def _one_round(self) -> bool:
         assert self._trainer is not None
@@ -189,8 +197,7 @@ class Worker:
     def _report(self, done: Round) -> None:
         if done.did_something:
             for item in done.set_aside:
-                if item.name in self._deadly:
-                    self._deadly.remove(item.name)
+                self._deadly.pop(item.name, None)
                 self._tell("set_aside", name=ascii(item.name)[1:-1], fate=item.fate, reason=item.reason)
             self._tell("stats", stats=self._stats(), batch=dict(done.trained.report) if done.trained else None)
             self._publish("training")
@@ -251,14 +258,11 @@ def main() -> int:
     settings = settings_file.from_sections(Path(first["root"]), first["settings"])
     tell = teller(answers)
     lock = RootLock(settings.paths.worker_lock)
-    worker = Worker(settings, tell, careful=first["careful"], deadly=first["deadly"], lock=lock)
+    cautions = {key: first[key] for key in ("careful", "deadly", "alone")}
+    worker = Worker(settings, tell, lock=lock, **cautions)
     yield_point.rest_with(worker.gate.rest)
     threading.Thread(target=_obey, args=(orders, worker), daemon=True).start()
     try:
-        worker.wait_for_folder()
-        if not lock.wait_acquired(_FORMER_WORKER_SECONDS):
-            tell("refused", sentence=f"the former worker still holds {settings.paths.worker_lock}", exit_code=3)
-            return 3
         worker.run()
     except BackgroundTrainingError as error:
         tell("refused", sentence=str(error), exit_code=error.exit_code)
