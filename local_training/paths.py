@@ -109,6 +109,16 @@ class Paths:
         return self.logs / "governor.log"
 
     @property
+    def games_log(self) -> Path:
+        """The games of run_with_training.py, one line each."""
+        return self.logs / "games.csv"
+
+    @property
+    def worker_stderr(self) -> Path:
+        """What the worker process last said before it died, if it did."""
+        return self.logs / "worker_stderr.txt"
+
+    @property
     def status(self) -> Path:
         return self.logs / "status.json"
 

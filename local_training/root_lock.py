@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -99,7 +100,7 @@ class LearnerLock:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._card = paths.data / ".learner.json"
+        self._card = _card_path(paths)
         self._lock = RootLock(paths.learner_lock)
 
     def acquire(self) -> None:
@@ -129,7 +130,21 @@ class LearnerLock:
 
     def _owner(self) -> str:
         try:
-            card = json.loads(atomic_files.read_regular_file(self._card, max_bytes=10_000))
+            card = read_card(self._paths)
             return f"process {card['pid']} ({card['command']}), since {card['since']}"
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        except KeyError:
             return "a process that has not said who it is"
+
+
+def read_card(paths: Paths) -> dict[str, Any]:
+    """What the learner that took the lock last has said about itself: pid, command, since. Empty if nobody has, or has
+    gone in order; a card alone does not prove that its process lives."""
+    try:
+        card = json.loads(atomic_files.read_regular_file(_card_path(paths), max_bytes=10_000))
+    except (OSError, ValueError, OverflowError, RecursionError):
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def _card_path(paths: Paths) -> Path:
+    return paths.data / ".learner.json"

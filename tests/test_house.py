@@ -108,7 +108,15 @@ def _side(module: str) -> str:
     """Which part of the project a module belongs to."""
     if module in COMPOSING_COMMANDS:
         return COMPOSER
-    for package in ("local_training.games", "local_training", "tools.learner", "tools.monitor", "tools.replay", "tools"):
+    for package in (
+        "local_training.games",
+        "local_training",
+        "tools.learner",
+        "tools.monitor",
+        "tools.doctor_checks",
+        "tools.replay",
+        "tools",
+    ):
         if _within(module, package):
             return package
     return module
@@ -118,9 +126,10 @@ def _side(module: str) -> str:
 ALLOWED = {
     "local_training": set(),
     "local_training.games": {"local_training"},
-    "tools": {"local_training", "tools.learner", "tools.monitor", "tools.replay"},
+    "tools": {"local_training", "tools.learner", "tools.monitor", "tools.doctor_checks", "tools.replay"},
     "tools.learner": {"local_training"},
     "tools.monitor": {"local_training", "tools", "tools.learner"},
+    "tools.doctor_checks": {"local_training", "tools", "tools.learner", "tools.monitor"},
     "tools.replay": {"local_training"},
     COMPOSER: {"local_training", "local_training.games", "tools", "tools.learner"},
 }

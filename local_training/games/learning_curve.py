@@ -14,7 +14,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(GameResult))
 
 
 def csv_path(paths: Paths) -> Path:
-    return paths.logs / "games.csv"
+    return paths.games_log
 
 
 def picture_path(paths: Paths) -> Path:

@@ -263,7 +263,7 @@ def _error_file(paths: Paths) -> IO[bytes]:
     """Where the worker's last words go; nowhere if the logs can't be written, which is no reason not to train."""
     try:
         os.makedirs(paths.logs, exist_ok=True)
-        return open(paths.logs / "worker_stderr.txt", "wb")
+        return open(paths.worker_stderr, "wb")
     except OSError:
         return open(os.devnull, "wb")
 
@@ -271,7 +271,7 @@ def _error_file(paths: Paths) -> IO[bytes]:
 def _last_words(settings: Settings) -> str:
     """The last line the dead worker wrote to stderr, if any."""
     try:
-        text = (settings.paths.logs / "worker_stderr.txt").read_text("utf-8", "replace").strip()
+        text = settings.paths.worker_stderr.read_text("utf-8", "replace").strip()
     except OSError:
         return ""
     return f": {text.splitlines()[-1][:300]}" if text else ""

@@ -10,6 +10,8 @@ from tools.monitor import words
 from tools.monitor.snapshot import StatusFacts
 
 DEFAULT_RESCAN_SECONDS = 5.0
+NO_SIGN = "NO SIGN OF LIFE"
+"""How the words about a silent learner begin."""
 _GONE_AFTER_RESCANS_AND_SECONDS = (1, 3.0)
 _SILENT_AFTER_RESCANS_AND_SECONDS = (3, 30.0)
 """A long batch and a back-off of 30 s are silences that end by themselves."""
@@ -32,9 +34,9 @@ def state_words(status: StatusFacts, now: float) -> str:
     if state in _ENDED:
         return f"{state} {spoken}"
     if status.writer_is_gone and age > _limit(content, *_GONE_AFTER_RESCANS_AND_SECONDS):
-        return f"NO SIGN OF LIFE for {words.duration(age)} (it was {state}); its process is gone from this machine"
+        return f"{NO_SIGN} for {words.duration(age)} (it was {state}); its process is gone from this machine"
     if age > _limit(content, *_SILENT_AFTER_RESCANS_AND_SECONDS):
-        return f"NO SIGN OF LIFE for {words.duration(age)} (it was {state}); it hangs, was killed, or trains a very long batch"
+        return f"{NO_SIGN} for {words.duration(age)} (it was {state}); it hangs, was killed, or trains a very long batch"
     return f"{state} (last heard of {spoken})"
 
 
