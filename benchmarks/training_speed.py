@@ -1,114 +1,171 @@
-"""Samples a second of the worker's update, against a plain PyTorch loop of the same networks, batch and steps.
+"""Samples a second of the update, against a plain PyTorch loop and against the bare matrix products of the same steps.
 
-A sample is one step gone through once. Both use one thread. The peer is given its advantages and targets ready made;
-ours makes them, and keeps its normalisers, on the clock. `python benchmarks/training_speed.py [--quick]`
+A sample is one step gone through once, by both networks. The peers are given advantages and targets ready made; ours makes
+them, keeps its normalisers and measures how far the policy has moved, on the clock.
+`python benchmarks/training_speed.py [--quick]`
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import harness
 from harness import Row
 
 import numpy as np  # isort: skip  # harness sets the number of its threads first
 
-from episodes import ACTION_COUNT, STATE_WIDTH, arrays
-
-from local_training import episode, learning
+from local_training import episode, learning, passes, policy, shared_work
 from local_training.episode import Episode
-from local_training.settings import LearningSettings
+from local_training.passes import PART_STEPS, Passes, Sizes
+from local_training.settings import LearnerSettings, LearningSettings
+from tools.learner.crew import Crew
 
-GAMES, STEPS = 10, 300
-
-# No replay and no early stop, so that both sides go through the same number of samples.
-SETTINGS = LearningSettings(replay_ratio=0.0, kl_limit=1e9)
+STATE_WIDTH, ACTION_COUNT = 50, 5
+GAMES, STEPS = 2, 1792
+"""As many steps as the learner goes through for a game of 256 steps and what it replays with it."""
 
 
 def rows(quick: bool) -> list[Row]:
-    """One row; without a peer where PyTorch is not installed."""
+    """For each network: ours with one process and with two, against PyTorch and against the products."""
+    found = []
+    for hidden in (64, 256):
+        # No replay and no early stop, so that all sides go through the same number of samples.
+        settings = LearningSettings(hidden=hidden, replay_ratio=0.0, kl_limit=1e9)
+        found += _rows_of(settings, 2 if quick else 9)
+    return found
+
+
+def _rows_of(settings: LearningSettings, rounds: int) -> list[Row]:
+    what = f"update of {STATE_WIDTH}→{settings.hidden}→{settings.hidden}→{ACTION_COUNT}"
+    games = _games()
+    with _crew() as crew:
+        measures = {"one": _ours(games, settings, None), "two": _ours(games, settings, crew)}
+        measures |= {"products": _products(settings), "products, two": _products(settings, threads=2)}
+        measures |= _torch(games, settings)
+        for measure in measures.values():
+            measure()
+        figures = dict(zip(measures, harness.take_turns(rounds, *measures.values()), strict=True))
+    one, two = figures["one"], figures["two"]
+    found = [
+        Row(f"{what}, one process", "samples/s", one, figures["products"], "bare matrix products, one thread"),
+        Row(f"{what}, two processes", "samples/s", two, figures["products, two"], "bare matrix products, two threads"),
+    ]
+    for name in ("PyTorch, 1 thread", f"PyTorch, {os.cpu_count()} threads"):
+        for label, mine in (("one process", one), ("two processes", two)):
+            if name in figures:
+                found.append(Row(f"{what}, {label}", "samples/s", mine, figures[name], name))
+    return found
+
+
+def _games() -> list[Episode]:
     rng = np.random.default_rng(2)
-    made = [arrays(rng, STEPS, log_probs=True) for _ in range(GAMES)]
-    games = [episode.from_arrays({name: value for name, value in each.items() if name != "meta"}) for each in made]
-    what = f"update, {GAMES} games of {STEPS} steps, {SETTINGS.epochs} epochs, {SETTINGS.hidden} x {SETTINGS.hidden} units"
-    ours, rounds = _ours(games), 3 if quick else 25
-    ours()
+    return [
+        episode.from_arrays(
+            {
+                "states": rng.standard_normal((STEPS, STATE_WIDTH), dtype=np.float32),
+                "actions": rng.integers(0, ACTION_COUNT, STEPS),
+                "rewards": rng.standard_normal(STEPS, dtype=np.float32),
+                "log_probs": np.full(STEPS, -np.log(ACTION_COUNT), np.float32),
+            }
+        )
+        for _ in range(GAMES)
+    ]
+
+
+def _rate(action: Callable[[], object], settings: LearningSettings) -> float:
+    return GAMES * STEPS * settings.epochs / harness.seconds_of(action)
+
+
+@contextmanager
+def _crew() -> Iterator[Crew]:
+    crew = Crew(LearnerSettings(share_from=0), print)
     try:
-        theirs = _torch(games)
-    except ImportError:
-        return [Row(what, "samples/s", harness.take_turns(rounds, ours)[0], peer_name="PyTorch is not installed: skipped")]
-    theirs()
-    mine, peer = harness.take_turns(rounds, ours, theirs)
-    return [Row(what, "samples/s", mine, peer, "plain PyTorch loop")]
+        crew.tend(2, 1)
+        yield crew
+    finally:
+        crew.close()
 
 
-def _rate(action: Callable[[], object]) -> float:
-    return GAMES * STEPS * SETTINGS.epochs / harness.seconds_of(action)
-
-
-def _ours(games: list[Episode]) -> harness.Measure:
-    state = learning.new_state(STATE_WIDTH, ACTION_COUNT, SETTINGS)
-    state, _ = learning.learn(state, games, SETTINGS, 1)
+def _ours(games: list[Episode], settings: LearningSettings, crew: Crew | None) -> harness.Measure:
+    state = learning.new_state(STATE_WIDTH, ACTION_COUNT, settings)
+    _, report = learning.learn(state, games, settings, 1)
+    assert report.epochs == settings.epochs, "otherwise samples are counted that were not gone through"
 
     def measure() -> float:
-        return _rate(lambda: learning.learn(state, games, SETTINGS, 2))
+        shared_work.share_with(crew)
+        try:
+            return _rate(lambda: learning.learn(state, games, settings, 1), settings)
+        finally:
+            shared_work.share_with(None)
 
-    _, report = learning.learn(state, games, SETTINGS, 2)
-    assert report.epochs == SETTINGS.epochs, "otherwise samples are counted that were not gone through"
     return measure
 
 
-def _torch(games: list[Episode]) -> harness.Measure:
-    """The loop as one would write it: clipped policy gradient, value loss, entropy bonus, Adam, shortened gradient."""
-    import torch
-    from torch import nn
+def _products(settings: LearningSettings, threads: int = 1) -> harness.Measure:
+    """The matrix products of both networks' passes, forward and backward, and nothing else; `threads` share the passes."""
+    rng = np.random.default_rng(4)
 
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    def passes_of(outputs: int) -> Callable[[], None]:
+        sizes = Sizes(STATE_WIDTH, settings.hidden, outputs)
+        vector = rng.standard_normal(policy.size_of(*sizes), dtype=np.float32)
+        layers, into = passes.layers_of(vector, sizes), passes.layers_of(np.empty_like(vector), sizes)
+        room = Passes(sizes)._room(PART_STEPS)
+        states = rng.standard_normal((PART_STEPS, STATE_WIDTH + 1), dtype=np.float32)
+        slope = rng.standard_normal((PART_STEPS, outputs), dtype=np.float32)
 
-    def network(outputs: int) -> nn.Sequential:
-        width = SETTINGS.hidden
-        return nn.Sequential(
-            nn.Linear(STATE_WIDTH, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, outputs)
-        )
+        def products() -> None:
+            np.matmul(layers.first.T, states.T, out=room.units1)
+            np.matmul(layers.second.T, room.hidden1, out=room.units2)
+            np.matmul(layers.third.T, room.hidden2, out=room.outputs)
+            np.matmul(room.hidden2, slope, out=into.third)
+            np.matmul(layers.third[:-1], slope.T, out=room.gradient)
+            np.matmul(room.hidden1, room.gradient.T, out=into.second)
+            np.matmul(layers.second[:-1], room.gradient, out=room.other_gradient)
+            np.matmul(states.T, room.other_gradient.T, out=into.first)
+            # Otherwise they would grow from pass to pass until they are infinite, which is slower.
+            room.units1.fill(0.5)
+            room.units2.fill(0.5)
 
-    actor, critic = network(ACTION_COUNT), network(1)
-    optimisers = [torch.optim.Adam(part.parameters(), lr=SETTINGS.learning_rate) for part in (actor, critic)]
-    lessons = [
-        (
-            torch.from_numpy(game.states),
-            torch.from_numpy(game.actions),
-            torch.from_numpy(game.log_probs),
-            torch.randn(STEPS),
-            torch.randn(STEPS),
-        )
-        for game in games
-    ]
+        return products
 
-    def step(
-        states: torch.Tensor, actions: torch.Tensor, played: torch.Tensor, advantages: torch.Tensor, targets: torch.Tensor
-    ) -> None:
-        log_pi = torch.log_softmax(actor(states), dim=1)
-        weights = torch.exp(log_pi.gather(1, actions[:, None])[:, 0] - played)
-        clipped = torch.clamp(weights, 1 - SETTINGS.clip, 1 + SETTINGS.clip)
-        entropy = -(log_pi.exp() * log_pi).sum(1).mean()
-        loss = -torch.min(weights * advantages, clipped * advantages).mean() - SETTINGS.entropy * entropy
-        loss = loss + 0.5 * ((critic(states)[:, 0] - targets) ** 2).mean()
-        for optimiser in optimisers:
-            optimiser.zero_grad()
-        loss.backward()
-        for part, optimiser in zip((actor, critic), optimisers, strict=True):
-            nn.utils.clip_grad_norm_(part.parameters(), SETTINGS.gradient_norm)
-            optimiser.step()
+    kits = [[passes_of(ACTION_COUNT), passes_of(1)] for _ in range(threads)]
+    repeats = GAMES * STEPS * settings.epochs // PART_STEPS
 
-    def update() -> None:
-        for lesson in lessons:
-            for _ in range(SETTINGS.epochs):
-                for rows_now in torch.tensor_split(torch.randperm(STEPS), math.ceil(STEPS / SETTINGS.minibatch_steps)):
-                    step(*(part[rows_now] for part in lesson))
+    def all_passes() -> None:
+        def share(kit: list[Callable[[], None]]) -> None:
+            for _ in range(repeats // threads):
+                for products in kit:
+                    products()
 
-    return lambda: _rate(update)
+        helpers = [threading.Thread(target=share, args=(kit,)) for kit in kits[1:]]
+        for helper in helpers:
+            helper.start()
+        share(kits[0])
+        for helper in helpers:
+            helper.join()
+
+    return lambda: _rate(all_passes, settings)
+
+
+def _torch(games: list[Episode], settings: LearningSettings) -> dict[str, harness.Measure]:
+    """With one thread and with all; none where PyTorch is not installed."""
+    try:
+        import torch_peer
+    except ImportError:
+        return {}
+    update = torch_peer.update(games, settings, ACTION_COUNT)
+
+    def with_threads(count: int) -> harness.Measure:
+        def measure() -> float:
+            torch_peer.set_threads(count)
+            return _rate(update, settings)
+
+        return measure
+
+    return {f"PyTorch, {count} thread{'s' if count > 1 else ''}": with_threads(count) for count in (1, os.cpu_count() or 1)}
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from local_training import batch as batches
-from local_training import normaliser, passes, policy, reinforce
+from local_training import normaliser, passes, policy, reinforce, shared_work
 from local_training.batch import Batch
 from local_training.episode import Episode
-from local_training.network_training import ActorObjective, CriticObjective, NetworkTraining, Pace
+from local_training.network_training import ActorObjective, NetworkTraining, Pace
 from local_training.normaliser import Normaliser
 from local_training.passes import Passes, Sizes
 from local_training.settings import LearningSettings
+from local_training.shared_work import CriticTask
 from local_training.training_state import TrainingState
 
 Array = npt.NDArray[Any]
@@ -169,19 +170,20 @@ class _Lesson:
         advantages, targets = self._estimates(batch, states, plan.trace)
         played = log_pi[np.arange(batch.steps), batch.actions] if batch.behaviour_log_probs is None else batch.behaviour_log_probs
         bounds = reinforce.Bounds(settings.clip, settings.largest_weight, settings.entropy)
-        to_act, to_value = ActorObjective(batch.actions, advantages, played, batch.mask, bounds), CriticObjective(targets)
+        to_act = ActorObjective(batch.actions, advantages, played, batch.mask, bounds)
         pace = Pace(plan.minibatch_steps, plan.learning_rate, settings.gradient_norm)
+        orders = [self.rng.permutation(batch.steps) for _ in range(plan.epochs)]
+        critic = shared_work.begun(CriticTask(self.begun.critic, _critic_sizes(self.begun), states, targets, orders, pace))
         actor = NetworkTraining(self.begun.actor, _actor_sizes(self.begun), states, to_act, pace)
-        critic = NetworkTraining(self.begun.critic, _critic_sizes(self.begun), states, to_value, pace)
-        for order in [self.rng.permutation(batch.steps) for _ in range(plan.epochs)]:
+        for order in orders:
             actor.epoch(order)
-            critic.epoch(order)
             self.tally.epochs += 1
             self.tally.kl = reinforce.kl_divergence(log_pi, policy.log_softmax(actor.outputs(), batch.mask))
             if not self.tally.kl <= settings.kl_limit:
                 break
-        self.actor, self.critic = actor.present, critic.present
-        self._count(actor, to_act, to_value)
+        self.actor = actor.present
+        self.critic, self.tally.value_loss = critic.after(self.tally.epochs)
+        self._count(actor, to_act)
 
     def result(self) -> TrainingState:
         """The state with the trained weights, and the policy made from them."""
@@ -208,8 +210,7 @@ class _Lesson:
         usual = math.sqrt(float(self.advantages.variance[0] + self.advantages.mean[0] ** 2))
         return advantages / usual if usual > 1e-8 else advantages
 
-    def _count(self, actor: NetworkTraining, to_act: ActorObjective, to_value: CriticObjective) -> None:
+    def _count(self, actor: NetworkTraining, to_act: ActorObjective) -> None:
         tally = self.tally
         tally.samples, tally.minibatches, tally.gradient_norm = actor.samples, actor.minibatches, actor.gradient_norm
         tally.surrogate, tally.entropy, tally.clipped = to_act.surrogate, to_act.entropy, to_act.clipped
-        tally.value_loss = to_value.loss

@@ -40,6 +40,14 @@ class LearnerSettings(Section):
         1000, "Model versions after which an episode that records its policy version is too old; 0 switches it off.", at_least=0
     )
     max_workers: int = setting(2, "Worker processes, at most.", at_least=1, at_most=64)
+    share_from: int = setting(
+        20_000_000,
+        "Work of a lesson (steps, each as often as it is gone through, times weights) from which on two processes share it.",
+        at_least=0,
+    )
+    worker_memory_bytes: int = setting(
+        4_000_000_000, "Memory above which a worker process is replaced between two batches.", at_least=10_000_000
+    )
     rescan_seconds: float = setting(5.0, "Slowest look into the buffer; events make it sooner.", above=0.0, at_most=3600.0)
     settle_seconds: float = setting(
         10.0,

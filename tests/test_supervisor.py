@@ -18,7 +18,7 @@ from conftest import wait_until
 from local_training.paths import Paths
 from tools.learner import fold, status, supervisor
 from tools.learner import ledger as ledgers
-from tools.learner.supervisor import RestartBudget
+from tools.learner.restart_budget import RestartBudget
 from tools.learner.suspects import Suspects
 
 DEADLY_READER = """

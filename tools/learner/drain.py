@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from local_training import shared_work
 from local_training.errors import AnotherLearnerError, MachineError
 from local_training.root_lock import LearnerLock, RootLock
 from local_training.settings import Settings
 from tools.learner import recovery, retention, status, worker
+from tools.learner.crew import Crew
 from tools.learner.stats import EMPTY
 from tools.learner.tally import Tally
 
@@ -36,7 +38,13 @@ def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
         try:
             if not worker_lock.wait_acquired(_FORMER_WORKER_SECONDS):
                 raise AnotherLearnerError(str(paths.root), "the worker of a learner that was killed still finishes its batch")
-            return _drained(settings, tell)
+            crew = Crew(settings.learner, lambda sentence: tell("warning", sentence=sentence))
+            try:
+                shared_work.share_with(crew)
+                return _drained(settings, tell, crew)
+            finally:
+                shared_work.share_with(None)
+                crew.close()
         finally:
             worker_lock.release()
             learner_lock.release()
@@ -46,11 +54,12 @@ def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
         raise MachineError(f"draining {paths.buffer}", f"{error}. What was committed stays; run it again") from error
 
 
-def _drained(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
+def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[str, Any]:
     trainer, _ = worker.open_trainer(settings.paths, settings, tell, patient=False)
     tally, troubles = Tally(), []
     trainer.look()
     while trainer.waiting():
+        crew.tend(settings.learner.max_workers, trainer.waiting())
         done = trainer.work_on_next()
         tally.add(done, time.time())
         troubles += done.troubles

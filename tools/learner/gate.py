@@ -36,14 +36,16 @@ class Gate:
         settings: Settings,
         stopping: threading.Event,
         show: Callable[[str], None],
+        hold: Callable[[bool], None] = lambda standing: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`show` is told "paused" when the worker has to wait, and from time to time while it does, and "training" when
-        it goes on in the middle of a batch."""
+        it goes on in the middle of a batch; `hold` is told when it begins and ceases to stand still there."""
         self._settings = settings.governor
         self._max_workers = settings.learner.max_workers
         self._stopping = stopping
         self._show = show
+        self._hold = hold
         self._clock = clock
         self._listener = GameListener(settings.paths)
         self._readings = MachineReadings(settings.paths.root) if settings.governor.enabled else None
@@ -65,8 +67,10 @@ class Gate:
         begun = self._clock()
         if begun < self._look_due or not self.look().at_once:
             return 0.0
+        self._hold(True)
         while not self._stopping.is_set() and self.look().at_once:
             self._stand_still()
+        self._hold(False)
         self._show("training")
         return self._clock() - begun
 

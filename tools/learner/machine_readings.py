@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 _FAMILY_SECONDS = 10.0
-_OUR_MODULES = ("tools.learner.worker", "tools.learner.task_worker")
+_OUR_MODULES = ("tools.learner.worker", "tools.learner.task_worker", "tools.learner.crew_member")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import IO, Any, TypeVar
 
 from local_training import atomic_files, settings_file
@@ -22,31 +21,14 @@ from local_training.errors import AnotherLearnerError, BackgroundTrainingError, 
 from local_training.paths import CHECKOUT, Paths
 from local_training.settings import Settings
 from tools.learner import child_process, status
+from tools.learner.restart_budget import RestartBudget
 from tools.learner.stats import EMPTY
 from tools.learner.suspects import Suspects
 
 Result = TypeVar("Result")
 
 STOP_SECONDS = 1.4
-_RESTART_WINDOW_SECONDS = 600.0
-_FIRST_BACK_OFF_SECONDS = 0.2
-_LONGEST_BACK_OFF_SECONDS = 10.0
 _UNSTARTED_BACK_OFF_SECONDS = (0.5, 30.0)
-
-
-@dataclass
-class RestartBudget:
-    """How often a worker may die before it is given up; times are arguments, in seconds of any one clock."""
-
-    limit: int
-    deaths: list[float] = field(default_factory=list)
-
-    def back_off(self, moment: float) -> float | None:
-        """Seconds to wait after a death at `moment` before the next start; None when the budget is spent."""
-        self.deaths = [death for death in self.deaths if moment - death < _RESTART_WINDOW_SECONDS] + [moment]
-        if len(self.deaths) > self.limit:
-            return None
-        return float(min(_FIRST_BACK_OFF_SECONDS * 2 ** (len(self.deaths) - 1), _LONGEST_BACK_OFF_SECONDS))
 
 
 class Supervisor:

@@ -19,12 +19,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from local_training import buffer_folder, settings_file, yield_point
+from local_training import buffer_folder, settings_file, shared_work, yield_point
 from local_training.errors import BackgroundTrainingError, LockUnavailableError, MachineError, ModelError
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
 from local_training.settings import Settings
 from tools.learner import quiet_process, recovery, retention, status
+from tools.learner.crew import Crew
 from tools.learner.gate import Gate
 from tools.learner.intake import Intake
 from tools.learner.ledger import Ledger
@@ -93,7 +94,8 @@ class Worker:
         self._retention_due = math.inf
         self._watcher: BufferWatcher | None = None
         self._known: dict[str, Any] = {}
-        self.gate = Gate(settings, self._stopping, self._show)
+        self.crew = Crew(settings.learner, lambda sentence: tell("warning", sentence=sentence))
+        self.gate = Gate(settings, self._stopping, self._show, self.crew.hold)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -140,6 +142,7 @@ class Worker:
                 self._hint.wait(self._wait_seconds())
                 if self._back_off_seconds:
                     self._stopping.wait(self._back_off_seconds)
+        self.crew.close()
         if self._watcher is not None:
             self._watcher.stop()
 
@@ -177,7 +180,8 @@ class Worker:
         assert self._trainer is not None
         if not self._trainer.waiting():
             self._tally.left_alone = 0
-        if not self._settings.learner.enable_model_training or not self._trainer.look():
+        self.crew.tend(self.gate.workers_allowed, waiting=self._trainer.look())
+        if not self._settings.learner.enable_model_training or not self._trainer.waiting():
             self._back_off_seconds = 0.0
             if time.monotonic() >= self._retention_due:
                 # Opening anew deletes what is above the bounds; now is a good time, as nothing waits.
@@ -223,7 +227,12 @@ class Worker:
         waiting = self._trainer.waiting() + self._tally.left_alone
         stats = self._tally.as_stats(self._trainer.ledger, manifest, present.version if present else 0, waiting)
         governed = {"governor": self.gate.text(), "workers_allowed": self.gate.workers_allowed}
-        self._known = {**stats, **governed, "active_workers": 1, "max_workers": self._settings.learner.max_workers}
+        self._known = {
+            **stats,
+            **governed,
+            "active_workers": 1 + self.crew.size,
+            "max_workers": self._settings.learner.max_workers,
+        }
         return self._known
 
     def _show(self, state: str) -> None:
@@ -258,9 +267,9 @@ def main() -> int:
     settings = settings_file.from_sections(Path(first["root"]), first["settings"])
     tell = teller(answers)
     lock = RootLock(settings.paths.worker_lock)
-    cautions = {key: first[key] for key in ("careful", "deadly", "alone")}
-    worker = Worker(settings, tell, lock=lock, **cautions)
+    worker = Worker(settings, tell, lock=lock, **{key: first[key] for key in ("careful", "deadly", "alone")})
     yield_point.rest_with(worker.gate.rest)
+    shared_work.share_with(worker.crew)
     threading.Thread(target=_obey, args=(orders, worker), daemon=True).start()
     try:
         worker.run()
