@@ -12,6 +12,7 @@ from local_training.errors import SettingsError
 from local_training.paths import DEFAULT_ROOT, Paths
 
 __all__ = [
+    "UNLIMITED",
     "GameSettings",
     "GovernorSettings",
     "LearnerSettings",
@@ -86,6 +87,12 @@ class LimitSettings(Section):
     max_state_width: int = setting(150_000, "Numbers in one state, at most.", at_least=1)
     max_actions: int = setting(4096, "Number of different actions, at most.", at_least=2)
     max_magnitude: float = setting(1e6, "Largest absolute value of a state, a reward or a log-probability.", above=0.0)
+
+
+UNLIMITED = LimitSettings(
+    max_memory_bytes=2**62, max_steps=2**62, max_state_width=2**62, max_actions=2**31, max_magnitude=float("inf")
+)
+"""For what was trained on once: it is read again however large it is, as the limits of today are for the files of today."""
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,11 @@ def sentence(fate: Mapping[str, Any]) -> str:
     """One line for a person."""
     name = ascii(fate["name"])[1:-1]
     kind = fate["fate"]
+    version = f"version {fate.get('seq')}"
+    if fate.get(ledgers.RECONSTRUCTED):
+        version = "a version that is not known any more, as the ledger had lost this line, which was made from the archive"
     if kind == buffer_folder.TRAINED:
-        text = f"trained in version {fate['seq']} ({fate.get('steps', '?')} steps, return {fate.get('return', '?')})"
+        text = f"trained in {version} ({fate.get('steps', '?')} steps, return {fate.get('return', '?')})"
     elif kind == "forgotten or never seen":
         return f"{name}: not among what the ledger still holds; its oldest lines were left out (retention.ledger_lines)"
     elif kind in ("waiting", "never seen"):
@@ -89,7 +92,7 @@ def sentence(fate: Mapping[str, Any]) -> str:
     elif kind == "not in the ledger":
         return f"{name}: lies in {fate['found_in']}, and the ledger does not know it: put there by hand, or older than the ledger"
     else:
-        text = f"{kind}, with version {fate['seq']}, because {fate.get('reason', 'of a reason that was not noted')}"
+        text = f"{kind}, with {version}, because {fate.get('reason', 'of a reason that was not noted')}"
     stored = f"; stored as {fate['archived_as']}" if "archived_as" in fate else ""
     return f"{name}: {text}{stored} [sha256 {fate['sha256'][:12] or 'none'}]"
 

@@ -13,17 +13,12 @@ from local_training import atomic_files, episode_file, model_store
 from local_training.episode import Episode
 from local_training.errors import LedgerError
 from local_training.paths import Paths
-from local_training.settings import LearningSettings, LimitSettings
+from local_training.settings import UNLIMITED, LearningSettings
 from tools.learner import generation
 from tools.learner.generation import Generation
 from tools.learner.ledger import Line
 
 _LONGEST_RECENT = 10_000
-
-# What was trained once is read again however large it is: the limits of today are for the files of today.
-_NO_LIMITS = LimitSettings(
-    max_memory_bytes=2**62, max_steps=2**62, max_state_width=2**62, max_actions=2**31, max_magnitude=float("inf")
-)
 
 
 def base_path(paths: Paths, chain: str) -> Path:
@@ -141,7 +136,7 @@ def episode_of(paths: Paths, line: Line) -> Episode:
         except (FileNotFoundError, atomic_files.NotARegularFileError):
             continue
         if hashlib.sha256(data).hexdigest() == line["sha256"]:
-            return episode_file.read(data, _NO_LIMITS)
+            return episode_file.read(data, UNLIMITED)
     found = f"{line['name']!a} of version {line['seq']} is not in the archive with the bytes it was trained with"
     raise LedgerError(str(paths.ledger), found, "Put the file back, or use tools/rollback_model.py to go on without it")
 

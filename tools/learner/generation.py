@@ -106,11 +106,15 @@ def successor(
     return Generation(state, version, manifest, data, kept_recent((*previous.recent, *episodes), settings))
 
 
-def republished(model: Generation, version: int, reason: str) -> Generation:
-    """The same weights as a new version from which history begins anew; for rollbacks and imported models."""
+def republished(model: Generation, version: int, reason: str, after: int = 0) -> Generation:
+    """The same weights as a new version from which history begins anew; for rollbacks and imported models.
+
+    Args:
+        after: the newest version in the ledger, so that a ledger that loses its end later is known by it.
+    """
     text = json.dumps([BASE, version, hashlib.sha256(model.data).hexdigest(), reason])
     chain = hashlib.sha256(text.encode()).hexdigest()
-    record = {"kind": BASE, "seq": version, "previous_chain": "", "chain": chain, "batch": [], "reason": reason}
+    record = {"kind": BASE, "seq": version, "previous_chain": "", "chain": chain, "batch": [], "reason": reason, "after": after}
     manifest = {**model.manifest, "commit": record}
     return Generation(model.state, version, manifest, model_store.pack(learning.to_arrays(model.state), version, manifest))
 

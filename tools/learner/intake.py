@@ -17,7 +17,7 @@ from local_training.episode import Episode
 from local_training.errors import EpisodeError, MachineError
 from local_training.paths import MODEL_NAME, Paths
 from local_training.settings import Settings
-from tools.learner.ledger import Ledger
+from tools.learner.ledger import UNKNOWN_VERSION, Ledger
 
 _FAULTS_OF_ONE_FILE = (errno.EACCES, errno.EPERM)
 _READ_WAITS_SECONDS = (0.01, 0.05)
@@ -139,7 +139,8 @@ def duplicate(name: str, sha256: str, signature: Signature, episode_id: str, for
             the file may be looked at before a crash and after it.
     """
     what = f"episode_id {episode_id!a} was" if episode_id else "the same bytes were"
-    reason = f"{what} trained on in version {former[1]}, as {ascii(former[0])[1:-1]}; each episode counts once"
+    version = f"version {former[1]}" if former[1] != UNKNOWN_VERSION else "a version that is not known any more"
+    reason = f"{what} trained on in {version}, as {ascii(former[0])[1:-1]}; each episode counts once"
     return SetAside(name, sha256, signature, DUPLICATE, reason)
 
 

@@ -24,6 +24,19 @@ SUMMARY = "summary"
 """The fate in the first line of a ledger whose oldest lines were left out; it holds their counts."""
 
 
+RECONSTRUCTED = "reconstructed"
+"""Marks a line that the ledger had lost and that was made again from what lies in the archive. Of a trained episode
+among them it is known that it was, but not in which batch: it serves as memory, and nothing is trained again from it."""
+
+UNKNOWN_VERSION = 0
+"""The version in such a line."""
+
+
+def is_of_history(line: Line) -> bool:
+    """Whether a line tells of an episode and of the batch in which it was trained."""
+    return bool(line["fate"] == TRAINED and not line.get(RECONSTRUCTED))
+
+
 def next_chain(previous: str, seq: int, batch: Sequence[Line]) -> str:
     """Hash chain over all batches: sha256 of the previous link, the version, and what was trained in it."""
     entries = [[line["name"], line["sha256"], line.get("learning")] for line in batch]
@@ -56,7 +69,7 @@ def groups(lines: Iterable[Line]) -> Iterator[tuple[int, list[Line]]]:
     """The batches that were trained, oldest first: (version, its lines)."""
     group: list[Line] = []
     for line in lines:
-        if line["fate"] != TRAINED:
+        if not is_of_history(line):
             continue
         if group and group[-1]["seq"] != line["seq"]:
             yield group[0]["seq"], group
@@ -70,7 +83,7 @@ def since_base(lines: Iterable[Line]) -> list[Line]:
     """The lines of trained episodes since history last began anew."""
     newest: list[Line] = []
     for line in lines:
-        if line["fate"] != TRAINED:
+        if not is_of_history(line):
             continue
         if "base" in line:
             newest.clear()
@@ -90,7 +103,10 @@ def _counted(line: Line) -> Mapping[str, int]:
     if line["fate"] == SUMMARY:
         counts: Mapping[str, int] = line["counts"]
         return counts
-    return {f"{DELETED} {line['was']}" if line["fate"] == DELETED else line["fate"]: 1}
+    if line["fate"] == DELETED:
+        return {f"{DELETED} {line['was']}": 1}
+    counted = {line["fate"]: 1}
+    return counted | {f"{DELETED} {line['fate']}": 1} if DELETED in line else counted
 
 
 class Ledger:
@@ -120,6 +136,7 @@ class Ledger:
         self._episode_ids: dict[str, str] = {}
         self._marks: set[int] = set()
         self._size = 0
+        self._newest_seq = 0
         lines, sound_bytes = _read(path)
         _cut(path, sound_bytes, durable=durable)
         for line in lines:
@@ -129,6 +146,11 @@ class Ledger:
     def last_seq(self) -> int:
         """The newest version whose batch the ledger knows; 0 if none."""
         return int(self.last_group[0]["seq"]) if self.last_group else 0
+
+    @property
+    def newest_seq(self) -> int:
+        """The newest version that any line names, be it only as the one at which a file was set aside."""
+        return self._newest_seq
 
     @property
     def chain(self) -> str:
@@ -166,10 +188,16 @@ class Ledger:
 
     def _remember(self, line: Line) -> None:
         self._size += 1
+        self._newest_seq = max(self._newest_seq, line["seq"])
         self.counts.update(_counted(line))
         if line["fate"] not in (TRAINED, DELETED, SUMMARY):
             self._marks.add(_mark(line))
         if line["fate"] != TRAINED:
+            return
+        self._fates[line["sha256"]] = (line["name"], line["seq"], line.get("archived_as", line["name"]))
+        if line.get("episode_id"):
+            self._episode_ids[line["episode_id"]] = line["sha256"]
+        if not is_of_history(line):
             return
         if self.last_group and self.last_group[0]["seq"] != line["seq"]:
             self.former_chain = self.chain
@@ -178,9 +206,6 @@ class Ledger:
             self.newest.clear()
         self.last_group.append(line)
         self.newest.append(line)
-        self._fates[line["sha256"]] = (line["name"], line["seq"], line.get("archived_as", line["name"]))
-        if line.get("episode_id"):
-            self._episode_ids[line["episode_id"]] = line["sha256"]
 
 
 def _mark(line: Line) -> int:
@@ -204,7 +229,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
         lines.append(line)
         position = end + 1
     if any(_parse(rest) is not None for rest in data[position:].split(b"\n")[1:]):
-        remedy = "Restore the file from a copy, or set it aside and run tools/rebuild_model.py"
+        remedy = "Restore the file from a copy, or move it away: a new one is then made from the archive and the model"
         raise LedgerError(str(path), f"line {len(lines) + 1} is damaged, with sound lines after it", remedy)
     return lines, position
 

@@ -7,9 +7,10 @@ import contextlib
 from local_training import atomic_files, model_store
 from local_training.errors import LedgerError, ModelError, ModelMissingError
 from local_training.paths import Paths
-from tools.learner import fold, generation
+from tools.learner import fold, generation, reconstruction
 from tools.learner import ledger as ledgers
 from tools.learner.generation import Generation
+from tools.learner.ledger import Ledger
 
 
 def version_of(paths: Paths, version: int) -> Generation:
@@ -39,10 +40,15 @@ def publish(paths: Paths, model: Generation, reason: str, *, durable: bool) -> G
 
     The caller holds the learner's lock.
     """
-    newest = max((line["seq"] for line in ledgers.read_lines(paths.ledger)), default=0)
+    ledger = Ledger(paths.ledger, durable=durable)
+    newest = ledger.newest_seq
     with contextlib.suppress(ModelMissingError, ModelError):  # what can't be read is about to be replaced
-        newest = max(newest, model_store.read(paths.model, model_store.POLICY_KEYS).version)
-    published = generation.republished(model, newest + 1, reason)
+        present = generation.load(model_store.read_bytes(paths.model), str(paths.model))
+        newest = max(newest, present.version)
+        if present.version > ledger.last_seq:
+            # The ledger has lost what it knew of that model's episodes; nobody will miss it once the model is replaced.
+            reconstruction.remember_archive(paths, ledger, present.batch)
+    published = generation.republished(model, newest + 1, reason, ledger.last_seq)
     atomic_files.write_atomically(fold.base_path(paths, published.chain), published.data, durable=durable)
     model_store.commit(paths, published.data, durable=durable)
     return published

@@ -9,7 +9,7 @@ from local_training import atomic_files, model_store
 from local_training.errors import LedgerError, ModelError, ModelMissingError
 from local_training.paths import Paths
 from local_training.settings import Settings
-from tools.learner import fold, generation
+from tools.learner import fold, generation, reconstruction
 from tools.learner import ledger as ledgers
 from tools.learner.generation import Generation
 from tools.learner.ledger import Ledger
@@ -79,21 +79,53 @@ def _in_agreement(
 ) -> Generation | None:
     """The generation on which model and ledger agree, after adding what one lacks and the other knows."""
     if present is None:
-        return _caught_up(paths, settlement, ledger, None, say) if ledger.last_seq else None
+        if ledger.last_seq:
+            return _caught_up(paths, settlement, ledger, None, say)
+        if reconstruction.anything_archived(paths):
+            say(f"neither a model nor a ledger is here: all begins anew, and nothing is known of what lies in {paths.archive}")
+        return None
     if present.commit["kind"] == generation.BASE:
+        if ledger.last_seq == 0 or present.commit.get("after", 0) > ledger.last_seq:
+            _remember_lost(paths, ledger, present, say)
         return present if present.version >= ledger.last_seq else _newer_base(paths, ledger, present, say)
     if present.version == ledger.last_seq and present.chain == ledger.chain:
         return present
     if unrecorded(present, ledger) and _follows(paths, present, ledger):
+        if ledger.last_seq == 0 and present.version > 1:
+            _remember_lost(paths, ledger, present, say)
         settlement.record(present)
         return present
     if present.version < ledger.last_seq:
         return _caught_up(paths, settlement, ledger, present, say)
-    if ledger.last_seq == 0:
+    if ledger.last_seq and not _has_lost_its_end(paths, present, ledger):
+        found = f"it ends with version {ledger.last_seq}, and the model is version {present.version} of another history"
+        raise LedgerError(str(paths.ledger), found, _REMEDY)
+    _remember_lost(paths, ledger, present, say)
+    return fold.adopted(present, present.chain)
+
+
+def _has_lost_its_end(paths: Paths, present: Generation, ledger: Ledger) -> bool:
+    """Whether both tell one history after all, and the ledger, cut short, less of it.
+
+    Their newest batches lie in one archive. Of a model or a ledger that was brought here from another root they would not.
+    """
+    return present.version > ledger.last_seq and all(_is_here(paths, line) for line in (*present.batch, *ledger.last_group))
+
+
+def _remember_lost(paths: Paths, ledger: Ledger, present: Generation, say: Say) -> None:
+    """Make lines again for what the ledger has lost, and say so."""
+    begins = present.batch and present.batch[0].get("base")
+    whole = bool(begins) and ledger.last_seq == 0  # the record tells all since its base, and is added as it stands
+    lines = [] if whole else [line for line in present.batch if _is_here(paths, line)]
+    found = reconstruction.remember_archive(paths, ledger, lines)
+    if found == 0 and ledger.last_seq == 0:
         say(f"{paths.ledger} is new; history begins with version {present.version} of the model")
-        return fold.adopted(present, present.chain)
-    found = f"it ends with version {ledger.last_seq}, and the model is version {present.version} of another history"
-    raise LedgerError(str(paths.ledger), found, _REMEDY)
+        return
+    told = f"it tells nothing after version {ledger.last_seq}" if ledger.last_seq else "it tells of no version"
+    say(
+        f"{paths.ledger} has lost lines: {told}, and the model is version {present.version}. {found} episodes of the archive "
+        f"are remembered as trained, in versions that are not known any more; history begins with version {present.version}"
+    )
 
 
 _REMEDY = (
