@@ -30,7 +30,7 @@ OPTIONAL_PACKAGES = {
     "gymnasium": r"local_training\.games\..*",
     "cloudpickle": r"local_training\.games\..*",
     "rich": r"local_training\.games\.progress|tools\.monitor\..*",
-    "matplotlib": r"local_training\.games\.learning_curve|tools\.replay\.report_charts",
+    "matplotlib": r"local_training\.games\.learning_curve|tools\.run_report\.pictures",
     "sc2reader": r"tools\.replay\.replay_file",
     "spawningtool": r"tools\.replay\..*",
     "pynvml": r"tools\.learner\.gpu_readings",
@@ -114,7 +114,9 @@ def _side(module: str) -> str:
         "tools.learner",
         "tools.monitor",
         "tools.doctor_checks",
+        "tools.run_report",
         "tools.replay",
+        "tools.pages",
         "tools",
     ):
         if _within(module, package):
@@ -126,11 +128,13 @@ def _side(module: str) -> str:
 ALLOWED = {
     "local_training": set(),
     "local_training.games": {"local_training"},
-    "tools": {"local_training", "tools.learner", "tools.monitor", "tools.doctor_checks", "tools.replay"},
+    "tools": {"local_training", "tools.learner", "tools.monitor", "tools.doctor_checks", "tools.run_report", "tools.replay"},
     "tools.learner": {"local_training"},
     "tools.monitor": {"local_training", "tools", "tools.learner"},
     "tools.doctor_checks": {"local_training", "tools", "tools.learner", "tools.monitor"},
-    "tools.replay": {"local_training"},
+    "tools.run_report": {"local_training", "tools.learner", "tools.pages"},
+    "tools.replay": {"local_training", "tools.pages"},
+    "tools.pages": set(),
     COMPOSER: {"local_training", "local_training.games", "tools", "tools.learner"},
 }
 

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from local_training import atomic_files
+from tools.pages import html
 from tools.replay import summary
 from tools.replay.replay_archive import ReplayArchive
 from tools.replay.report_charts import Dot, clock, timing_panel
@@ -16,15 +17,10 @@ from tools.replay.timings import NAMES
 from tools.replay.verdict import REASONS
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 980px; padding: 0 1em; color: #1c1c1c }
-h1 { font-size: 1.6em; margin-bottom: 0 } h2 { margin-top: 2em; border-bottom: 2px solid #ddd } h3 { margin: 1.6em 0 .4em }
 .panels { display: flex; flex-wrap: wrap; gap: 10px } svg { background: #fafafa; border: 1px solid #e4e4e4 }
-table { border-collapse: collapse; font-size: 13px; width: 100% }
-td, th { padding: 3px 8px; text-align: left; border-bottom: 1px solid #eee }
-td.number, th.number { text-align: right } .openings { table-layout: fixed; margin-bottom: 1.2em }
-.openings col:nth-child(1) { width: 19% } .openings col:nth-child(2) { width: 17% } .openings col:nth-child(3) { width: 27% }
+.openings { table-layout: fixed; margin-bottom: 1.2em }
+.openings th:nth-child(1) { width: 19% } .openings th:nth-child(2) { width: 17% } .openings th:nth-child(3) { width: 27% }
 .bar { background: #8a3a9c; height: 11px; display: inline-block; vertical-align: middle }
-.small { color: #666; font-size: 13px }
 """
 
 OPENING_TIMINGS = ("base_2", "extractor", "spawning_pool", "queen", "metabolic_boost")
@@ -53,15 +49,14 @@ def report_html(summed_up: Mapping[str, Any], learnt: Sequence[Learnt], files: M
         learnt: the players behind it.
         files: the name of a file that holds a content, by its hash.
     """
-    parts = [f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Replay report</title><style>{STYLE}</style>']
-    parts.append(f"<h1>{escape(summed_up['summary'])}</h1>")
+    parts = [f"<h1>{escape(summed_up['summary'])}</h1>"]
     parts.append(f'<p class="small">Newest replay: {escape(summed_up["generated_at"] or "none")}</p>')
     for start in sorted({one.player["start_supply"] for one in learnt}, reverse=True):
         members = [one for one in learnt if one.player["start_supply"] == start]
         parts.append(_start_section(start, members, summed_up["groups"][str(start)]))
     parts.append(_skipped_section(summed_up["counts"]["skipped"]))
     parts.append(_replays_section(learnt, files))
-    return "\n".join([*parts, "</html>\n"])
+    return html.page("Replay report", parts, STYLE)
 
 
 def _start_section(start: int, members: Sequence[Learnt], races: Mapping[str, Any]) -> str:
@@ -90,15 +85,13 @@ def _rows(timing: str, members: Iterable[Learnt]) -> dict[str, list[Dot]]:
 
 
 def _openings_table(against: str, group: Mapping[str, Any]) -> str:
-    heads = "".join(f'<th class="number">{name.replace("_", " ")}</th>' for name in OPENING_TIMINGS)
-    columns = "<col>" * (3 + len(OPENING_TIMINGS))
-    rows = [f'<table class="openings"><colgroup>{columns}</colgroup>']
-    rows.append(f"<tr><th>against {escape(against)} ({group['players']})</th><th></th><th>such as</th>{heads}</tr>")
+    heads = [f"against {against} ({group['players']})", "", "such as", *(name.replace("_", " ") for name in OPENING_TIMINGS)]
+    rows = []
     for opening in group["openings"]:
-        times = "".join(f'<td class="number">{_median(opening["timings"], name)}</td>' for name in OPENING_TIMINGS)
         bar = f'<span class="bar" style="width:{opening["share"] * 90:.0f}px"></span> {opening["share"]:.0%}'
-        rows.append(f"<tr><td>{escape(opening['opening'])}</td><td>{bar}</td><td>{escape(opening['text'])}</td>{times}</tr>")
-    return "".join([*rows, "</table>"])
+        times = (_median(opening["timings"], name) for name in OPENING_TIMINGS)
+        rows.append((opening["opening"], html.Markup(bar), opening["text"], *times))
+    return html.table(heads, rows, numbers=range(3, len(heads)), kind="openings")
 
 
 def _median(timings: Mapping[str, Any], name: str) -> str:
@@ -108,19 +101,16 @@ def _median(timings: Mapping[str, Any], name: str) -> str:
 def _skipped_section(skipped: Mapping[str, int]) -> str:
     if not skipped:
         return ""
-    rows = "".join(
-        f'<tr><td class="number">{count}</td><td>{escape(reason)}</td><td>{escape(REASONS.get(reason, ""))}</td></tr>'
-        for reason, count in sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
-    )
-    return f"<h2>Skipped</h2><table>{rows}</table>"
+    counted = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    rows = [(str(count), reason, REASONS.get(reason, "")) for reason, count in counted]
+    return f"<h2>Skipped</h2>{html.table((), rows, numbers=(0,))}"
 
 
 def _replays_section(learnt: Sequence[Learnt], files: Mapping[str, str]) -> str:
-    heads = "<tr><th>date</th><th>player</th><th>against</th><th>result</th><th>opening</th><th>map</th><th>file</th></tr>"
-    rows = [f"<h2>The replays behind it</h2><table>{heads}"]
+    rows = []
     for one in sorted(learnt, key=lambda one: (one.result["played_at"], one.result["sha256"], one.player["name"]), reverse=True):
         player, result = one.player, one.result
-        cells = (
+        row = (
             result["played_at"][:10],
             player["name"],
             player["opponent_race"],
@@ -129,5 +119,6 @@ def _replays_section(learnt: Sequence[Learnt], files: Mapping[str, str]) -> str:
             result["map"],
             files.get(result["sha256"], result["sha256"][:12]),
         )
-        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    return "".join([*rows, "</table>"])
+        rows.append(row)
+    heads = ("date", "player", "against", "result", "opening", "map", "file")
+    return f"<h2>The replays behind it</h2>{html.table(heads, rows)}"
