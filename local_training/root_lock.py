@@ -62,8 +62,11 @@ class RootLock:
             time.sleep(0.02)
         return True
 
-    def renew(self, timeout_seconds: float) -> None:
+    def renew(self, timeout_seconds: float) -> bool:
         """Take the lock; again, if its file has been replaced, as when the folder was deleted and made again.
+
+        Returns:
+            Whether it had to be taken: what was known of the folder may no longer be true.
 
         Raises:
             AnotherLearnerError: somebody else has it, and keeps it for longer than the time given.
@@ -73,11 +76,26 @@ class RootLock:
         owner = (
             "a former worker that has not ended" if self._held is None else "it began when the folder was deleted and made again"
         )
-        if self._held is not None and atomic_files.exists(file) and os.path.samestat(self._held, os.lstat(file)):
-            return
+        if self._is_held():
+            return False
         self.release()
         if not self.wait_acquired(timeout_seconds):
             raise AnotherLearnerError(str(file.parent.parent), owner)
+        return True
+
+    def check(self) -> None:
+        """Make sure that the lock still keeps others out.
+
+        Raises:
+            MachineError: its file has been removed or replaced.
+        """
+        if not self._is_held():
+            raise MachineError(f"holding {self._lock.lock_file}", "the folder has been deleted, or made again, meanwhile")
+
+    def _is_held(self) -> bool:
+        """Whether the file that was locked is still the one that bears the name."""
+        file = Path(self._lock.lock_file)
+        return self._held is not None and atomic_files.exists(file) and os.path.samestat(self._held, os.lstat(file))
 
     def release(self) -> None:
         self._held = None

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import episodes
 import filelock
+import learner_runs
 import pytest
 from conftest import wait_until
 from fakes import Failing
 
-from local_training.errors import AnotherLearnerError, LockUnavailableError
+from local_training.errors import AnotherLearnerError, LockUnavailableError, MachineError
 from local_training.paths import CHECKOUT, Paths
 from local_training.root_lock import LearnerLock, RootLock
+from tools.learner import worker
+from tools.learner.trainer import Caution
 
 HOLDER = """
 import sys, time
@@ -136,3 +141,49 @@ def test_a_lock_that_lets_a_second_holder_in_is_refused(paths: Paths, monkeypatc
 
     with pytest.raises(LockUnavailableError, match="a second holder was let in"):
         RootLock(paths.worker_lock).try_acquire()
+
+
+def test_a_lock_whose_folder_was_made_anew_says_that_it_holds_nothing(paths: Paths):
+    """Between two looks, others may have come; taking it again tells that what was known may no longer be true."""
+    lock = RootLock(paths.worker_lock)
+    assert lock.renew(1.0) and not lock.renew(1.0)
+    lock.check()
+
+    shutil.rmtree(paths.data)
+    with pytest.raises(MachineError, match="deleted, or made again"):
+        lock.check()
+    paths.data.mkdir()
+    rival = RootLock(paths.worker_lock)
+    assert rival.try_acquire()
+    with pytest.raises(MachineError, match="deleted, or made again"):
+        lock.check()
+    rival.release()
+
+    assert lock.renew(1.0) and not lock.renew(1.0)
+    lock.release()
+
+
+def test_nothing_is_committed_when_the_folder_is_made_anew_within_a_batch(paths: Paths):
+    """Another learner may hold the new folder, and train on the same episodes there."""
+    lock = RootLock(paths.worker_lock)
+    assert lock.try_acquire()
+    waiting = [episodes.write(paths.buffer, f"game_{number}.npz", seed=number) for number in range(2)]
+
+    def make_anew(names: Sequence[str]) -> None:
+        copies = [path.read_bytes() for path in waiting]
+        shutil.rmtree(paths.data)
+        paths.buffer.mkdir(parents=True)
+        for path, data in zip(waiting, copies, strict=True):
+            path.write_bytes(data)
+
+    caution = Caution(lambda name: None, make_anew, lock=lock)
+    trainer, _ = worker.open_trainer(
+        paths, learner_runs.settings(paths.root), lambda event, **facts: None, patient=False, caution=caution
+    )
+    assert trainer.look() == 2
+    with pytest.raises(MachineError, match="deleted, or made again"):
+        trainer.work_on_next()
+
+    assert not paths.model.exists() and not paths.ledger.exists()
+    assert sorted(path.name for path in paths.buffer.iterdir()) == ["game_0.npz", "game_1.npz"]
+    lock.release()

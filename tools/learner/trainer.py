@@ -11,6 +11,7 @@ from local_training import buffer_folder, model_store, yield_point
 from local_training.buffer_folder import REJECTED
 from local_training.errors import EpisodeError, ModelError
 from local_training.paths import Paths
+from local_training.root_lock import RootLock
 from local_training.settings import Settings
 from tools.learner import generation
 from tools.learner import intake as intakes
@@ -39,17 +40,29 @@ class Round:
 
 @dataclass(frozen=True)
 class Caution:
-    """What is done for the sake of files that may kill the process that works on them.
+    """What is done for the sake of files that may kill the process that works on them, and of whoever else comes to the root.
 
     before_reading: told each file's name before it is read, and "" after the last one: what happens from then on is no
         single file's doing.
     before_training: told the names of a batch before it is trained on, and none of them once it is committed.
     alone: names of files that are trained on one by one.
+    lock: looked at again before anything is changed. Otherwise, when the folder is deleted and made again in the middle of
+        a batch, another learner may have locked the new one, and both would train on what lies there.
     """
 
     before_reading: Callable[[str], None]
     before_training: Callable[[Sequence[str]], None]
     alone: Collection[str] = ()
+    lock: RootLock | None = None
+
+    def check_lock(self) -> None:
+        """Go on only as the one who may change the root.
+
+        Raises:
+            MachineError: the folder has been deleted and made again since the lock was taken.
+        """
+        if self.lock is not None:
+            self.lock.check()
 
 
 FEARLESS = Caution(lambda name: None, lambda names: None)
@@ -103,6 +116,7 @@ class Trainer:
         self._collect(done)
         if self.present is None and done.accepted:
             self._begin(done)
+        self._caution.check_lock()
         if done.returned:
             departures = [item.departure() for item in done.returned]
             buffer_folder.move_out(self._paths, departures, durable=self._settings.learner.durable)
@@ -170,6 +184,7 @@ class Trainer:
             raise ModelError(
                 str(self._paths.model), "another program has changed it", "the batch is trained again from what is there now"
             )
+        self._caution.check_lock()
         model_store.commit(self._paths, successor.data, durable=self._settings.learner.durable)
         self._signature = model_store.signature(self._paths.model)
         self.present = successor

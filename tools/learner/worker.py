@@ -115,8 +115,8 @@ class Worker:
             try:
                 # Whoever deletes the folder and makes it again gives another learner the chance to lock the new one.
                 self._paths.data.mkdir(parents=True, exist_ok=True)
-                if self._lock is not None:
-                    self._lock.renew(_FORMER_WORKER_SECONDS)
+                if self._lock is not None and self._lock.renew(_FORMER_WORKER_SECONDS):
+                    self._trainer = None
                 if self._trainer is None:
                     self._open()
                     self._publish("idle")
@@ -158,7 +158,7 @@ class Worker:
             self._tell("warning", sentence=self._watcher.trouble)
 
     def _open(self) -> None:
-        caution = Caution(self._announce_file, self._announce_batch, self._alone)
+        caution = Caution(self._announce_file, self._announce_batch, self._alone, self._lock)
         trainer, intake = open_trainer(self._paths, self._settings, self._tell, patient=True, caution=caution)
         for name, reason in self._deadly.items():
             intake.reject_from_now_on(name, reason)
