@@ -166,7 +166,7 @@ def test_benchmarks_run(tmp_path):
     """The command of performance.md makes its table."""
     script = str(CHECKOUT / "benchmarks" / "run_all.py")
     said = run_python([script, "--quick", "--only", "training_speed", "pickup_latency"], tmp_path).stdout
-    assert "| update, 10 games" in said and "| pick-up latency" in said
+    assert "| update of 50→64→64→5, one process" in said and "| pick-up latency" in said
 
 
 @pytest.mark.slow
