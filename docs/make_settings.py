@@ -27,11 +27,13 @@ Settings come from four places, and later ones win:
 1. `config/default.yaml`, which holds every default,
 2. the file that `--config FILE` names, which needs to hold only what differs,
 3. the environment: `LOCAL_TRAINING_<SECTION>_<KEY>`, for example `LOCAL_TRAINING_LEARNER_BATCH_SIZE=5`; a few have a name of
-   their own as well, given below. Empty variables count as not set,
+   their own as well, given below. Empty variables count as not set. Names that begin with `LOCAL_TRAINING_X_` are left to
+   your own scripts,
 4. flags of the command.
 
-An unknown key, a value of the wrong type or out of its range is an error (exit code 2) that names the key, the value, the range
-and where it was found. Whole numbers do where numbers are asked for.
+An unknown key or variable, a value of the wrong type or out of its range is an error (exit code 2) that names the key, the value,
+what is allowed or the nearest known name, and where it was found; in a bot, `RLAgent` and the learner raise it. Whole numbers do
+where numbers are asked for.
 
 The root, the folder that holds `data/`, `models/` and `logs/`, is no part of a section: `root: DIR` at the top of a file, the
 variable `LOCAL_TRAINING_ROOT`, or `--root DIR`. By default it is the folder `local_training/` of the checkout.

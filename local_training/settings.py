@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ __all__ = [
     "RetentionSettings",
     "Settings",
     "check",
+    "nearest",
     "needed",
     "setting",
 ]
@@ -259,11 +262,19 @@ class Settings:
         return dataclasses.replace(self, **changed)
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known one that is most like it, if one is."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; the nearest is {found[0]}" if found else ""
+
+
 def _replaced(section: AnySection, name: str, values: dict[str, Any], source: str) -> AnySection:
     known = {setting_field.name: setting_field for setting_field in dataclasses.fields(section)}
     for key in values:
         if key not in known:
-            raise SettingsError(f"{name}.{key}", values[key], "known keys are " + ", ".join(sorted(known)), source)
+            raise SettingsError(
+                f"{name}.{key}", values[key], "known keys are " + ", ".join(sorted(known)) + nearest(key, known), source
+            )
     floats = {
         key: float(value) if type_name(known[key]) == "float" and type(value) is int else value for key, value in values.items()
     }

@@ -11,11 +11,12 @@ import yaml
 
 from local_training.errors import SettingsError
 from local_training.paths import CHECKOUT
-from local_training.settings import Settings
+from local_training.settings import Settings, nearest
 
 DEFAULT_FILE = CHECKOUT / "config" / "default.yaml"
 ROOT_VARIABLE = "LOCAL_TRAINING_ROOT"
 _PREFIX = "LOCAL_TRAINING_"
+_STRANGERS_PREFIX = f"{_PREFIX}X_"
 _SECTIONS = tuple(field.name for field in dataclasses.fields(Settings) if field.name != "root")
 
 
@@ -36,6 +37,7 @@ def load(
     Raises:
         SettingsError: names the key, the value, what is allowed, and where it was found.
     """
+    _check_known(environment or {})
     settings = Settings()
     for path in (DEFAULT_FILE, config):
         if path is not None and (path != DEFAULT_FILE or path.exists()):
@@ -45,6 +47,16 @@ def load(
         given = {key: value for key, value in values.items() if value is not None}
         settings = settings.with_values("command line", **{section: given})
     return settings if root is None else dataclasses.replace(settings, root=root.absolute())
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables that begin as those of our settings do, and set nothing: misspelt ones.
+
+    Empty ones count as not set; those that begin with LOCAL_TRAINING_X_ are left to the programs around us.
+    """
+    known = _known_variables()
+    ours = [name for name in environment if name.upper().startswith(_PREFIX) and not name.upper().startswith(_STRANGERS_PREFIX)]
+    return sorted(name for name in ours if name not in known and environment[name])
 
 
 def as_sections(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -79,7 +91,8 @@ def _with_sections(settings: Settings, content: Mapping[str, Any], source: str) 
         if section == "root":
             settings = dataclasses.replace(settings, root=_root(values, source)) if values else settings
         elif section not in _SECTIONS:
-            raise SettingsError(str(section), values, f"known sections are root, {', '.join(_SECTIONS)}", source)
+            near = nearest(str(section), ("root", *_SECTIONS))
+            raise SettingsError(str(section), values, f"known sections are root, {', '.join(_SECTIONS)}{near}", source)
         elif not isinstance(values, dict):
             raise SettingsError(section, values, "keys with values are needed", source)
         else:
@@ -106,12 +119,30 @@ def _root(value: object, source: str) -> Path:
     return Path(value).expanduser().absolute()
 
 
+def _variables(section: str, field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """The variables that set a key; the second one, if there is one, as the guides call it."""
+    also = field.metadata["environment"]
+    return (f"{_PREFIX}{section}_{field.name}".upper(), *([also] if also else []))
+
+
+def _known_variables() -> list[str]:
+    fields = [(section, field) for section in _SECTIONS for field in dataclasses.fields(getattr(Settings(), section))]
+    return [ROOT_VARIABLE, *(variable for section, field in fields for variable in _variables(section, field))]
+
+
+def _check_known(environment: Mapping[str, str]) -> None:
+    """Refuse misspelt variables: what they were meant to change would silently stay as it is."""
+    for name in unknown_variables(environment):
+        near = nearest(name.upper(), _known_variables())
+        raise SettingsError(name, environment[name], f"no setting has this name{near}", "environment variable")
+
+
 def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
     if environment.get(ROOT_VARIABLE):
         settings = dataclasses.replace(settings, root=_root(environment[ROOT_VARIABLE], ROOT_VARIABLE))
     for section in _SECTIONS:
         for field in dataclasses.fields(getattr(settings, section)):
-            for variable in (f"{_PREFIX}{section}_{field.name}".upper(), field.metadata["environment"]):
+            for variable in _variables(section, field):
                 text = environment.get(variable, "")
                 if text:
                     value = text if field.type == "str" else _parsed(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import yaml
 
 from local_training import settings_file
 from local_training.errors import SettingsError
+from local_training.rl_agent import RLAgent
 from local_training.settings import Settings
+from tools.background_parallel_learner import BackgroundParallelLearner
 
 
 @pytest.fixture
@@ -146,3 +149,75 @@ def test_a_bad_variable_is_refused_by_name(value: str):
     """The message names the variable."""
     with pytest.raises(SettingsError, match=r"environment variable NUM_INSTANCES: games\.instances is"):
         settings_file.load(environment={"NUM_INSTANCES": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("LOCAL_TRAINING_LERNER_BATCH_SIZE", "LOCAL_TRAINING_LEARNER_BATCH_SIZE"),
+        ("LOCAL_TRAINING_BATCH_SIZE", "LOCAL_TRAINING_LEARNER_BATCH_SIZE"),
+        ("local_training_learner_batch_size", "LOCAL_TRAINING_LEARNER_BATCH_SIZE"),
+        ("LOCAL_TRAINING_ROOTS", "LOCAL_TRAINING_ROOT"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_and_the_nearest_one_named(name: str, nearest: str):
+    """Otherwise the user would wait for an effect that never comes."""
+    with pytest.raises(SettingsError) as caught:
+        settings_file.load(environment={name: "5"})
+
+    assert str(caught.value) == f"environment variable: {name} is '5'; no setting has this name; the nearest is {nearest}"
+
+
+def test_variables_that_are_no_settings_are_left_alone():
+    """Empty ones count as not set; other programs' names, and those kept free for the user's scripts, are not ours."""
+    environment = {"LOCAL_TRAINING_LERNER_BATCH_SIZE": "", "LOCAL_TRAINING_X_NOTE": "mine", "MY_LOCAL_TRAINING_NOTE": "x"}
+
+    assert settings_file.load(environment=environment) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [("lerner: {batch_size: 1}", "learner"), ("learner: {batchsize: 1}", "batch_size"), ("rot: here", "root")],
+)
+def test_a_misspelt_key_of_a_file_is_told_the_nearest_one(text: str, nearest: str, config: Path):
+    """Beside the list of all."""
+    config.write_text(text, encoding="utf-8")
+
+    with pytest.raises(SettingsError, match=f"; the nearest is {nearest}$"):
+        settings_file.load(config)
+
+
+COMMANDS = {
+    "run_with_training": [],
+    "tools.background_parallel_learner": ["--drain"],
+    "tools.monitor_background_training": ["--once"],
+    "tools.explain_episode": ["--all"],
+    "tools.rebuild_model": [],
+    "tools.rollback_model": ["1"],
+    "tools.report": [],
+    "tools.evaluate": [],
+    "tools.analyze_replays": ["."],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_a_misspelt_variable(
+    command: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """One line and exit code 2, before anything is done."""
+    monkeypatch.setenv("LOCAL_TRAINING_LEARNER_MAX_FILEAGE", "0")
+
+    exit_code = importlib.import_module(command).main([*COMMANDS[command], "--root", str(root)])
+
+    printed = capsys.readouterr()
+    told = "[ERROR] environment variable: LOCAL_TRAINING_LEARNER_MAX_FILEAGE is '0'; no setting has this name; the nearest is "
+    assert printed.err == f"{told}LOCAL_TRAINING_LEARNER_MAX_FILE_AGE\n" and printed.out == ""
+    assert exit_code == 2 and list(root.iterdir()) == []
+
+
+def test_an_agent_and_a_learner_in_a_game_refuse_a_misspelt_variable(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """The bot's author sees it at the first start."""
+    monkeypatch.setenv("LOCAL_TRAINING_LEARNING_GAMA", "0.9")
+    for kind in (RLAgent, BackgroundParallelLearner):
+        with pytest.raises(SettingsError, match=r"LOCAL_TRAINING_LEARNING_GAMA is '0.9'.* LOCAL_TRAINING_LEARNING_GAMMA$"):
+            kind(root=root)

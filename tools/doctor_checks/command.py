@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from local_training import settings_file
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED
 from local_training.errors import SettingsError
 from local_training.settings import Settings
@@ -67,8 +68,11 @@ def gather(options: argparse.Namespace) -> Facts:
 
 def _settings(options: argparse.Namespace) -> tuple[Settings, str]:
     """The settings, or the defaults and why the settings can't be used."""
+    # Misspelt variables have a check of their own, and keep none of the others from being made.
+    strange = settings_file.unknown_variables(os.environ)
+    environment = {name: value for name, value in os.environ.items() if name not in strange}
     try:
-        return command_line.settings_of(options), ""
+        return settings_file.load(options.config, environment, root=options.root), ""
     except SettingsError as error:
         fallback = Settings() if options.root is None else Settings(root=options.root.absolute())
         return fallback, str(error)

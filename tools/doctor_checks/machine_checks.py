@@ -26,12 +26,16 @@ def settings(facts: Facts) -> Trouble | None:
 
 
 def unknown_variables(facts: Facts) -> Trouble | None:
-    """A variable looks like a setting of ours, and sets nothing."""
+    """A variable looks like a setting of ours, and names none; every command and every agent refuses to start."""
     names = facts.machine.own_variables
     if not names:
         return None
-    cause = f"{', '.join(names[:3])} in the environment {'sets' if len(names) == 1 else 'set'} nothing: there is no such setting."
-    return Trouble(cause, "Variables are called LOCAL_TRAINING_<SECTION>_<KEY>, as in LOCAL_TRAINING_LEARNER_BATCH_SIZE.")
+    there = "is no setting" if len(names) == 1 else "are no settings"
+    cause = f"{', '.join(names[:3])} in the environment {there}, so nothing of ours starts."
+    cure = (
+        "Variables are called LOCAL_TRAINING_<SECTION>_<KEY>, as in LOCAL_TRAINING_LEARNER_BATCH_SIZE; correct or remove these."
+    )
+    return Trouble(cause, cure)
 
 
 def full_disk(facts: Facts) -> Trouble | None:

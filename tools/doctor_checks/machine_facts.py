@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import os
 import secrets
 import shutil
@@ -17,15 +16,13 @@ from pathlib import Path
 
 import psutil
 
-from local_training import atomic_files
+from local_training import atomic_files, settings_file
 from local_training.errors import LockUnavailableError, MachineError
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
-from local_training.settings import Settings
 from tools.doctor_checks.facts import Machine, Probe
 
 OPTIONAL_PACKAGES = ("gymnasium", "rich", "matplotlib", "sc2reader", "spawningtool", "pynvml")
-_PREFIX = "LOCAL_TRAINING_"
 _PROBE_FILES = 9
 _PROBE_BYTES = 20_000
 _LONG_PATHS_KEY = r"SYSTEM\CurrentControlSet\Control\FileSystem"
@@ -37,7 +34,7 @@ def look(paths: Paths, environment: Mapping[str, str]) -> Machine:
         platform=sys.platform,
         installed=frozenset(name for name in OPTIONAL_PACKAGES if util.find_spec(name) is not None),
         watch_trouble=watch_trouble(paths.buffer),
-        own_variables=strange_variables(environment),
+        own_variables=tuple(settings_file.unknown_variables(environment)),
         file_system=file_system_of(paths.root),
         free_bytes=_free_bytes(paths.root),
         long_paths=_long_paths(),
@@ -107,16 +104,6 @@ def _limit(name: str) -> str:
         return Path("/proc/sys/fs/inotify", name).read_text("ascii").strip()
     except OSError:
         return "not known"
-
-
-def strange_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Variables that begin as those of our settings do, and set nothing."""
-    known = {f"{_PREFIX}ROOT"}
-    for section in dataclasses.fields(Settings):
-        if section.name != "root":
-            fields = dataclasses.fields(getattr(Settings(), section.name))
-            known |= {f"{_PREFIX}{section.name}_{field.name}".upper() for field in fields}
-    return tuple(sorted(name for name in environment if name.upper().startswith(_PREFIX) and name.upper() not in known))
 
 
 def file_system_of(folder: Path) -> str:
