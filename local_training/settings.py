@@ -157,7 +157,10 @@ class RetentionSettings(Section):
     aside_files: int = setting(0, "Files kept in each of archive/stale, duplicate and rejected.", at_least=0)
     aside_days: float = setting(0.0, "Days that they are kept.", at_least=0.0)
     ledger_lines: int = setting(
-        0, "Lines kept in the ledger; older episodes are no longer recognised when delivered again.", at_least=0
+        0,
+        "Lines kept in the ledger, more only where a recovery needs them; older episodes are no longer recognised when"
+        " delivered again.",
+        at_least=0,
     )
 
 

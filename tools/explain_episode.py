@@ -93,6 +93,7 @@ def sentence(fate: Mapping[str, Any]) -> str:
         return f"{name}: lies in {fate['found_in']}, and the ledger does not know it: put there by hand, or older than the ledger"
     else:
         text = f"{kind}, with {version}, because {fate.get('reason', 'of a reason that was not noted')}"
+    text += f", and deleted since: {fate[buffer_folder.DELETED]}" if buffer_folder.DELETED in fate else ""
     stored = f"; stored as {fate['archived_as']}" if "archived_as" in fate else ""
     return f"{name}: {text}{stored} [sha256 {fate['sha256'][:12] or 'none'}]"
 

@@ -78,16 +78,19 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _rebuilt(paths: Paths, options: argparse.Namespace) -> Generation:
-    from tools.learner import fold
+    from tools.learner import beginnings, fold
     from tools.learner import ledger as ledgers
 
-    groups = list(ledgers.groups(ledgers.read_lines(paths.ledger)))
-    if options.to is not None:
-        groups = [(version, lines) for version, lines in groups if version <= options.to]
+    begin = beginnings.find(paths, list(ledgers.read_lines(paths.ledger)), options.to)
+    if not begin.all_of_it:
+        print(
+            f"[INFO] Retention has deleted episodes of version {begin.version} or before; training again what came after "
+            f"version {begin.version}, which is kept in {paths.history}"
+        )
     if options.without or options.relabel:
-        made = fold.altered_fold(paths, groups, _change(options))
+        made = fold.altered_fold(paths, begin.groups, _change(options), begin.start)
     else:
-        made = fold.fold(paths, groups, None)
+        made = fold.fold(paths, begin.groups, begin.start, begin.before)
     newest = None
     for newest in made:
         if sys.stderr.isatty():

@@ -45,7 +45,7 @@ def records(paths: Paths) -> Records:
 
 
 def _gone(paths: Paths, lines: Sequence[Line]) -> Iterable[str]:
-    deleted = {line["sha256"] for line in lines if line["fate"] == DELETED}
+    deleted = ledgers.deleted_hashes(lines)
     newest = [line for line in lines if line["fate"] == TRAINED and line["sha256"] not in deleted][-_ARCHIVE_LOOKED_FOR:]
     for line in newest:
         # What was committed a moment ago, or before a crash, may still lie in the buffer.

@@ -65,19 +65,23 @@ def fold(
         yield present
 
 
-def altered_fold(paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], change: Change) -> Iterator[Generation]:
-    """Train the batches of a ledger again from their first base, with other episodes.
+def altered_fold(
+    paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], change: Change, start: Generation | None = None
+) -> Iterator[Generation]:
+    """Train the batches of a ledger again, with other episodes.
 
     Args:
-        groups: all batches, oldest first; the first one names its base. Later bases are passed over: what was
-            published by hand is not what the episodes teach.
+        groups: the batches after `start`, oldest first; if there is none, the first one names its base. Later bases are
+            passed over: what was published by hand is not what the episodes teach.
         change: given each line and its episode, the episode to train on instead; None leaves it out. A batch
             of which nothing is left is passed over, so versions may be fewer than before.
 
     Raises:
         LedgerError: as `fold` does.
     """
-    present, groups, _ = _first(paths, list(groups))
+    present = start
+    if present is None:
+        present, groups, _ = _first(paths, list(groups))
     for _, lines in groups:
         if present is None:
             present = _base(paths, lines[0])

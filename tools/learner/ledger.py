@@ -91,6 +91,14 @@ def since_base(lines: Iterable[Line]) -> list[Line]:
     return newest
 
 
+def deleted_hashes(lines: Iterable[Line]) -> set[str]:
+    """The hashes of the trained episodes that retention has deleted from the archive since.
+
+    A line of its own says so, or a mark in the episode's: in a ledger without its oldest lines one has to do for both.
+    """
+    return {line["sha256"] for line in lines if line.get("was", line["fate"] if DELETED in line else "") == TRAINED}
+
+
 def counts_of(lines: Iterable[Line]) -> Counter[str]:
     """How many files met which fate; "deleted trained" are those deleted after they were trained."""
     counts: Counter[str] = Counter()

@@ -7,7 +7,7 @@ import contextlib
 from local_training import atomic_files, model_store
 from local_training.errors import LedgerError, ModelError, ModelMissingError
 from local_training.paths import Paths
-from tools.learner import fold, generation, reconstruction
+from tools.learner import beginnings, fold, generation, reconstruction
 from tools.learner import ledger as ledgers
 from tools.learner.generation import Generation
 from tools.learner.ledger import Ledger
@@ -26,11 +26,13 @@ def version_of(paths: Paths, version: int) -> Generation:
             continue
         if found.version == version:
             return found
-    groups = [(seq, lines) for seq, lines in ledgers.groups(ledgers.read_lines(paths.ledger)) if seq <= version]
-    for made in fold.fold(paths, _since_last_base(groups), None):
-        if made.version == version:
-            return made
-    known = [seq for seq, _ in groups]
+    lines = list(ledgers.read_lines(paths.ledger))
+    known = [seq for seq, _ in ledgers.groups(lines) if seq <= version]
+    if version in known:
+        begin = beginnings.find(paths, lines, version, nearest=True)
+        for made in fold.fold(paths, begin.groups, begin.start, begin.before):
+            if made.version == version:
+                return made
     sentence = f"it knows no version {version}" + (f"; the versions before are {known[0]} to {known[-1]}" if known else "")
     raise LedgerError(str(paths.ledger), sentence, "Nothing has been changed")
 
@@ -52,8 +54,3 @@ def publish(paths: Paths, model: Generation, reason: str, *, durable: bool) -> G
     atomic_files.write_atomically(fold.base_path(paths, published.chain), published.data, durable=durable)
     model_store.commit(paths, published.data, durable=durable)
     return published
-
-
-def _since_last_base(groups: list[tuple[int, list[ledgers.Line]]]) -> list[tuple[int, list[ledgers.Line]]]:
-    starts = [index for index, (_, lines) in enumerate(groups) if "base" in lines[0]]
-    return groups[starts[-1] :] if starts else groups

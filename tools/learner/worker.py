@@ -117,8 +117,8 @@ class Worker:
                 self._paths.data.mkdir(parents=True, exist_ok=True)
                 if self._lock is not None and self._lock.renew(_FORMER_WORKER_SECONDS):
                     self._trainer = None
-                if self._trainer is None:
-                    self._open()
+                if self._trainer is None or time.monotonic() >= self._retention_due:
+                    self._open()  # and delete what is above the bounds
                     self._publish("idle")
                 self._watch()
                 busy = self._one_round()
@@ -183,9 +183,6 @@ class Worker:
         self.crew.tend(self.gate.workers_allowed, waiting=self._trainer.look())
         if not self._settings.learner.enable_model_training or not self._trainer.waiting():
             self._back_off_seconds = 0.0
-            if time.monotonic() >= self._retention_due:
-                # Opening anew deletes what is above the bounds; now is a good time, as nothing waits.
-                self._trainer = None
             return False
         if not self.gate.wait_open():
             return False
