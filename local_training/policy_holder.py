@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from local_training import atomic_files, learning, model_store, policy
+from local_training import atomic_files, learning, model_store
+from local_training import manifest as manifests
 from local_training.episode import Episode
 from local_training.errors import AnotherLearnerError, ModelError, ModelMissingError
 from local_training.learning import BatchReport, TrainingState
-from local_training.model_store import FORMAT, POLICY_KEYS, Model
+from local_training.model_store import POLICY_KEYS, Model
 from local_training.paths import Paths
 from local_training.policy import Network
 from local_training.root_lock import LearnerLock
@@ -52,6 +53,7 @@ class PolicyHolder:
         self._state_width = state_width
         self._network: Network | None = None
         self._training_state: TrainingState | None = None
+        self._manifest: Mapping[str, Any] = {}
         self._unsaved_training = False
         self._signature: model_store.Signature | None = None
 
@@ -84,8 +86,9 @@ class PolicyHolder:
             EpisodeError: one is of another game than the policy's.
             ModelMissingError, ModelError: the policy came from a model file, and the rest of that can't be read now.
         """
-        state = self._state_to_train(episodes[0].state_width)
-        state, report = learning.learn(state, episodes, self.settings, state.updates + 1)
+        before = self._state_to_train(episodes[0].state_width)
+        state, report = learning.learn(before, episodes, self.settings, before.updates + 1)
+        self._manifest = {**self._manifest, **manifests.after_batch(self._manifest, before, report)}
         self._training_state = state
         self._network = state.policy
         self._unsaved_training = True
@@ -118,6 +121,7 @@ class PolicyHolder:
         self._state_width = model.state_width
         self._network = Network(*(np.asarray(model.arrays[key], np.float32) for key in POLICY_KEYS))
         self.version = model.version
+        self._manifest = model.manifest
         self._training_state = None
         self._unsaved_training = False
 
@@ -168,8 +172,8 @@ class PolicyHolder:
         if self._training_state is None:
             data = model_store.read_bytes(self.model_path)
         else:
-            manifest = {"format": FORMAT, "activation": policy.ACTIVATION, "action_names": self.action_labels}
-            manifest["hyper_parameters"] = dataclasses.asdict(self.settings)
+            known = {key: value for key, value in self._manifest.items() if key != "commit"}
+            manifest = {**known, **manifests.facts(self._training_state, self.settings), "action_names": self.action_labels}
             data = model_store.pack(learning.to_arrays(self._training_state), version, manifest)
         os.makedirs(target.parent, exist_ok=True)
         atomic_files.write_atomically(target, data, durable=True)

@@ -140,13 +140,14 @@ def _arrays(present: Generation) -> dict[str, Any]:
 def test_a_published_version_has_the_same_weights_and_a_history_of_its_own() -> None:
     """Rolling back makes a new version of old weights; its chain is no link of the former one."""
     present = _three_versions()
-    published = generation.republished(present, 9, "a bad day")
+    published = generation.republished(present, 9, "a bad day", {"batches_trained": 7})
     read = generation.load(published.data, "model")
 
     assert (published.version, read.version, read.commit["kind"]) == (9, 9, generation.BASE)
+    assert (read.manifest["batches_trained"], read.manifest["samples_trained"]) == (7, present.state.steps)
     assert read.chain == published.chain != present.chain
     assert all(np.array_equal(_arrays(read)[name], value) for name, value in _arrays(present).items())
-    assert generation.republished(present, 9, "a bad day").data == published.data
+    assert generation.republished(present, 9, "a bad day", {"batches_trained": 7}).data == published.data
 
 
 @pytest.mark.parametrize("cut", [0, 10, 1000, -1])

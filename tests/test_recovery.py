@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from conftest import wait_until
 
 from local_training import bounded_npz, model_store
+from local_training.blas_threads import BLAS_THREAD_VARIABLES
 from local_training.errors import LedgerError
 from local_training.paths import Paths
 from tests.commands import run_tool
@@ -360,6 +363,41 @@ def test_a_model_written_by_another_program_is_gone_on_from(played: Paths) -> No
     played.model.unlink()
     _drain(played)
     assert played.model.read_bytes() == after
+
+
+def test_the_counts_go_on_after_a_rollback(played: Paths) -> None:
+    """Batches and samples are those of the root's life, as files are; what the weights know is told in the model."""
+    before = learner_runs.drain(played.root)
+    run_tool("rollback_model.py", played.root, "2")
+    after = learner_runs.drain(played.root)
+    _one_more(played)
+    later = learner_runs.drain(played.root)
+
+    counts = [(told["batches_trained"], told["total_samples"], told["files_processed"]) for told in (before, after, later)]
+    assert counts == [(5, 60, 5), (5, 60, 5), (6, 72, 6)]
+    manifest = model_store.read(played.model).manifest
+    assert (manifest["episodes_trained"], manifest["steps_trained"]) == (3, 36)
+    assert "Total Batches:   6" in played.training_log.read_text("utf-8")
+    assert "Identical, bit for bit" in run_tool("rebuild_model.py", played.root)
+
+
+def test_an_environment_with_other_blas_threads_is_told_from_a_changed_model(paths: Paths) -> None:
+    """The bits of a product depend on how many threads share it: the model records them, and a rebuild names them."""
+    episodes.write(paths.buffer, "game.npz")
+    threads = dict.fromkeys(BLAS_THREAD_VARIABLES, "2")
+    # NumPy is there before the command asks for one thread.
+    code = (
+        f"import numpy, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path({str(learner_runs.COMMAND)!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, "x", "--root", str(paths.root), "--drain", "--quiet"]
+    subprocess.run(command, check=True, env={**learner_runs.environment(), **threads}, timeout=60)
+    recorded = model_store.read(paths.model).manifest["numeric_fingerprint"]
+    if " threads 2 " not in recorded:
+        pytest.skip(f"this BLAS shares nothing out, or can't be asked: {recorded}")
+
+    printed = run_tool("rebuild_model.py", paths.root, exit_code=1)
+
+    assert f"trained in another environment, whose last bits differ ({recorded}; here " in printed and " threads 1 " in printed
 
 
 def test_a_partial_model_is_removed(played: Paths) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import episodes
+import learner_runs
 import numpy as np
 import pytest
 from fakes import Failing
@@ -309,3 +310,23 @@ def test_no_model_of_invented_sizes_is_saved(paths: Paths):
     assert not paths.model.exists()
     agent.get_action([1.0, 2.0, 3.0, 4.0])
     assert agent.save_model() and paths.model.exists()
+
+
+def test_a_saved_model_says_as_much_of_itself_as_the_learners(paths: Paths):
+    """Sizes, settings, counts and the last report, so that monitors and the learner go on with it; its counts go on."""
+    for number in range(2):
+        episodes.write(paths.buffer, f"game_{number}.npz", number)
+    learner_runs.drain(paths.root)
+    learners = model_store.read(paths.model).manifest
+    agent = new_agent(paths.root)
+    agent.train_from_batch([episodes.arrays(7)])
+    assert agent.save_model()
+
+    saved = model_store.read(paths.model).manifest
+
+    assert saved.keys() == learners.keys() - {"commit"}
+    assert [saved[name] for name in ("batches_trained", "samples_trained", "episodes_trained", "steps_trained")] == [2, 36, 3, 36]
+    assert saved["last_batch"]["games"] == 1 and saved["state_width"] == 4 and saved["numeric_fingerprint"]
+    episodes.write(paths.buffer, "later.npz", 8)
+    told = learner_runs.drain(paths.root)
+    assert (told["batches_trained"], told["total_samples"]) == (3, 48)

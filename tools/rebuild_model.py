@@ -148,7 +148,8 @@ def _compared(paths: Paths, rebuilt: Generation) -> int:
     if there.version != rebuilt.version:
         why = f"it is version {there.version}"
     elif there.manifest.get("numeric_fingerprint") != rebuilt.manifest["numeric_fingerprint"]:
-        why = "it was trained on another machine or NumPy, whose last bits differ"
+        there_and_here = there.manifest.get("numeric_fingerprint"), rebuilt.manifest["numeric_fingerprint"]
+        why = "it was trained in another environment, whose last bits differ ({}; here {})".format(*there_and_here)
     else:
         why = "its contents are not what the archive teaches"
     print(f"[WARNING] {paths.model} differs: {why}", file=sys.stderr)

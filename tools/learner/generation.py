@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from local_training import learning, model_store
+from local_training import manifest as manifests
 from local_training.episode import Episode
-from local_training.fingerprint import numeric_fingerprint
 from local_training.learning import TrainingState
 from local_training.settings import LearningSettings
 from tools.learner.ledger import Line, next_chain
@@ -73,7 +73,10 @@ def load(data: bytes, file: str) -> Generation:
 def untrained(state_width: int, action_count: int, settings: LearningSettings) -> Generation:
     """Version 0: the policy before any episode. It is never written; every process can make it from the settings."""
     state = learning.new_state(state_width, action_count, settings)
-    manifest = {**_facts(state, settings), "commit": {"kind": BASE, "seq": 0, "chain": "", "previous_chain": "", "batch": []}}
+    manifest = {
+        **manifests.facts(state, settings),
+        "commit": {"kind": BASE, "seq": 0, "chain": "", "previous_chain": "", "batch": []},
+    }
     return Generation(state, 0, manifest, b"")
 
 
@@ -96,26 +99,26 @@ def successor(
     record = {"kind": BATCH, "seq": version, "previous_chain": previous.chain, "chain": chain, "batch": batch}
     manifest = {
         **previous.manifest,
-        **_facts(state, settings),
+        **manifests.facts(state, settings),
         "action_names": _action_names(previous, episodes),
-        "last_batch": dataclasses.asdict(report),
-        "batches_trained": previous.manifest.get("batches_trained", 0) + 1,
+        **manifests.after_batch(previous.manifest, previous.state, report),
         "commit": record,
     }
     data = model_store.pack(learning.to_arrays(state), version, manifest)
     return Generation(state, version, manifest, data, kept_recent((*previous.recent, *episodes), settings))
 
 
-def republished(model: Generation, version: int, reason: str, after: int = 0) -> Generation:
+def republished(model: Generation, version: int, reason: str, life: Mapping[str, Any], after: int = 0) -> Generation:
     """The same weights as a new version from which history begins anew; for rollbacks and imported models.
 
     Args:
+        life: how much was trained in this root (`manifest.life_of`); the weights may know less of it.
         after: the newest version in the ledger, so that a ledger that loses its end later is known by it.
     """
     text = json.dumps([BASE, version, hashlib.sha256(model.data).hexdigest(), reason])
     chain = hashlib.sha256(text.encode()).hexdigest()
     record = {"kind": BASE, "seq": version, "previous_chain": "", "chain": chain, "batch": [], "reason": reason, "after": after}
-    manifest = {**model.manifest, "commit": record}
+    manifest = {**manifests.with_life(model.manifest, life), "commit": record}
     return Generation(model.state, version, manifest, model_store.pack(learning.to_arrays(model.state), version, manifest))
 
 
@@ -134,20 +137,6 @@ def kept_recent(episodes: Sequence[Episode], settings: LearningSettings) -> tupl
         room -= episode.steps if episode.log_probs is not None else 0
         kept.append(episode)
     return tuple(reversed(kept))
-
-
-def _facts(state: TrainingState, settings: LearningSettings) -> dict[str, Any]:
-    return {
-        "format": model_store.FORMAT,
-        "state_width": state.state_width,
-        "action_count": state.action_count,
-        "hidden": [state.hidden, state.hidden],
-        "activation": "tanh",
-        "hyper_parameters": dataclasses.asdict(settings),
-        "episodes_trained": state.episodes,
-        "steps_trained": state.steps,
-        "numeric_fingerprint": numeric_fingerprint(),
-    }
 
 
 def _group_facts(previous: Generation, settings: LearningSettings) -> dict[str, Any]:

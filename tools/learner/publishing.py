@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from local_training import atomic_files, model_store
+from local_training import atomic_files, manifest, model_store
 from local_training.errors import LedgerError, ModelError, ModelMissingError
 from local_training.paths import Paths
 from tools.learner import beginnings, fold, generation, reconstruction
@@ -50,7 +50,7 @@ def publish(paths: Paths, model: Generation, reason: str, *, durable: bool) -> G
         if present.version > ledger.last_seq:
             # The ledger has lost what it knew of that model's episodes; nobody will miss it once the model is replaced.
             reconstruction.remember_archive(paths, ledger, present.batch)
-    published = generation.republished(model, newest + 1, reason, ledger.last_seq)
+    published = generation.republished(model, newest + 1, reason, manifest.life_of(paths), ledger.last_seq)
     atomic_files.write_atomically(fold.base_path(paths, published.chain), published.data, durable=durable)
     model_store.commit(paths, published.data, durable=durable)
     return published

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from local_training import atomic_files, model_store
+from local_training import atomic_files, manifest, model_store
 from local_training.errors import LedgerError, ModelError, ModelMissingError
 from local_training.paths import Paths
 from local_training.settings import Settings
@@ -190,7 +190,7 @@ def _newer_base(paths: Paths, ledger: Ledger, present: Generation, say: Say) -> 
     """A model that another program wrote over ours: kept, under a version that none before had."""
     version = ledger.last_seq + 1
     say(f"{paths.model} was written by another program as version {present.version}; it goes on as version {version}")
-    return generation.republished(present, version, "written by another program")
+    return generation.republished(present, version, "written by another program", manifest.life_of(paths))
 
 
 def _keep_base(paths: Paths, settings: Settings, present: Generation) -> None:

@@ -48,7 +48,7 @@ class Tally:
             "files_processed": counts[buffer_folder.TRAINED],
             "batches_trained": manifest.get("batches_trained", 0),
             "models_trained": self.batches,
-            "total_samples": manifest.get("steps_trained", 0),
+            "total_samples": manifest.get("samples_trained", manifest.get("steps_trained", 0)),
             "avg_loss": self.loss_sum / self.batches if self.batches else 0.0,
             "last_loss": self.last_loss,
             "total_processing_time": round(self.seconds, 6),
