@@ -6,9 +6,13 @@ model up. It is the only file that knows both.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from tools import as_script
+
+    as_script.run(__file__)
+
 import argparse
 import itertools
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,7 +231,3 @@ def _say(sentence: str) -> None:
 
 def _silent(sentence: str) -> None:
     """Say nothing."""
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,6 +41,7 @@ OPTIONAL_PACKAGES = {
 # Where anything may be caught: at the mains of processes and threads, where a stranger's environment is called, which may
 # raise what it likes, and where the self-check goes on with its next check.
 BROAD_EXCEPT_ALLOWED = {
+    "tools.as_script",
     "tools.command_line",
     "tools.learner.task_worker",
     "tools.learner.worker",

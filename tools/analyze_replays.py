@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import sys
+    from os.path import dirname, realpath
+
+    sys.path.insert(0, dirname(dirname(realpath(__file__))))
+    from tools import as_script
+
+    as_script.run(__file__)
+
 import argparse
 import os
 import signal
@@ -10,16 +19,12 @@ import threading
 import time
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-if str(CHECKOUT) not in sys.path:
-    sys.path.insert(0, str(CHECKOUT))
-
-from local_training.errors import SettingsError  # noqa: E402
-from local_training.settings import Settings  # noqa: E402
-from tools import command_line  # noqa: E402
-from tools.replay import analysis, report_page, summary_table  # noqa: E402
-from tools.replay.replay_archive import ReplayArchive  # noqa: E402
-from tools.replay.worker_pool import WorkerPool  # noqa: E402
+from local_training.errors import SettingsError
+from local_training.settings import Settings
+from tools import command_line
+from tools.replay import analysis, report_page, summary_table
+from tools.replay.replay_archive import ReplayArchive
+from tools.replay.worker_pool import WorkerPool
 
 SAVE_SECONDS = 10.0
 """Time between two summaries of a long run, so that a bot need not wait for its end."""
@@ -142,7 +147,3 @@ class Progress:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,20 +5,25 @@ As a class for bots, and as a command: python tools/background_parallel_learner.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import sys
+    from os.path import dirname, realpath
+
+    sys.path.insert(0, dirname(dirname(realpath(__file__))))
+    from tools import as_script
+
+    as_script.run(__file__)
+
 import argparse
 import contextlib
 import dataclasses
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-if __package__ in (None, ""):  # run as a script: find our packages beside this folder
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from local_training import blas_threads, settings_file
 from local_training.errors import LockUnavailableError
@@ -273,7 +278,3 @@ def _learn_until_interrupted(settings: Settings) -> int:
         if started:
             _say("[OK] Background parallel learner stopped")
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,6 +16,7 @@ from typing import Any
 from local_training import settings_file
 from local_training.errors import BackgroundTrainingError, MachineError
 from local_training.settings import Settings
+from tools import as_script
 
 USAGE_ERROR = 2
 
@@ -54,12 +55,14 @@ def run(
     try:
         return command(options)
     except KeyboardInterrupt:
-        return 130
+        return as_script.INTERRUPTED
     except BackgroundTrainingError as error:
         return _failed(error, error.exit_code, options.debug)
     except OSError as error:
         return _failed(error, MachineError.exit_code, options.debug)
     except Exception as error:  # noqa: BLE001  # the process's main: whatever it is, it becomes a line and a code
+        if as_script.was_interrupted(error):
+            return as_script.INTERRUPTED
         return _failed(error, 1, options.debug)
 
 

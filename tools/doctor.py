@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import sys
+    from os.path import dirname, realpath
 
-if __package__ in (None, ""):  # run as a script: find our packages beside this folder
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, dirname(dirname(realpath(__file__))))
+    from tools import as_script
+
+    as_script.run(__file__)
+
+import sys
 
 from tools.doctor_checks import finding, ground
 
@@ -23,7 +28,3 @@ def main(arguments: list[str] | None = None) -> int:
     from tools.doctor_checks import command
 
     return command.main(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

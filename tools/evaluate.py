@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import sys
+    from os.path import dirname, realpath
+
+    sys.path.insert(0, dirname(dirname(realpath(__file__))))
+    from tools import as_script
+
+    as_script.run(__file__)
+
 import argparse
 import json
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script: find our packages beside this folder
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from local_training import blas_threads
 from local_training.errors import ModelError, SettingsError
@@ -79,7 +84,3 @@ def confidence(returns: Sequence[float]) -> tuple[float, float | None]:
     """
     mean = statistics.fmean(returns)
     return mean, 1.96 * statistics.stdev(returns) / math.sqrt(len(returns)) if len(returns) > 1 else None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import sys
+    from os.path import dirname, realpath
+
+    sys.path.insert(0, dirname(dirname(realpath(__file__))))
+    from tools import as_script
+
+    as_script.run(__file__)
+
 import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):  # run as a script: find our packages beside this folder
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from local_training import atomic_files, buffer_folder
 from local_training.paths import Paths
@@ -103,7 +109,3 @@ def _is_meant(line: Mapping[str, Any], name: str) -> bool:
         return False
     by_hash = len(name) >= 8 and bool(line["sha256"]) and line["sha256"].startswith(name.casefold())
     return by_hash or name in (line["name"], line.get("archived_as"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,14 +6,19 @@ learner.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import sys
+    from os.path import dirname, realpath
+
+    sys.path.insert(0, dirname(dirname(realpath(__file__))))
+    from tools import as_script
+
+    as_script.run(__file__)
+
 import argparse
 import os
 import sys
 import time
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script: find our packages beside this folder
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import command_line
 from tools.monitor import dashboard
@@ -56,7 +61,3 @@ def _show(reader: Reader, *, once: bool) -> None:
     while not once:
         time.sleep(dashboard.REFRESH_SECONDS)
         screen.show(dashboard.lines(reader.snapshot()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

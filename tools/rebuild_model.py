@@ -6,6 +6,15 @@ bad day, a cheating opponent or a wrong reward.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import sys
+    from os.path import dirname, realpath
+
+    sys.path.insert(0, dirname(dirname(realpath(__file__))))
+    from tools import as_script
+
+    as_script.run(__file__)
+
 import argparse
 import fnmatch
 import importlib.util
@@ -13,9 +22,6 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-if __package__ in (None, ""):  # run as a script: find our packages beside this folder
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from local_training import atomic_files, blas_threads
 from local_training.errors import LedgerError, SettingsError
@@ -154,7 +160,3 @@ def _compared(paths: Paths, rebuilt: Generation) -> int:
         why = "its contents are not what the archive teaches"
     print(f"[WARNING] {paths.model} differs: {why}", file=sys.stderr)
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

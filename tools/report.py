@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import sys
+    from os.path import dirname, realpath
+
+    sys.path.insert(0, dirname(dirname(realpath(__file__))))
+    from tools import as_script
+
+    as_script.run(__file__)
+
 import argparse
-import sys
 import time
 from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script: find our packages beside this folder
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from local_training import atomic_files
 from local_training.errors import MachineError
@@ -46,7 +51,3 @@ def _run(options: argparse.Namespace) -> int:
         atomic_files.write_atomically(out.with_name(f"{out.stem}_{name}.png"), png, durable=False)
     print(f"[OK] Report written to {out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import sys
+    from os.path import dirname, realpath
 
-if __package__ in (None, ""):  # run as a script: find our packages beside this folder
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, dirname(dirname(realpath(__file__))))
+    from tools import as_script
+
+    as_script.run(__file__)
+
+import argparse
 
 from local_training import blas_threads
 from local_training.root_lock import LearnerLock
@@ -46,7 +50,3 @@ def _run(options: argparse.Namespace) -> int:
         lock.release()
     print(f"[OK] Version {options.version} is published again, as version {published.version}: {paths.model}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

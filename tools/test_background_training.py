@@ -6,10 +6,18 @@ the class that it checks, so that a test can hand it a broken one and see it fai
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import sys
+    from os.path import dirname, realpath
+
+    sys.path.insert(0, dirname(dirname(realpath(__file__))))
+    from tools import as_script
+
+    as_script.run(__file__)
+
 import argparse
 import json
 import math
-import sys
 import tempfile
 import time
 import traceback
@@ -17,9 +25,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):  # run as a script: find our packages beside this folder
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import psutil
@@ -254,7 +259,3 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     return command_line.run(parser, lambda options: 1 if run_checks(debug=options.debug) else 0, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
