@@ -112,12 +112,41 @@ def test_a_game_that_has_changed_is_told_how_to_go_on(paths: Paths, changed: dic
     learner_runs.drain(paths.root)
     episodes.write(paths.buffer, "game_1.npz", **{"seed": 1, **changed})  # type: ignore[arg-type]
 
-    learner_runs.drain(paths.root)
+    told_by = learner_runs.drain(paths.root)
 
     reason = learner_runs.reason(paths, "rejected", "game_1.npz")
+    assert told_by["files_misfit"] == 1 and reason.startswith(told_by["last_misfit"])
     assert all(words in reason for words in told), reason
     assert "models/rl_agent_model.npz takes" in reason
     assert "--root" in reason
+
+
+def test_the_end_of_a_drain_tells_of_another_games_episodes(paths: Paths) -> None:
+    """How many, what they are and what the model takes, and the two ways on; broken files are not among them."""
+    episodes.write(paths.buffer, "game_0.npz", seed=0, steps=100)
+    assert "do not fit" not in learner_runs.command(paths.root, "--drain").stdout
+    for number in (1, 2):
+        episodes.write(paths.buffer, f"game_{number}.npz", seed=number, width=7)
+    (paths.buffer / "broken.npz").write_bytes(b"no archive")
+
+    told = learner_runs.command(paths.root, "--drain").stdout.splitlines()[-1]
+
+    assert told.startswith(
+        "[WARNING] Episodes that do not fit: 2 rejected, as this root's model is of another game. The last one: "
+    )
+    assert "a state holds 7 numbers; models/rl_agent_model.npz takes states of 4 numbers and actions 0 to 2" in told
+    assert "use another --root to keep both models" in told and "to start a new one here" in told
+
+
+def test_the_first_episodes_of_two_games_count_as_well(paths: Paths) -> None:
+    """A new root takes the game of most of them, and says how many do not fit it."""
+    for number in range(4):
+        episodes.write(paths.buffer, f"game_{number}.npz", seed=number, width=4 if number else 6)
+
+    counts = learner_runs.drain(paths.root, batch_size=4)
+
+    assert (counts["files_processed"], counts["files_rejected"], counts["files_misfit"]) == (3, 1, 1)
+    assert "a state holds 6 numbers" in counts["last_misfit"]
 
 
 def test_a_new_model_can_be_started_as_the_reason_says(paths: Paths) -> None:

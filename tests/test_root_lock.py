@@ -20,7 +20,7 @@ from fakes import Failing
 from local_training.errors import AnotherLearnerError, LockUnavailableError, MachineError
 from local_training.paths import CHECKOUT, Paths
 from local_training.root_lock import LearnerLock, RootLock
-from tools.learner import worker
+from tools.learner import opening
 from tools.learner.trainer import Caution
 
 HOLDER = """
@@ -177,7 +177,7 @@ def test_nothing_is_committed_when_the_folder_is_made_anew_within_a_batch(paths:
             path.write_bytes(data)
 
     caution = Caution(lambda name: None, make_anew, lock=lock)
-    trainer, _ = worker.open_trainer(
+    trainer, _ = opening.open_trainer(
         paths, learner_runs.settings(paths.root), lambda event, **facts: None, patient=False, caution=caution
     )
     assert trainer.look() == 2

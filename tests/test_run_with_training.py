@@ -76,6 +76,18 @@ def test_second_run_goes_on_where_the_first_ended(root: Path) -> None:
     assert int(games[-1]["policy_version"]) > int(games[0]["policy_version"])
 
 
+def test_summary_tells_of_a_root_that_holds_another_game(root: Path) -> None:
+    """How many games were rejected, which sizes met, and how to go on: with another root, or with a new model here."""
+    _run(root, "--games", "2", "--quiet")
+
+    printed = _run(root, "--games", "3", "--quiet", "--game", "Acrobot-v1")
+
+    row = next(line for line in printed.splitlines() if "Episodes that do not fit:" in line)
+    assert "3 rejected, as this root's model is of another game" in row
+    assert "a state holds 6 numbers; models/rl_agent_model.npz takes states of 4 numbers and actions 0 to 1" in row
+    assert "use another --root to keep both models" in row and "data/ledger.jsonl elsewhere to start a new one here" in row
+
+
 def test_several_instances_play_at_a_time(root: Path) -> None:
     """Two processes share the games; every number is played once and every episode is accounted for."""
     _run(root, "--games", "14", "--instances", "2", "--quiet")

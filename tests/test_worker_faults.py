@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,15 @@ FOR_EVER = 3600.0
 
 def _wait_trained(paths: Paths, *names: str) -> None:
     wait_until(lambda: set(names) <= {name for name, _ in learner_runs.trained(paths)})
+
+
+def _told_once(paths: Paths, cause: str) -> list[str]:
+    """What the log for people says of trouble: its beginning, unless the log itself could not be written, and its end."""
+    pattern = r"^\[[-0-9]+ [:0-9]+\] Trouble (Began|Over): (?:after [.0-9]+ s, since [-0-9]+ [:0-9]+ \()?(.*?)\)?$"
+    told = re.findall(pattern, paths.training_log.read_text("utf-8"), re.MULTILINE)
+    assert all(cause in sentence for _, sentence in told), told
+    assert [kind for kind, _ in told] in (["Began", "Over"], ["Over"]), told
+    return [kind for kind, _ in told]
 
 
 def _state(paths: Paths) -> str:
@@ -158,6 +168,7 @@ def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
         assert running
         assert os.strerror(errno.ENOSPC) in told
         assert trained_while_full == []
+        _told_once(paths, os.strerror(errno.ENOSPC))
         assert {version for _, version in learner_runs.trained(paths)} == {1}
 
 
@@ -182,6 +193,7 @@ def test_a_disk_that_is_full_from_the_start_is_waited_for(tmp_path: Path, monkey
 
         assert running and os.strerror(errno.ENOSPC) in told
         assert learner_runs.trained(paths) == [("game.npz", 1)]
+        _told_once(paths, os.strerror(errno.ENOSPC))
 
 
 def test_a_folder_that_may_not_be_written_yet_is_waited_for(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +208,7 @@ def test_a_folder_that_may_not_be_written_yet_is_waited_for(paths: Paths, monkey
         counts = learner.get_stats()
 
     assert counts["errors"] == 2 and "the learner can't begin yet" in counts["last_error"]
+    assert _told_once(paths, os.strerror(errno.EACCES)) == ["Began", "Over"]
     LearnerLock(paths).acquire()
 
 
@@ -274,6 +287,7 @@ def test_a_write_that_fails_for_a_while_is_reported_and_done_again(
     assert len(heard.sentences("trouble")) == 2
     assert all(os.strerror(number) in sentence for sentence in heard.sentences("trouble"))
     assert "waiting" in states and states[-1] in ("idle", "training")
+    assert _told_once(paths, os.strerror(number)) == ["Began", "Over"]
 
 
 def test_the_back_off_grows_and_is_bounded(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,6 +258,8 @@ def _drain(settings: Settings, quiet: bool) -> int:
     stats = drain(settings, tell)
     if not quiet:
         _say(console.drained(stats))
+        if console.misfits(stats):
+            _say(f"[WARNING] Episodes that do not fit: {console.misfits(stats)}")
     return 0
 
 

@@ -80,5 +80,13 @@ def drained(stats: Mapping[str, Any]) -> str:
     )
 
 
+def misfits(stats: Mapping[str, Any]) -> str:
+    """How many episodes of another game came, and what to do about it; empty if none did."""
+    count = stats["files_misfit"]
+    if not count:
+        return ""
+    return f"{count} rejected, as this root's model is of another game. The last one: {stats['last_misfit']}"
+
+
 def _moment(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "never"

@@ -10,7 +10,7 @@ from local_training import shared_work
 from local_training.errors import AnotherLearnerError, MachineError
 from local_training.root_lock import LearnerLock, RootLock
 from local_training.settings import Settings
-from tools.learner import recovery, retention, status, worker
+from tools.learner import opening, recovery, retention, status
 from tools.learner.crew import Crew
 from tools.learner.stats import EMPTY
 from tools.learner.tally import Tally
@@ -55,7 +55,7 @@ def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
 
 
 def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[str, Any]:
-    trainer, _ = worker.open_trainer(settings.paths, settings, tell, patient=False)
+    trainer, _ = opening.open_trainer(settings.paths, settings, tell, patient=False)
     tally, troubles = Tally(), []
     trainer.look()
     while trainer.waiting():

@@ -60,13 +60,14 @@ class Accepted:
 
 @dataclass(frozen=True)
 class SetAside:
-    """A file that will not be trained on, and why."""
+    """A file that will not be trained on, and why. A sound episode may not fit the model, being `of_another_game`."""
 
     name: str
     sha256: str
     signature: Signature | None
     fate: str
     reason: str
+    of_another_game: bool = False
 
     def line(self, seq: int, stored_as: str) -> dict[str, Any]:
         """Its line in the ledger."""
@@ -223,8 +224,6 @@ class Intake:
             return self._seen_before(name, sha256, signature, data, known)
         try:
             episode = episode_file.read(data, self._settings.limits)
-            if model is not None:
-                check_fits(episode, model)
         except EpisodeError as error:
             # Some writers reserve the room of a file before they fill it: no archive begins with zeros.
             unfinished = error.reason in _MAY_BE_UNFINISHED or not data[:4].strip(b"\0")
@@ -232,6 +231,11 @@ class Intake:
                 return LeftAlone(name)
             return self._rejected(name, sha256, signature, f"{error} [{error.reason}]")
         self._unfinished.pop(name, None)
+        if model is not None:
+            try:
+                check_fits(episode, model)
+            except EpisodeError as error:
+                return SetAside(name, sha256, signature, REJECTED, f"{error} [{error.reason}]", of_another_game=True)
         return self._too_late(name, sha256, signature, episode, age_seconds, model) or Accepted(
             name, sha256, signature, data, episode
         )

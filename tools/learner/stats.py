@@ -21,6 +21,8 @@ EMPTY: dict[str, Any] = {
     "archive_file_count": 0,
     "files_skipped_old": 0,
     "files_rejected": 0,
+    "files_misfit": 0,
+    "last_misfit": "",
     "files_duplicate": 0,
     "replays_analyzed": 0,
     "model_version": 0,

@@ -24,6 +24,7 @@ from tools.learner import child_process, status
 from tools.learner.restart_budget import RestartBudget
 from tools.learner.stats import EMPTY
 from tools.learner.suspects import Suspects
+from tools.learner.troubles import TroubleLog
 
 Result = TypeVar("Result")
 
@@ -55,9 +56,11 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name="background-learner", daemon=True)
         self._budget = RestartBudget(settings.learner.restart_limit)
         self._suspects = Suspects()
+        self._troubles = TroubleLog(settings.paths, settings.learner.log_bytes)
         self._refusal = ""
         self._restarts = 0
         self._former_errors = 0
+        self._former_misfits = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -126,7 +129,9 @@ class Supervisor:
         wait_seconds, longest = _UNSTARTED_BACK_OFF_SECONDS
         while not self._stopping.is_set():
             try:
-                return action()
+                result = action()
+                self._troubles.over()
+                return result
             except (AnotherLearnerError, LockUnavailableError):
                 raise
             except OSError as error:
@@ -140,6 +145,7 @@ class Supervisor:
             self._stats["errors"] += 1
             self._stats["last_error"] = sentence
         self._say(f"[WARNING] {sentence}; trying again in {wait_seconds:.1f} s")
+        self._troubles.met(sentence)
         status.write(self._settings.paths, "waiting", self.stats())
 
     def _listen(self, process: subprocess.Popen[bytes]) -> int:
@@ -147,6 +153,7 @@ class Supervisor:
         with self._lock:
             self._process = process
             self._former_errors = self._stats["errors"]
+            self._former_misfits = self._stats["files_misfit"]
         if self._stopping.is_set():
             process.kill()
         assert process.stdout is not None and process.stdin is not None
@@ -210,7 +217,11 @@ class Supervisor:
             errors = self._former_errors + stats["errors"]
             # A new worker has not met an error yet; what the one before died of is still the newest.
             last_error = stats["last_error"] or self._stats["last_error"]
-            self._stats.update(stats, errors=errors, last_error=last_error, worker_restarts=self._restarts)
+            misfits = {
+                "files_misfit": self._former_misfits + stats["files_misfit"],
+                "last_misfit": stats["last_misfit"] or self._stats["last_misfit"],
+            }
+            self._stats.update({**stats, **misfits, "errors": errors, "last_error": last_error}, worker_restarts=self._restarts)
 
     def _after_death(self, exit_code: int) -> bool:
         """Say so, and wait before the next start; False when there will be none."""

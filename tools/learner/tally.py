@@ -22,6 +22,8 @@ class Tally:
     errors: int = 0
     last_error: str = ""
     last_batch_time: float | None = None
+    misfits: int = 0
+    last_misfit: str = ""
     left_alone: int = 0
     """Files that are not ready or can't be read; whoever takes a new look at the buffer sets it back to 0."""
 
@@ -31,6 +33,9 @@ class Tally:
         self.left_alone += len(done.left_alone)
         for trouble in done.troubles:
             self.add_error(trouble)
+        for misfit in (item for item in done.set_aside if item.of_another_game):
+            self.misfits += 1
+            self.last_misfit = misfit.reason
         if done.trained is not None:
             self.batches += 1
             self.last_loss = float(done.trained.report["loss"])
@@ -59,6 +64,8 @@ class Tally:
             "archive_file_count": ledger.archived,
             "files_skipped_old": counts[buffer_folder.STALE],
             "files_rejected": counts[buffer_folder.REJECTED],
+            "files_misfit": self.misfits,
+            "last_misfit": self.last_misfit,
             "files_duplicate": counts[buffer_folder.DUPLICATE],
             "model_version": version,
             "mean_return": manifest.get("last_batch", {}).get("mean_return", 0.0),

@@ -173,7 +173,7 @@ class Trainer:
                 fitting.append(item)
             except EpisodeError as error:
                 reason = f"{error} [{error.reason}]"
-                done.set_aside.append(SetAside(item.name, item.sha256, item.signature, REJECTED, reason))
+                done.set_aside.append(SetAside(item.name, item.sha256, item.signature, REJECTED, reason, of_another_game=True))
         done.accepted = fitting
 
     def _train(self, accepted: list[Accepted]) -> Generation:

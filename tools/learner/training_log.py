@@ -1,4 +1,4 @@
-"""logs/background_training.log: one block per batch, for people. Bounded by rotation, never fatal."""
+"""logs/background_training.log: one block per batch, and lines of trouble, for people. Bounded by rotation, never fatal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from local_training import atomic_files
 logger = logging.getLogger(__name__)
 
 RULE = "-" * 60
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 1 << 16
 _OLD_LOGS = 3
 
 
@@ -24,9 +24,17 @@ def block(moment: float, facts: Sequence[tuple[str, str]]) -> str:
         moment: seconds since 1970.
         facts: key and value of each line, in order.
     """
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
     lines = [f"  {key + ':':<17}{value}" for key, value in facts]
-    return "\n".join([f"[{stamp}] Batch Training Complete", *lines, RULE]) + "\n"
+    return "\n".join([f"[{stamp(moment)}] Batch Training Complete", *lines, RULE]) + "\n"
+
+
+def line(moment: float, sentence: str) -> str:
+    """A line between two blocks."""
+    return f"[{stamp(moment)}] {sentence}\n"
+
+
+def stamp(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
 class TrainingLog:
@@ -66,7 +74,7 @@ class TrainingLog:
 
 
 def _tail(path: Path) -> str:
-    """The last few blocks of a log; nothing if it can't be read."""
+    """The last blocks of a log; nothing if it can't be read."""
     try:
         with open(path, "rb") as file:
             file.seek(0, os.SEEK_END)

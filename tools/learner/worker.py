@@ -19,19 +19,17 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from local_training import buffer_folder, settings_file, shared_work, yield_point
+from local_training import settings_file, shared_work, yield_point
 from local_training.errors import BackgroundTrainingError, LockUnavailableError, MachineError, ModelError
-from local_training.paths import Paths
 from local_training.root_lock import RootLock
 from local_training.settings import Settings
-from tools.learner import quiet_process, recovery, retention, status
+from tools.learner import opening, quiet_process, status
 from tools.learner.crew import Crew
 from tools.learner.gate import Gate
-from tools.learner.intake import Intake
-from tools.learner.ledger import Ledger
 from tools.learner.tally import Tally
 from tools.learner.telling import Tell, teller
-from tools.learner.trainer import FEARLESS, Caution, Round, Trainer
+from tools.learner.trainer import Caution, Round, Trainer
+from tools.learner.troubles import TroubleLog
 from tools.learner.watcher import BufferWatcher
 
 logger = logging.getLogger(__name__)
@@ -43,25 +41,6 @@ _CAREFUL_ROUNDS = 50
 _EXIT_GRACE_SECONDS = 1.0
 _FAULTS_UNTIL_LEFT_ALONE = 3
 _RETENTION_SECONDS = 600.0
-
-
-def open_trainer(
-    paths: Paths, settings: Settings, tell: Tell, *, patient: bool, caution: Caution = FEARLESS
-) -> tuple[Trainer, Intake]:
-    """Recover the root and make the trainer that goes on from there; the caller holds the worker lock.
-
-    Raises:
-        LedgerError: model and ledger contradict each other.
-        OSError: the machine failed.
-    """
-    durable = settings.learner.durable
-    recovery.make_skeleton(paths, durable=durable)
-    buffer_folder.sweep_partials(paths)
-    ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes)
-    present = recovery.recover(paths, settings, ledger, lambda sentence: tell("warning", sentence=sentence))
-    ledger = retention.apply(paths, settings, ledger)
-    intake = Intake(paths, settings, ledger, patient=patient)
-    return Trainer(paths, settings, ledger, present, intake, caution), intake
 
 
 class Worker:
@@ -89,6 +68,7 @@ class Worker:
         self._hint = threading.Event()
         self._stopping = threading.Event()
         self._back_off_seconds = 0.0
+        self._troubles = TroubleLog(self._paths, settings.learner.log_bytes)
         self._trainer: Trainer | None = None
         self._status_due = 0.0
         self._retention_due = math.inf
@@ -159,7 +139,7 @@ class Worker:
 
     def _open(self) -> None:
         caution = Caution(self._announce_file, self._announce_batch, self._alone, self._lock)
-        trainer, intake = open_trainer(self._paths, self._settings, self._tell, patient=True, caution=caution)
+        trainer, intake = opening.open_trainer(self._paths, self._settings, self._tell, patient=True, caution=caution)
         for name, reason in self._deadly.items():
             intake.reject_from_now_on(name, reason)
         for doing, times in self._faults.items():
@@ -182,14 +162,14 @@ class Worker:
             self._tally.left_alone = 0
         self.crew.tend(self.gate.workers_allowed, waiting=self._trainer.look())
         if not self._settings.learner.enable_model_training or not self._trainer.waiting():
-            self._back_off_seconds = 0.0
+            self._go_well()
             return False
         if not self.gate.wait_open():
             return False
         done = self._trainer.work_on_next()
         self.gate.batch_ended(done.seconds)
         self._tally.add(done, time.time())
-        self._back_off_seconds = 0.0
+        self._go_well()
         for trouble in done.troubles:
             self._tell("warning", sentence=f"{trouble}; it is tried again later, and the others go on")
         self._report(done)
@@ -203,7 +183,12 @@ class Worker:
             self._tell("stats", stats=self._stats(), batch=dict(done.trained.report) if done.trained else None)
             self._publish("training")
 
+    def _go_well(self) -> None:
+        self._back_off_seconds = 0.0
+        self._troubles.over()
+
     def _in_trouble(self, sentence: str) -> None:
+        self._troubles.met(sentence)
         self._tally.add_error(sentence)
         self._back_off_seconds = min(max(0.5, 2 * self._back_off_seconds), LONGEST_BACK_OFF_SECONDS)
         logger.warning("%s; trying again in %.1f s", sentence, self._back_off_seconds)
