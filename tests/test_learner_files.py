@@ -22,6 +22,7 @@ from tools.learner import ledger as ledgers
 from tools.learner import trainer
 from tools.learner.intake import Accepted, Intake, LeftAlone, SetAside
 from tools.learner.ledger import Ledger
+from tools.learner.wall_clock import WallClock
 
 HOUR = 3600.0
 
@@ -312,7 +313,7 @@ def test_an_unfinished_file_is_rejected_once_it_has_stood_still(paths: Paths) ->
 def _intake(paths: Paths, clock: FakeClock, settle_seconds: float = 10.0) -> Intake:
     ledger = Ledger(paths.ledger, durable=False)
     settings = learner_runs.settings(paths.root, settle_seconds=settle_seconds)
-    return Intake(paths, settings, ledger, patient=True, now=clock, monotonic=clock)
+    return Intake(paths, settings, ledger, patient=True, clock=WallClock(clock, clock), monotonic=clock)
 
 
 @pytest.mark.parametrize("beginning", [b"", b"\0" * 64, episodes.packed(1)[:-30]], ids=["empty", "preallocated", "cut"])

@@ -18,6 +18,7 @@ from local_training.errors import EpisodeError, MachineError
 from local_training.paths import MODEL_NAME, Paths
 from local_training.settings import Settings
 from tools.learner.ledger import UNKNOWN_VERSION, Ledger
+from tools.learner.wall_clock import CLOCK, WallClock
 
 _FAULTS_OF_ONE_FILE = (errno.EACCES, errno.EPERM)
 _READ_WAITS_SECONDS = (0.01, 0.05)
@@ -159,7 +160,7 @@ class Intake:
         ledger: Ledger,
         *,
         patient: bool,
-        now: Callable[[], float] = time.time,
+        clock: WallClock = CLOCK,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`patient`: give an unfinished file the time to be finished; without, it counts as broken at once."""
@@ -167,7 +168,7 @@ class Intake:
         self._settings = settings
         self._ledger = ledger
         self._patient = patient
-        self._now = now
+        self._clock = clock
         self._monotonic = monotonic
         self._unfinished: dict[str, tuple[Signature, float]] = {}
         self._refused: dict[str, tuple[float, float]] = {}
@@ -218,7 +219,7 @@ class Intake:
     def _judge_data(self, name: str, data: bytes, status: os.stat_result, model: ModelFacts | None) -> Verdict:
         signature = buffer_folder.signature_of(status)
         sha256 = hashlib.sha256(data).hexdigest()
-        age_seconds = self._now() - status.st_mtime
+        age_seconds = self._clock.age_seconds(status.st_mtime)
         known = self._ledger.trained_as(sha256)
         if known is not None:
             return self._seen_before(name, sha256, signature, data, known)

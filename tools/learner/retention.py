@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,13 @@ from local_training.settings import Settings
 from tools.learner import beginnings, shortening
 from tools.learner import ledger as ledgers
 from tools.learner.ledger import Ledger, Line
+from tools.learner.wall_clock import CLOCK, WallClock
 
 _DAY_SECONDS = 86_400.0
 _AT_A_TIME = 200
 
 
-def apply(paths: Paths, settings: Settings, ledger: Ledger, now: Callable[[], float] = time.time) -> Ledger:
+def apply(paths: Paths, settings: Settings, ledger: Ledger, clock: WallClock = CLOCK) -> Ledger:
     """Delete what is above the bounds; the caller holds the worker lock.
 
     Returns:
@@ -36,16 +36,16 @@ def apply(paths: Paths, settings: Settings, ledger: Ledger, now: Callable[[], fl
     """
     bounds = settings.retention
     if bounds.archive_files or bounds.archive_bytes or bounds.archive_days:
-        _delete_trained(paths, settings, ledger, now())
+        _delete_trained(paths, settings, ledger, clock)
     if bounds.aside_files or bounds.aside_days:
         for fate in (STALE, DUPLICATE, REJECTED):
-            _delete_aside(paths, settings, ledger, fate, now())
+            _delete_aside(paths, settings, ledger, fate, clock)
     if bounds.ledger_lines and ledger.size > bounds.ledger_lines:
         return shortening.shortened(paths, settings, ledger)
     return ledger
 
 
-def _delete_trained(paths: Paths, settings: Settings, ledger: Ledger, moment: float) -> None:
+def _delete_trained(paths: Paths, settings: Settings, ledger: Ledger, clock: WallClock) -> None:
     """Oldest first, in the ledger's order, so that what is left is one unbroken end of the history."""
     bounds = settings.retention
     records = list(ledgers.read_lines(ledger.path))
@@ -53,9 +53,11 @@ def _delete_trained(paths: Paths, settings: Settings, ledger: Ledger, moment: fl
     total_bytes = _total_bytes(paths.archive) if bounds.archive_bytes else 0
     lines: list[dict[str, Any]] = []
     left = ledger.archived
-    for line in _deletable(paths, records, ledger):
-        size, modified = _size_and_time(_place(paths, line))
-        old = bool(bounds.archive_days) and moment - modified > bounds.archive_days * _DAY_SECONDS
+    deletable = list(_deletable(paths, records, ledger))
+    ages = _ages(paths, deletable, clock) if bounds.archive_days else itertools.repeat(0.0)
+    for line, age_seconds in zip(deletable, ages, strict=False):
+        size = _size_and_time(_place(paths, line))[0] if bounds.archive_bytes else 0
+        old = bool(bounds.archive_days) and age_seconds > bounds.archive_days * _DAY_SECONDS
         many = bool(bounds.archive_files) and left > bounds.archive_files
         large = bool(bounds.archive_bytes) and total_bytes > bounds.archive_bytes
         if not (old or many or large):
@@ -68,6 +70,17 @@ def _delete_trained(paths: Paths, settings: Settings, ledger: Ledger, moment: fl
             _delete(paths, ledger, lines)
             lines = []
     _delete(paths, ledger, lines)
+
+
+def _ages(paths: Paths, lines: Sequence[Line], clock: WallClock) -> list[float]:
+    """How old each episode is. One that is missing or from the future counts as old as the next one that was trained, so
+    that it stops no deletion, and an archive that is out of reach is not taken for an old one."""
+    ages: list[float] = []
+    for line in reversed(lines):
+        modified = _size_and_time(_place(paths, line))[1]
+        age_seconds = clock.age_seconds(modified)
+        ages.append(age_seconds if modified and age_seconds >= 0 else ages[-1] if ages else 0.0)
+    return ages[::-1]
 
 
 def _delete(paths: Paths, ledger: Ledger, lines: Sequence[Line]) -> None:
@@ -107,14 +120,14 @@ def _deletable(paths: Paths, records: Sequence[Line], ledger: Ledger) -> Iterato
             yield line
 
 
-def _delete_aside(paths: Paths, settings: Settings, ledger: Ledger, fate: str, moment: float) -> None:
+def _delete_aside(paths: Paths, settings: Settings, ledger: Ledger, fate: str, clock: WallClock) -> None:
     bounds = settings.retention
     folder = buffer_folder.folder_of(paths, fate)
     files = sorted((_size_and_time(path)[1], path) for path in folder.iterdir() if not path.name.endswith(REASON_SUFFIX))
     surplus = max(0, len(files) - bounds.aside_files) if bounds.aside_files else 0
     lines = []
     for index, (modified, path) in enumerate(files):
-        old = bool(bounds.aside_days) and moment - modified > bounds.aside_days * _DAY_SECONDS
+        old = bool(bounds.aside_days) and clock.age_seconds(modified) > bounds.aside_days * _DAY_SECONDS
         if index >= surplus and not old:
             break
         if path.is_dir() and not path.is_symlink():

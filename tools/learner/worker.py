@@ -30,6 +30,7 @@ from tools.learner.tally import Tally
 from tools.learner.telling import Tell, teller
 from tools.learner.trainer import Caution, Round, Trainer
 from tools.learner.troubles import TroubleLog
+from tools.learner.wall_clock import CLOCK
 from tools.learner.watcher import BufferWatcher
 
 logger = logging.getLogger(__name__)
@@ -158,6 +159,7 @@ class Worker:
 
     def _one_round(self) -> bool:
         assert self._trainer is not None
+        CLOCK.look()
         if not self._trainer.waiting():
             self._tally.left_alone = 0
         self.crew.tend(self.gate.workers_allowed, waiting=self._trainer.look())

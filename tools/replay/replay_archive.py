@@ -27,6 +27,8 @@ from tools.replay.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
 
+_FUTURE_SECONDS = 3600.0
+
 
 class ReplayArchive:
     """The replays of one folder, and the results and summary of one root."""
@@ -65,7 +67,7 @@ class ReplayArchive:
 
     def _has_to_be_read(self, path: str, status: os.stat_result, settled_before: float | None, retry_failed: bool) -> bool:
         state = (path, status.st_size, status.st_mtime_ns)
-        if state in self._tried or (settled_before is not None and status.st_mtime > settled_before):
+        if state in self._tried or (settled_before is not None and _may_be_unfinished(status.st_mtime - settled_before)):
             return False
         self._statuses[path] = status
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
@@ -171,6 +173,11 @@ class ReplayArchive:
         except OSError as error:
             logger.warning("%s stays where it is: %s", path, error)
         return path
+
+
+def _may_be_unfinished(seconds_late: float) -> bool:
+    """Whether a file was written to so recently that more may come; one from the future tells of a clock that was wrong."""
+    return 0 < seconds_late < _FUTURE_SECONDS
 
 
 def analyse_some(root: str, folder: str, settings: ReplaySettings, max_files: int = 20) -> dict[str, int]:
