@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from local_training import batch as batches
-from local_training import lesson, training_state
+from local_training import lesson, soundness
 from local_training.episode import Episode
 from local_training.lesson import Tally
 from local_training.settings import LearningSettings
@@ -61,6 +60,8 @@ class BatchReport:
     """New episodes without log-probabilities."""
     refused: str = ""
     """What was thrown away, and why; empty when nothing was."""
+    refused_games: tuple[int, ...] = ()
+    """Which of the new episodes taught nothing, counted from 0."""
 
 
 def learn(
@@ -84,8 +85,8 @@ def learn(
         recent: the newest episodes already trained on, oldest first; those that `replayed` picks join in.
 
     Returns:
-        The new state, and what happened. A lesson that would make a number infinite or NaN leaves the state as it
-        was before it but for the counters, and the report says so in `refused`.
+        The new state, and what happened. A lesson that is not sound (see `soundness`) leaves the state as it was
+        before it but for the counters, and the report says so in `refused`.
 
     Raises:
         EpisodeError: an episode of another game than the model's (see `batch.check_fits`).
@@ -93,19 +94,24 @@ def learn(
     assert episodes, "a batch holds at least one episode"
     for episode in episodes:
         batches.check_fits(episode, state.state_width, state.action_count)
-    history, tally, refused = list(recent), Tally(), 0
+    # What was refused when it was new must not come in by the back door, among the old ones.
+    history = [old for old in recent if not soundness.rewards_jump(state, old, settings)]
+    tally, refused = Tally(), {}
     for number, episode in enumerate(episodes):
-        old = replayed(episode, history, settings)
-        with np.errstate(all="ignore"):  # what overflows is found by the check of the result
-            following, counted = lesson.learnt(state, episode, old, settings, version, number)
-        if training_state.is_finite(following) and math.isfinite(counted.surrogate + counted.value_loss):
+        trouble = soundness.rewards_jump(state, episode, settings)
+        if not trouble:
+            old = replayed(episode, history, settings)
+            with np.errstate(all="ignore"):  # what overflows is found by the check of the result
+                following, counted = lesson.learnt(state, episode, old, settings, version, number)
+            trouble = soundness.trouble_of(following, counted, settings)
+        if trouble:
+            refused[number] = trouble
+        else:
             state = following
             tally.add(counted)
             history.append(episode)
-        else:
-            refused += 1
     report = _report(episodes, settings, version, tally, refused)
-    return _counted(state, report, refused), report
+    return _counted(state, report), report
 
 
 def replayed(episode: Episode, recent: Sequence[Episode], settings: LearningSettings) -> list[Episode]:
@@ -128,17 +134,19 @@ def replayed(episode: Episode, recent: Sequence[Episode], settings: LearningSett
     return chosen[::-1]
 
 
-def _counted(state: TrainingState, report: BatchReport, refused: int) -> TrainingState:
+def _counted(state: TrainingState, report: BatchReport) -> TrainingState:
     return dataclasses.replace(
         state,
         updates=state.updates + 1,
         episodes=state.episodes + report.games,
         steps=state.steps + report.steps,
-        refused_updates=state.refused_updates + refused,
+        refused_updates=state.refused_updates + len(report.refused_games),
     )
 
 
-def _report(episodes: Sequence[Episode], settings: LearningSettings, version: int, tally: Tally, refused: int) -> BatchReport:
+def _report(
+    episodes: Sequence[Episode], settings: LearningSettings, version: int, tally: Tally, refused: Mapping[int, str]
+) -> BatchReport:
     steps = sum(episode.steps for episode in episodes)
     lags = [max(version - 1 - episode.policy_version, 0) for episode in episodes if episode.policy_version is not None]
     samples, lessons = max(tally.samples, 1), max(tally.lessons, 1)
@@ -163,5 +171,6 @@ def _report(episodes: Sequence[Episode], settings: LearningSettings, version: in
         replayed_games=tally.replayed_games,
         replayed_steps=tally.replayed_steps,
         plain_games=sum(episode.log_probs is None for episode in episodes),
-        refused=f"{refused} of {len(episodes)} games would have made a number infinite or NaN" if refused else "",
+        refused=f"{len(refused)} of {len(episodes)} games: {'; '.join(sorted(set(refused.values())))}" if refused else "",
+        refused_games=tuple(refused),
     )

@@ -145,6 +145,17 @@ class LearningSettings(Section):
     )
     replay_episodes: int = setting(64, "Newest trained episodes that are kept for that, at most.", at_least=0, at_most=10_000)
     replay_steps: int = setting(1536, "Old steps that join a batch, at most.", at_least=0)
+    reward_jump: float = setting(
+        3000.0,
+        "An episode with a reward so many times larger than the largest return ever seen teaches nothing; 0: no bound.",
+        at_least=0.0,
+    )
+    largest_kl: float = setting(
+        3.0, "Change of the policy (KL, nats) by one episode beyond which its lesson is thrown away.", above=0.0
+    )
+    largest_network_weight: float = setting(
+        10_000.0, "A lesson after which a weight of a network is larger than this is thrown away.", above=0.0
+    )
 
 
 @dataclass(frozen=True)

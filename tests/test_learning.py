@@ -287,7 +287,7 @@ def test_an_update_that_would_break_the_policy_changes_nothing_but_counters():
 
     after, report = learning.learn(state, [POISONED], SETTINGS, 2)
 
-    assert report.refused == "1 of 1 games would have made a number infinite or NaN"
+    assert report.refused == "1 of 1 games: a number would have become infinite or NaN" and report.refused_games == (0,)
     assert (after.updates, after.refused_updates, after.episodes) == (2, 1, 2)
     restored = dataclasses.replace(after, updates=state.updates, refused_updates=0, episodes=state.episodes, steps=state.steps)
     assert same(restored, state)
@@ -304,6 +304,52 @@ def test_a_poisoned_game_does_not_cost_its_neighbours_their_turn():
     assert (report.refused[:6], after.refused_updates, after.episodes) == ("1 of 3", 1, 3)
     assert not (after.policy.W3 == before.policy.W3).all()
     assert all(np.isfinite(values).all() for values in learning.to_arrays(after).values())
+
+
+def _usual_state():
+    """After twelve episodes: what returns are usual is known."""
+    return learning.learn(fresh_state(), [episode(seed=seed) for seed in range(12)], SETTINGS, 1)[0]
+
+
+def _scaled(factor, seed=99):
+    usual = episode(seed=seed)
+    return dataclasses.replace(usual, rewards=(usual.rewards * factor).astype(np.float32))
+
+
+def test_rewards_in_other_units_teach_nothing_and_are_not_replayed():
+    """One batch a million times too large would make all later rewards look like nothing; it leaves no trace, not even later."""
+    state = _usual_state()
+
+    after, report = learning.learn(state, [_scaled(1e6)], SETTINGS, 2)
+    later, _ = learning.learn(after, [episode(seed=50)], SETTINGS, 3, recent=[_scaled(1e6)])
+    without, _ = learning.learn(after, [episode(seed=50)], SETTINGS, 3)
+
+    assert "learning.reward_jump" in report.refused and after.refused_updates == 1
+    assert (after.actor.weights == state.actor.weights).all() and after.returns is state.returns
+    assert same(later, without)
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.001, 100.0])
+def test_rewards_that_may_well_be_true_are_learnt_from(factor):
+    """A first victory may be worth a hundred times what was earned before."""
+    assert learning.learn(_usual_state(), [_scaled(factor)], SETTINGS, 2)[1].refused == ""
+
+
+def test_the_bound_on_rewards_can_be_switched_off():
+    """For who has changed the units of a reward and means it."""
+    settings = dataclasses.replace(SETTINGS, reward_jump=0.0)
+    assert learning.learn(_usual_state(), [_scaled(1e6)], settings, 2)[1].refused == ""
+
+
+@pytest.mark.parametrize("bound", [{"largest_kl": 1e-9}, {"largest_network_weight": 1e-3}])
+def test_a_lesson_that_explodes_is_thrown_away(bound):
+    """Beyond a bound nothing but the counters changes, and the report names the bound."""
+    state = _usual_state()
+
+    after, report = learning.learn(state, [episode(seed=7)], dataclasses.replace(SETTINGS, **bound), 2)
+
+    assert next(iter(bound)) in report.refused
+    assert (after.actor.weights == state.actor.weights).all() and after.returns is state.returns
 
 
 def test_learning_leaves_its_arguments_alone():

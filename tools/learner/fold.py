@@ -175,5 +175,6 @@ def _settings(line: Line, present: Generation) -> LearningSettings:
 
 
 def _bare(line: Line) -> dict[str, Any]:
-    """The line without what `successor` adds to the first one of a batch."""
-    return {key: value for key, value in line.items() if key not in ("recent", "base", "sizes", "learning", "start")}
+    """The line without what `successor` adds to it."""
+    added = ("recent", "base", "sizes", "learning", "start", "refused")
+    return {key: value for key, value in line.items() if key not in added}

@@ -88,12 +88,15 @@ def successor(
     Args:
         previous: the version to go on from.
         lines: the ledger line of each episode, without what this function adds to the first one: the learning
-            settings where they have changed, the base where the history begins anew, and how much was replayed.
+            settings where they have changed, the base where the history begins anew, how much was replayed, and of each
+            whose lesson was thrown away, that it was.
         episodes: what the lines stand for, in the same order.
     """
     version = previous.version + 1
     state, report = learning.learn(previous.state, episodes, settings, version, previous.recent)
     batch = [{**line, "seq": version} for line in lines]
+    for number in report.refused_games:
+        batch[number]["refused"] = True
     batch[0].update(_group_facts(previous, settings))
     chain = next_chain(previous.chain, version, batch)
     record = {"kind": BATCH, "seq": version, "previous_chain": previous.chain, "chain": chain, "batch": batch}

@@ -54,6 +54,8 @@ class Settlement:
             taken.add(stored_as)
             line: dict[str, Any] = {"seq": 0, "sha256": item.sha256, "name": item.name, "fate": TRAINED}
             line |= {"steps": item.episode.steps, "return": round(item.episode.episode_return, 6)}
+            played_by = item.episode.policy_version
+            line |= {"policy_version": played_by} if played_by is not None else {}
             line |= {"archived_as": stored_as} if stored_as != item.name else {}
             line |= {"episode_id": item.episode.episode_id} if item.episode.episode_id else {}
             lines.append(line)
