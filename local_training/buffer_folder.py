@@ -7,6 +7,7 @@ bear a name in the archive.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_training import atomic_files, episode_file
+from local_training import atomic_files, episode_file, leaving
 from local_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths
 
 TRAINED, STALE, DUPLICATE, REJECTED = "trained", "stale", "duplicate", "rejected"
@@ -31,7 +32,6 @@ _KEPT_NAME = re.compile(r"(?![.-])[A-Za-z0-9._-]{1,120}\Z")
 _WINDOWS_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)")
 _OUR_PARTIAL = re.compile(r"\.game_\d{8}_\d{6}_[A-Za-z0-9]+_[0-9a-f]{8}\.npz\.part\Z")
 _ANY_PARTIAL = re.compile(r"\..+\.part\Z", re.DOTALL)
-_NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EINVAL}
 
 Signature = tuple[int, int, int]
 
@@ -130,9 +130,9 @@ def is_free(paths: Paths, fate: str, stored_as: str, name: str) -> bool:
 def move_out(paths: Paths, departures: Iterable[Departure], *, durable: bool) -> None:
     """Give every departing file its name in the archive, then take the name in the buffer away.
 
-    Safe to repeat after a crash at any point: what has already moved is left as it is. With `durable`, the new
-    names are on the disk before the first old one goes, so that not even a power cut on a file system with
-    two-step renames loses a file.
+    Safe to repeat after a crash at any point, once `leaving.put_all_back` was called: what has moved stays as it is.
+    With `durable`, the new names are on the disk before the first old one goes, so that not even a power cut on a file
+    system with two-step renames loses a file.
 
     Raises:
         OSError: the machine failed; call again later with the same departures.
@@ -143,12 +143,12 @@ def move_out(paths: Paths, departures: Iterable[Departure], *, durable: bool) ->
         folder = folder_of(paths, departure.fate)
         note_path = folder / f"{departure.stored_as}{REASON_SUFFIX}"
         _write_note(note_path, departure.note, durable=durable)
-    leaving = [departure for departure in departures if _arrive(paths, departure, durable=durable)]
+    still_there = [departure for departure in departures if _arrive(paths, departure, durable=durable)]
     if durable:
         for folder in {folder_of(paths, departure.fate) for departure in departures}:
             atomic_files.sync_folder(folder)
-    for departure in leaving:
-        _leave(paths.buffer / departure.name, folder_of(paths, departure.fate) / departure.stored_as)
+    for departure in still_there:
+        _leave(paths, departure.name, folder_of(paths, departure.fate) / departure.stored_as)
 
 
 def _write_note(path: Path, note: str, *, durable: bool) -> None:
@@ -175,17 +175,14 @@ def _arrive(paths: Paths, departure: Departure, *, durable: bool) -> bool:
         return False
     try:
         linked = durable and _linked(source, target, status)
-        if not linked:
-            atomic_files.move(source, target)
         # Looked at again under a name that nobody replaces: the old one may have been given away since the first look.
-        arrived = _is_the_one(departure, os.lstat(target))
+        arrived = _is_the_one(departure, os.lstat(target)) if linked else _moved(paths, departure, target)
+        if linked and not arrived:
+            atomic_files.remove_if_there(target)  # the second name of a newer file
     except FileNotFoundError:
         if departure.data is None or _is_there_still(source, departure):
             raise
         arrived = linked = False
-    else:
-        if not arrived:
-            _give_back(target, source)
     if not arrived:
         _archive_from_memory(departure, target, durable=durable)
     return linked and arrived
@@ -220,7 +217,7 @@ def _linked(source: Path, target: Path, status: os.stat_result) -> bool:
         if not atomic_files.is_half_moved(source, target):
             raise
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_HARD_LINKS:
+        if isinstance(error, OSError) and error.errno not in leaving.NO_HARD_LINKS:
             raise
         return False
     return True
@@ -237,21 +234,37 @@ def _twin_made(source: Path, target: Path) -> bool:
     return True
 
 
-def _give_back(target: Path, source: Path) -> None:
-    """Return a newer file to its name in the buffer; if a still newer one has that, it would have been replaced anyway."""
+def _moved(paths: Paths, departure: Departure, target: Path) -> bool:
+    """Move the file by way of the folder aside; False, with everything as it was, if its name belongs to a newer one."""
+    aside = leaving.take_aside(paths, departure.name)
     try:
-        atomic_files.move(target, source)
-    except FileExistsError:
-        atomic_files.remove_if_there(target)
+        if _is_the_one(departure, os.lstat(aside)):
+            atomic_files.move(aside, target)
+            return True
+    except OSError:
+        with contextlib.suppress(OSError):  # the next start puts it back too
+            leaving.put_back(paths, aside)
+        raise
+    leaving.put_back(paths, aside)
+    return False
 
 
-def _leave(source: Path, target: Path) -> None:
+def _leave(paths: Paths, name: str, target: Path) -> None:
     """Remove the old name, unless it has meanwhile been given to another file."""
+    source = paths.buffer / name
     try:
-        if atomic_files.is_half_moved(source, target):
+        if not atomic_files.is_half_moved(source, target):
+            return
+        if source.is_dir() and not source.is_symlink():
             atomic_files.move(source, target)
+            return
+        aside = leaving.take_aside(paths, name)
     except FileNotFoundError:
         return
+    if atomic_files.exists(target) and atomic_files.is_half_moved(aside, target):
+        os.unlink(aside)
+    else:
+        leaving.put_back(paths, aside)
 
 
 def sweep_partials(paths: Paths) -> list[str]:

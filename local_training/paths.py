@@ -33,6 +33,11 @@ class Paths:
         return self.data / "buffer"
 
     @property
+    def leaving(self) -> Path:
+        """Files on their way out of the buffer, for a moment each; on the same disk, so that a rename leads there."""
+        return self.data / ".leaving"
+
+    @property
     def archive(self) -> Path:
         """Episodes trained on, and below it those that were not."""
         return self.data / "archive"
@@ -129,6 +134,7 @@ class Paths:
             self.root,
             self.data,
             self.buffer,
+            self.leaving,
             self.archive,
             self.stale,
             self.duplicate,

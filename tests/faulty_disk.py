@@ -39,6 +39,8 @@ _KINDS = (
     (r"data/archive/(stale|duplicate|rejected)/.+", "file aside"),
     (r"data/archive/.+\.npz", "archived file"),
     (r"data/buffer/.+", "waiting file"),
+    (r"data/\.leaving", "folder"),
+    (r"data/\.leaving/.+", "leaving file"),
     (r"logs/background_training\.log", "log"),
     (r"logs/\.?status\.json(\.part)?", "status"),
     (r"\.|(?!.*\.)[a-z/]*", "folder"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import episodes
 import pytest
 
-from local_training import buffer_folder
+from local_training import buffer_folder, leaving
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure
 from local_training.paths import CHECKOUT, Paths
 
@@ -78,7 +78,9 @@ def test_a_move_killed_at_many_calls_is_finished_by_the_next(durable: str, root:
 
         for name, fate in FATES.items():
             places = [paths.buffer / name, buffer_folder.folder_of(paths, fate) / name]
+            places.append(paths.leaving / name)
             assert contents[name] in [place.read_bytes() for place in places if place.exists()], f"{name} lost at call {die_at}"
+        leaving.put_all_back(paths)
         buffer_folder.move_out(paths, departures, durable=durable == "durable")
         for name, fate in FATES.items():
             folder = buffer_folder.folder_of(paths, fate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_training import buffer_folder
+from local_training import buffer_folder, leaving
 from local_training.paths import Paths
 from local_training.settings import Settings
 from tools.learner import recovery, retention
@@ -24,6 +24,7 @@ def open_trainer(
     durable = settings.learner.durable
     recovery.make_skeleton(paths, durable=durable)
     buffer_folder.sweep_partials(paths)
+    leaving.put_all_back(paths)
     ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes)
     present = recovery.recover(paths, settings, ledger, lambda sentence: tell("warning", sentence=sentence))
     ledger = retention.apply(paths, settings, ledger)
