@@ -6,16 +6,19 @@ import json
 import shutil
 from pathlib import Path
 
+import learner_runs
 import numpy as np
 import pytest
 from fakes import PowerCut
 
 from local_training import model_store, settings_file
 from local_training.paths import Paths
+from local_training.settings import Settings
 from tests.commands import run_tool
 from tools.learner import console, retention
 from tools.learner import drain as drains
 from tools.learner import ledger as ledgers
+from tools.learner import worker as workers
 from tools.learner.ledger import Ledger
 
 FEW = {"replay_episodes": 5, "hidden": 8, "epochs": 1}
@@ -255,6 +258,33 @@ def test_ledger_of_rejected_files_alone_is_bounded(tmp_path: Path) -> None:
 
     assert all("30 rejected" in _drained(paths, config) for _ in range(2))
     assert len(_lines(paths)) <= 10
+
+
+def test_bounds_are_kept_while_files_never_stop_coming(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a cleaning is due, it is done between two batches, whatever still waits; nothing is trained twice for it."""
+    monkeypatch.setattr(workers, "_RETENTION_SECONDS", 0.0)
+    waiting_at_cleanings: list[int] = []
+    real = retention.apply
+
+    def apply(paths: Paths, settings: Settings, ledger: Ledger) -> Ledger:
+        waiting_at_cleanings.append(len(list(paths.buffer.glob("*.npz"))))
+        return real(paths, settings, ledger)
+
+    monkeypatch.setattr(retention, "apply", apply)
+    _deposit(paths, 12)
+    settings = learner_runs.settings(paths.root, batch_size=2, history_size=2, learning={"replay_episodes": 2})
+    bounded = settings.with_values("test", retention={"archive_files": 3})
+
+    def tell(event: str, **facts: object) -> None:
+        if not list(paths.buffer.glob("*.npz")):
+            worker.stop()
+
+    worker = workers.Worker(bounded, tell, careful=False, deadly={})
+    worker.run()
+
+    assert waiting_at_cleanings[:6] == [12, 10, 8, 6, 4, 2]
+    assert [version for _, version in learner_runs.trained(paths)] == [version for version in range(1, 7) for _ in range(2)]
+    assert any(line["fate"] == "deleted" for line in _lines(paths))
 
 
 def test_files_set_aside_are_bounded_too(tmp_path: Path) -> None:
