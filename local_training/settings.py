@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from local_training.checked_fields import Section, check, needed, setting, type_name
 from local_training.errors import SettingsError
+from local_training.guard_settings import GuardSettings
 from local_training.paths import DEFAULT_ROOT, Paths
 
 __all__ = [
@@ -259,6 +260,7 @@ class Settings:
     learning: LearningSettings = LearningSettings()
     retention: RetentionSettings = RetentionSettings()
     governor: GovernorSettings = GovernorSettings()
+    guard: GuardSettings = dataclasses.field(default_factory=GuardSettings)
     replays: ReplaySettings = ReplaySettings()
     games: GameSettings = GameSettings()
 

@@ -149,7 +149,7 @@ def _compared(paths: Paths, rebuilt: Generation) -> int:
         return 0
     there = model_store.unpack(present, str(paths.model))
     if there.manifest.get("commit", {}).get("kind", BASE) == BASE:
-        print(f"[OK] {paths.model} was published by hand as version {there.version}, and has not been trained since")
+        print(f"[OK] {paths.model} was published as version {there.version}, and has not been trained since")
         return 0
     if there.version != rebuilt.version:
         why = f"it is version {there.version}"

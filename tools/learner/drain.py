@@ -65,12 +65,18 @@ def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[
         troubles += done.troubles
         for item in done.set_aside:
             tell("set_aside", name=ascii(item.name)[1:-1], fate=item.fate, reason=item.reason)
+        while trainer.guard.notices:
+            tell("warning", sentence=trainer.guard.notices.pop(0))
         if done.trained is not None:
             tell("batch", version=done.trained.version, seconds=done.seconds, report=dict(done.trained.report))
     retention.apply(settings.paths, settings, trainer.ledger)
     present = trainer.present
     manifest, version = (dict(present.manifest), present.version) if present else ({}, 0)
-    stats = {**EMPTY, "max_workers": settings.learner.max_workers, **tally.as_stats(trainer.ledger, manifest, version, 0)}
+    stats = {
+        **EMPTY,
+        "max_workers": settings.learner.max_workers,
+        **tally.as_stats(trainer.ledger, manifest, version, 0, trainer.guard.text()),
+    }
     status.write(settings.paths, "stopped", stats)
     if troubles:
         raise MachineError(f"draining {settings.paths.buffer}", f"{len(troubles)} files can't be read: {troubles[0]}")

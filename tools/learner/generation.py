@@ -15,7 +15,7 @@ from local_training import manifest as manifests
 from local_training.episode import Episode
 from local_training.learning import TrainingState
 from local_training.settings import LearningSettings
-from tools.learner.ledger import Line, next_chain
+from tools.learner.ledger import BY_HAND, Line, next_chain
 
 BATCH, BASE = "batch", "base"
 
@@ -111,16 +111,20 @@ def successor(
     return Generation(state, version, manifest, data, kept_recent((*previous.recent, *episodes), settings))
 
 
-def republished(model: Generation, version: int, reason: str, life: Mapping[str, Any], after: int = 0) -> Generation:
+def republished(
+    model: Generation, version: int, reason: str, life: Mapping[str, Any], after: int = 0, by: str = BY_HAND
+) -> Generation:
     """The same weights as a new version from which history begins anew; for rollbacks and imported models.
 
     Args:
         life: how much was trained in this root (`manifest.life_of`); the weights may know less of it.
         after: the newest version in the ledger, so that a ledger that loses its end later is known by it.
+        by: who decides so, in the ledger's words.
     """
     text = json.dumps([BASE, version, hashlib.sha256(model.data).hexdigest(), reason])
     chain = hashlib.sha256(text.encode()).hexdigest()
-    record = {"kind": BASE, "seq": version, "previous_chain": "", "chain": chain, "batch": [], "reason": reason, "after": after}
+    record = {"kind": BASE, "seq": version, "previous_chain": "", "chain": chain, "batch": [], "after": after}
+    record |= {"reason": reason, "by": by}
     manifest = {**manifests.with_life(model.manifest, life), "commit": record}
     return Generation(model.state, version, manifest, model_store.pack(learning.to_arrays(model.state), version, manifest))
 

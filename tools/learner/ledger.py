@@ -17,12 +17,19 @@ from typing import Any
 from local_training import atomic_files
 from local_training.buffer_folder import DELETED, TRAINED
 from local_training.errors import LedgerError
+from local_training.paths import MODEL_NAME
 
 Line = Mapping[str, Any]
 
 SUMMARY = "summary"
 """The fate in the first line of a ledger whose oldest lines were left out; it holds their counts."""
 
+
+PUBLISHED, ROLLED_BACK = "published", "rolled back"
+"""The fates of a model that became a version without being trained; the latter by the guard."""
+
+BY_GUARD, BY_HAND, BY_ANOTHER_PROGRAM = "guard", "hand", "another program"
+"""Who did so."""
 
 RECONSTRUCTED = "reconstructed"
 """Marks a line that the ledger had lost and that was made again from what lies in the archive. Of a trained episode
@@ -139,6 +146,7 @@ class Ledger:
         self.counts: Counter[str] = Counter()
         self.last_group: list[Line] = []
         self.newest: deque[Line] = deque(maxlen=remember_newest)
+        self.newest_published: Line | None = None
         self.former_chain = ""
         self._fates: dict[str, tuple[str, int, str]] = {}
         self._episode_ids: dict[str, str] = {}
@@ -182,6 +190,16 @@ class Ledger:
         for line in lines:
             self._remember(line)
 
+    def tell_of(self, version: int, commit: Mapping[str, Any], data: bytes) -> Line:
+        """Make sure that there is a line about a model that was published; return it."""
+        by = commit.get("by", BY_HAND if "reason" in commit else BY_ANOTHER_PROGRAM)
+        fate = ROLLED_BACK if by == BY_GUARD else PUBLISHED
+        line = {"seq": version, "sha256": hashlib.sha256(data).hexdigest(), "name": MODEL_NAME, "fate": fate, "by": by}
+        line |= {"reason": commit.get("reason", "written by another program"), "chain": commit["chain"]}
+        if not self.has(line):
+            self.append([line])
+        return line
+
     def trained_as(self, sha256: str) -> tuple[str, int, str] | None:
         """(name, version, name in the archive) of the trained episode with these bytes."""
         return self._fates.get(sha256)
@@ -198,6 +216,8 @@ class Ledger:
         self._size += 1
         self._newest_seq = max(self._newest_seq, line["seq"])
         self.counts.update(_counted(line))
+        if line["fate"] in (PUBLISHED, ROLLED_BACK):
+            self.newest_published = line
         if line["fate"] not in (TRAINED, DELETED, SUMMARY):
             self._marks.add(_mark(line))
         if line["fate"] != TRAINED:

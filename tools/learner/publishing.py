@@ -10,7 +10,7 @@ from local_training.paths import Paths
 from tools.learner import beginnings, fold, generation, reconstruction
 from tools.learner import ledger as ledgers
 from tools.learner.generation import Generation
-from tools.learner.ledger import Ledger
+from tools.learner.ledger import BY_HAND, Ledger
 
 
 def version_of(paths: Paths, version: int) -> Generation:
@@ -19,7 +19,7 @@ def version_of(paths: Paths, version: int) -> Generation:
     Raises:
         LedgerError: there never was such a version, or an episode it was trained on is missing.
     """
-    for path in (paths.model, model_store.history_path(paths, version), *sorted(paths.history.glob("base_*.npz"))):
+    for path in (paths.model, model_store.history_path(paths, version), *sorted(paths.history.glob("b*_*.npz"))):
         try:
             found = generation.load(model_store.read_bytes(path), str(path))
         except (ModelMissingError, ModelError):
@@ -50,7 +50,12 @@ def publish(paths: Paths, model: Generation, reason: str, *, durable: bool) -> G
         if present.version > ledger.last_seq:
             # The ledger has lost what it knew of that model's episodes; nobody will miss it once the model is replaced.
             reconstruction.remember_archive(paths, ledger, present.batch)
-    published = generation.republished(model, newest + 1, reason, manifest.life_of(paths), ledger.last_seq)
+    return commit(paths, ledger, model, newest + 1, reason, BY_HAND, durable=durable)
+
+
+def commit(paths: Paths, ledger: Ledger, model: Generation, version: int, reason: str, by: str, *, durable: bool) -> Generation:
+    """Commit these weights as a new version, with a copy of them to go on from. The caller holds the lock."""
+    published = generation.republished(model, version, reason, manifest.life_of(paths), ledger.last_seq, by)
     atomic_files.write_atomically(fold.base_path(paths, published.chain), published.data, durable=durable)
     model_store.commit(paths, published.data, durable=durable)
     return published

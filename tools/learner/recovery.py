@@ -12,7 +12,7 @@ from local_training.settings import Settings
 from tools.learner import fold, generation, reconstruction
 from tools.learner import ledger as ledgers
 from tools.learner.generation import Generation
-from tools.learner.ledger import Ledger
+from tools.learner.ledger import BY_ANOTHER_PROGRAM, Ledger
 from tools.learner.settlement import Settlement, unrecorded
 
 Say = Callable[[str], None]
@@ -42,9 +42,12 @@ def recover(paths: Paths, settings: Settings, ledger: Ledger, say: Say) -> Gener
     present = _in_agreement(paths, settlement, ledger, present, say)
     if present is None:
         return None
+    present = _as_published(paths, settings, ledger, present, say)
     model_store.prune_history(paths, settings.learner.history_size)
     if present.commit["kind"] == generation.BASE:
         _keep_base(paths, settings, present)
+        if present.data and ledger.last_seq:
+            ledger.tell_of(present.version, present.commit, present.data)
     elif present.version:
         settlement.after_commit(present, (), None)
     recent = () if present.commit["kind"] == generation.BASE else fold.recent_of(paths, list(ledger.newest), settings.learning)
@@ -190,7 +193,26 @@ def _newer_base(paths: Paths, ledger: Ledger, present: Generation, say: Say) -> 
     """A model that another program wrote over ours: kept, under a version that none before had."""
     version = ledger.last_seq + 1
     say(f"{paths.model} was written by another program as version {present.version}; it goes on as version {version}")
-    return generation.republished(present, version, "written by another program", manifest.life_of(paths))
+    return generation.republished(present, version, "written by another program", manifest.life_of(paths), by=BY_ANOTHER_PROGRAM)
+
+
+def _as_published(paths: Paths, settings: Settings, ledger: Ledger, present: Generation, say: Say) -> Generation:
+    """The version that was published after all batches, if the model file that told of it has been lost since.
+
+    Otherwise a rollback would be undone by the loss of the model.
+    """
+    line = ledger.newest_published
+    if line is None or line["seq"] <= max(present.version, ledger.last_seq):
+        return present
+    path = fold.base_path(paths, line["chain"])
+    try:
+        published = generation.load(model_store.read_bytes(path), str(path))
+    except (ModelMissingError, ModelError) as error:
+        say(f"version {line['seq']} was published ({line['reason']}), but is lost: {error}")
+        return present
+    say(f"version {line['seq']} was published ({line['reason']}) and is put back")
+    model_store.commit(paths, published.data, durable=settings.learner.durable)
+    return published
 
 
 def _keep_base(paths: Paths, settings: Settings, present: Generation) -> None:

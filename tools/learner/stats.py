@@ -27,6 +27,8 @@ EMPTY: dict[str, Any] = {
     "replays_analyzed": 0,
     "model_version": 0,
     "mean_return": 0.0,
+    "rollbacks": 0,
+    "guard": "",
     "worker_restarts": 0,
     "governor": "",
     "workers_allowed": 0,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from local_training import buffer_folder
-from tools.learner.ledger import Ledger
+from tools.learner.ledger import ROLLED_BACK, Ledger
 from tools.learner.trainer import Round
 
 
@@ -46,7 +46,7 @@ class Tally:
         self.errors += 1
         self.last_error = sentence
 
-    def as_stats(self, ledger: Ledger, manifest: dict[str, Any], version: int, waiting: int) -> dict[str, Any]:
+    def as_stats(self, ledger: Ledger, manifest: dict[str, Any], version: int, waiting: int, guard: str) -> dict[str, Any]:
         """The part of get_stats() that the worker knows."""
         counts = ledger.counts
         return {
@@ -68,5 +68,7 @@ class Tally:
             "last_misfit": self.last_misfit,
             "files_duplicate": counts[buffer_folder.DUPLICATE],
             "model_version": version,
+            "rollbacks": counts[ROLLED_BACK],
+            "guard": guard,
             "mean_return": manifest.get("last_batch", {}).get("mean_return", 0.0),
         }

@@ -16,6 +16,7 @@ from local_training.settings import Settings
 from tools.learner import generation
 from tools.learner import intake as intakes
 from tools.learner.generation import Generation
+from tools.learner.guard import Guard
 from tools.learner.intake import Accepted, AlreadyTrained, Intake, ModelFacts, SetAside
 from tools.learner.ledger import Ledger
 from tools.learner.settlement import Settlement
@@ -93,6 +94,10 @@ class Trainer:
         self._caution = caution
         self._signature = model_store.signature(paths.model)
         self._snapshot: deque[str] = deque()
+        self.guard = Guard(paths, settings, ledger)
+        if present is not None:
+            # The decision of a process that was killed before it had acted on it.
+            self._go_on_with(self.guard.heeded(present))
 
     def waiting(self) -> int:
         """Files of the present snapshot that have not been looked at yet."""
@@ -128,7 +133,14 @@ class Trainer:
         done.seconds = _working_seconds() - started
         if done.trained is not None:
             self.settlement.after_commit(done.trained, done.accepted, done.seconds)
+            self._go_on_with(self.guard.after_batch(done.trained))
         return done
+
+    def _go_on_with(self, chosen: Generation) -> None:
+        """Take what the guard has chosen: nearly always the version that there is."""
+        if chosen is not self.present:
+            self.present = chosen
+            self._signature = model_store.signature(self._paths.model)
 
     def _collect(self, done: Round) -> None:
         model = self._facts()

@@ -172,6 +172,8 @@ class Worker:
         self.gate.batch_ended(done.seconds)
         self._tally.add(done, time.time())
         self._go_well()
+        while self._trainer.guard.notices:
+            self._tell("warning", sentence=self._trainer.guard.notices.pop(0))
         for trouble in done.troubles:
             self._tell("warning", sentence=f"{trouble}; it is tried again later, and the others go on")
         self._report(done)
@@ -209,7 +211,9 @@ class Worker:
         present = self._trainer.present
         manifest = dict(present.manifest) if present else {}
         waiting = self._trainer.waiting() + self._tally.left_alone
-        stats = self._tally.as_stats(self._trainer.ledger, manifest, present.version if present else 0, waiting)
+        stats = self._tally.as_stats(
+            self._trainer.ledger, manifest, present.version if present else 0, waiting, self._trainer.guard.text()
+        )
         governed = {"governor": self.gate.text(), "workers_allowed": self.gate.workers_allowed}
         self._known = {
             **stats,

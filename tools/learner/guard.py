@@ -1,0 +1,128 @@
+"""The guard: publishes the best version again when the games have become worse, and says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from local_training import atomic_files, model_store
+from local_training.errors import LedgerError
+from local_training.paths import Paths
+from local_training.settings import Settings
+from tools.learner import fold, generation, publishing, regression, training_log
+from tools.learner import ledger as ledgers
+from tools.learner.generation import Generation
+from tools.learner.ledger import BY_GUARD, Ledger, Line
+from tools.learner.training_log import TrainingLog
+from tools.learner.watch import Watch
+
+_KEPT_BYTES = 64_000_000
+
+
+class Guard:
+    """Looks at the returns after each batch, and rolls back.
+
+    A rollback is a publication as by hand: the best version's weights, committed as the next version, from which history
+    goes on. So what was learnt since from bad games is undone, none of these episodes is replayed, and a rebuild passes
+    through the same versions. Whatever kills it in between, the next start comes to the same decision from the ledger.
+    """
+
+    def __init__(self, paths: Paths, settings: Settings, ledger: Ledger) -> None:
+        self.watch = Watch(settings.guard)
+        self.notices: list[str] = []
+        self._paths = paths
+        self._ledger = ledger
+        self._enabled = settings.guard.enabled
+        self._limit = settings.guard.false_alarm_episodes
+        self._log = TrainingLog(paths.training_log, settings.learner.log_bytes)
+        self._recent: dict[int, bytes] = {}
+        if self._enabled:
+            for line in ledgers.read_lines(paths.ledger):
+                self.watch.see(line)
+            self.watch.notice = ""
+            self._keep_best()
+
+    def text(self) -> str:
+        """One line for the status."""
+        if not self._enabled:
+            return "off"
+        best = self.watch.best
+        if best is None:
+            return "learning what is usual"
+        strength = regression.strength(self.watch.evidence)
+        return f"best: version {best.version}, mean return {best.mean:.4g}; evidence of worse {strength:.3g} of {self._limit:g}"
+
+    def after_batch(self, present: Generation) -> Generation:
+        """Look at the batch that `present` was trained on; return the version to go on with."""
+        if not self._enabled:
+            return present
+        self._recent[present.version] = present.data
+        self._see(present.batch)
+        return self.heeded(present)
+
+    def heeded(self, present: Generation) -> Generation:
+        """Go back to the best version, if the watch says so."""
+        best = self.watch.best
+        if not self.watch.alarm or best is None:
+            return present
+        try:
+            found = self._version(best.version)
+        except LedgerError as error:
+            self._say(f"The games have become worse, but version {best.version}, the best one, is not to be had: {error}")
+            self.watch.forget()
+            return present
+        bound = self.watch.bound()
+        needed = f"{bound.needed:.4g}" if bound else "what is needed"
+        reason = f"guard: returns fell below {needed}; rollback to version {best.version}, which returned {best.mean:.4g}"
+        published = publishing.commit(
+            self._paths, self._ledger, found, present.version + 1, reason, BY_GUARD, durable=self._ledger.durable
+        )
+        self._see([self._ledger.tell_of(published.version, published.commit, published.data)])
+        self._say(f"Version {published.version} - {reason}")
+        return fold.adopted(published, published.chain)
+
+    def _see(self, lines: Sequence[Line]) -> None:
+        former = self.watch.best
+        for line in lines:
+            self.watch.see(line)
+        if self.watch.notice:
+            self._say(self.watch.notice.capitalize())
+            self.watch.notice = ""
+        if self.watch.best != former:
+            self._keep_best()
+        self._forget_old()
+
+    def _say(self, sentence: str) -> None:
+        self.notices.append(sentence)
+        self._log.add(training_log.line(time.time(), sentence))
+
+    def _version(self, version: int) -> Generation:
+        data, path = self._recent.get(version), best_path(self._paths, version)
+        if data is None and atomic_files.exists(path):
+            data = model_store.read_bytes(path)
+        return generation.load(data, f"version {version}") if data else publishing.version_of(self._paths, version)
+
+    def _keep_best(self) -> None:
+        """Keep a copy of the best version: the history holds only every so manyth."""
+        best = self.watch.best
+        path = best_path(self._paths, best.version) if best else None
+        if best and path and not atomic_files.exists(path):
+            try:
+                atomic_files.write_atomically(path, self._version(best.version).data, durable=self._ledger.durable)
+            except LedgerError:
+                return  # it can't be made again; the history may still hold an older copy of it when it is needed
+        for other in self._paths.history.glob("best_*.npz"):
+            if other != path:
+                atomic_files.remove_if_there(other)
+
+    def _forget_old(self) -> None:
+        oldest = self.watch.oldest_of_interest
+        self._recent = {version: data for version, data in self._recent.items() if version >= oldest and data}
+        while sum(map(len, self._recent.values())) > _KEPT_BYTES:
+            del self._recent[min(self._recent)]
+
+
+def best_path(paths: Paths, version: int) -> Path:
+    """Where the copy of the best version lies."""
+    return paths.history / f"best_v{version:09d}.npz"
