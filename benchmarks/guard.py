@@ -193,7 +193,7 @@ def plant(run, kind):
 def fate_of(kind, lines):
     if any(line["fate"] == ROLLED_BACK for line in lines):
         return "rolled back"
-    if kind == "model: NaN":
+    if kind in MODELS:
         taken = any(line["fate"] == PUBLISHED for line in lines)
         return "" if taken or not any(line["fate"] == "trained" for line in lines) else "never played"
     poisoned = lines[:POISONED] if kind in BATCHES else []

@@ -38,7 +38,12 @@ def trouble_of(following: TrainingState, counted: Tally, settings: LearningSetti
         return "a number would have become infinite or NaN"
     if not counted.kl <= settings.largest_kl:
         return "the policy would have changed by more than learning.largest_kl"
-    largest = max(float(np.abs(part.weights).max()) for part in (following.actor, following.critic))
-    if largest > settings.largest_network_weight:
+    if weights_explode(following, settings):
         return "a weight would have become larger than learning.largest_network_weight"
     return ""
+
+
+def weights_explode(state: TrainingState, settings: LearningSettings) -> bool:
+    """Whether a weight of a network is beyond all measure."""
+    largest = max(float(np.abs(part.weights).max()) for part in (state.actor, state.critic))
+    return largest > settings.largest_network_weight

@@ -300,6 +300,21 @@ def test_a_bad_model_that_another_program_wrote_is_replaced(paths: Paths) -> Non
     assert _weights(paths.model) == _weights(next(paths.history.glob("best_*.npz")))
 
 
+def test_a_model_whose_weights_explode_is_not_taken_up(paths: Paths) -> None:
+    """Another program's, a million times too large: training goes on from what was there before, guard or not."""
+    _play(paths, range(6), 1.0)
+    learner_runs.drain(paths.root)
+    before = paths.model.read_bytes()
+    model = model_store.read(paths.model)
+    arrays = {**model.arrays, "actor_weights": model.arrays["actor_weights"] * np.float32(1e7)}
+    manifest = {key: value for key, value in model.manifest.items() if key != "commit"}
+    paths.model.write_bytes(model_store.pack(arrays, model.version, manifest))
+
+    learner_runs.drain(paths.root)
+
+    assert paths.model.read_bytes() == before and (paths.models / "rl_agent_model.npz.broken").exists()
+
+
 def test_a_best_version_that_is_gone_is_said(fallen: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing is left to go back to, training goes on, and the guard begins anew."""
     missing = guards.LedgerError("ledger", "gone", "nothing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from local_training import atomic_files, manifest, model_store
+from local_training import atomic_files, manifest, model_store, soundness
 from local_training.errors import LedgerError, ModelError, ModelMissingError
 from local_training.paths import Paths
 from local_training.settings import Settings
@@ -38,7 +38,7 @@ def recover(paths: Paths, settings: Settings, ledger: Ledger, say: Say) -> Gener
     """
     atomic_files.remove_if_there(atomic_files.partial_path(paths.model))
     settlement = Settlement(paths, settings, ledger)
-    present = _newest_readable(paths, say, durable=settings.learner.durable)
+    present = _newest_readable(paths, settings, say)
     present = _in_agreement(paths, settlement, ledger, present, say)
     if present is None:
         return None
@@ -54,10 +54,12 @@ def recover(paths: Paths, settings: Settings, ledger: Ledger, say: Say) -> Gener
     return Generation(present.state, present.version, present.manifest, present.data, recent)
 
 
-def _newest_readable(paths: Paths, say: Say, *, durable: bool) -> Generation | None:
+def _newest_readable(paths: Paths, settings: Settings, say: Say) -> Generation | None:
     """The model, or the newest sound one of the history if it can't be read; games find that one from now on."""
     try:
-        return generation.load(model_store.read_bytes(paths.model), str(paths.model))
+        found = generation.load(model_store.read_bytes(paths.model), str(paths.model))
+        _check_strangers(paths, settings, found)
+        return found
     except ModelMissingError as error:
         trouble = str(error)
     except ModelError as error:
@@ -72,9 +74,21 @@ def _newest_readable(paths: Paths, say: Say, *, durable: bool) -> Generation | N
             trouble += f"; {error}"
             continue
         say(f"{trouble}. Going on from version {version} of the history")
-        model_store.commit(paths, found.data, durable=durable)
+        model_store.commit(paths, found.data, durable=settings.learner.durable)
         return found
     return None
+
+
+def _check_strangers(paths: Paths, settings: Settings, model: Generation) -> None:
+    """Take no model from another program that training could not go on from: each lesson would be thrown away.
+
+    Raises:
+        ModelError: its weights are beyond all measure.
+    """
+    by_us = model.commit["kind"] != generation.BASE or "reason" in model.commit
+    if not by_us and soundness.weights_explode(model.state, settings.learning):
+        needed = f"at most {settings.learning.largest_network_weight:g} (learning.largest_network_weight) is needed"
+        raise ModelError(str(paths.model), "a weight is beyond all measure", needed)
 
 
 def _in_agreement(
