@@ -1,6 +1,6 @@
 """How the guard stands up to bad models and poisoned batches, and what honest learning pays for it: a table.
 
-    python benchmarks/guard.py [--quick] [--plants 100] [--kinds ...] [--honest 5]
+    python benchmarks/guard.py [--quick] [--plants 13] [--kinds ...] [--honest 5]
 
 Everything is real: CartPole-v1 is played with RLAgent, episodes go as files into a root, a BackgroundParallelLearner trains on
 them. A *plant* is made in a run that has learnt the game: the model file is replaced as another program would, or ten
@@ -214,7 +214,7 @@ def undone(lines):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plants", type=int, default=100, help="plants of each kind")
+    parser.add_argument("--plants", type=int, default=13, help="plants of each of the eight kinds")
     parser.add_argument("--kinds", nargs="*", default=[*MODELS, *BATCHES], choices=[*MODELS, *BATCHES])
     parser.add_argument("--honest", type=int, default=5, metavar="N", help="honest runs of 100 updates from the first game on")
     parser.add_argument("--first-seed", type=int, default=0)

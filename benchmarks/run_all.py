@@ -18,6 +18,7 @@ import harness  # noqa: E402
 OTHERS = {
     "game_frames": ([], ["--quick"]),
     "vector": ([], ["--seconds", "0.3", "--rounds", "1"]),
+    "guard": ([], ["--quick"]),
     "faults": (["--steps", "200000"], ["--faults", "12", "--steps", "2000"]),
 }
 
