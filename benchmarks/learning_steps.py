@@ -29,7 +29,7 @@ from local_training import learning, policy  # noqa: E402
 from local_training.episode import Episode  # noqa: E402
 from local_training.settings import LearningSettings  # noqa: E402
 
-TARGETS = {"CartPole-v1": (475, 500, 20_000), "Acrobot-v1": (-100, 1_000, 50_000), "LunarLander-v3": (200, 5_000, 110_000)}
+TARGETS = {"CartPole-v1": (475, 500, 20_000), "Acrobot-v1": (-100, 1_000, 50_000), "LunarLander-v3": (200, 5_000, 150_000)}
 """Greedy mean return to reach, steps between two judgements, steps at most."""
 
 GAMES_AT_A_TIME = 2
@@ -61,6 +61,17 @@ class Player:
         version = self.version if recorded else None
         arrays = np.stack(states), np.array(actions), np.array(rewards, np.float32), log_probs, version
         return Episode(*arrays, terminated=bool(terminated), final_state=self.state)
+
+
+def as_taken(episode, network, version, options):
+    """How the learner is given an episode, None for not at all: as it is, or by one of the ways staleness is not corrected."""
+    if options.old_games == "skipped" and version - episode.policy_version >= options.old_lag:
+        return None
+    if options.old_games != "taken for fresh":
+        return episode
+    log_pi = policy.log_softmax(policy.forward(network, episode.states))
+    played = log_pi[np.arange(episode.steps), episode.actions].astype(np.float32)
+    return dataclasses.replace(episode, log_probs=played, policy_version=version)
 
 
 def greedy_return(game, network, games, first_seed):
@@ -97,7 +108,8 @@ def steps_to_target(options, seed, settings):
         player = players[steps % len(players)]
         episode = player.step(not options.plain)
         if episode is not None:
-            waiting.append(episode)
+            taken = as_taken(episode, policies[-1], len(policies) - 1, options)
+            waiting += [taken] if taken is not None else []
             if len(waiting) >= options.batch:
                 state, _ = learning.learn(state, waiting, settings, len(policies), history)
                 history, waiting = [*history, *waiting][-max(settings.replay_episodes, 1) :], []
@@ -114,17 +126,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", default="CartPole-v1", choices=sorted(TARGETS))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=1, help="episodes per update")
     parser.add_argument("--delay", type=int, default=1, help="versions between the newest policy and the one taken up")
     parser.add_argument("--old-share", type=float, default=0.0, help="share of games that take up a much older policy")
     parser.add_argument("--old-lag", type=int, default=8, help="how many versions older that one is")
+    ways = ("corrected", "skipped", "taken for fresh")
+    parser.add_argument("--old-games", choices=ways, default=ways[0], help="what the learner does with them")
     parser.add_argument("--plain", action="store_true", help="episodes without log-probabilities")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=NUMBER", help="a learning setting")
     options = parser.parse_args()
     given = {name: float(number) for name, number in (text.split("=") for text in options.set)}
     defaults = LearningSettings()
     settings = dataclasses.replace(defaults, **{name: type(getattr(defaults, name))(value) for name, value in given.items()})
-    results = [steps_to_target(options, seed, settings) for seed in range(options.seeds)]
+    results = [steps_to_target(options, seed, settings) for seed in range(options.first_seed, options.first_seed + options.seeds)]
     reached = [steps if steps is not None else float("inf") for steps, _ in results]
     target, each = TARGETS[options.game][0], [steps for steps, _ in results]
     print(f"{options.game}: steps to {target}: median {statistics.median(reached):g}, each {each}")

@@ -104,7 +104,7 @@ class LearningSettings(Section):
     """How a batch changes the policy."""
 
     learning_rate: float = setting(0.001, "Step size of Adam.", above=0.0, at_most=1.0)
-    gamma: float = setting(0.99, "Discount per step.", at_least=0.0, at_most=1.0)
+    gamma: float = setting(0.995, "Discount per step.", at_least=0.0, at_most=1.0)
     seed: int = setting(0, "Seed of the first weights and of every shuffle.", at_least=0)
     hidden: int = setting(64, "Width of both hidden layers of a new model.", at_least=1, at_most=4096)
     action_count: int = setting(0, "Actions of a new model; 0 takes them from the episodes.", at_least=0, at_most=4096)

@@ -66,7 +66,7 @@ def test_the_defaults_are_those_of_the_guides():
     learner, learning = LearnerSettings(), LearningSettings()
 
     assert (learner.batch_size, learner.max_file_age, learner.report_seconds, learner.max_workers) == (10, 3600.0, 30.0, 2)
-    assert (learner.rescan_seconds, learning.learning_rate, learning.gamma) == (5.0, 0.001, 0.99)
+    assert (learner.rescan_seconds, learning.learning_rate) == (5.0, 0.001)
     assert Settings().root == DEFAULT_ROOT
 
 
