@@ -1,90 +1,125 @@
-"""A game at 60 FPS whose frames use NumPy, with the learner off, idle and flat out: `python benchmarks/game_frames.py [--quick]`.
+"""What a game at 60 FPS notices of the learner: `python benchmarks/game_frames.py [--quick]`.
 
-One table for the frames, and below it what the learner costs the game's process, and how soon it stands still.
+Three kinds of game, each with the learner off, idle, flat out, and as a thread of the game's own process, as the predecessor
+had it. A frame's time is that of its work; it is lost when it is not done before the next one is due. Further: what the
+learner costs the game's process, and how soon it stands still.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import statistics
+import math
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import harness
 import psutil
+from harness import Row
 
 import numpy as np  # isort: skip  # harness sets the number of its threads first
 
-from episodes import arrays
+from episodes import ACTION_COUNT, STATE_WIDTH, Copies, arrays
 
-from local_training import episode_file
+from local_training import episode, learning
 from local_training.game_voice import GameVoice
 from local_training.paths import Paths
 from local_training.settings import LearnerSettings, LearningSettings, Settings
 from tools.background_parallel_learner import BackgroundParallelLearner
 
 FRAME_SECONDS = 1 / 60
-OFF, IDLE, FLAT_OUT, SPEAKING = "off", "idle", "flat out", "flat out, the game tells its frames"
+OFF, IDLE, FLAT_OUT, SPEAKING, THREAD = "no learner", "idle", "flat out", "flat out, the game tells its frames", "in a thread"
 WAITING_FILES = 30
+STEPS = 300
+Work = Callable[[], None]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure what a game notices of the learner.")
-    parser.add_argument("--quick", action="store_true", help="few rounds: shows that it works, not how fast it is")
-    options = parser.parse_args()
-    rounds, seconds = (1, 1.0) if options.quick else (4, 2.5)
-    print(harness.machine())
-    found: dict[str, list[list[float]]] = {kind: [] for kind in (OFF, IDLE, FLAT_OUT, SPEAKING)}
+def rows(quick: bool) -> list[Row]:
+    """Frames of every game and learner, then the cost in the game's process."""
+    rounds, seconds = (1, 0.5) if quick else (3, 2.0)
+    games = _games()
+    found: dict[tuple[str, str], list[list[float]]] = {(game, kind): [] for game in games for kind in _KINDS}
     for _ in range(rounds):
-        for kind in found:
-            with _learner(kind) as voice:
-                found[kind].append(_frames(seconds, voice))
-    print(_table(found))
-    seconds = 2.0 if options.quick else 5.0
-    for kind in (IDLE, FLAT_OUT):
-        print(f"learner's threads in the game's process, {kind}: {100 * _thread_share(kind, seconds):.3f} % of a core")
-    print(f"import of tools.background_parallel_learner: {harness.spread(_import_milliseconds(rounds))} ms, NumPy apart")
-    waits = _standing_still_milliseconds(3 if options.quick else 15)
-    print(f'from "busy" to the worker standing still: {harness.spread(waits)} ms')
-    return 0
+        for kind in _KINDS:
+            with _KINDS[kind](kind) as voice:
+                for name, work in games.items():
+                    found[name, kind].append(_frames(work, seconds, voice))
+    table = [row for game in games for kind in _KINDS for row in _rows_of(game, kind, found)]
+    return table + _costs(quick)
 
 
-def _frames(seconds: float, voice: GameVoice | None) -> list[float]:
+def _rows_of(game: str, kind: str, found: dict[tuple[str, str], list[list[float]]]) -> Iterator[Row]:
+    if kind == OFF:
+        return
+
+    def lost(frames: list[float]) -> float:
+        return 100.0 * sum(frame > 1000 * FRAME_SECONDS for frame in frames) / len(frames)
+
+    for what, unit, figure in (("p99", "ms", lambda frames: float(np.percentile(frames, 99))), ("lost", "%", lost)):
+        ours, peer = ([figure(frames) for frames in found[game, which]] for which in (kind, OFF))
+        yield Row(f"frames of {game}, learner {kind}, {what}", unit, ours, peer, OFF)
+
+
+def _games() -> dict[str, Work]:
+    """What a frame of each game does; the amount is measured once, so that it takes as long on any machine."""
+    matrix = np.random.default_rng(0).normal(size=(256, 256))
+
+    def product() -> None:
+        np.tanh(matrix @ matrix / 256.0)
+
+    def units() -> None:
+        sum(math.sin(number) * number for number in range(500))
+
+    return {
+        "a NumPy game": _worth(product, 0.008),
+        "a game in pure Python": _worth(units, 0.008),
+        "a game that takes 90 % of a core": _worth(units, 0.9 * FRAME_SECONDS),
+    }
+
+
+def _worth(piece: Work, seconds: float) -> Work:
+    """As many pieces as take so long on a machine that does nothing else."""
+    repeats = max(1, round(seconds / min(harness.seconds_of(piece) for _ in range(200))))
+
+    def work() -> None:
+        for _ in range(repeats):
+            piece()
+
+    return work
+
+
+def _frames(work: Work, seconds: float, voice: GameVoice | None) -> list[float]:
     """Milliseconds of work of each frame; what is late is late, as in a game."""
-    rng = np.random.default_rng(0)
-    matrix, taken = rng.normal(size=(256, 256)), []
-    due = time.perf_counter()
+    taken = []
+    begun = due = time.perf_counter()
     end = due + seconds
-    while due < end:
-        begun = time.perf_counter()
-        for _ in range(12):
-            matrix = np.tanh(matrix @ matrix / 256.0) + 0.1
+    while begun < end:
+        work()
         worked = time.perf_counter() - begun
         taken.append(1000 * worked)
         if voice is not None:
             voice.frame(worked)
         due += FRAME_SECONDS
         time.sleep(max(0.0, due - time.perf_counter()))
+        begun = time.perf_counter()
     return taken
+
+
+@contextlib.contextmanager
+def _nobody(kind: str) -> Iterator[None]:
+    yield None
 
 
 @contextlib.contextmanager
 def _learner(kind: str) -> Iterator[GameVoice | None]:
     """A learner as `kind` says, and the game's voice if it speaks."""
-    if kind == OFF:
-        yield None
-        return
     with tempfile.TemporaryDirectory(prefix="game frames ") as folder:
         paths = Paths(Path(folder) / "root")
-        # Each batch is gone through many times: the worker computes all the time, without much reading in between.
-        learning = LearningSettings(epochs=20, kl_limit=1e9)
-        settings = Settings(root=paths.root, learner=LearnerSettings(verbose=False), learning=learning)
+        settings = Settings(root=paths.root, learner=LearnerSettings(verbose=False), learning=_much_work())
         with BackgroundParallelLearner(settings=settings) as learner, _episodes(paths, kind):
             what = f"the learner to be {kind}"
             harness.wait_until(lambda: learner.get_stats()["models_trained"] > 0 or kind == IDLE, 60.0, what)
@@ -92,6 +127,35 @@ def _learner(kind: str) -> Iterator[GameVoice | None]:
             voice = GameVoice(paths)
             yield voice if kind == SPEAKING else None
             voice.close()
+
+
+@contextlib.contextmanager
+def _thread(kind: str) -> Iterator[None]:
+    """The same updates, flat out, in a thread of this process."""
+    over, rng, settings = threading.Event(), np.random.default_rng(3), _much_work()
+    games = [episode.from_arrays(arrays(rng, STEPS, log_probs=True) | {"meta": None}) for _ in range(10)]
+
+    def learn() -> None:
+        state, version = learning.new_state(STATE_WIDTH, ACTION_COUNT, settings), 0
+        while not over.is_set():
+            version += 1
+            state, _ = learning.learn(state, games[:1], settings, version, games[1:])
+
+    thread = threading.Thread(target=learn)
+    thread.start()
+    try:
+        yield None
+    finally:
+        over.set()
+        thread.join()
+
+
+_KINDS = {OFF: _nobody, IDLE: _learner, FLAT_OUT: _learner, SPEAKING: _learner, THREAD: _thread}
+
+
+def _much_work() -> LearningSettings:
+    """Each batch is gone through many times: the worker computes all the time, without much reading in between."""
+    return LearningSettings(epochs=20, kl_limit=1e9)
 
 
 @contextlib.contextmanager
@@ -109,50 +173,47 @@ def _episodes(paths: Paths, kind: str) -> Iterator[None]:
 
 def _feed(root: Path) -> None:
     """Keep some files waiting: a few milliseconds of work a second, as the worker takes long for each."""
-    paths, rng = Paths(root), np.random.default_rng(2)
+    paths, copies = Paths(root), Copies(STEPS)
     harness.wait_until(paths.buffer.is_dir, 60.0, "the buffer")
     number = 0
     while True:
         while len(list(paths.buffer.iterdir())) < WAITING_FILES:
-            partial = paths.buffer / f".{number:06d}.npz.part"
-            partial.write_bytes(episode_file.pack(arrays(rng, 300, log_probs=True)))
-            partial.replace(paths.buffer / f"{number:06d}.npz")
+            copies.drop(paths.buffer, number)
             number += 1
         time.sleep(0.1)
 
 
-def _table(found: dict[str, list[list[float]]]) -> str:
-    """Median of the rounds, with the lowest and highest, of each figure."""
-    lines = ["| learner | frame, median ms | frame, p99 ms | frames over 16.7 ms |", "|---|---|---|---|"]
-    for kind, rounds in found.items():
-        medians = [statistics.median(frames) for frames in rounds]
-        p99 = [float(np.percentile(frames, 99)) for frames in rounds]
-        late = [100.0 * sum(frame > 1000 * FRAME_SECONDS for frame in frames) / len(frames) for frames in rounds]
-        lines.append(f"| {kind} | {harness.spread(medians)} | {harness.spread(p99)} | {harness.spread(late)} % |")
-    return "\n".join(lines)
+def _costs(quick: bool) -> list[Row]:
+    """What the learner's side in the game's process takes, and how long the game's word takes to be heeded."""
+    seconds = 1.0 if quick else 4.0
+    table = []
+    for kind in (IDLE, FLAT_OUT):
+        with _learner(kind):
+            shares = [100 * _thread_share(seconds / 2) for _ in range(2)]
+        table.append(Row(f"learner's threads in the game's process, {kind}", "% of a core", shares))
+    milliseconds = [_import_milliseconds("tools.background_parallel_learner") for _ in range(2 if quick else 4)]
+    table.append(Row("import of the learner into a game that has NumPy", "ms", milliseconds))
+    waits = _standing_still_milliseconds(2 if quick else 10)
+    return [*table, Row('from "busy" to the worker standing still', "ms", waits)]
 
 
-def _thread_share(kind: str, seconds: float) -> float:
+def _thread_share(seconds: float) -> float:
     """Processor time of this process's other threads, in shares of a core, while the game sleeps."""
-    with _learner(kind):
-        game = threading.get_native_id()
+    game = threading.get_native_id()
 
-        def theirs() -> float:
-            return sum(t.user_time + t.system_time for t in psutil.Process().threads() if t.id != game)
+    def theirs() -> float:
+        return sum(thread.user_time + thread.system_time for thread in psutil.Process().threads() if thread.id != game)
 
-        # The kernel counts in hundredths; the clock of this process is finer, and the game does nothing meanwhile.
-        begun, process = theirs(), time.process_time()
-        time.sleep(seconds)
-        return max(theirs() - begun, time.process_time() - process) / seconds
+    # The kernel counts in hundredths; the clock of this process is finer, and the game does nothing meanwhile.
+    begun, process = theirs(), time.process_time()
+    time.sleep(seconds)
+    return max(theirs() - begun, time.process_time() - process) / seconds
 
 
-def _import_milliseconds(rounds: int) -> list[float]:
-    code = "import time, numpy; t = time.perf_counter(); import tools.background_parallel_learner; print(time.perf_counter() - t)"
+def _import_milliseconds(module: str) -> float:
+    code = f"import time, numpy; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", code]
-    return [
-        1000 * float(subprocess.run(command, cwd=harness.CHECKOUT, capture_output=True, text=True, check=True).stdout)
-        for _ in range(rounds)
-    ]
+    return 1000 * float(subprocess.run(command, cwd=harness.CHECKOUT, capture_output=True, text=True, check=True).stdout)
 
 
 def _standing_still_milliseconds(rounds: int) -> list[float]:
@@ -163,40 +224,27 @@ def _standing_still_milliseconds(rounds: int) -> list[float]:
         (worker,) = [child for child in psutil.Process().children() if "tools.learner.worker" in child.cmdline()]
         for _ in range(rounds):
             voice.free()
-            _wait_working(worker)
+            before = harness.processor_seconds(worker.pid)
+            harness.wait_until(lambda: harness.processor_seconds(worker.pid) > before + 0.05, 60.0, "the worker to work")  # noqa: B023
             started = time.perf_counter()
             voice.busy()
-            waits.append(1000 * (_last_worked(worker, 0.4) - started))
+            waits.append(1000 * (_last_worked(worker.pid, 0.4) - started))
     return [max(wait, 0.0) for wait in waits]
 
 
-def _wait_working(worker: psutil.Process) -> None:
-    before = _nanoseconds(worker)
-    harness.wait_until(lambda: _nanoseconds(worker) > before + 50_000_000, 60.0, "the worker to work")
-
-
-def _last_worked(worker: psutil.Process, seconds: float) -> float:
+def _last_worked(worker: int, seconds: float) -> float:
     """The last moment at which the worker was seen to have worked more than a look at the game takes."""
-    last, former, end = time.perf_counter(), _nanoseconds(worker), time.perf_counter() + seconds
+    last, former, end = time.perf_counter(), harness.processor_seconds(worker), time.perf_counter() + seconds
     while time.perf_counter() < end:
         time.sleep(0.005)
-        now = _nanoseconds(worker)
-        if now - former > 2_000_000:
+        now = harness.processor_seconds(worker)
+        if now - former > 0.002:
             last = time.perf_counter()
         former = now
     return last
 
 
-def _nanoseconds(worker: psutil.Process) -> int:
-    """Processor time of a process; Linux tells it to the nanosecond, others to some milliseconds."""
-    schedule = Path(f"/proc/{worker.pid}/schedstat")
-    if schedule.exists():
-        return sum(int(path.read_text().split()[0]) for path in schedule.parent.glob("task/*/schedstat"))
-    times = worker.cpu_times()
-    return int(1e9 * (times.user + times.system))
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--feed"]:
         _feed(Path(sys.argv[2]))
-    sys.exit(main())
+    harness.main(rows, "Measure what a game notices of the learner.")

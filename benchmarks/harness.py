@@ -11,9 +11,12 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 if str(CHECKOUT) not in sys.path:
@@ -73,6 +76,43 @@ def wait_until(condition: Callable[[], object], timeout_seconds: float, what: st
         time.sleep(0.0002)
 
 
+def processor_seconds(pid: int) -> float:
+    """Processor time of a process; Linux tells it to the nanosecond, others to some milliseconds."""
+    tasks = Path(f"/proc/{pid}/task")
+    if tasks.is_dir():
+        return sum(int(path.read_text().split()[0]) for path in tasks.glob("*/schedstat")) / 1e9
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+@dataclass
+class LearningClock:
+    """Seconds that went into learning, the arithmetic alone."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def learning_clock() -> Iterator[LearningClock]:
+    """Measure how long the updates take that this process makes meanwhile."""
+    from local_training import learning
+
+    clock, learn = LearningClock(), learning.learn
+
+    def timed(*arguments: object) -> object:
+        started = time.perf_counter()
+        try:
+            return learn(*arguments)
+        finally:
+            clock.seconds += time.perf_counter() - started
+
+    learning.learn = timed
+    try:
+        yield clock
+    finally:
+        learning.learn = learn
+
+
 def spread(figures: Sequence[float]) -> str:
     """Median and range: "12.3 (11.9 - 14.0)"."""
     if not figures:
@@ -82,7 +122,7 @@ def spread(figures: Sequence[float]) -> str:
 
 def ratio(row: Row) -> str:
     """Ours over the peer's, the median of the rounds' own ratios, which a busy machine disturbs less than figures."""
-    if not row.peer:
+    if not row.peer or not all(row.peer):
         return "-"
     return f"{statistics.median(ours / peer for ours, peer in zip(row.ours, row.peer, strict=True)):.2f}"
 

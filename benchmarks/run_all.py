@@ -16,7 +16,6 @@ import harness  # noqa: E402
 
 # Benchmarks that are no rows of ours and a peer's: their flags, and those with --quick.
 OTHERS = {
-    "game_frames": ([], ["--quick"]),
     "vector": ([], ["--seconds", "0.3", "--rounds", "1"]),
     "guard": ([], ["--quick"]),
     "faults": (["--steps", "200000"], ["--faults", "12", "--steps", "2000"]),
