@@ -19,7 +19,7 @@ from harness import Row
 from local_training.paths import Paths
 from local_training.settings import LearnerSettings, Settings
 from tools.background_parallel_learner import BackgroundParallelLearner
-from tools.learner import worker
+from tools.learner import opening
 from tools.learner.trainer import Trainer
 
 STEPS = 20
@@ -58,7 +58,7 @@ def _trainer(root: Path, files: int, remembered: int) -> tuple[Trainer, Path]:
     settings.paths.archive.mkdir(parents=True)
     Copies(STEPS).write(settings.paths.archive, range(files))
     _remember(settings.paths, remembered)
-    trainer, _ = worker.open_trainer(settings.paths, settings, _tell, patient=False)
+    trainer, _ = opening.open_trainer(settings.paths, settings, _tell, patient=False)
     return trainer, root
 
 
@@ -107,14 +107,14 @@ def _opening_row(folder: Path, remembered: int, rounds: int) -> Row:
 
 def _opened(root: Path) -> None:
     settings = _settings(root)
-    worker.open_trainer(settings.paths, settings, _tell, patient=False)
+    opening.open_trainer(settings.paths, settings, _tell, patient=False)
 
 
 def _crowded(root: Path, files: int) -> Trainer:
     settings = _settings(root)
     settings.paths.buffer.mkdir(parents=True)
     Copies(STEPS).write(settings.paths.buffer, range(files))
-    trainer, _ = worker.open_trainer(settings.paths, settings, _tell, patient=False)
+    trainer, _ = opening.open_trainer(settings.paths, settings, _tell, patient=False)
     return trainer
 
 

@@ -24,7 +24,7 @@ from episodes import arrays
 from local_training import episode_file
 from local_training.paths import Paths
 from local_training.settings import LearnerSettings, Settings
-from tools.learner import worker
+from tools.learner import opening
 from tools.learner.intake import Accepted, Intake
 from tools.learner.ledger import Ledger
 
@@ -95,7 +95,7 @@ def _taken_in(root: Path, durability: str) -> float:
 
 
 def _work_through(settings: Settings) -> None:
-    trainer, _ = worker.open_trainer(settings.paths, settings, lambda event, **facts: None, patient=False)
+    trainer, _ = opening.open_trainer(settings.paths, settings, lambda event, **facts: None, patient=False)
     trainer.look()
     while trainer.waiting():
         trainer.work_on_next()

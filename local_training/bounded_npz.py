@@ -6,7 +6,6 @@ declaration is checked against the others and against a limit before anything is
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import struct
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from local_training import npy_header
+from local_training import npy_header, npz_writer
 from local_training.errors import NpzError
 from local_training.npy_header import NpyHeader
 
@@ -53,10 +52,7 @@ def write(arrays: Mapping[str, Any]) -> bytes:
     Raises:
         ValueError: an array holds Python objects.
     """
-    file = io.BytesIO()
-    # A zip archive made by NumPy carries no time of its own, so the bytes depend on the arrays alone.
-    np.savez(file, allow_pickle=False, **arrays)
-    return file.getvalue()
+    return npz_writer.packed(arrays)
 
 
 def read(data: bytes, max_memory_bytes: int, wanted: Collection[str] | None = None) -> dict[str, Array]:

@@ -29,13 +29,18 @@ def numeric_fingerprint() -> str:
     units. Where this text is the same, training the same episodes gives the same bits. Not every product shows how many
     threads shared it, so these are counted; "?" stands for a BLAS that can't be asked.
     """
+    return _fingerprint_with(blas_threads())
+
+
+@functools.cache  # once per process and number of threads: neither NumPy nor the processor changes meanwhile
+def _fingerprint_with(threads: int) -> str:
     rng = np.random.Generator(np.random.PCG64(20260125))
     left = rng.standard_normal((256, 96), dtype=np.float32)
     right = rng.standard_normal((96, 64), dtype=np.float32)
     product = left @ right
     parts = (product, left.T @ left, np.exp(product / 8), np.tanh(product), np.log1p(np.abs(product)))
     digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
-    return f"numpy {np.__version__} threads {blas_threads() or '?'} {digest[:16]}"
+    return f"numpy {np.__version__} threads {threads or '?'} {digest[:16]}"
 
 
 def blas_threads() -> int:

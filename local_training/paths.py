@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -23,111 +24,111 @@ class Paths:
 
     root: Path
 
-    @property
+    @cached_property
     def data(self) -> Path:
         return self.root / "data"
 
-    @property
+    @cached_property
     def buffer(self) -> Path:
         """Episodes waiting."""
         return self.data / "buffer"
 
-    @property
+    @cached_property
     def leaving(self) -> Path:
         """Files on their way out of the buffer, for a moment each; on the same disk, so that a rename leads there."""
         return self.data / ".leaving"
 
-    @property
+    @cached_property
     def archive(self) -> Path:
         """Episodes trained on, and below it those that were not."""
         return self.data / "archive"
 
-    @property
+    @cached_property
     def stale(self) -> Path:
         return self.archive / "stale"
 
-    @property
+    @cached_property
     def duplicate(self) -> Path:
         return self.archive / "duplicate"
 
-    @property
+    @cached_property
     def rejected(self) -> Path:
         return self.archive / "rejected"
 
-    @property
+    @cached_property
     def ledger(self) -> Path:
         """The fate of every episode, one JSON line each."""
         return self.data / "ledger.jsonl"
 
-    @property
+    @cached_property
     def game_voice(self) -> Path:
         """What games say to the learner, a file each; made by the first that speaks."""
         return self.data / "game_voice"
 
-    @property
+    @cached_property
     def learner_lock(self) -> Path:
         """Held for life by the one learner of this root."""
         return self.data / ".learner.lock"
 
-    @property
+    @cached_property
     def worker_lock(self) -> Path:
         """Held by the process that changes the model; it may outlive a killed learner by a moment."""
         return self.data / ".worker.lock"
 
-    @property
+    @cached_property
     def models(self) -> Path:
         return self.root / "models"
 
-    @property
+    @cached_property
     def model(self) -> Path:
         return self.models / MODEL_NAME
 
-    @property
+    @cached_property
     def history(self) -> Path:
         """Earlier versions of the model."""
         return self.models / "history"
 
-    @property
+    @cached_property
     def build_orders(self) -> Path:
         return self.models / "learned_build_orders.json"
 
-    @property
+    @cached_property
     def replay_results(self) -> Path:
         """What was read in each replay, by the hash of its content."""
         return self.data / "replay_results"
 
-    @property
+    @cached_property
     def replay_report(self) -> Path:
         return self.models / "replay_report.html"
 
-    @property
+    @cached_property
     def logs(self) -> Path:
         return self.root / "logs"
 
-    @property
+    @cached_property
     def training_log(self) -> Path:
         return self.logs / "background_training.log"
 
-    @property
+    @cached_property
     def governor_log(self) -> Path:
         """When the learner gave way, to whom, and when it went on."""
         return self.logs / "governor.log"
 
-    @property
+    @cached_property
     def games_log(self) -> Path:
         """The games of run_with_training.py, one line each."""
         return self.logs / "games.csv"
 
-    @property
+    @cached_property
     def worker_stderr(self) -> Path:
         """What the worker process last said before it died, if it did."""
         return self.logs / "worker_stderr.txt"
 
-    @property
+    @cached_property
     def status(self) -> Path:
         return self.logs / "status.json"
 
-    @property
+    @cached_property
     def folders(self) -> tuple[Path, ...]:
         """Every folder, parents first."""
         return (

@@ -51,7 +51,9 @@ class LearnerSettings(Section):
         at_least=0,
     )
     worker_memory_bytes: int = setting(
-        4_000_000_000, "Memory above which a worker process is replaced between two batches.", at_least=10_000_000
+        4_000_000_000,
+        "Memory above which a worker process that began with less is replaced between two batches.",
+        at_least=10_000_000,
     )
     rescan_seconds: float = setting(5.0, "Slowest look into the buffer; events make it sooner.", above=0.0, at_most=3600.0)
     settle_seconds: float = setting(

@@ -107,3 +107,22 @@ def test_the_limit_counts_everything():
     assert bounded_npz.read(data, needed)["x"].size == 10_000
     with pytest.raises(NpzError, match=r"limits\.max_memory_bytes"):
         bounded_npz.read(data, needed - 1)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"one": np.float32(1.5)},
+        {"states": np.arange(12, dtype=np.float32).reshape(3, 4), "actions": np.arange(3), "terminated": np.array(True)},
+        {"backwards": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "strided": np.arange(20)[::3]},
+        {"text": np.array("Zürich"), "empty": np.zeros((0, 3), ">f8"), "nothing": np.array("")},
+    ],
+    ids=["none", "a scalar", "an episode", "other orders", "texts and empty arrays"],
+)
+def test_what_is_written_is_what_numpy_writes(arrays):
+    """Byte for byte, so models and episodes are the same whoever packs them."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+
+    assert bounded_npz.write(arrays) == file.getvalue()

@@ -37,15 +37,18 @@ class Gate:
         stopping: threading.Event,
         show: Callable[[str], None],
         hold: Callable[[bool], None] = lambda standing: None,
+        beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`show` is told "paused" when the worker has to wait, and from time to time while it does, and "training" when
-        it goes on in the middle of a batch; `hold` is told when it begins and ceases to stand still there."""
+        it goes on in the middle of a batch; `hold` is told when it begins and ceases to stand still there; `beat` is
+        called at every yield point."""
         self._settings = settings.governor
         self._max_workers = settings.learner.max_workers
         self._stopping = stopping
         self._show = show
         self._hold = hold
+        self._beat = beat
         self._clock = clock
         self._listener = GameListener(settings.paths)
         self._readings = MachineReadings(settings.paths.root) if settings.governor.enabled else None
@@ -64,6 +67,7 @@ class Gate:
 
     def rest(self) -> float:
         """Stand still while a game wants it; the seconds that took. Made to be called at every yield point."""
+        self._beat()
         begun = self._clock()
         if begun < self._look_due or not self.look().at_once:
             return 0.0

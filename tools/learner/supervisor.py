@@ -20,7 +20,8 @@ from local_training.blas_threads import limit_blas_threads
 from local_training.errors import AnotherLearnerError, BackgroundTrainingError, LockUnavailableError
 from local_training.paths import CHECKOUT, Paths
 from local_training.settings import Settings
-from tools.learner import child_process, status
+from tools.learner import child_process, pulse, status
+from tools.learner.pulse import Watch
 from tools.learner.restart_budget import RestartBudget
 from tools.learner.stats import EMPTY
 from tools.learner.suspects import Suspects
@@ -58,6 +59,7 @@ class Supervisor:
         self._suspects = Suspects()
         self._troubles = TroubleLog(settings.paths, settings.learner.log_bytes)
         self._refusal = ""
+        self._farewell = ""
         self._restarts = 0
         self._former_errors = 0
         self._former_misfits = 0
@@ -157,9 +159,13 @@ class Supervisor:
         if self._stopping.is_set():
             process.kill()
         assert process.stdout is not None and process.stdin is not None
-        for line in process.stdout:
-            self._hear(line)
-        exit_code = process.wait()
+        with Watch(process) as watch:
+            for line in process.stdout:
+                watch.heard()
+                self._hear(line)
+            exit_code = process.wait()
+        if watch.killed:
+            self._farewell = f"it hung: no sign of life for {pulse.HANG_SECONDS:g} s"
         process.stdout.close()
         with contextlib.suppress(OSError):  # what was still to be written has lost its reader
             process.stdin.close()
@@ -211,6 +217,8 @@ class Supervisor:
             self._say(f"[WARNING] {event['sentence']}")
         elif kind == "refused":
             self._refusal = event["sentence"]
+        elif kind == "farewell":
+            self._farewell = event["sentence"]
 
     def _note(self, stats: dict[str, Any]) -> None:
         with self._lock:
@@ -228,6 +236,9 @@ class Supervisor:
         self._suspects.worker_died()
         wait_seconds = self._budget.back_off(time.monotonic())
         sentence = f"the worker process died (exit code {exit_code}{_last_words(self._settings)})"
+        if self._farewell:
+            sentence = f"the worker process is replaced: {self._farewell}"
+            self._farewell = ""
         if wait_seconds is None:
             self._give_up(f"{sentence}, {len(self._budget.deaths)} times in ten minutes")
             return False

@@ -26,6 +26,8 @@ from local_training.settings import Settings
 from tools.learner import opening, quiet_process, status
 from tools.learner.crew import Crew
 from tools.learner.gate import Gate
+from tools.learner.growth import Growth
+from tools.learner.pulse import Pulse
 from tools.learner.tally import Tally
 from tools.learner.telling import Tell, teller
 from tools.learner.trainer import Caution, Round, Trainer
@@ -75,15 +77,17 @@ class Worker:
         self._retention_due = math.inf
         self._watcher: BufferWatcher | None = None
         self._known: dict[str, Any] = {}
+        self._pulse = Pulse(tell)
+        self._growth = Growth(settings.learner.worker_memory_bytes, tell)
         self.crew = Crew(settings.learner, lambda sentence: tell("warning", sentence=sentence))
-        self.gate = Gate(settings, self._stopping, self._show, self.crew.hold)
+        self.gate = Gate(settings, self._stopping, self._show, self.crew.hold, self._pulse.beat)
 
     def stop(self) -> None:
         self._stopping.set()
         self._hint.set()
 
     def run(self) -> None:
-        """Train until told to stop.
+        """Train until told to stop, or until this process has grown too large and wants to be replaced.
 
         Raises:
             LedgerError: model and ledger contradict each other; a person has to decide.
@@ -91,8 +95,9 @@ class Worker:
             LockUnavailableError: the folder has never let itself be locked; one that did is waited for.
         """
         rounds = 0
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self._growth.is_too_large():
             self._hint.clear()
+            self._pulse.beat()
             try:
                 # Whoever deletes the folder and makes it again gives another learner the chance to lock the new one.
                 self._paths.data.mkdir(parents=True, exist_ok=True)
@@ -120,9 +125,9 @@ class Worker:
             self._careful = self._careful and rounds < _CAREFUL_ROUNDS
             if not busy:
                 self._publish("waiting" if self._back_off_seconds else "idle")
-                self._hint.wait(self._wait_seconds())
+                self._pulse.wait(self._hint, self._wait_seconds())
                 if self._back_off_seconds:
-                    self._stopping.wait(self._back_off_seconds)
+                    self._pulse.wait(self._stopping, self._back_off_seconds)
         self.crew.close()
         if self._watcher is not None:
             self._watcher.stop()
@@ -147,6 +152,7 @@ class Worker:
             if times >= _FAULTS_UNTIL_LEFT_ALONE:
                 intake.leave_alone_from_now_on(Path(doing.removeprefix("reading ")).name)
         self._trainer = trainer
+        self._growth.begin()
         bounded = any(dataclasses.asdict(self._settings.retention).values())
         self._retention_due = time.monotonic() + _RETENTION_SECONDS if bounded else math.inf
 
