@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 
 from local_training import atomic_files
 from local_training.buffer_folder import DELETED, TRAINED
-from local_training.errors import LedgerError
 from local_training.paths import MODEL_NAME
+from tools.learner.line_index import LineIndex, key_of
+from tools.learner.sound_lines import cut, parse, sound_lines
 
 Line = Mapping[str, Any]
 
@@ -68,8 +68,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         LedgerError: a damaged line stands between sound ones.
     """
-    lines, _ = _read(path)
-    return iter(lines)
+    return iter([line for line, _ in sound_lines(path)])
 
 
 def groups(lines: Iterable[Line]) -> Iterator[tuple[int, list[Line]]]:
@@ -125,7 +124,7 @@ def _counted(line: Line) -> Mapping[str, int]:
 
 
 class Ledger:
-    """What the ledger file says, held for quick questions.
+    """What the ledger file says, held for quick questions: of each line no more than where to find it again.
 
     It promises that what `append` returned from is in the file (and with `durable` on the disk). It does not
     promise to notice another process that writes to the file: that is what the root's lock is for.
@@ -148,15 +147,15 @@ class Ledger:
         self.newest: deque[Line] = deque(maxlen=remember_newest)
         self.newest_published: Line | None = None
         self.former_chain = ""
-        self._fates: dict[str, tuple[str, int, str]] = {}
-        self._episode_ids: dict[str, str] = {}
-        self._marks: set[int] = set()
+        self._by_hash = LineIndex()
+        self._by_id = LineIndex()
+        self._marks = LineIndex()
         self._size = 0
         self._newest_seq = 0
-        lines, sound_bytes = _read(path)
-        _cut(path, sound_bytes, durable=durable)
-        for line in lines:
-            self._remember(line)
+        self._end = 0
+        for line, end in sound_lines(path):
+            self._remember(line, end)
+        cut(path, self._end, durable=durable)
 
     @property
     def last_seq(self) -> int:
@@ -186,9 +185,10 @@ class Ledger:
     def append(self, lines: Sequence[Line]) -> None:
         if not lines:
             return
-        atomic_files.append_whole(self.path, encode(lines), durable=self.durable)
-        for line in lines:
-            self._remember(line)
+        texts = [encode([line]) for line in lines]
+        atomic_files.append_whole(self.path, b"".join(texts), durable=self.durable)
+        for line, text in zip(lines, texts, strict=True):
+            self._remember(line, self._end + len(text))
 
     def tell_of(self, version: int, commit: Mapping[str, Any], data: bytes) -> Line:
         """Make sure that there is a line about a model that was published; return it."""
@@ -202,29 +202,42 @@ class Ledger:
 
     def trained_as(self, sha256: str) -> tuple[str, int, str] | None:
         """(name, version, name in the archive) of the trained episode with these bytes."""
-        return self._fates.get(sha256)
+        line = self._found(self._by_hash, "sha256", sha256)
+        return None if line is None else (line["name"], line["seq"], line.get("archived_as", line["name"]))
 
     def sha256_of_id(self, episode_id: str) -> str | None:
         """The hash of the trained episode that bears this id."""
-        return self._episode_ids.get(episode_id)
+        line = self._found(self._by_id, "episode_id", episode_id)
+        return None if line is None else str(line["sha256"])
 
     def has(self, line: Line) -> bool:
         """Whether this verdict has been recorded before; of an episode that came back after a crash, say."""
-        return _mark(line) in self._marks
+        return bool(self._marks.places(_mark(line)))
 
-    def _remember(self, line: Line) -> None:
+    def _found(self, index: LineIndex, field: str, wanted: str) -> Line | None:
+        """The newest line of a trained episode that says this in a field, read back from the file."""
+        for place in reversed(index.places(key_of(wanted))):
+            with open(self.path, "rb") as file:
+                file.seek(place)
+                line = parse(file.readline())
+            if line is not None and line.get(field) == wanted:
+                return line
+        return None
+
+    def _remember(self, line: Line, end: int) -> None:
+        place, self._end = self._end, end
         self._size += 1
         self._newest_seq = max(self._newest_seq, line["seq"])
         self.counts.update(_counted(line))
         if line["fate"] in (PUBLISHED, ROLLED_BACK):
             self.newest_published = line
         if line["fate"] not in (TRAINED, DELETED, SUMMARY):
-            self._marks.add(_mark(line))
+            self._marks.add(_mark(line), place)
         if line["fate"] != TRAINED:
             return
-        self._fates[line["sha256"]] = (line["name"], line["seq"], line.get("archived_as", line["name"]))
+        self._by_hash.add(key_of(line["sha256"]), place)
         if line.get("episode_id"):
-            self._episode_ids[line["episode_id"]] = line["sha256"]
+            self._by_id.add(key_of(line["episode_id"]), place)
         if not is_of_history(line):
             return
         if self.last_group and self.last_group[0]["seq"] != line["seq"]:
@@ -238,50 +251,5 @@ class Ledger:
 
 def _mark(line: Line) -> int:
     # With its place: what is delivered again after it was moved gets another one, and is a delivery of its own.
-    return hash((line["name"], line["sha256"], line["fate"], line.get("reason", ""), line.get("archived_as")))
-
-
-def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The sound lines, and the number of bytes they take at the start of the file."""
-    try:
-        data = atomic_files.read_regular_file(path)
-    except FileNotFoundError:
-        return [], 0
-    lines: list[dict[str, Any]] = []
-    position = 0
-    while position < len(data):
-        end = data.find(b"\n", position)
-        line = _parse(data[position:end]) if end >= 0 else None
-        if line is None:
-            break
-        lines.append(line)
-        position = end + 1
-    if any(_parse(rest) is not None for rest in data[position:].split(b"\n")[1:]):
-        remedy = "Restore the file from a copy, or move it away: a new one is then made from the archive and the model"
-        raise LedgerError(str(path), f"line {len(lines) + 1} is damaged, with sound lines after it", remedy)
-    return lines, position
-
-
-def _parse(text: bytes) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(line, dict) or not all(key in line for key in ("seq", "sha256", "name", "fate")):
-        return None
-    return line
-
-
-def _cut(path: Path, sound_bytes: int, *, durable: bool) -> None:
-    try:
-        size = os.stat(path).st_size
-    except FileNotFoundError:
-        atomic_files.append_whole(path, b"", durable=durable)
-        if durable:
-            atomic_files.sync_folder(path.parent)
-        return
-    if size > sound_bytes:
-        with open(path, "r+b") as file:
-            file.truncate(sound_bytes)
-            if durable:
-                os.fsync(file.fileno())
+    parts = [line["name"], line["sha256"], line["fate"], line.get("reason", ""), line.get("archived_as")]
+    return key_of(json.dumps(parts))
