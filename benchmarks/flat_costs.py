@@ -57,12 +57,12 @@ def _trainer(root: Path, files: int, remembered: int) -> tuple[Trainer, Path]:
     settings.paths.buffer.mkdir(parents=True)
     settings.paths.archive.mkdir(parents=True)
     Copies(STEPS).write(settings.paths.archive, range(files))
-    _remember(settings.paths, remembered)
+    remember(settings.paths, remembered)
     trainer, _ = opening.open_trainer(settings.paths, settings, _tell, patient=False)
     return trainer, root
 
 
-def _remember(paths: Paths, lines: int) -> None:
+def remember(paths: Paths, lines: int) -> None:
     """Write a ledger as a recovery from a long archive would."""
     with open(paths.ledger, "w", encoding="ascii") as file:
         for number in range(lines):
