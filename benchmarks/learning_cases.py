@@ -5,6 +5,7 @@ Every learner is judged by the same rule (`Judge`), and what judging costs is on
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -115,20 +116,27 @@ def _played(game: str, seed: int, paths: Paths, most_steps: int) -> tuple[float,
     running = subprocess.Popen(command, env={**os.environ, **keep_all}, stdout=subprocess.DEVNULL, start_new_session=True)
     watched, seconds_of = psutil.Process(running.pid), dict[int, float]()
     moments, spent = [begun], [0.0]
-    while running.poll() is None and _steps_played(paths) < most_steps:
-        for process in [watched, *watched.children(recursive=True)]:
-            try:
-                times = process.cpu_times()
-            except psutil.Error:
-                continue
-            seconds_of[process.pid] = times.user + times.system
-        moments.append(time.time())
-        spent.append(sum(seconds_of.values()))
-        time.sleep(SAMPLE_SECONDS)
-    if running.poll() is None:
-        running.send_signal(signal.SIGINT)
-    running.wait(60)
+    try:
+        while running.poll() is None and _steps_played(paths) < most_steps:
+            for process in _family(watched):
+                with contextlib.suppress(psutil.Error):
+                    times = process.cpu_times()
+                    seconds_of[process.pid] = times.user + times.system
+            moments.append(time.time())
+            spent.append(sum(seconds_of.values()))
+            time.sleep(SAMPLE_SECONDS)
+    finally:
+        if running.poll() is None:
+            running.send_signal(signal.SIGINT)
+        running.wait(60)
     return begun, (moments, spent)
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:  # one of them has just ended
+        return [process]
 
 
 def _steps_played(paths: Paths) -> int:

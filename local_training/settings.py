@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from local_training.checked_fields import Section, check, needed, setting, type_name
+from local_training.checked_fields import Section, check, nearest, needed, setting, type_name
 from local_training.errors import SettingsError
 from local_training.guard_settings import GuardSettings
 from local_training.paths import DEFAULT_ROOT, Paths
@@ -278,12 +276,6 @@ class Settings:
         """
         changed = {name: _replaced(getattr(self, name), name, values, source) for name, values in sections.items()}
         return dataclasses.replace(self, **changed)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the known one that is most like it, if one is."""
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"; the nearest is {found[0]}" if found else ""
 
 
 def _replaced(section: AnySection, name: str, values: dict[str, Any], source: str) -> AnySection:

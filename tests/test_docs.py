@@ -126,7 +126,7 @@ def test_ci_runs_the_readmes_test_command():
     """The README's commands for the tests are, word for word, what CI runs."""
     install, run = blocks(README, "console")[-1].splitlines()
     ci = (CHECKOUT / ".ci" / "run").read_text("utf-8")
-    assert run == "python -m pytest -q"
+    assert run == "python -m pytest -q -n 2"
     assert f"\n{run} " in ci
     assert install.removeprefix("pip install ") in ci
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,10 @@ def test_a_new_and_a_changed_file_are_read(tmp_path: Path):
 def test_a_file_that_is_still_being_written_waits(tmp_path: Path):
     """The game writes replays in place."""
     paths = write_replays(tmp_path / "replays", ["old", "new"])
-    os.utime(paths[1], (1000, 1000))
+    a_minute_ago = time.time() - 60
+    os.utime(paths[1], (a_minute_ago, a_minute_ago))
 
-    waiting = archive_of(tmp_path).look(settled_before=2000.0)
+    waiting = archive_of(tmp_path).look(settled_before=time.time() - 30)
 
     assert [Path(path).stem for path in waiting] == ["old"]
 
