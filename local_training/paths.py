@@ -120,6 +120,11 @@ class Paths:
         return self.logs / "games.csv"
 
     @cached_property
+    def evaluations_log(self) -> Path:
+        """How good which version was found to be, one JSON line for each evaluation."""
+        return self.logs / "evaluations.jsonl"
+
+    @cached_property
     def worker_stderr(self) -> Path:
         """What the worker process last said before it died, if it did."""
         return self.logs / "worker_stderr.txt"

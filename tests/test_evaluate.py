@@ -1,42 +1,174 @@
-"""tools/evaluate.py: the same games for every model, and an interval that says how much to believe."""
+"""tools/evaluate.py: the same games for every model, and intervals that say how much to believe."""
 
 from __future__ import annotations
 
 import json
 import math
 import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from local_training.paths import Paths
+from local_training import estimates
+from local_training.paths import CHECKOUT, Paths
 from local_training.rl_agent import RLAgent
 from tests.commands import run_tool
-from tools import evaluate
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
 
-def test_equal_seeds_give_equal_games(root: Path) -> None:
-    """Two evaluations of one model agree to the last game; nothing is recorded."""
-    agent = RLAgent(root=root, action_names=["left", "right"], state_width=4, seed=1)
+def _fresh_model(root: Path, seed: int = 1, actions: int = 2) -> Path:
+    agent = RLAgent(root=root, action_names=[str(number) for number in range(actions)], state_width=4, seed=seed)
     assert agent.save_model()
+    return Paths(root).model
 
-    first, second = (json.loads(run_tool("evaluate.py", root, "--episodes", "5", "--json")) for _ in range(2))
 
-    assert first == second and len(first["returns"]) == 5
+def _evaluated(root: Path, *arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run_tool("evaluate.py", root, "--json", *arguments))
+    return found
+
+
+def _remembered(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Paths(root).evaluations_log.read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A root whose model has learnt CartPole-v1 from forty games."""
+    from local_training import learning, model_store
+    from tests.test_learning_real_game import SETTINGS, gymnasium, played
+
+    root = tmp_path_factory.mktemp("learnt")
+    _fresh_model(root)
+    rng, game = np.random.default_rng(0), gymnasium.make("CartPole-v1", disable_env_checker=True)
+    state, history = learning.new_state(4, 2, SETTINGS), []
+    for version in range(1, 41):
+        history.append(played(game, state.policy, version - 1, rng, recorded=True))
+        state, _ = learning.learn(state, history[-1:], SETTINGS, version, history[:-1])
+    game.close()
+    fresh = model_store.read(Paths(root).model)
+    Paths(root).model.write_bytes(model_store.pack(learning.to_arrays(state), 40, fresh.manifest))
+    yield root
+
+
+def test_equal_seeds_give_equal_games(root: Path) -> None:
+    """Two evaluations of one model agree to the last game, greedy and sampled; nothing is trained on."""
+    _fresh_model(root)
+
+    first, second = (_evaluated(root, "--episodes", "5", "--both") for _ in range(2))
+
+    assert first == second and len(first["returns"]["greedy"]) == len(first["returns"]["sampled"]) == 5
+    assert first["returns"]["greedy"] != first["returns"]["sampled"]
     assert not list(Paths(root).data.glob("buffer/*"))
 
 
+def test_each_evaluation_is_remembered(root: Path) -> None:
+    """One line each, with what was asked and what was found, but for the single returns."""
+    _fresh_model(root)
+
+    printed = [_evaluated(root, "--episodes", "3", flag) for flag in ("--sampled", "--both")]
+
+    for line, shown in zip(_remembered(root), printed, strict=True):
+        assert line.pop("schema") == 1 and line.pop("at") > 1.7e9
+        assert line == {key: value for key, value in shown.items() if key != "returns"}
+
+
+def test_learnt_model_is_told_from_a_fresh_one(learnt: Path, root: Path) -> None:
+    """The acceptance: both ways round, greedy and sampled, with an interval that leaves no doubt."""
+    fresh = str(_fresh_model(root))
+
+    found = _evaluated(learnt, "--episodes", "8", "--both", "--against", fresh)
+    turned = run_tool("evaluate.py", learnt, "--episodes", "8", "--model", fresh, "--against", str(Paths(learnt).model))
+
+    for mode in ("greedy", "sampled"):
+        assert found["difference"][mode]["verdict"] == "better"
+        assert found["difference"][mode]["mean"] > found["difference"][mode]["half_width_95"]
+    assert "Greedy: version 1 is worse than version 40, by" in turned
+    assert len(_remembered(learnt)) == 2
+
+
+def test_difference_is_of_pairs_on_the_same_seeds(learnt: Path, root: Path) -> None:
+    """Slow oracle: the two played alone, then subtracted game by game."""
+    fresh = _fresh_model(root)
+    alone = [_evaluated(learnt, "--episodes", "6", "--sampled", *more) for more in ((), ("--model", str(fresh)))]
+    pairs = [Fraction(one) - Fraction(other) for one, other in zip(*(each["returns"]["sampled"] for each in alone), strict=True)]
+    mean = sum(pairs) / 6
+    spread = math.sqrt(sum((pair - mean) ** 2 for pair in pairs) / 5)
+
+    found = _evaluated(learnt, "--episodes", "6", "--sampled", "--against", str(fresh))["difference"]["sampled"]
+
+    assert found["mean"] == pytest.approx(float(mean))
+    assert found["half_width_95"] == pytest.approx(2.571 * spread / math.sqrt(6), rel=1e-3)  # Student's, 5 degrees
+
+
+def test_model_against_itself_is_alike(root: Path) -> None:
+    """Common seeds, for the game and for the draws: not one game may differ."""
+    model = str(_fresh_model(root))
+
+    printed = run_tool("evaluate.py", root, "--episodes", "5", "--both", "--against", model)
+
+    assert printed.count("do the same on the same 5 seeds") == 2
+
+
+def test_few_games_give_no_verdict(learnt: Path, root: Path) -> None:
+    """However large the difference looks."""
+    printed = run_tool("evaluate.py", learnt, "--episodes", "4", "--against", str(_fresh_model(root)))
+
+    assert "4 games tell nothing; play at least 5" in printed
+
+
+def test_versions_are_named_by_number(root: Path) -> None:
+    """A kept version, and one that has to be trained again from the archive; one that never was is refused."""
+    command = ["--game", "CartPole-v1", "--games", "6", "--quiet", "--root", str(root)]
+    subprocess.run([sys.executable, str(CHECKOUT / "run_with_training.py"), *command], check=True, capture_output=True)
+    newest = _evaluated(root, "--episodes", "2")["version"]
+
+    found = _evaluated(root, "--episodes", "2", "--against", "1")
+    printed = run_tool("evaluate.py", root, "--against", str(newest + 7), exit_code=1)
+
+    assert newest > 1 and found["against"]["version"] == 1
+    assert f"no version {newest + 7}" in printed and f"1 to {newest}" in printed
+
+
 def test_interval_is_that_of_the_mean() -> None:
-    """Half the width of the 95 % interval, against the textbook's formula; one game has none."""
+    """Half the width of Student's 95 % interval, against the textbook's formula; one game has none."""
+    from local_training.games import evaluation
+
     returns = [10.0, 20.0, 30.0, 40.0]
 
-    mean, half_width = evaluate.confidence(returns)
+    found = evaluation.summary(returns)
 
-    assert mean == 25.0
-    assert half_width == pytest.approx(1.96 * statistics.stdev(returns) / math.sqrt(4))
-    assert evaluate.confidence([7.0]) == (7.0, None)
+    assert (found["mean_return"], found["lowest"], found["highest"]) == (25.0, 10.0, 40.0)
+    assert found["half_width_95"] == pytest.approx(3.182 * statistics.stdev(returns) / math.sqrt(4), rel=1e-3)
+    assert evaluation.summary([7.0])["half_width_95"] is None
+
+
+@pytest.mark.parametrize("games", [5, 20])
+def test_interval_holds_the_truth_as_often_as_it_says(games: int) -> None:
+    """Of 20,000 comparisons with a known difference, 95 in 100 hold it; where there is none, 5 in 100 claim one."""
+    rng = np.random.default_rng(games)
+    luck = rng.normal(size=(20_000, games)) * 50  # what both share; it must drop out
+    first, second = luck + rng.normal(size=luck.shape) + 2.0, luck + rng.normal(size=luck.shape)
+
+    held = [one.low <= 2.0 <= one.high for one in map(estimates.difference_of, first, second)]
+    wrong = [estimates.verdict(one) != "unknown" for one in map(estimates.difference_of, first - 2.0, second)]
+
+    assert np.mean(held) == pytest.approx(0.95, abs=0.006)
+    assert np.mean(wrong) == pytest.approx(0.05, abs=0.006)
+
+
+def test_games_that_would_be_needed() -> None:
+    """Four times as many games halve the interval: that is enough for a difference of half its width."""
+    estimate = estimates.Estimate(value=5.0, low=-5.0, high=15.0, games=10)
+
+    assert estimates.verdict(estimate) == "unknown" and estimates.games_needed(estimate) == 40
+    assert estimates.games_needed(estimates.Estimate(0.0, 0.0, 0.0, 10)) is None
 
 
 def test_missing_model_is_named(root: Path) -> None:
@@ -46,11 +178,28 @@ def test_missing_model_is_named(root: Path) -> None:
     assert "rl_agent_model.npz" in printed and "Traceback" not in printed
 
 
-def test_model_of_another_game_is_refused(root: Path) -> None:
-    """An evaluation that played with an untrained policy instead would lie."""
-    agent = RLAgent(root=root, action_names=["left", "right"], state_width=4, seed=1)
-    assert agent.save_model()
+@pytest.mark.parametrize("place", ["--model", "--against"])
+def test_model_of_another_game_is_refused(root: Path, tmp_path: Path, place: str) -> None:
+    """Either one; the message names the file, what it holds, and what the game has."""
+    _fresh_model(root)
+    other = _fresh_model(tmp_path / "other", actions=3)
 
-    printed = run_tool("evaluate.py", root, "--game", "Acrobot-v1", exit_code=1)
+    printed = run_tool("evaluate.py", root, place, str(other), exit_code=1)
 
-    assert "this game" in printed
+    assert f"{other}: it takes states of 4 numbers and knows 3 actions; CartPole-v1 has states of 4 and 2 actions" in printed
+    assert not Paths(root).evaluations_log.exists()
+
+
+@pytest.mark.parametrize("wrong", [["--episodes", "0"], ["--seed", "-1"], ["--both", "--sampled"]])
+def test_bad_usage_is_refused(root: Path, wrong: list[str]) -> None:
+    """Exit code 2 names the flag."""
+    assert wrong[0] in run_tool("evaluate.py", root, *wrong, exit_code=2)
+
+
+def test_seeds_are_never_those_of_training() -> None:
+    """Whatever the run's seed and however long it is."""
+    from local_training.games import evaluation
+    from local_training.games.play_order import PlayOrder
+
+    played = [PlayOrder("", Path(), seed).game_seed(number) for seed in (0, 1, 2**40) for number in (1, 10**6, 2**33)]
+    assert max(played) < evaluation.FIRST_SEED

@@ -19,11 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from local_training import estimates
 from local_training.paths import Paths
 from local_training.settings import Settings
 from tests import commands, doctor_roots, learner_runs
 from tools.pages import html
-from tools.run_report import estimates, report, run_facts
+from tools.run_report import report, run_facts
 
 HOSTILE = """<img src=x onerror="document.title='run'"> $\\frac{$"""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -1,4 +1,4 @@
-"""How good a model is: greedy games, their mean and its confidence interval. python tools/evaluate.py --help"""
+"""How good a model is, and whether one is better than another, with confidence intervals. python tools/evaluate.py --help"""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ if __name__ == "__main__":
 
 import argparse
 import json
-import math
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from local_training import blas_threads
-from local_training.errors import ModelError, SettingsError
+from local_training.errors import SettingsError
 from tools import command_line
 
-FIRST_SEED = 1_000_000
-"""Far from the seeds that run_with_training.py plays with, so that no game of an evaluation was trained on."""
+if TYPE_CHECKING:
+    from local_training.estimates import Estimate
+    from local_training.model_store import Model
+    from local_training.paths import Paths
+
+GREEDY, SAMPLED = "greedy", "sampled"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,53 +36,141 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="evaluate.py", description="Play greedy games with a model and say how good it is.")
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py",
+        description="Play games with a model and say how good it is, or which of two is better. Nothing is trained on; "
+        "what came out is added to logs/evaluations.jsonl.",
+    )
     command_line.add_common(parser)
     parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (CartPole-v1)")
-    parser.add_argument("--model", type=Path, metavar="FILE", help="the model; by default the root's")
-    parser.add_argument("--episodes", type=int, default=20, metavar="N", help="games to play (20)")
+    which = "a file, or the number of a version of the root's model"
+    parser.add_argument("--model", metavar="MODEL", help=f"{which}; by default the root's newest")
+    parser.add_argument("--against", metavar="MODEL", help=f"compare with this one, on the same seeds: {which}")
+    parser.add_argument("--episodes", type=int, default=20, metavar="N", help="games to play with each (20)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--sampled", action="store_true", help="draw actions as while learning, instead of the likeliest ones")
+    how.add_argument("--both", action="store_true", help="greedy games, and as many sampled ones")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same games (0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
+class _Contender(NamedTuple):
+    """A model that is judged, and the file or the version that it was asked for by."""
+
+    model: Model
+    source: str
+
+
 def _run(options: argparse.Namespace) -> int:
-    from local_training import model_store
+    from local_training.games import evaluation
     from local_training.games.gymnasium_game import GymnasiumGame
-    from local_training.rl_agent import RLAgent
     from tools.learner.quiet_process import lower_priority
 
-    if options.episodes < 1:
-        raise SettingsError("--episodes", options.episodes, "a whole number, at least 1, is needed", "command line")
+    for flag, value, least in (("--episodes", options.episodes, 1), ("--seed", options.seed, 0)):
+        if value < least:
+            raise SettingsError(flag, value, f"a whole number, at least {least}, is needed", "command line")
     settings = command_line.settings_of(options, games={"game": options.game})
-    model = (options.model or settings.paths.model).absolute()
-    sizes = model_store.read(model, model_store.POLICY_KEYS)
+    name, paths = settings.games.game, settings.paths
+    asked = [options.model or str(paths.model), *([options.against] if options.against else [])]
+    contenders = [_contender(paths, text) for text in asked]
     lower_priority()
-    game = GymnasiumGame(settings.games.game)
+    first_seed = evaluation.FIRST_SEED + options.seed
+    seeds = range(first_seed, first_seed + options.episodes)
+    returns: dict[str, list[list[float]]] = {}
+    game = GymnasiumGame(name)
     try:
-        if (sizes.state_width, sizes.action_count) != (game.state_width, game.action_count):
-            found = f"it takes states of {sizes.state_width} numbers and knows {sizes.action_count} actions"
-            raise ModelError(str(model), found, f"this game has {game.state_width} and {game.action_count}")
-        agent = RLAgent(model_path=model, root=settings.root, action_names=game.action_names, state_width=game.state_width)
-        seeds = range(FIRST_SEED + options.seed, FIRST_SEED + options.seed + options.episodes)
-        returns = [game.play(agent, number, seed, training=False).episode_return for number, seed in enumerate(seeds)]
+        for model, source in contenders:
+            evaluation.check_fits(model, source, game, name)
+        for mode in [GREEDY, SAMPLED] if options.both else [SAMPLED if options.sampled else GREEDY]:
+            returns[mode] = [evaluation.returns_of(game, one.model, seeds, greedy=mode == GREEDY) for one in contenders]
     finally:
         game.close()
-    mean, half_width = confidence(returns)
-    facts = {"game": settings.games.game, "model": str(model), "version": agent.model_version, "episodes": len(returns)}
+    facts = {"game": name, "episodes": options.episodes, "seed": options.seed, **_facts(contenders, returns)}
+    evaluation.remember(paths, facts)
     if options.json:
-        print(json.dumps({**facts, "mean_return": mean, "half_width_95": half_width, "returns": returns}))
+        print(json.dumps({**facts, "returns": {mode: lists[0] for mode, lists in returns.items()}}))
         return 0
-    spread = f" +- {half_width:.1f} (95 %)" if half_width is not None else ""
-    over = f"over {len(returns)} games of {settings.games.game}"
-    print(f"[OK] Version {agent.model_version}: greedy mean return {mean:.1f}{spread} {over}")
+    print("\n".join(_sentences(facts)))
     return 0
 
 
-def confidence(returns: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and half the width of its 95 % interval (normal approximation); None for a single game.
+def _contender(paths: Paths, text: str) -> _Contender:
+    """The model of a file, or a version of the root's: kept, or trained again from the archive.
 
-    1.96 s / sqrt(n), with s the sample's standard deviation.
+    Raises:
+        ModelError, ModelMissingError: there is no usable model file.
+        LedgerError: there never was such a version, or what it was trained on is gone.
     """
-    mean = statistics.fmean(returns)
-    return mean, 1.96 * statistics.stdev(returns) / math.sqrt(len(returns)) if len(returns) > 1 else None
+    from local_training import model_store
+    from tools.learner import publishing
+
+    if not text.isdecimal():
+        path = Path(text).absolute()
+        return _Contender(model_store.read(path, model_store.POLICY_KEYS), str(path))
+    source = f"version {int(text)} of {paths.model}"
+    data = publishing.version_of(paths, int(text)).data
+    return _Contender(model_store.unpack(data, source, model_store.POLICY_KEYS), source)
+
+
+def _facts(contenders: list[_Contender], returns: dict[str, list[list[float]]]) -> dict[str, Any]:
+    """What is remembered: each contender with its means, and what they differ by."""
+    from local_training import estimates
+    from local_training.games import evaluation
+
+    described = [
+        {
+            "model": one.source,
+            "version": one.model.version,
+            **{mode: evaluation.summary(lists[place]) for mode, lists in returns.items()},
+        }
+        for place, one in enumerate(contenders)
+    ]
+    if len(described) == 1:
+        return described[0]
+    differences = {}
+    for mode, (first, second) in returns.items():
+        difference = estimates.difference_of(first, second)
+        half_width = (difference.high - difference.low) / 2 if difference.games > 1 else None
+        word = estimates.verdict(difference)
+        differences[mode] = {"mean": difference.value, "half_width_95": half_width, "verdict": word}
+        differences[mode]["sentence"] = _verdict(_names(contenders), difference, word)
+    return {**described[0], "against": described[1], "difference": differences}
+
+
+def _names(contenders: list[_Contender]) -> list[str]:
+    """What the contenders are called: versions of two roots may bear one number."""
+    numbers = [f"version {one.model.version}" for one in contenders]
+    sources = [f"{number} ({one.source})" for number, one in zip(numbers, contenders, strict=True)]
+    return sources if numbers[0] == numbers[1] else numbers
+
+
+def _verdict(names: list[str], difference: Estimate, word: str) -> str:
+    from local_training import estimates
+
+    first, second = names
+    pairs = f"on the same {difference.games} seeds"
+    if difference.games < estimates.FEWEST_FOR_A_VERDICT:
+        return f"{difference.games} games tell nothing; play at least {estimates.FEWEST_FOR_A_VERDICT} (--episodes)"
+    amount = f"{abs(difference.value):.1f} +- {(difference.high - difference.low) / 2:.1f} a game (95 %, {pairs})"
+    if word in ("better", "worse"):
+        return f"{first} is {word} than {second}, by {amount}"
+    if word == "alike":
+        return f"{first} and {second} do the same {pairs}"
+    more = estimates.games_needed(difference)
+    advice = f"; if that is the true difference, about {more} games would tell it" if more else ""
+    side = "above" if difference.value > 0 else "below" if difference.value < 0 else "off"
+    return f"these games don't tell {first} from {second}: it is {amount} {side}{advice}"
+
+
+def _sentences(facts: dict[str, Any]) -> list[str]:
+    lines = []
+    for one in (facts, facts.get("against", {})):
+        for mode in (GREEDY, SAMPLED):
+            if mode in one:
+                spread = "" if one[mode]["half_width_95"] is None else f" +- {one[mode]['half_width_95']:.1f} (95 %)"
+                over = f"over {facts['episodes']} games of {facts['game']}"
+                lines.append(f"[OK] Version {one['version']}: {mode} mean return {one[mode]['mean_return']:.1f}{spread} {over}")
+    for mode, difference in facts.get("difference", {}).items():
+        lines.append(f"[OK] {mode.capitalize()}: {difference['sentence']}")
+    return lines

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from tools.run_report.estimates import Estimate, Stretch
+from local_training.estimates import Estimate, Stretch
 
 Floats = npt.NDArray[np.float64]
 

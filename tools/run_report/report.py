@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from local_training import estimates
 from local_training.buffer_folder import DELETED, DUPLICATE, REJECTED, STALE, TRAINED
+from local_training.estimates import Estimate, Stretch
 from tools.pages import html
-from tools.run_report import estimates
-from tools.run_report.estimates import Estimate, Stretch
 from tools.run_report.run_facts import RunFacts, Sample
 
 MOST_STRETCHES = 40

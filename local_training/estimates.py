@@ -80,3 +80,36 @@ def first_and_last(values: Sequence[float] | Array) -> tuple[Array, Array]:
     array = np.asarray(values, np.float64)
     size = max(1, len(array) // 10)
     return array[:size], array[-size:]
+
+
+FEWEST_FOR_A_VERDICT = 5
+"""Pairs of games below which nothing is said: with fewer, differences that happen to be equal look like certainty."""
+
+
+def difference_of(first: Sequence[float] | Array, second: Sequence[float] | Array) -> Estimate:
+    """The mean of first minus second and its interval, pair by pair: what chance does to both drops out.
+
+    Args:
+        first, second: [N], each pair from the same game played twice.
+    """
+    return mean_of(np.asarray(first, np.float64) - np.asarray(second, np.float64))
+
+
+def verdict(difference: Estimate) -> str:
+    """ "better", "worse" or "alike" where the games tell so much, "unknown" where they don't.
+
+    Better and worse: the whole interval lies on one side of 0. Alike: every game went the same for both.
+    """
+    if difference.games < FEWEST_FOR_A_VERDICT:
+        return "unknown"
+    if difference.low > 0 or difference.high < 0:
+        return "better" if difference.low > 0 else "worse"
+    return "alike" if difference.low == difference.high == 0 else "unknown"
+
+
+def games_needed(difference: Estimate) -> int | None:
+    """About how many games would tell this difference, if it is as large as it looks; None if there is none to tell."""
+    half = (difference.high - difference.low) / 2
+    if difference.value == 0 or half == 0:
+        return None
+    return math.ceil(difference.games * (half / difference.value) ** 2)
