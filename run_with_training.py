@@ -215,6 +215,7 @@ class _Session:
             stats = self._learner.get_stats()
             rows += [("Versions trained", str(stats["models_trained"])), ("Model version", str(stats["model_version"]))]
             rows += [("Episodes that do not fit", console.misfits(stats))] if stats["files_misfit"] else []
+            rows += [("Warning", stats["traps"])] if stats["traps"] else []
             rows += [("Errors", f"{stats['errors']} {stats['last_error']}".strip())] if stats["errors"] else []
         if self._lost:
             rows += [("Games lost", f"{len(self._lost)}; the last one, game {self._lost[-1].number}: {self._lost[-1].reason}")]

@@ -42,6 +42,8 @@ def status_report(stats: Mapping[str, Any], max_file_age_seconds: float) -> str:
         lines += [f"{title}:", *(f"  {key + ':':<22}{value}" for key, value in rows), ""]
     if stats["last_error"]:
         lines += [f"Last error: {stats['last_error']}"]
+    if stats["traps"]:
+        lines += [f"Warning: {stats['traps']}"]
     return "\n".join([*lines, RULE])
 
 

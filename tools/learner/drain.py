@@ -14,6 +14,7 @@ from tools.learner import opening, recovery, retention, status
 from tools.learner.crew import Crew
 from tools.learner.stats import EMPTY
 from tools.learner.tally import Tally
+from tools.learner.trap_watch import TrapWatch
 
 _FORMER_WORKER_SECONDS = 10.0
 
@@ -57,6 +58,7 @@ def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
 def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[str, Any]:
     trainer, _ = opening.open_trainer(settings.paths, settings, tell, patient=False)
     tally, troubles = Tally(), []
+    traps = TrapWatch(settings.paths, settings.learner.log_bytes)
     trainer.look()
     while trainer.waiting():
         crew.tend(settings.learner.max_workers, trainer.waiting())
@@ -65,8 +67,8 @@ def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[
         troubles += done.troubles
         for item in done.set_aside:
             tell("set_aside", name=ascii(item.name)[1:-1], fate=item.fate, reason=item.reason)
-        while trainer.guard.notices:
-            tell("warning", sentence=trainer.guard.notices.pop(0))
+        for notice in trainer.guard.taken_notices() + traps.after(done.episodes, trainer.action_count):
+            tell("warning", sentence=notice)
         if done.trained is not None:
             tell("batch", version=done.trained.version, seconds=done.seconds, report=dict(done.trained.report))
     retention.apply(settings.paths, settings, trainer.ledger)
@@ -76,6 +78,7 @@ def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[
         **EMPTY,
         "max_workers": settings.learner.max_workers,
         **tally.as_stats(trainer.ledger, manifest, version, 0, trainer.guard.text()),
+        "traps": traps.text(),
     }
     status.write(settings.paths, "stopped", stats)
     if troubles:

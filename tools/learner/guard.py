@@ -30,7 +30,7 @@ class Guard:
 
     def __init__(self, paths: Paths, settings: Settings, ledger: Ledger) -> None:
         self.watch = Watch(settings.guard)
-        self.notices: list[str] = []
+        self._notices: list[str] = []
         self._paths = paths
         self._ledger = ledger
         self._enabled = settings.guard.enabled
@@ -42,6 +42,11 @@ class Guard:
                 self.watch.see(line)
             self.watch.notice = ""
             self._keep_best()
+
+    def taken_notices(self) -> list[str]:
+        """What it did since this was last asked, a sentence each."""
+        notices, self._notices = self._notices, []
+        return notices
 
     def text(self) -> str:
         """One line for the status."""
@@ -94,7 +99,7 @@ class Guard:
         self._forget_old()
 
     def _say(self, sentence: str) -> None:
-        self.notices.append(sentence)
+        self._notices.append(sentence)
         self._log.add(training_log.line(time.time(), sentence))
 
     def _version(self, version: int) -> Generation:

@@ -29,6 +29,7 @@ EMPTY: dict[str, Any] = {
     "mean_return": 0.0,
     "rollbacks": 0,
     "guard": "",
+    "traps": "",
     "worker_restarts": 0,
     "governor": "",
     "workers_allowed": 0,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from local_training import buffer_folder, model_store, yield_point
 from local_training.buffer_folder import REJECTED
+from local_training.episode import Episode
 from local_training.errors import EpisodeError, ModelError
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
@@ -37,6 +38,11 @@ class Round:
     @property
     def did_something(self) -> bool:
         return bool(self.accepted or self.set_aside or self.returned)
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """Those that were trained on."""
+        return [item.episode for item in self.accepted] if self.trained is not None else []
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,11 @@ class Trainer:
         if present is not None:
             # The decision of a process that was killed before it had acted on it.
             self._go_on_with(self.guard.heeded(present))
+
+    @property
+    def action_count(self) -> int:
+        """How many actions the model knows; 0 before there is one."""
+        return self.present.state.action_count if self.present is not None else 0
 
     def waiting(self) -> int:
         """Files of the present snapshot that have not been looked at yet."""

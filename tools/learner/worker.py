@@ -31,6 +31,7 @@ from tools.learner.pulse import Pulse
 from tools.learner.tally import Tally
 from tools.learner.telling import Tell, teller
 from tools.learner.trainer import Caution, Round, Trainer
+from tools.learner.trap_watch import TrapWatch
 from tools.learner.troubles import TroubleLog
 from tools.learner.wall_clock import CLOCK
 from tools.learner.watcher import BufferWatcher
@@ -72,6 +73,7 @@ class Worker:
         self._stopping = threading.Event()
         self._back_off_seconds = 0.0
         self._troubles = TroubleLog(self._paths, settings.learner.log_bytes)
+        self._traps = TrapWatch(self._paths, settings.learner.log_bytes)
         self._trainer: Trainer | None = None
         self._status_due = 0.0
         self._retention_due = math.inf
@@ -178,8 +180,8 @@ class Worker:
         self.gate.batch_ended(done.seconds)
         self._tally.add(done, time.time())
         self._go_well()
-        while self._trainer.guard.notices:
-            self._tell("warning", sentence=self._trainer.guard.notices.pop(0))
+        for notice in self._trainer.guard.taken_notices() + self._traps.after(done.episodes, self._trainer.action_count):
+            self._tell("warning", sentence=notice)
         for trouble in done.troubles:
             self._tell("warning", sentence=f"{trouble}; it is tried again later, and the others go on")
         self._report(done)
@@ -224,6 +226,7 @@ class Worker:
         self._known = {
             **stats,
             **governed,
+            "traps": self._traps.text(),
             "active_workers": 1 + self.crew.size,
             "max_workers": self._settings.learner.max_workers,
         }
