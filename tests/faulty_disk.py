@@ -68,7 +68,7 @@ class Step:
 
 
 class _File:
-    """An open file whose every write is a step; what `open` gives our code in a test."""
+    """A file that is open for writing; its every write is a step."""
 
     def __init__(self, path: Path | int, mode: str) -> None:
         flags = {"wb": os.O_CREAT | os.O_TRUNC, "xb": os.O_CREAT | os.O_EXCL, "r+b": 0}[mode]
@@ -96,6 +96,11 @@ class _File:
         self.close()
 
 
+def _opened(path: Path | int, mode: str) -> Any:
+    """What `open` does for our code: reading changes nothing, and stays what it is."""
+    return open(path, mode) if mode == "rb" else _File(path, mode)
+
+
 class _System:
     """The system's calls, each passed through a hook where it changes something below the root."""
 
@@ -109,7 +114,7 @@ class _System:
         for name in _CALLS:
             patch(os, name, getattr(self, name))
         for module in (atomic_files, ledgers):
-            patch(module, "open", _File)
+            patch(module, "open", _opened)
 
     def _below(self, path: Any) -> str | None:
         relative = os.path.relpath(os.path.abspath(os.fsdecode(path)), self._root)

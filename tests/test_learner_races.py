@@ -26,7 +26,7 @@ from local_training.paths import Paths
 from tools.learner import fold
 from tools.learner import ledger as ledgers
 
-KILLS = int(os.environ.get("LEARNER_KILLS", "25"))
+KILLS = int(os.environ.get("LEARNER_KILLS", "16"))
 PRODUCERS = 4
 _TESTS = str(Path(__file__).parent)
 
