@@ -112,6 +112,9 @@ def _played(game: str, seed: int, paths: Paths, most_steps: int) -> tuple[float,
     flags = ["--game", game, "--instances", "2", "--seed", str(seed), "--root", str(paths.root), "--quiet"]
     begun = time.time()
     command = [sys.executable, str(CHECKOUT / "run_with_training.py"), *flags]
+    # Who is started in the background of a shell inherits that Ctrl+C is ignored, and so would the command.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A group of its own, so that Ctrl+C reaches all of it and none of us.
     running = subprocess.Popen(command, env={**os.environ, **keep_all}, stdout=subprocess.DEVNULL, start_new_session=True)
     watched, seconds_of = psutil.Process(running.pid), dict[int, float]()

@@ -164,7 +164,7 @@ def _report(
         kl=tally.kl / lessons,
         clipped_share=tally.clipped / samples,
         gradient_norm=tally.gradient_norm / max(tally.minibatches, 1),
-        learning_rate=settings.learning_rate,
+        learning_rate=lesson.learning_rate(settings, version - 1),
         staleness_versions=sum(lags) / max(len(lags), 1),
         explained_variance=tally.explained_variance / lessons,
         epochs=tally.epochs / lessons,

@@ -67,7 +67,7 @@ def learnt(
     begun = _with_episode_seen(state, batches.of_episodes([episode], trained_version, state.action_count), settings)
     lesson = _Lesson(begun, settings, np.random.Generator(np.random.PCG64([settings.seed, version, number])))
     batch = batches.of_episodes([*old, episode], trained_version, state.action_count)
-    lesson.train(batch, _plan(settings, recorded=batch.behaviour_log_probs is not None))
+    lesson.train(batch, _plan(settings, trained_version, recorded=batch.behaviour_log_probs is not None))
     lesson.tally.replayed_games = len(old)
     lesson.tally.replayed_steps = batch.steps - episode.steps
     return lesson.result(), lesson.tally
@@ -82,15 +82,23 @@ class _Plan(NamedTuple):
     learning_rate: float
 
 
-def _plan(settings: LearningSettings, recorded: bool) -> _Plan:
+def learning_rate(settings: LearningSettings, trained_version: int) -> float:
+    """The step size for a model of this version: halved every `rate_half_life` versions."""
+    if settings.rate_half_life == 0:
+        return settings.learning_rate
+    return float(settings.learning_rate * 0.5 ** (trained_version / settings.rate_half_life))
+
+
+def _plan(settings: LearningSettings, trained_version: int, recorded: bool) -> _Plan:
     """PPO's way with log-probabilities; else REINFORCE's.
 
     Without them nothing could correct a second pass, or tell how far the policy has moved from the one that played:
     there is one pass, and its steps are small.
     """
+    rate = learning_rate(settings, trained_version)
     if recorded:
-        return _Plan(settings.epochs, settings.trace, settings.minibatch_steps, settings.learning_rate)
-    return _Plan(1, 1.0, settings.plain_minibatch_steps, settings.learning_rate * settings.plain_rate_share)
+        return _Plan(settings.epochs, settings.trace, settings.minibatch_steps, rate)
+    return _Plan(1, 1.0, settings.plain_minibatch_steps, rate * settings.plain_rate_share)
 
 
 def _with_episode_seen(state: TrainingState, batch: Batch, settings: LearningSettings) -> TrainingState:

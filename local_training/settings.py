@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from local_training.checked_fields import Section, check, nearest, needed, setting, type_name
 from local_training.errors import SettingsError
 from local_training.guard_settings import GuardSettings
+from local_training.learning_settings import LearningSettings
 from local_training.paths import DEFAULT_ROOT, Paths
 
 __all__ = [
@@ -97,66 +98,6 @@ UNLIMITED = LimitSettings(
     max_memory_bytes=2**62, max_steps=2**62, max_state_width=2**62, max_actions=2**31, max_magnitude=float("inf")
 )
 """For what was trained on once: it is read again however large it is, as the limits of today are for the files of today."""
-
-
-@dataclass(frozen=True)
-class LearningSettings(Section):
-    """How a batch changes the policy."""
-
-    learning_rate: float = setting(0.001, "Step size of Adam.", above=0.0, at_most=1.0)
-    gamma: float = setting(0.995, "Discount per step.", at_least=0.0, at_most=1.0)
-    seed: int = setting(0, "Seed of the first weights and of every shuffle.", at_least=0)
-    hidden: int = setting(64, "Width of both hidden layers of a new model.", at_least=1, at_most=4096)
-    action_count: int = setting(0, "Actions of a new model; 0 takes them from the episodes.", at_least=0, at_most=4096)
-    epochs: int = setting(
-        4, "How often each step of a batch is gone through when its log-probabilities are known.", at_least=1, at_most=100
-    )
-    minibatch_steps: int = setting(256, "Steps that one gradient is made of.", at_least=1, at_most=1_000_000)
-    trace: float = setting(
-        0.95,
-        "Lambda of generalised advantage estimation: 1 trusts what happened, 0 trusts the value network.",
-        at_least=0.0,
-        at_most=1.0,
-    )
-    clip: float = setting(
-        0.2, "How far an action's probability ratio may leave 1 before it stops counting.", above=0.0, at_most=10.0
-    )
-    largest_weight: float = setting(
-        2.0, "The most that one step may count, however much likelier its action has become.", at_least=1.0, at_most=100.0
-    )
-    entropy: float = setting(0.01, "Weight of the bonus for keeping several actions likely.", at_least=0.0, at_most=10.0)
-    gradient_norm: float = setting(0.5, "Length to which a longer gradient is shortened.", above=0.0)
-    kl_limit: float = setting(
-        0.05, "Change of the policy (KL, nats) after which a batch is gone through no further time.", above=0.0
-    )
-    plain_rate_share: float = setting(
-        0.3,
-        "Share of the learning rate that an episode without log-probabilities gets: nothing else holds its steps back.",
-        above=0.0,
-        at_most=1.0,
-    )
-    plain_minibatch_steps: int = setting(
-        64, "Steps that one gradient is made of for such an episode.", at_least=1, at_most=1_000_000
-    )
-    staleness_half_life: float = setting(
-        32.0, "Model versions after which an episode counts half; 0: age alone changes nothing.", at_least=0.0
-    )
-    replay_ratio: float = setting(
-        15.0, "Old steps, from the newest trained episodes, that join a batch per new step, at most; 0: none.", at_least=0.0
-    )
-    replay_episodes: int = setting(64, "Newest trained episodes that are kept for that, at most.", at_least=0, at_most=10_000)
-    replay_steps: int = setting(1536, "Old steps that join a batch, at most.", at_least=0)
-    reward_jump: float = setting(
-        3000.0,
-        "An episode with a reward so many times larger than the largest return ever seen teaches nothing; 0: no bound.",
-        at_least=0.0,
-    )
-    largest_kl: float = setting(
-        3.0, "Change of the policy (KL, nats) by one episode beyond which its lesson is thrown away.", above=0.0
-    )
-    largest_network_weight: float = setting(
-        10_000.0, "A lesson after which a weight of a network is larger than this is thrown away.", above=0.0
-    )
 
 
 @dataclass(frozen=True)
@@ -257,7 +198,7 @@ class Settings:
     root: Path = DEFAULT_ROOT
     learner: LearnerSettings = LearnerSettings()
     limits: LimitSettings = LimitSettings()
-    learning: LearningSettings = LearningSettings()
+    learning: LearningSettings = dataclasses.field(default_factory=LearningSettings)
     retention: RetentionSettings = RetentionSettings()
     governor: GovernorSettings = GovernorSettings()
     guard: GuardSettings = dataclasses.field(default_factory=GuardSettings)

@@ -281,6 +281,19 @@ def test_kl_guard_ends_a_batch_early():
 # The same bits, whole or not at all
 
 
+@pytest.mark.parametrize("recorded", [True, False], ids=["log_probs", "plain"])
+def test_the_step_size_halves_with_the_versions(recorded):
+    """After two half-lives a lesson is that of a quarter of the rate, bit for bit, and the report says the rate."""
+    game = episode(recorded=recorded)
+    quarter = dataclasses.replace(SETTINGS, learning_rate=SETTINGS.learning_rate / 4)
+    halving = dataclasses.replace(SETTINGS, rate_half_life=50.0)
+
+    late, report = learning.learn(fresh_state(), [game], halving, 101)
+    expected, _ = learning.learn(fresh_state(), [game], quarter, 101)
+
+    assert same(late, expected) and report.learning_rate == quarter.learning_rate
+
+
 def test_an_update_that_would_break_the_policy_changes_nothing_but_counters():
     """An infinite number inside never becomes a published one; the report says so, and nothing is raised."""
     state, _ = learning.learn(fresh_state(), [episode()], SETTINGS, 1)
