@@ -115,6 +115,16 @@ class Paths:
         return self.logs / "governor.log"
 
     @cached_property
+    def batch_metrics(self) -> Path:
+        """One record per batch, see metrics.py."""
+        return self.logs / "metrics_batches.bin"
+
+    @cached_property
+    def game_metrics(self) -> Path:
+        """One record per trained game, likewise."""
+        return self.logs / "metrics_games.bin"
+
+    @cached_property
     def games_log(self) -> Path:
         """The games of run_with_training.py, one line each."""
         return self.logs / "games.csv"

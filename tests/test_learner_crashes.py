@@ -14,7 +14,7 @@ import learner_runs
 import pytest
 from faulty_disk import Step
 
-from local_training import model_store
+from local_training import metrics, model_store
 from local_training.errors import ModelMissingError
 from local_training.paths import Paths
 
@@ -49,6 +49,9 @@ NAMED_STEPS = (
     "flush folder",
     "create log",
     "write log",
+    "create metrics",
+    "write metrics",
+    "replace metrics",
     "create status",
     "write status",
     "replace status",
@@ -114,6 +117,10 @@ def _assert_same_after_restart(root: Path, picture: dict[str, str], told: str) -
     found = learner_runs.picture(Paths(root))
     differences = {path for path in picture.keys() | found.keys() if picture.get(path) != found.get(path)}
     assert not differences, f"{told}: {sorted(differences)} differ"
+    # Only a record of what was, and no part of the commit; but whole, it is promised to be.
+    recorded, trained = metrics.read(Paths(root)), [version for _, version in learner_runs.trained(Paths(root))]
+    assert recorded.games["version"].tolist() == trained, told
+    assert recorded.batches["version"].tolist() == sorted(set(trained)), told
 
 
 def _assert_model_whole_or_missing(root: Path, told: str) -> None:

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from conftest import wait_until
 
-from local_training import model_store
+from local_training import metrics, model_store
 from local_training.paths import Paths
 from tools.learner import fold
 from tools.learner import ledger as ledgers
@@ -158,6 +158,8 @@ def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None
     assert found["stale"] == found["duplicate"] == found["rejected"] == []
     *_, rebuilt = fold.fold(paths, ledgers.groups(ledgers.read_lines(paths.ledger)), None)
     assert rebuilt.data == paths.model.read_bytes()
+    recorded, trained = metrics.read(paths), [version for _, version in learner_runs.trained(paths)]
+    assert recorded.games["version"].tolist() == trained and recorded.batches["version"].tolist() == sorted(set(trained))
     assert model_store.read(paths.model).version == max(version for _, version in learner_runs.trained(paths))
 
 

@@ -12,6 +12,7 @@ from local_training.root_lock import LearnerLock, RootLock
 from local_training.settings import Settings
 from tools.learner import opening, recovery, retention, status
 from tools.learner.crew import Crew
+from tools.learner.metrics_history import Circumstances
 from tools.learner.stats import EMPTY
 from tools.learner.tally import Tally
 from tools.learner.trap_watch import TrapWatch
@@ -64,6 +65,7 @@ def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[
         crew.tend(settings.learner.max_workers, trainer.waiting())
         done = trainer.work_on_next()
         tally.add(done, time.time())
+        trainer.history.add(done, Circumstances(trainer.waiting(), "off"))
         troubles += done.troubles
         for item in done.set_aside:
             tell("set_aside", name=ascii(item.name)[1:-1], fate=item.fate, reason=item.reason)

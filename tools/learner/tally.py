@@ -7,7 +7,7 @@ from typing import Any
 
 from local_training import buffer_folder
 from tools.learner.ledger import ROLLED_BACK, Ledger
-from tools.learner.trainer import Round
+from tools.learner.round import Round
 
 
 @dataclass

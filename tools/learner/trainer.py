@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from local_training import buffer_folder, model_store, yield_point
 from local_training.buffer_folder import REJECTED
-from local_training.episode import Episode
 from local_training.errors import EpisodeError, ModelError
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
@@ -20,29 +19,9 @@ from tools.learner.generation import Generation
 from tools.learner.guard import Guard
 from tools.learner.intake import Accepted, AlreadyTrained, Intake, ModelFacts, SetAside
 from tools.learner.ledger import Ledger
+from tools.learner.metrics_history import MetricsHistory
+from tools.learner.round import Round
 from tools.learner.settlement import Settlement
-
-
-@dataclass
-class Round:
-    """What one look at the snapshot of the buffer led to."""
-
-    accepted: list[Accepted] = field(default_factory=list)
-    set_aside: list[SetAside] = field(default_factory=list)
-    returned: list[AlreadyTrained] = field(default_factory=list)
-    left_alone: list[str] = field(default_factory=list)
-    troubles: list[str] = field(default_factory=list)
-    trained: Generation | None = None
-    seconds: float = 0.0
-
-    @property
-    def did_something(self) -> bool:
-        return bool(self.accepted or self.set_aside or self.returned)
-
-    @property
-    def episodes(self) -> list[Episode]:
-        """Those that were trained on."""
-        return [item.episode for item in self.accepted] if self.trained is not None else []
 
 
 @dataclass(frozen=True)
@@ -100,6 +79,8 @@ class Trainer:
         self._caution = caution
         self._signature = model_store.signature(paths.model)
         self._snapshot: deque[str] = deque()
+        self.history = MetricsHistory(paths, ledger)
+        self.history.begin(present)
         self.guard = Guard(paths, settings, ledger)
         if present is not None:
             # The decision of a process that was killed before it had acted on it.
@@ -130,6 +111,7 @@ class Trainer:
         started = _working_seconds()
         done = Round()
         self._collect(done)
+        done.stage_seconds["load"] = _working_seconds() - started
         if self.present is None and done.accepted:
             self._begin(done)
         self._caution.check_lock()
@@ -139,11 +121,13 @@ class Trainer:
         self.settlement.set_aside(done.set_aside)
         if done.accepted:
             self._caution.before_training([item.name for item in done.accepted])
-            done.trained = self._train(done.accepted)
+            done.trained = self._train(done)
             self._caution.before_training(())
-        done.seconds = _working_seconds() - started
+        settling = _working_seconds()
+        done.seconds = settling - started
         if done.trained is not None:
             self.settlement.after_commit(done.trained, done.accepted, done.seconds)
+            done.stage_seconds["archive"] = _working_seconds() - settling
             self._go_on_with(self.guard.after_batch(done.trained))
         return done
 
@@ -199,8 +183,9 @@ class Trainer:
                 done.set_aside.append(SetAside(item.name, item.sha256, item.signature, REJECTED, reason, of_another_game=True))
         done.accepted = fitting
 
-    def _train(self, accepted: list[Accepted]) -> Generation:
+    def _train(self, done: Round) -> Generation:
         assert self.present is not None
+        started, accepted = _working_seconds(), done.accepted
         lines = self.settlement.ledger_lines(accepted)
         successor = generation.successor(self.present, lines, [item.episode for item in accepted], self._settings.learning)
         if model_store.signature(self._paths.model) != self._signature:
@@ -208,7 +193,9 @@ class Trainer:
                 str(self._paths.model), "another program has changed it", "the batch is trained again from what is there now"
             )
         self._caution.check_lock()
+        trained = _working_seconds()
         model_store.commit(self._paths, successor.data, durable=self._settings.learner.durable)
+        done.stage_seconds |= {"train": trained - started, "commit": _working_seconds() - trained}
         self._signature = model_store.signature(self._paths.model)
         self.present = successor
         return successor

@@ -27,10 +27,12 @@ from tools.learner import opening, quiet_process, status
 from tools.learner.crew import Crew
 from tools.learner.gate import Gate
 from tools.learner.growth import Growth
+from tools.learner.metrics_history import Circumstances
 from tools.learner.pulse import Pulse
+from tools.learner.round import Round
 from tools.learner.tally import Tally
 from tools.learner.telling import Tell, teller
-from tools.learner.trainer import Caution, Round, Trainer
+from tools.learner.trainer import Caution, Trainer
 from tools.learner.trap_watch import TrapWatch
 from tools.learner.troubles import TroubleLog
 from tools.learner.wall_clock import CLOCK
@@ -179,6 +181,7 @@ class Worker:
         done = self._trainer.work_on_next()
         self.gate.batch_ended(done.seconds)
         self._tally.add(done, time.time())
+        self._trainer.history.add(done, Circumstances.of(self._trainer.waiting(), self.gate.facts()))
         self._go_well()
         for notice in self._trainer.guard.taken_notices() + self._traps.after(done.episodes, self._trainer.action_count):
             self._tell("warning", sentence=notice)
