@@ -35,6 +35,9 @@ OPTIONAL_PACKAGES = {
     "spawningtool": r"tools\.replay\..*",
     "pynvml": r"tools\.learner\.gpu_readings",
     "torch": r"tools\.learner\.torch_.*",
+    "nicegui": r"tools\.monitor\.web\.page",
+    "fastapi": r"tools\.monitor\.web\.page",
+    "uvicorn": r"tools\.monitor\.web\.server",
     "ray": r"tools\.learner\.ray_.*",
 }
 
@@ -131,7 +134,7 @@ ALLOWED = {
     "local_training.games": {"local_training"},
     "tools": {"local_training", "tools.learner", "tools.monitor", "tools.doctor_checks", "tools.run_report", "tools.replay"},
     "tools.learner": {"local_training"},
-    "tools.monitor": {"local_training", "tools", "tools.learner"},
+    "tools.monitor": {"local_training", "tools", "tools.learner", "tools.run_report"},
     "tools.doctor_checks": {"local_training", "tools", "tools.learner", "tools.monitor"},
     "tools.run_report": {"local_training", "tools.learner", "tools.pages"},
     "tools.replay": {"local_training", "tools.pages"},

@@ -16,10 +16,14 @@ if __name__ == "__main__":
     as_script.run(__file__)
 
 import argparse
+import contextlib
 import os
 import sys
 import time
+from importlib import util
 
+from local_training.errors import MachineError
+from local_training.paths import Paths
 from tools import command_line
 from tools.monitor import dashboard
 from tools.monitor.folder_census import MEASURED_PER_LOOK, NAMES_KEPT
@@ -38,11 +42,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     command_line.add_common(parser)
     parser.add_argument("--once", action="store_true", help="show it once, whole, and exit")
+    parser.add_argument("--web", action="store_true", help="show it as a page for a browser on this machine")
+    parser.add_argument("--port", type=int, default=8765, metavar="P", help="port of the page (8765; 0: any that is free)")
     return parser
 
 
 def _monitor(options: argparse.Namespace) -> int:
     paths = command_line.settings_of(options).paths
+    if options.web:
+        return _serve(paths, options.port)
     # Asked once, it may take its time to measure all files; live, the rest follows at the next looks.
     reader = Reader(paths, time.time(), NAMES_KEPT if options.once else MEASURED_PER_LOOK)
     try:
@@ -61,3 +69,20 @@ def _show(reader: Reader, *, once: bool) -> None:
     while not once:
         time.sleep(dashboard.REFRESH_SECONDS)
         screen.show(dashboard.lines(reader.snapshot()))
+
+
+def _serve(paths: Paths, port: int) -> int:
+    if util.find_spec("nicegui") is None:
+        raise MachineError("opening the page", 'NiceGUI is not installed. Run: python -m pip install -e ".[web]"')
+    # Only now, as it takes a second and is an extra.
+    from tools.monitor.web import server
+
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve(paths, port, _say)
+    _say("Monitoring stopped; the learner goes on.")
+    return 0
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # who reads along may have gone away
+        print(sentence, flush=True)

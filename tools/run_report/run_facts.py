@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import os
 import platform
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +22,10 @@ from local_training.errors import EpisodeError, ModelError, ModelMissingError
 from local_training.paths import Paths
 from local_training.settings import Settings
 from tools.learner import ledger as ledgers
+from tools.run_report import reasons as kinds
 
 SAMPLED_EPISODES = 3000
 _LARGEST_SAMPLE = 5_000_000
-_CODE = re.compile(r"\s*\[([a-z-]+)\]\Z")
 _WON = {"victory", "win", "won"}
 _DECIDED = _WON | {"defeat", "loss", "lose", "lost", "tie", "draw"}
 
@@ -170,19 +169,10 @@ def _reasons(lines: Iterable[Line]) -> list[Reason]:
     for line in lines:
         if line["fate"] in (STALE, DUPLICATE, REJECTED):
             words = str(line.get("reason", ""))
-            key = line["fate"], _kind(line["fate"], words)
+            key = line["fate"], kinds.kind_of(line["fate"], words)
             counts[key] += 1
-            examples[key] = _CODE.sub("", words)
+            examples[key] = kinds.without_code(words)
     return [Reason(fate, kind, count, examples[fate, kind]) for (fate, kind), count in counts.most_common()]
-
-
-def _kind(fate: str, words: str) -> str:
-    if fate == STALE:
-        return "played by too old a version" if "max_version_lag" in words else "waited too long"
-    if fate == DUPLICATE:
-        return "the same episode_id" if words.startswith("episode_id") else "the same bytes"
-    match = _CODE.search(words)
-    return match.group(1).replace("-", " ") if match else "unusable"
 
 
 def _machine() -> Iterable[tuple[str, str]]:

@@ -1,0 +1,49 @@
+"""Everything that the page shows of a root, gathered by one thread for all who look."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from local_training.paths import Paths
+from tools.monitor import reading
+from tools.monitor.reading import Reader
+from tools.monitor.snapshot import Snapshot
+from tools.monitor.web.build_orders import BuildOrders
+from tools.monitor.web.ledger_follower import LedgerFacts, LedgerFollower
+
+LOG_LINES = 60
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One look. root is what a person would give to --root."""
+
+    root: str
+    snapshot: Snapshot
+    ledger: LedgerFacts
+    log_lines: tuple[str, ...]
+    build_orders: Mapping[str, Any] | None = None
+
+
+class Watcher:
+    """Looks at one root again and again. A look costs little beyond what is new, and changes nothing."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._reader = Reader(paths, time.time())
+        self._ledger = LedgerFollower(paths.ledger)
+        self._build_orders = BuildOrders(paths.build_orders)
+
+    def look(self) -> Facts:
+        """What there is to see now; never an exception for what may lie there."""
+        return Facts(
+            root=os.fspath(self._paths.root),
+            snapshot=self._reader.snapshot(),
+            ledger=self._ledger.look(),
+            log_lines=reading.last_lines(self._paths.training_log, LOG_LINES),
+            build_orders=self._build_orders.look(),
+        )

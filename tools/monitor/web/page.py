@@ -1,0 +1,215 @@
+"""The page in the browser, drawn by NiceGUI: elements that show a view, and ask for nothing but what a person does on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from nicegui import Client, app, ui
+
+from tools.monitor.advice import Advice
+from tools.monitor.web.cards import CARDS, Card
+from tools.monitor.web.view import Chart, Table, View
+
+Ask = Callable[[str], Awaitable[tuple[list[str], str]]]
+
+TITLE = "Background Training"
+_STYLE = Path(__file__).with_name("page.css")
+_ICON = (
+    '<svg viewBox="0 0 32 32" xmlns="http://www.w3.org/2000/svg"><rect width="32" height="32" rx="7" fill="#2563b8"/>'
+    '<path d="M5 24 L12 17 L17 20 L27 8" fill="none" stroke="#fff" stroke-width="3"/></svg>'
+)
+
+
+def application(page: Callable[[], None], on_startup: Callable[[], Awaitable[None]]) -> FastAPI:
+    """An ASGI application of this one page. Nothing is kept of what browsers were sent: who loses touch loads the page again."""
+    outer = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.config.socket_io_js_transports = ["websocket"]
+    app.on_startup(on_startup)
+    ui.run_with(
+        outer,
+        root=page,
+        title=TITLE,
+        favicon=_ICON,
+        dark=None,
+        language="en-US",
+        binding_refresh_interval=None,
+        message_history_length=20,
+        gzip_middleware_factory=None,
+        tailwind=False,
+        show_welcome_message=False,
+    )
+    return outer
+
+
+class Page:
+    """The elements of one browser's page."""
+
+    def __init__(self, ask: Ask) -> None:
+        """Build the page, empty.
+
+        Args:
+            ask: answers a search with sentences and a note.
+        """
+        self._ask = ask
+        self._charts: dict[str, _ChartCard] = {}
+        self._tables: dict[str, _TableCard] = {}
+        self._shown: dict[str, Any] = {}
+        self._client = ui.context.client
+        ui.add_css(_STYLE)
+        self._dark = ui.dark_mode(None)
+        with ui.element("main").classes("bt-page"):
+            self._build_head()
+            self._tiles = ui.element("div").classes("bt-tiles")
+            self._advice = ui.element("div").style("display: contents")
+            with ui.element("div").classes("bt-cards"):
+                for card in CARDS:
+                    self._build_card(card)
+            ui.label("Read from files only; closing this page, or the monitor, makes no difference to the learner.").classes(
+                "bt-foot"
+            )
+
+    @property
+    def client(self) -> Client:
+        return self._client
+
+    def show(self, view: View) -> None:
+        """Bring the page up to date; what has not changed is not sent again."""
+        if self._changed("head", (view.root, view.state, view.mood)):
+            self._root.set_text(view.root)
+            self._state.set_text(view.state)
+            self._state.classes(remove="good bad quiet", add=view.mood)
+        if self._changed("tiles", view.tiles):
+            self._fill(self._tiles, lambda: _tiles(view.tiles))
+        if self._changed("advice", view.advice):
+            self._fill(self._advice, lambda: _advice(view.advice))
+        if self._changed("newest", view.newest):
+            self._fill(self._newest, lambda: _listed(view.newest, "No file was set aside."))
+        if self._changed("log", view.log):
+            self._log.set_text(view.log)
+        for name, chart in view.charts.items():
+            if self._changed(f"chart {name}", chart):
+                self._charts[name].show(chart)
+        for name, table in view.tables.items():
+            if self._changed(f"table {name}", table):
+                self._tables[name].show(table)
+
+    def _changed(self, what: str, now: Any) -> bool:
+        if what in self._shown and self._shown[what] == now:
+            return False
+        self._shown[what] = now
+        return True
+
+    def _fill(self, holder: ui.element, build: Callable[[], object]) -> None:
+        holder.clear()
+        with holder:
+            build()
+
+    def _build_head(self) -> None:
+        with ui.element("header").classes("bt-head"):
+            ui.label(TITLE).classes("bt-title")
+            self._state = ui.label("looking …").classes("bt-state").mark("state")
+            self._root = ui.label("").classes("bt-root")
+            choice = ui.toggle({"auto": "Auto", "light": "Light", "dark": "Dark"}, value="auto").props("dense no-caps unelevated")
+            choice.on_value_change(lambda event: self._dark.set_value({"auto": None, "light": False, "dark": True}[event.value]))
+
+    def _build_card(self, card: Card) -> None:
+        with ui.element("section").classes("bt-card" + (" wide" if card.wide else "")) as section:
+            section.props(f'id="{card.name}"')
+            with ui.element("div").classes("bt-top"), ui.element("h2"):
+                ui.label(card.title)
+            if card.kind == "chart":
+                self._charts[card.name] = _ChartCard(tall=card.wide)
+            elif card.kind == "table":
+                self._tables[card.name] = _TableCard()
+            elif card.kind == "search":
+                self._build_search()
+            else:
+                self._log = ui.label("").classes("bt-log")
+
+    def _build_search(self) -> None:
+        query = ui.input(placeholder="why was this file not trained? name, hash, or a word of the reason").props(
+            'dense outlined clearable maxlength=200 aria-label="search"'
+        )
+        self._answer = ui.label("").classes("bt-note")
+        self._results = ui.element("div").classes("bt-found")
+        ui.label("Set aside last").classes("bt-note")
+        self._newest = ui.element("div").classes("bt-found")
+
+        async def searched() -> None:
+            found, note = await self._ask(str(query.value or ""))
+            self._answer.set_text(note)
+            self._fill(self._results, lambda: [ui.label(sentence) for sentence in found])
+
+        query.on("keydown.enter", searched)
+        query.on_value_change(lambda event: None if event.value else asyncio.create_task(searched()))
+
+
+class _ChartCard:
+    def __init__(self, *, tall: bool) -> None:
+        self._tall = tall
+        self._holder = ui.element("div")
+        self._note = ui.label("").classes("bt-note")
+        self._chart: ui.echart | None = None
+
+    def show(self, chart: Chart) -> None:
+        self._note.set_text(chart.note)
+        self._note.set_visibility(bool(chart.note))
+        if chart.options is not None and self._chart is not None:
+            self._chart.options.clear()
+            self._chart.options.update(chart.options)
+            return
+        self._holder.clear()
+        with self._holder:
+            if chart.options is None:
+                self._chart = None
+                ui.label(chart.empty).classes("bt-empty")
+            else:
+                self._chart = ui.echart(dict(chart.options), renderer="svg").classes("bt-chart" + (" tall" if self._tall else ""))
+
+
+class _TableCard:
+    def __init__(self) -> None:
+        self._holder = ui.element("div").classes("bt-scroll")
+        self._note = ui.label("").classes("bt-note")
+
+    def show(self, table: Table) -> None:
+        self._note.set_text(table.note)
+        self._note.set_visibility(bool(table.note))
+        self._holder.clear()
+        with self._holder:
+            if table.rows:
+                _rows(table)
+            else:
+                ui.label(table.empty).classes("bt-empty")
+
+
+def _rows(table: Table) -> None:
+    with ui.element("table").classes("bt-table"):
+        for tag, cells in (("th", table.heads), *(("td", row) for row in table.rows)):
+            with ui.element("tr"):
+                for text in cells:
+                    with ui.element(tag):
+                        ui.label(text)
+
+
+def _tiles(tiles: Iterable[tuple[str, str]]) -> None:
+    for label, value in tiles:
+        with ui.element("div").classes("bt-tile"):
+            ui.label(value).classes("value" + (" long" if len(value) > 14 else ""))
+            ui.label(label).classes("label")
+
+
+def _advice(advice: Iterable[Advice]) -> None:
+    for item in advice:
+        with ui.element("div").classes(f"bt-advice {item.level}"):
+            ui.label(item.seen).classes("seen")
+            ui.label(item.cure).classes("cure")
+
+
+def _listed(sentences: tuple[str, ...], empty: str) -> None:
+    for sentence in sentences or (empty,):
+        ui.label(sentence)

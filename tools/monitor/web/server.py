@@ -1,0 +1,150 @@
+"""Serves the page on this machine only, and gathers what it shows as long as somebody looks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+import uvicorn
+
+from local_training.errors import MachineError
+from local_training.paths import Paths
+from tools.learner import quiet_process
+from tools.monitor.web import episode_search, view
+from tools.monitor.web.facts import Watcher
+from tools.monitor.web.gate import Gate
+from tools.monitor.web.page import Page, application
+from tools.monitor.web.view import View
+
+ADDRESS = "127.0.0.1"
+LOOK_SECONDS = 0.75
+REST_FACTOR = 20.0
+"""A look that took long is followed by a rest of so many times its length: 5 % of a core at most."""
+_MOST_CONNECTIONS = 60
+_CLOSING_SECONDS = 1
+
+logger = logging.getLogger(__name__)
+
+
+def serve(paths: Paths, port: int, say: Callable[[str], None]) -> None:
+    """Serve until Ctrl+C.
+
+    Args:
+        port: 0 for any that is free.
+
+    Raises:
+        MachineError: the port can't be had.
+        KeyboardInterrupt: when it was ended by Ctrl+C.
+    """
+    quiet_process.lower_priority()
+    with _bound(port) as listening:
+        port = listening.getsockname()[1]
+        site = Site(paths)
+        gate = Gate(application(site.page, site.begin), port)
+        # No log of requests: what is wrong is shown on the page, or ends the command.
+        config = uvicorn.Config(
+            gate,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            loop="asyncio",
+            http="h11",
+            ws="wsproto",
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=_CLOSING_SECONDS,
+        )
+        lines = [f"[OK] The monitor is at http://{ADDRESS}:{port}/ (on this machine only)"]
+        lines += ["[INFO] Ctrl+C ends the monitor; the learner goes on."]
+        _Server(config, lambda: say("\n".join(lines))).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Says that it has started once it has, and heeds a Ctrl+C that came before in as good an order as a later one."""
+
+    def __init__(self, config: uvicorn.Config, has_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._has_started = has_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.should_exit:
+            await self.shutdown(sockets=sockets)
+        else:
+            self._has_started()
+
+
+def _bound(port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if sys.platform == "win32":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((ADDRESS, port))
+        listening.listen()
+    except (OSError, OverflowError) as error:
+        listening.close()
+        cause = f"{error}; is another monitor at work there? --port names another one (0: any that is free)"
+        raise MachineError(f"opening port {port}", cause) from error
+    return listening
+
+
+class Site:
+    """All that look: one thread's looks, shown on every page that is open."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._watcher = Watcher(paths)
+        self._pages: set[Page] = set()
+        self._somebody_looks = asyncio.Event()
+        self._newest: View | None = None
+        self._looking: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Begin to look, in the server's own loop."""
+        self._looking = asyncio.create_task(self._look_again_and_again())
+
+    def page(self) -> None:
+        """Build a page; it is filled when its browser has opened the websocket, and not before."""
+        page = Page(self._answer)
+
+        def opened() -> None:
+            if self._newest is not None:
+                page.show(self._newest)
+            self._pages.add(page)
+            self._somebody_looks.set()
+
+        page.client.on_connect(opened)
+        page.client.on_disconnect(lambda: self._pages.discard(page))
+        page.client.on_delete(lambda: self._pages.discard(page))
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            if not self._pages:
+                self._somebody_looks.clear()
+                await self._somebody_looks.wait()
+            begun = time.monotonic()
+            # In a thread: a drive that does not answer must not keep the page from being closed.
+            self._newest = await asyncio.to_thread(self._looked)
+            for page in list(self._pages):
+                page.show(self._newest)
+            await asyncio.sleep(max(LOOK_SECONDS, REST_FACTOR * (time.monotonic() - begun)))
+
+    def _looked(self) -> View:
+        return view.view(self._watcher.look())
+
+    async def _answer(self, query: str) -> tuple[list[str], str]:
+        found = await asyncio.to_thread(episode_search.search, self._paths, query)
+        if not query.strip():
+            return [], ""
+        note = "" if found.complete else f"The newest {len(found.sentences)}; there are more, so ask for more of the name."
+        if not found.sentences:
+            note = (
+                "No file of this name has come here, as far as the ledger still knows." if found.complete else "Not found in 3 s."
+            )
+        return list(found.sentences), f"{note} {found.trouble}".strip()
