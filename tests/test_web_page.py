@@ -74,6 +74,10 @@ def test_a_new_batch_appears_by_itself(browser: Any, paths: Paths) -> None:
             took.append(time.monotonic() - ended)
         assert min(took) <= SECONDS
         assert page.inner_text(_tile("Version")) == f"{len(took)}"
+        curve = page.locator("#curve svg path").count()
+        page.click('#curve button:has-text("200")')
+        page.wait_for_selector('#curve svg text:text-is("mean of the last 200 games")')
+        assert curve > 0 and page.locator("#curve svg path").count() > 0
         assert "Batch Training Complete" in page.inner_text("#log")
 
 
@@ -85,6 +89,10 @@ def test_hostile_texts_are_shown_and_never_run(browser: Any, paths: Paths) -> No
     stats = {"last_error": HOSTILE, "governor": HOSTILE, "model_version": HOSTILE, "errors": HOSTILE}
     paths.status.write_text(json.dumps({"schema": 1, "state": HOSTILE, "updated_at": time.time(), "stats": stats}))
     paths.build_orders.write_text(json.dumps({"summary": HOSTILE}))
+    _play(paths, 1, opponent="<img src=x onerror=a()>", map="<b>map", result="win")
+    learner_runs.drain(paths.root)
+    paths.status.write_text(json.dumps({"schema": 1, "state": HOSTILE, "updated_at": time.time(), "stats": stats}))
+    paths.training_log.write_text(f"{HOSTILE}\n", encoding="utf-8")
 
     with web_pages.server(paths.root) as server, _page(browser, server.address) as page:
         page.fill("#search input", "npz")
@@ -92,6 +100,8 @@ def test_hostile_texts_are_shown_and_never_run(browser: Any, paths: Paths) -> No
         page.wait_for_selector('#search .bt-found:has-text("rejected")')
         text = page.inner_text("main")
         assert text.count(HOSTILE) >= 7
+        shown = page.locator("#opponents svg text, #maps svg text").all_text_contents()
+        assert {"<img src=x onerror=a()>", "<b>map"} <= set(shown)
         assert page.title() == "Background Training"
         assert page.locator("main img, main script").count() == 0
 

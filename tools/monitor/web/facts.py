@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from local_training.metrics import MetricsReader
 from local_training.paths import Paths
+from local_training.record_file import Records
 from tools.monitor import reading
 from tools.monitor.reading import Reader
 from tools.monitor.snapshot import Snapshot
@@ -20,12 +22,20 @@ LOG_LINES = 60
 
 @dataclass(frozen=True)
 class Facts:
-    """One look. root is what a person would give to --root."""
+    """One look.
+
+    root: what a person would give to --root.
+    batches, games: the metrics history; valid until the next look.
+    mark: equal marks tell of an equal history.
+    """
 
     root: str
     snapshot: Snapshot
     ledger: LedgerFacts
     log_lines: tuple[str, ...]
+    batches: Records
+    games: Records
+    mark: tuple[Any, ...]
     build_orders: Mapping[str, Any] | None = None
 
 
@@ -37,13 +47,19 @@ class Watcher:
         self._reader = Reader(paths, time.time())
         self._ledger = LedgerFollower(paths.ledger)
         self._build_orders = BuildOrders(paths.build_orders)
+        self._metrics = MetricsReader(paths)
 
     def look(self) -> Facts:
         """What there is to see now; never an exception for what may lie there."""
+        self._metrics.look()
+        batches, games = self._metrics.batches, self._metrics.games
         return Facts(
             root=os.fspath(self._paths.root),
             snapshot=self._reader.snapshot(),
             ledger=self._ledger.look(),
             log_lines=reading.last_lines(self._paths.training_log, LOG_LINES),
+            batches=batches,
+            games=games,
+            mark=(self._metrics.edition, len(batches), len(games)),
             build_orders=self._build_orders.look(),
         )

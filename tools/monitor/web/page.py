@@ -12,7 +12,9 @@ from nicegui import Client, app, ui
 
 from tools.monitor.advice import Advice
 from tools.monitor.web.cards import CARDS, Card
-from tools.monitor.web.view import Chart, Table, View
+from tools.monitor.web.charts import WINDOWS
+from tools.monitor.web.content import Chart, Table
+from tools.monitor.web.view import View
 
 Ask = Callable[[str], Awaitable[tuple[list[str], str]]]
 
@@ -58,6 +60,8 @@ class Page:
         self._charts: dict[str, _ChartCard] = {}
         self._tables: dict[str, _TableCard] = {}
         self._shown: dict[str, Any] = {}
+        self._curves: dict[int, Chart] = {}
+        self._window = WINDOWS[1]
         self._client = ui.context.client
         ui.add_css(_STYLE)
         self._dark = ui.dark_mode(None)
@@ -90,12 +94,18 @@ class Page:
             self._fill(self._newest, lambda: _listed(view.newest, "No file was set aside."))
         if self._changed("log", view.log):
             self._log.set_text(view.log)
-        for name, chart in view.charts.items():
-            if self._changed(f"chart {name}", chart):
-                self._charts[name].show(chart)
+        self._curves = {window: view.charts[f"curve {window}"] for window in WINDOWS}
+        self._show_curve()
+        for name, card in self._charts.items():
+            if name != "curve" and self._changed(f"chart {name}", view.charts[name]):
+                card.show(view.charts[name])
         for name, table in view.tables.items():
             if self._changed(f"table {name}", table):
                 self._tables[name].show(table)
+
+    def _show_curve(self) -> None:
+        if self._curves and self._changed("curve", self._curves[self._window]):
+            self._charts["curve"].show(self._curves[self._window])
 
     def _changed(self, what: str, now: Any) -> bool:
         if what in self._shown and self._shown[what] == now:
@@ -119,9 +129,12 @@ class Page:
     def _build_card(self, card: Card) -> None:
         with ui.element("section").classes("bt-card" + (" wide" if card.wide else "")) as section:
             section.props(f'id="{card.name}"')
-            with ui.element("div").classes("bt-top"), ui.element("h2"):
-                ui.label(card.title)
-            if card.kind == "chart":
+            with ui.element("div").classes("bt-top"):
+                with ui.element("h2"):
+                    ui.label(card.title)
+                if card.kind == "curve":
+                    self._build_smoothing()
+            if card.kind in ("chart", "curve"):
                 self._charts[card.name] = _ChartCard(tall=card.wide)
             elif card.kind == "table":
                 self._tables[card.name] = _TableCard()
@@ -129,6 +142,16 @@ class Page:
                 self._build_search()
             else:
                 self._log = ui.label("").classes("bt-log")
+
+    def _build_smoothing(self) -> None:
+        def chosen(window: int) -> None:
+            self._window = window
+            self._show_curve()
+
+        with ui.element("div").classes("bt-top"):
+            ui.label("mean of games").classes("bt-note")
+            choice = ui.toggle(list(WINDOWS), value=self._window).props("dense no-caps unelevated")
+            choice.on_value_change(lambda event: chosen(int(event.value)))
 
     def _build_search(self) -> None:
         query = ui.input(placeholder="why was this file not trained? name, hash, or a word of the reason").props(

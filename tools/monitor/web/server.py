@@ -8,13 +8,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 
 from local_training.errors import MachineError
 from local_training.paths import Paths
 from tools.learner import quiet_process
-from tools.monitor.web import episode_search, view
+from tools.monitor.web import charts, episode_search, view
+from tools.monitor.web.content import Chart
 from tools.monitor.web.facts import Watcher
 from tools.monitor.web.gate import Gate
 from tools.monitor.web.page import Page, application
@@ -103,6 +105,10 @@ class Site:
         self._pages: set[Page] = set()
         self._somebody_looks = asyncio.Event()
         self._newest: View | None = None
+        self._charts: dict[str, Chart] = {}
+        self._mark: tuple[Any, ...] = ()
+        self._charts_due = float("-inf")
+        self._drawing_seconds = 0.0
         self._looking: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
@@ -133,10 +139,18 @@ class Site:
             self._newest = await asyncio.to_thread(self._looked)
             for page in list(self._pages):
                 page.show(self._newest)
-            await asyncio.sleep(max(LOOK_SECONDS, REST_FACTOR * (time.monotonic() - begun)))
+            await asyncio.sleep(max(LOOK_SECONDS, REST_FACTOR * (time.monotonic() - begun - self._drawing_seconds)))
 
     def _looked(self) -> View:
-        return view.view(self._watcher.look())
+        facts = self._watcher.look()
+        self._drawing_seconds = 0.0
+        begun = time.monotonic()
+        # A long history takes a while to draw. Its charts may come late for that; what is new besides may not.
+        if facts.mark != self._mark and begun >= self._charts_due:
+            self._charts, self._mark = charts.charts(facts.batches, facts.games), facts.mark
+            self._drawing_seconds = time.monotonic() - begun
+            self._charts_due = time.monotonic() + REST_FACTOR * self._drawing_seconds
+        return view.view(facts, self._charts)
 
     async def _answer(self, query: str) -> tuple[list[str], str]:
         found = await asyncio.to_thread(episode_search.search, self._paths, query)

@@ -11,30 +11,12 @@ from tools import explain_episode
 from tools.monitor import advice, life_signs, words
 from tools.monitor.advice import Advice
 from tools.monitor.web import build_orders, ledger_follower
+from tools.monitor.web.content import Chart, Table
 from tools.monitor.web.facts import Facts
 
 UNKNOWN = "-"
 GOOD, QUIET, BAD = "good", "quiet", "bad"
 _LONGEST_TEXT = 300
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One chart: ECharts' options, or None and the words that stand in its place; and a sentence below it."""
-
-    options: Mapping[str, Any] | None
-    empty: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of texts below heads; or the words in their place where there are none."""
-
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    empty: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +34,7 @@ class View:
     tables: Mapping[str, Table] = field(default_factory=dict)
 
 
-def view(facts: Facts) -> View:
+def view(facts: Facts, charts: Mapping[str, Chart]) -> View:
     """Put the page together."""
     snapshot = facts.snapshot
     content = snapshot.status.content or {}
@@ -65,6 +47,7 @@ def view(facts: Facts) -> View:
         advice=tuple(advice.advice(snapshot, facts.root)),
         newest=tuple(_sentences(facts.ledger.newest)),
         log="\n".join(words.visible(line) for line in facts.log_lines) or "Nothing has been logged yet.",
+        charts=charts,
         tables={"fates": _fates(facts), "reasons": _reasons(facts), "openings": _openings(facts)},
     )
 
