@@ -21,6 +21,8 @@ import harness
 import psutil
 from harness import Row
 
+from local_training.actions import Discrete
+
 import numpy as np  # isort: skip  # harness sets the number of its threads first
 
 from episodes import ACTION_COUNT, STATE_WIDTH, Copies, arrays
@@ -136,7 +138,7 @@ def _thread(kind: str) -> Iterator[None]:
     games = [episode.from_arrays(arrays(rng, STEPS, log_probs=True) | {"meta": None}) for _ in range(10)]
 
     def learn() -> None:
-        state, version = learning.new_state(STATE_WIDTH, ACTION_COUNT, settings), 0
+        state, version = learning.new_state(STATE_WIDTH, Discrete(ACTION_COUNT), settings), 0
         while not over.is_set():
             version += 1
             state, _ = learning.learn(state, games[:1], settings, version, games[1:])

@@ -18,6 +18,8 @@ from pathlib import Path
 import harness
 from harness import Row
 
+from local_training.actions import Discrete
+
 import numpy as np  # isort: skip  # harness sets the number of its threads first
 
 from episodes import ACTION_COUNT, STATE_WIDTH, Copies, arrays
@@ -137,7 +139,7 @@ class _Peer:
         self._paths, self._rng, self._steps = paths, np.random.default_rng(1), steps
         paths.models.mkdir(parents=True)
         self._settings = LearningSettings()
-        self._state = learning.new_state(STATE_WIDTH, ACTION_COUNT, self._settings)
+        self._state = learning.new_state(STATE_WIDTH, Discrete(ACTION_COUNT), self._settings)
         self._recent: list[episode.Episode] = []
         for _ in range(WARM_UP):
             self.update()

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 import harness
 from harness import Row
 
+from local_training.actions import Discrete
+
 import numpy as np  # isort: skip  # harness sets the number of its threads first
 
 from local_training import episode, learning, passes, policy, shared_work
@@ -90,7 +92,7 @@ def _crew() -> Iterator[Crew]:
 
 
 def _ours(games: list[Episode], settings: LearningSettings, crew: Crew | None) -> harness.Measure:
-    state = learning.new_state(STATE_WIDTH, ACTION_COUNT, settings)
+    state = learning.new_state(STATE_WIDTH, Discrete(ACTION_COUNT), settings)
     _, report = learning.learn(state, games, settings, 1)
     assert report.epochs == settings.epochs, "otherwise samples are counted that were not gone through"
 

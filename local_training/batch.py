@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from local_training.actions.discrete import Discrete
+from local_training.actions.space import ActionSpace
 from local_training.episode import Episode
 from local_training.errors import EpisodeError
 
@@ -17,12 +19,12 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Batch:
-    """Letters: T steps of all N episodes together, S features, A actions."""
+    """Letters: T steps of all N episodes together, S features, A outputs of the policy, D numbers in an action."""
 
     states: Array
     """[T, S] float32, raw."""
     actions: Array
-    """[T] int64"""
+    """[T] int64, or [T, D] for other kinds of actions than Discrete"""
     rewards: Array
     """[T] float32"""
     behaviour_log_probs: Array | None
@@ -48,27 +50,32 @@ class Batch:
         return np.repeat(values, self.lengths)
 
 
-def check_fits(episode: Episode, state_width: int, action_count: int) -> None:
+def check_fits(episode: Episode, state_width: int, actions: ActionSpace) -> None:
     """Refuse an episode of another game than the model's.
 
     Raises:
-        EpisodeError: with the reason "wrong-width", "action-out-of-range" or "wrong-shape" (of the mask).
+        EpisodeError: with the reason "wrong-width", "wrong-action-kind", "action-out-of-range" or "wrong-shape" (of the
+            actions or the mask).
     """
     if episode.state_width != state_width:
         raise EpisodeError("wrong-width", f"a state holds {episode.state_width} numbers", f"the model takes {state_width}")
-    if int(episode.actions.max()) >= action_count:
-        found = f"there is an action {int(episode.actions.max())}"
-        raise EpisodeError("action-out-of-range", found, f"the model knows 0 to {action_count - 1}")
-    if episode.action_mask is not None and episode.action_mask.shape[1] != action_count:
-        found = f"action_mask has {episode.action_mask.shape[1]} actions"
-        raise EpisodeError("wrong-shape", found, f"the model has {action_count}")
+    declared = episode.action_space or Discrete(1 + int(episode.actions.max()))
+    if declared.kind != actions.kind:
+        raise EpisodeError("wrong-action-kind", f"it holds {declared.words}", f"the model chooses {actions.words}")
+    try:
+        actions.checked(episode.actions, episode.steps)
+        if episode.action_mask is not None:
+            actions.check_legal(episode.action_mask, episode.actions)
+    except EpisodeError as error:
+        raise EpisodeError(error.reason, error.found, f"the model chooses {actions.words}") from None
 
 
-def of_episodes(episodes: Sequence[Episode], trained_version: int, action_count: int) -> Batch:
+def of_episodes(episodes: Sequence[Episode], trained_version: int, outputs: int) -> Batch:
     """Lay episodes behind one another; either all record log-probabilities, or none is taken to.
 
     Args:
         trained_version: the version of the policy that is going to be improved; lags count from it.
+        outputs: A, of the policy.
     """
     recorded = [episode.log_probs for episode in episodes]
     played = [trained_version if episode.policy_version is None else episode.policy_version for episode in episodes]
@@ -77,7 +84,7 @@ def of_episodes(episodes: Sequence[Episode], trained_version: int, action_count:
         actions=np.concatenate([episode.actions for episode in episodes]),
         rewards=np.concatenate([episode.rewards for episode in episodes]),
         behaviour_log_probs=None if any(part is None for part in recorded) else np.concatenate(recorded),  # type: ignore[arg-type]
-        mask=_masks(episodes, action_count),
+        mask=_masks(episodes, outputs),
         lengths=np.array([episode.steps for episode in episodes], np.int64),
         final_states=np.stack([_after_last_step(episode) for episode in episodes]),
         terminated=np.array([episode.terminated for episode in episodes], bool),
@@ -89,11 +96,10 @@ def _after_last_step(episode: Episode) -> Array:
     return np.asarray(episode.states[-1] if episode.final_state is None else episode.final_state)
 
 
-def _masks(episodes: Sequence[Episode], action_count: int) -> Array | None:
+def _masks(episodes: Sequence[Episode], outputs: int) -> Array | None:
     if all(episode.action_mask is None for episode in episodes):
         return None
     everything = [
-        np.ones((episode.steps, action_count), bool) if episode.action_mask is None else episode.action_mask
-        for episode in episodes
+        np.ones((episode.steps, outputs), bool) if episode.action_mask is None else episode.action_mask for episode in episodes
     ]
     return np.concatenate(everything)

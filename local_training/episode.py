@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from local_training import episode_actions
+from local_training.actions.space import ActionSpace
 from local_training.errors import EpisodeError
 from local_training.settings import LimitSettings
 
@@ -27,7 +29,7 @@ class Episode:
     Letters: T steps, S features, A actions.
 
     states: [T, S] float32, what the policy saw.
-    actions: [T] int64, what it did, 0..A-1.
+    actions: [T] int64, what it did, 0..A-1; for other kinds than Discrete [T, D], as their `ActionSpace` has it.
     rewards: [T] float32, what that action earned.
     log_probs: [T] float32 or None, log-probability of the action under the policy that played.
     policy_version: model version that played, or None.
@@ -36,6 +38,7 @@ class Episode:
     final_state: [S] float32 or None, the state after the last step.
     episode_id: unique text, or "".
     meta: the writer's own remarks.
+    action_space: what the writer declares of the actions, by mask or meta; None: Discrete, of a number it does not say.
     """
 
     states: Array
@@ -48,6 +51,7 @@ class Episode:
     final_state: Array | None = None
     episode_id: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    action_space: ActionSpace | None = None
 
     @property
     def steps(self) -> int:
@@ -68,24 +72,17 @@ class Episode:
         optional = {"log_probs": self.log_probs, "action_mask": self.action_mask, "final_state": self.final_state}
         return {name: array.copy() for name, array in {**named, **optional}.items() if array is not None}
 
-    @property
-    def declared_actions(self) -> int:
-        """The number of actions the writer states, by mask or meta; 0 if it does not."""
-        if self.action_mask is not None:
-            return int(self.action_mask.shape[1])
-        return int(self.meta.get("action_count") or 0)
-
 
 def from_arrays(arrays: Mapping[str, Any], limits: LimitSettings | None = None) -> Episode:
     """Check raw arrays, as a game or a file delivers them, and make an Episode of them.
 
     Args:
-        arrays: at least `states` [T, ...], `actions` [T], `rewards` [T]; further keys of the format are optional,
+        arrays: at least `states` [T, ...], `actions` [T] or [T, D], `rewards` [T]; further keys of the format are optional,
             unknown keys are ignored. uint8 states are scaled by 1/255, further axes of a state are flattened.
 
     Raises:
         EpisodeError: with the reason "missing-array", "wrong-dtype", "wrong-shape", "too-large", "not-finite",
-            "absurd-magnitude", "action-out-of-range", "illegal-action" or "bad-meta".
+            "absurd-magnitude", "action-out-of-range", "illegal-action", "unexpected-mask" or "bad-meta".
     """
     limits = limits or LimitSettings()
     for name in REQUIRED:
@@ -93,20 +90,21 @@ def from_arrays(arrays: Mapping[str, Any], limits: LimitSettings | None = None) 
             raise EpisodeError("missing-array", f"there is no array {name}", "states, actions and rewards are needed")
     states = _states(np.asarray(arrays["states"]), limits)
     steps = len(states)
-    actions = _actions(np.asarray(arrays["actions"]), steps, limits)
+    meta = _meta(arrays.get("meta"))
+    played = episode_actions.read(np.asarray(arrays["actions"]), arrays.get("action_mask"), meta, steps, limits)
     rewards = _finite_floats("rewards", np.asarray(arrays["rewards"]), (steps,), limits)
-    mask = _mask(arrays.get("action_mask"), steps, actions, limits)
     return Episode(
         states=states,
-        actions=actions,
+        actions=played.actions,
         rewards=rewards,
-        log_probs=_log_probs(arrays.get("log_probs"), steps, limits),
+        log_probs=_log_probs(arrays.get("log_probs"), steps, played.space, limits),
         policy_version=_policy_version(arrays.get("policy_version")),
-        action_mask=mask,
+        action_mask=played.mask,
         terminated=_terminated(arrays.get("terminated")),
         final_state=_final_state(arrays.get("final_state"), states, limits),
         episode_id=_text("episode_id", arrays.get("episode_id"), 200),
-        meta=_meta(arrays.get("meta"), actions, limits),
+        meta=meta,
+        action_space=played.space,
     )
 
 
@@ -144,19 +142,6 @@ def scaled_pixels(raw: Array) -> Array:
     return scaled
 
 
-def _actions(raw: Array, steps: int, limits: LimitSettings) -> Array:
-    if raw.dtype.kind not in "iu":
-        raise EpisodeError("wrong-dtype", f"actions is of type {raw.dtype}", "whole numbers are needed")
-    if raw.shape != (steps,):
-        raise _shape_error("actions", raw.shape, (steps,))
-    lowest, highest = int(raw.min()), int(raw.max())
-    if lowest < 0 or highest >= limits.max_actions:
-        worst = lowest if lowest < 0 else highest
-        needed = f"0 to {limits.max_actions - 1} (limits.max_actions) is allowed"
-        raise EpisodeError("action-out-of-range", f"there is an action {worst}", needed)
-    return raw.astype(np.int64)
-
-
 def _finite_floats(name: str, raw: Array, shape: tuple[int, ...], limits: LimitSettings) -> Array:
     if raw.dtype.kind not in "fiub":
         raise EpisodeError("wrong-dtype", f"{name} is of type {raw.dtype}", "real numbers are needed")
@@ -174,10 +159,12 @@ def _finite_floats(name: str, raw: Array, shape: tuple[int, ...], limits: LimitS
     return np.ascontiguousarray(raw, dtype=np.float32)
 
 
-def _log_probs(raw: Any, steps: int, limits: LimitSettings) -> Array | None:
+def _log_probs(raw: Any, steps: int, space: ActionSpace | None, limits: LimitSettings) -> Array | None:
     if raw is None:
         return None
     values = _finite_floats("log_probs", np.asarray(raw), (steps,), limits)
+    if space is not None and space.has_densities:
+        return values
     if values.max() > 1e-5:
         found = f"log_probs holds {float(values.max()):g}"
         raise EpisodeError("bad-log-prob", found, "logarithms of probabilities, 0 at most, are needed")
@@ -194,24 +181,6 @@ def _policy_version(raw: Any) -> int | None:
     if not 0 <= int(value) < 2**62:
         raise EpisodeError("bad-version", f"policy_version is {int(value)}", "a version, 0 or more, is needed")
     return int(value)
-
-
-def _mask(raw: Any, steps: int, actions: Array, limits: LimitSettings) -> Array | None:
-    if raw is None:
-        return None
-    mask = np.asarray(raw)
-    if mask.dtype != np.bool_:
-        raise EpisodeError("wrong-dtype", f"action_mask is of type {mask.dtype}", "bool is needed")
-    if mask.ndim != 2 or mask.shape[0] != steps or not 1 <= mask.shape[1] <= limits.max_actions:
-        raise EpisodeError("wrong-shape", f"action_mask has shape {mask.shape}", f"({steps}, number of actions) is needed")
-    if int(actions.max()) >= mask.shape[1]:
-        found = f"there is an action {int(actions.max())}, and action_mask has {mask.shape[1]} actions"
-        raise EpisodeError("action-out-of-range", found, "every action must be among them")
-    illegal = np.flatnonzero(~mask[np.arange(steps), actions])
-    if illegal.size:
-        found = f"the action of step {illegal[0]} is masked out ({illegal.size} such steps)"
-        raise EpisodeError("illegal-action", found, "an action that was taken must be legal in action_mask")
-    return np.ascontiguousarray(mask)
 
 
 def _terminated(raw: Any) -> bool:
@@ -246,7 +215,7 @@ def _text(name: str, raw: Any, longest: int) -> str:
     return text
 
 
-def _meta(raw: Any, actions: Array, limits: LimitSettings) -> Mapping[str, Any]:
+def _meta(raw: Any) -> Mapping[str, Any]:
     text = json.dumps(dict(raw)) if isinstance(raw, Mapping) else _text("meta", raw, 100_000)
     if not text:
         return {}
@@ -256,14 +225,6 @@ def _meta(raw: Any, actions: Array, limits: LimitSettings) -> Mapping[str, Any]:
         raise EpisodeError("bad-meta", f"meta is not JSON ({error})", "the text of a JSON object is needed") from None
     if not isinstance(meta, dict):
         raise EpisodeError("bad-meta", f"meta holds a JSON {type(meta).__name__}", "a JSON object is needed")
-    count = meta.get("action_count")
-    # A new model is made with as many actions as its first episodes declare.
-    if count is not None and (type(count) is not int or not 1 <= count <= limits.max_actions):
-        needed = f"a whole number from 1 to {limits.max_actions} (limits.max_actions) is needed"
-        raise EpisodeError("bad-meta", f"action_count in meta is {ascii(count)[:40]}", needed)
-    if count is not None and count <= int(actions.max()):
-        found = f"there is an action {int(actions.max())}, and meta declares {count} actions"
-        raise EpisodeError("action-out-of-range", found, "every action must be among them")
     return meta
 
 

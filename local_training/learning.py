@@ -93,7 +93,7 @@ def learn(
     """
     assert episodes, "a batch holds at least one episode"
     for episode in episodes:
-        batches.check_fits(episode, state.state_width, state.action_count)
+        batches.check_fits(episode, state.state_width, state.actions)
     # What was refused when it was new must not come in by the back door, among the old ones.
     history = [old for old in recent if not soundness.rewards_jump(state, old, settings)]
     tally, refused = Tally(), {}

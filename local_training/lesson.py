@@ -64,9 +64,9 @@ def learnt(
         number: of the lesson within the batch; with seed and version it decides the order of the steps.
     """
     trained_version = version - 1
-    begun = _with_episode_seen(state, batches.of_episodes([episode], trained_version, state.action_count), settings)
+    begun = _with_episode_seen(state, batches.of_episodes([episode], trained_version, state.actions.outputs), settings)
     lesson = _Lesson(begun, settings, np.random.Generator(np.random.PCG64([settings.seed, version, number])))
-    batch = batches.of_episodes([*old, episode], trained_version, state.action_count)
+    batch = batches.of_episodes([*old, episode], trained_version, state.actions.outputs)
     lesson.train(batch, _plan(settings, trained_version, recorded=batch.behaviour_log_probs is not None))
     lesson.tally.replayed_games = len(old)
     lesson.tally.replayed_steps = batch.steps - episode.steps
@@ -151,7 +151,7 @@ def _outputs(weights: Array, sizes: Sizes, states: Array) -> Array:
 
 
 def _actor_sizes(state: TrainingState) -> Sizes:
-    return Sizes(state.state_width, state.hidden, state.action_count)
+    return Sizes(state.state_width, state.hidden, state.actions.outputs)
 
 
 def _critic_sizes(state: TrainingState) -> Sizes:
@@ -174,11 +174,12 @@ class _Lesson:
         """Go through it all as often as planned, fewer times when the policy has changed enough."""
         settings = self.settings
         states = passes.with_ones(self.begun.observations.scaled(batch.states))
-        log_pi = policy.log_softmax(_outputs(self.begun.actor.weights, _actor_sizes(self.begun), states), batch.mask)
+        space = self.begun.actions
+        before = space.chances(_outputs(self.begun.actor.weights, _actor_sizes(self.begun), states), batch.mask)
         advantages, targets = self._estimates(batch, states, plan.trace)
-        played = log_pi[np.arange(batch.steps), batch.actions] if batch.behaviour_log_probs is None else batch.behaviour_log_probs
+        played = before.log_probs(batch.actions) if batch.behaviour_log_probs is None else batch.behaviour_log_probs
         bounds = reinforce.Bounds(settings.clip, settings.largest_weight, settings.entropy)
-        to_act = ActorObjective(batch.actions, advantages, played, batch.mask, bounds)
+        to_act = ActorObjective(space, batch, advantages, played, bounds)
         pace = Pace(plan.minibatch_steps, plan.learning_rate, settings.gradient_norm)
         orders = [self.rng.permutation(batch.steps) for _ in range(plan.epochs)]
         critic = shared_work.begun(CriticTask(self.begun.critic, _critic_sizes(self.begun), states, targets, orders, pace))
@@ -186,7 +187,7 @@ class _Lesson:
         for order in orders:
             actor.epoch(order)
             self.tally.epochs += 1
-            self.tally.kl = reinforce.kl_divergence(log_pi, policy.log_softmax(actor.outputs(), batch.mask))
+            self.tally.kl = before.divergence(space.chances(actor.outputs(), batch.mask))
             if not self.tally.kl <= settings.kl_limit:
                 break
         self.actor = actor.present

@@ -26,7 +26,7 @@ def facts(state: TrainingState, settings: LearningSettings) -> dict[str, Any]:
     return {
         "format": model_store.FORMAT,
         "state_width": state.state_width,
-        "action_count": state.action_count,
+        **state.actions.meta,
         "hidden": [state.hidden, state.hidden],
         "activation": policy.ACTIVATION,
         "hyper_parameters": dataclasses.asdict(settings),

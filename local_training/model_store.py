@@ -18,6 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from local_training import atomic_files, bounded_npz
+from local_training.actions import kinds
+from local_training.actions.discrete import Discrete
+from local_training.actions.space import ActionSpace
 from local_training.errors import ModelError, ModelMissingError, NpzError
 from local_training.paths import Paths
 
@@ -44,12 +47,16 @@ class Model:
         return int(self.arrays["W1"].shape[0])
 
     @property
-    def action_count(self) -> int:
-        return int(self.arrays["W3"].shape[1])
+    def actions(self) -> ActionSpace:
+        """What the policy chooses among: as the manifest says, or else one of as many actions as it has outputs."""
+        outputs = int(self.arrays["W3"].shape[1])
+        said = self.manifest.get("action_space")
+        return Discrete(outputs) if said is None else kinds.of_json(said, outputs)
 
     @property
     def action_names(self) -> tuple[str, ...]:
-        names = self.manifest.get("action_names") or [f"action_{index}" for index in range(self.action_count)]
+        """What the actions are called, or the numbers that make one."""
+        names = self.manifest.get("action_names") or [f"action_{index}" for index in range(self.actions.name_count)]
         return tuple(str(name) for name in names)
 
 
@@ -171,5 +178,18 @@ def _check_policy(model: Model, file: str) -> None:
     )
     if not chained:
         raise ModelError(file, f"the policy's shapes are {shapes}", "three layers that fit together are needed")
+    _check_actions(model, file)
     if not all(arrays[name].dtype.kind == "f" and np.isfinite(arrays[name]).all() for name in POLICY_KEYS):
         raise ModelError(file, "the policy holds values that are not finite numbers", "finite numbers are needed")
+
+
+def _check_actions(model: Model, file: str) -> None:
+    outputs = model.arrays["W3"].shape[1]
+    try:
+        actions = model.actions
+    except ValueError as error:
+        found, needed = error.args
+        raise ModelError(file, f"action_space in the manifest: {found}", needed) from None
+    if actions.outputs != outputs:
+        found = f"the policy has {outputs} outputs"
+        raise ModelError(file, found, f"{actions.outputs} are needed for {actions.words}, as the manifest says")

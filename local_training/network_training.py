@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from local_training import optimizer, passes, reinforce, yield_point
+from local_training.actions.space import ActionSpace
+from local_training.batch import Batch
 from local_training.passes import PART_STEPS, Passes, Sizes
 from local_training.training_state import Trainable
 
@@ -32,11 +34,11 @@ class Objective(Protocol):
 class ActorObjective:
     """The clipped policy-gradient loss with its entropy bonus, see `reinforce.policy_loss`."""
 
-    def __init__(
-        self, actions: Array, advantages: Array, behaviour_log_probs: Array, mask: Array | None, bounds: reinforce.Bounds
-    ) -> None:
-        self._steps = (actions, advantages, behaviour_log_probs)
-        self._mask = mask
+    def __init__(self, space: ActionSpace, batch: Batch, advantages: Array, played: Array, bounds: reinforce.Bounds) -> None:
+        """`advantages`, and `played`, the actions' log-probabilities under the policy that played: [T]."""
+        self._space = space
+        self._steps = (batch.actions, advantages, played)
+        self._mask = batch.mask
         self._bounds = bounds
         self.surrogate = 0.0
         self.entropy = 0.0
@@ -50,7 +52,7 @@ class ActorObjective:
         part = slice(start, start + len(outputs))
         actions, advantages, log_probs = (values[part] for values in self._arranged)
         mask = None if self._arranged_mask is None else self._arranged_mask[part]
-        loss = reinforce.policy_loss(outputs, actions, advantages, log_probs, mask, self._bounds)
+        loss = reinforce.policy_loss(self._space.chances(outputs, mask), actions, advantages, log_probs, self._bounds)
         self.surrogate += loss.surrogate
         self.entropy += loss.entropy
         self.clipped += loss.clipped

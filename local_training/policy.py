@@ -1,4 +1,4 @@
-"""What the policy is: a small network from a state to action probabilities, and how it plays."""
+"""What the policy is: a small network from a state to how likely each action is, and how it plays."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from local_training.actions.discrete import Discrete, log_softmax
+from local_training.actions.space import ActionSpace, Choice, no_legal_action
 from local_training.errors import EpisodeError
 
 Array = npt.NDArray[Any]
@@ -19,8 +21,9 @@ ACTIVATION = "tanh"
 class Network(NamedTuple):
     """Two hidden tanh layers: outputs = tanh(tanh(states W1 + b1) W2 + b2) W3 + b3.
 
-    Letters: S inputs, H hidden units, A outputs. The policy's outputs are logits, one per action; the value network
-    has one output. The published policy takes raw states: whatever scales them is folded into W1 and b1.
+    Letters: S inputs, H hidden units, A outputs. What the policy's outputs mean is said by an `ActionSpace`: for Discrete
+    they are logits, one per action. The value network has one output. The published policy takes raw states: whatever
+    scales them is folded into W1 and b1.
     """
 
     W1: Array
@@ -35,14 +38,6 @@ class Network(NamedTuple):
     """[H, A]"""
     b3: Array
     """[A]"""
-
-
-class Choice(NamedTuple):
-    """One action, chosen."""
-
-    action: int
-    probability: float
-    log_prob: float
 
 
 def shapes(inputs: int, hidden: int, outputs: int) -> tuple[tuple[int, ...], ...]:
@@ -120,41 +115,45 @@ def forward(network: Network, states: Array) -> Array:
     return np.asarray(hidden @ network.W3 + network.b3)
 
 
-def log_softmax(logits: Array, mask: Array | None = None) -> Array:
-    """log pi(a) = logit(a) - log sum exp(logits), over the legal actions; -inf for the others.
+def outputs(network: Network, states: Array) -> Array:
+    """As `forward`, for states [B, S] of any kind of number.
 
-    Args:
-        logits: [B, A].
-        mask: [B, A] bool, True where legal; at least one per row. None: all are legal.
+    Raises:
+        EpisodeError: a state is of another width than the policy's.
     """
-    if mask is not None:
-        logits = np.where(mask, logits, -np.inf)
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+    states = np.asarray(states, dtype=np.float32)
+    _check_width(network, states.shape[-1])
+    return forward(network, states)
 
 
 def probabilities(network: Network, states: Array, mask: Array | None = None) -> Array:
-    """Action probabilities for one state [S] or several [B, S]; an illegal action gets exactly 0.
+    """Probabilities of Discrete actions for one state [S] or several [B, S]; an illegal action gets exactly 0.
 
     Raises:
         EpisodeError: a state is of another width than the policy's, or a mask leaves no action.
     """
-    states = np.asarray(states, dtype=np.float32)
-    _check_width(network, states.shape[-1])
     if mask is not None and not np.asarray(mask, dtype=bool).any(axis=-1).all():
-        raise _no_legal_action()
-    return np.exp(log_softmax(forward(network, np.atleast_2d(states)), mask)).reshape(*states.shape[:-1], -1)
+        raise no_legal_action()
+    logits = outputs(network, np.atleast_2d(states))
+    return np.exp(log_softmax(logits, mask)).reshape(*np.shape(states)[:-1], -1)
 
 
-def choose(network: Network, state: Array, mask: Array | None, rng: np.random.Generator, greedy: bool = False) -> Choice:
+def choose(
+    network: Network,
+    state: Array,
+    mask: Array | None,
+    rng: np.random.Generator,
+    greedy: bool = False,
+    actions: ActionSpace | None = None,
+) -> Choice:
     """Choose an action for one state [S] float32: drawn from the policy, or its likeliest when `greedy`.
 
-    This is the path of a running game: no checks on arrays, and plain floats once the logits are there, as NumPy's
-    overhead on a handful of numbers would be most of the time.
+    This is the path of a running game: no checks on arrays.
 
     Args:
         mask: [A] bool or None, True where legal.
-        rng: used only when not greedy; one number is drawn.
+        rng: used only when not greedy.
+        actions: what the outputs mean; None: each is an action.
 
     Raises:
         EpisodeError: the state is of another width than the policy's, holds NaN, or no action is legal.
@@ -162,36 +161,10 @@ def choose(network: Network, state: Array, mask: Array | None, rng: np.random.Ge
     if len(state) != len(network.W1):
         _check_width(network, len(state))
     hidden = np.tanh(np.tanh(state @ network.W1 + network.b1) @ network.W2 + network.b2)
-    logits = (hidden @ network.W3 + network.b3).tolist()
-    if mask is not None:
-        logits = [logit if legal else -math.inf for logit, legal in zip(logits, mask, strict=True)]
-    highest = max(logits)
-    if highest == -math.inf:
-        raise _no_legal_action()
-    weights = [math.exp(logit - highest) for logit in logits]
-    total = sum(weights)
-    if not total > 0.0:
-        raise EpisodeError("not-finite", "the state or the policy holds NaN or infinity", "finite numbers are needed")
-    action = logits.index(highest) if greedy else _drawn(weights, rng.random() * total)
-    return Choice(action, weights[action] / total, logits[action] - highest - math.log(total))
-
-
-def _drawn(weights: list[float], point: float) -> int:
-    last = 0
-    for action, weight in enumerate(weights):
-        if weight > 0.0:
-            last = action
-            point -= weight
-            if point < 0.0:
-                break
-    return last
+    return (actions or Discrete(len(network.b3))).choose(hidden @ network.W3 + network.b3, mask, rng, greedy)
 
 
 def _check_width(network: Network, width: int) -> None:
     needed = len(network.W1)
     if width != needed:
         raise EpisodeError("wrong-width", f"a state holds {width} numbers", f"the policy takes {needed}")
-
-
-def _no_legal_action() -> EpisodeError:
-    return EpisodeError("illegal-action", "the mask allows no action", "at least one must be legal")

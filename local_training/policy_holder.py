@@ -12,6 +12,7 @@ import numpy as np
 
 from local_training import atomic_files, learning, model_store
 from local_training import manifest as manifests
+from local_training.actions import ActionSpace, Discrete
 from local_training.episode import Episode
 from local_training.errors import AnotherLearnerError, ModelError, ModelMissingError
 from local_training.learning import BatchReport, TrainingState
@@ -38,16 +39,24 @@ class PolicyHolder:
     Attributes:
         model_path: the file that is watched.
         settings: of learning, for `train` and for a policy made anew.
-        action_labels: what the actions are called; empty until somebody says so.
+        actions: what is chosen among; None until somebody says so.
+        action_labels: what the actions are called, or the numbers that make one; empty until somebody says so.
         version: of the model that the policy came from; 0 for one made anew.
     """
 
     def __init__(
-        self, paths: Paths, model_path: Path, settings: LearningSettings, action_labels: Sequence[str], state_width: int | None
+        self,
+        paths: Paths,
+        model_path: Path,
+        settings: LearningSettings,
+        action_labels: Sequence[str],
+        state_width: int | None,
+        actions: ActionSpace | None = None,
     ) -> None:
         self.model_path = model_path
         self.settings = settings
-        self.action_labels = list(action_labels)
+        self.actions = Discrete(len(action_labels)) if actions is None and action_labels else actions
+        self.action_labels = list(action_labels) or _unnamed(actions)
         self.version = 0
         self._paths = paths
         self._state_width = state_width
@@ -78,6 +87,12 @@ class PolicyHolder:
     def network(self, width: int) -> Network:
         """The present policy; one made anew for states of this width if there is none yet."""
         return self._network if self._network is not None else self._new_network(width)
+
+    @property
+    def known_actions(self) -> ActionSpace:
+        """What is chosen among, once there is a network."""
+        assert self.actions is not None
+        return self.actions
 
     def train(self, episodes: Sequence[Episode]) -> BatchReport:
         """Learn from episodes, here and now.
@@ -114,9 +129,10 @@ class PolicyHolder:
         if needed_width is not None and model.state_width != needed_width:
             found = f"its policy takes states of {model.state_width} numbers"
             raise ModelError(str(self.model_path), found, f"this game's have {needed_width}; {_NEW_GAME}")
-        if self.action_labels and model.action_count != len(self.action_labels):
-            found = f"its policy knows {model.action_count} actions"
-            raise ModelError(str(self.model_path), found, f"this game has {len(self.action_labels)}; {_NEW_GAME}")
+        if self.actions is not None and model.actions != self.actions:
+            found = f"its policy chooses {model.actions.words}"
+            raise ModelError(str(self.model_path), found, f"this game has {self.actions.words}; {_NEW_GAME}")
+        self.actions = model.actions
         self.action_labels = self.action_labels or _labels(model)
         self._state_width = model.state_width
         self._network = Network(*(np.asarray(model.arrays[key], np.float32) for key in POLICY_KEYS))
@@ -126,9 +142,10 @@ class PolicyHolder:
         self._unsaved_training = False
 
     def _new_network(self, width: int) -> Network:
-        self.action_labels = self.action_labels or list(GUIDE_ACTIONS)
+        if self.actions is None:
+            self.actions, self.action_labels = Discrete(len(GUIDE_ACTIONS)), list(GUIDE_ACTIONS)
         self._state_width = self._state_width or width
-        self._training_state = learning.new_state(self._state_width, len(self.action_labels), self.settings)
+        self._training_state = learning.new_state(self._state_width, self.actions, self.settings)
         self._network = self._training_state.policy
         return self._network
 
@@ -136,7 +153,7 @@ class PolicyHolder:
         self.network(width)
         if self._training_state is None:
             model = model_store.read(self.model_path)
-            self._training_state = learning.from_arrays(model.arrays, str(self.model_path))
+            self._training_state = learning.from_arrays(model.arrays, model.actions, str(self.model_path))
         return self._training_state
 
     def _save_shared(self, target: Path) -> bool:
@@ -185,7 +202,12 @@ class PolicyHolder:
         return True
 
 
+def _unnamed(actions: ActionSpace | None) -> list[str]:
+    """What the actions of a space are called whose user gives them no names."""
+    return [f"action_{number}" for number in range(actions.count)] if isinstance(actions, Discrete) else []
+
+
 def _labels(model: Model) -> list[str]:
-    if not model.manifest.get("action_names") and model.action_count == len(GUIDE_ACTIONS):
+    if not model.manifest.get("action_names") and model.actions == Discrete(len(GUIDE_ACTIONS)):
         return list(GUIDE_ACTIONS)
-    return list(model.action_names)
+    return list(model.action_names) if model.manifest.get("action_names") else _unnamed(model.actions)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from local_training.actions.space import ActionSpace, Choice
 from local_training.errors import EpisodeError
-from local_training.policy import Choice
 from local_training.settings import LimitSettings
 
 Array = npt.NDArray[Any]
@@ -23,7 +23,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.states: list[Array] = []
-        self.actions: list[int] = []
+        self.actions: list[Any] = []
         self.rewards: list[float] = []
         self._log_probs: list[float] = []
         self._masks: list[Array | None] = []
@@ -63,6 +63,7 @@ class Recording:
 
     def arrays(
         self,
+        space: ActionSpace,
         action_names: Sequence[str],
         *,
         terminated: bool,
@@ -71,18 +72,18 @@ class Recording:
         meta: Mapping[str, Any],
     ) -> dict[str, Any]:
         """The episode as the arrays of a file."""
-        count = len(action_names)
+        named = {"action_names": list(action_names)} if action_names else {}
         arrays: dict[str, Any] = {
             "states": np.stack(self.states),
-            "actions": np.array(self.actions, np.int64),
+            "actions": space.recorded(self.actions),
             "rewards": np.array(self.rewards, np.float32),
             "log_probs": np.array(self._log_probs, np.float32),
             "policy_version": np.array(self._policy_version, np.int64),
             "terminated": np.array(terminated),
-            "meta": {"action_names": list(action_names), "action_count": count, **meta},
+            "meta": {**named, **space.meta, **meta},
         }
         if any(mask is not None for mask in self._masks):
-            arrays["action_mask"] = np.array([np.ones(count, bool) if mask is None else mask for mask in self._masks])
+            arrays["action_mask"] = np.array([np.ones(space.outputs, bool) if mask is None else mask for mask in self._masks])
         if final_state is not None:
             arrays["final_state"] = final_state
         if episode_id:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from local_training import policy
+from local_training.actions.space import Chances
 
 Array = npt.NDArray[Any]
 
@@ -131,45 +131,32 @@ class PolicyLoss(NamedTuple):
     clipped: int
     """Steps whose gradient the clip took away."""
     gradient: Array
-    """[B, A], gradient of the loss by the logits."""
+    """[B, A], gradient of the loss by the policy's outputs."""
 
 
-def policy_loss(
-    logits: Array, actions: Array, advantages: Array, behaviour_log_probs: Array, mask: Array | None, bounds: Bounds
-) -> PolicyLoss:
-    """Clipped policy-gradient loss with entropy bonus, and its gradient by the logits.
+def policy_loss(chances: Chances, actions: Array, advantages: Array, behaviour_log_probs: Array, bounds: Bounds) -> PolicyLoss:
+    """Clipped policy-gradient loss with entropy bonus, and its gradient by the policy's outputs.
 
     With ratio = pi(a) / mu(a), the importance weight, and A the advantage:
     loss = -sum min(w(ratio) * A, clip(ratio, 1 - clip, 1 + clip) * A) - entropy * sum H(pi).
     w(ratio) is the ratio, above `largest_weight` only largest_weight * (1 + log(ratio / largest_weight)), so that the
     weight of a step's gradient, d w / d log pi = min(ratio, largest_weight), is bounded.
-    d log pi(a) / d logit = onehot(a) - pi;  dH / d logit = -pi * (log pi + H).
-    Where ratio is 1 this is REINFORCE: the gradient is -A (onehot(a) - pi).
+    Where ratio is 1 this is REINFORCE: the gradient is -A * d log pi(a).
 
     Args:
-        logits: [B, A].
-        actions: [B], what was done.
+        chances: pi, in B states.
+        actions: [B] or [B, D], what was done.
         advantages: [B].
         behaviour_log_probs: [B], log mu of the actions, mu being the policy that played.
-        mask: [B, A] bool or None, True where legal.
 
     Source: Williams 1992; Schulman et al. 2017, eq. 7; the bounded weight as in Espeholt et al. 2018, eq. 1.
     """
-    rows = np.arange(len(actions))
-    log_pi = policy.log_softmax(logits, mask)
-    pi = np.exp(log_pi)
-    ratio = importance_weights(log_pi[rows, actions], behaviour_log_probs)
+    ratio = importance_weights(chances.log_probs(actions), behaviour_log_probs)
     weight = np.minimum(ratio, bounds.largest_weight)
     gain = weight * (1.0 + np.log(ratio / weight)) * advantages
     clipped_gain = np.clip(ratio, 1.0 - bounds.clip, 1.0 + bounds.clip) * advantages
     taken = gain <= clipped_gain
-    strength = np.where(taken, weight * advantages, 0.0).astype(logits.dtype)
-    gradient = strength[:, None] * pi
-    gradient[rows, actions] -= strength
-    log_pi[pi == 0.0] = 0.0  # 0 * log 0 counts as 0
-    entropies = -(pi * log_pi).sum(axis=1)
-    if bounds.entropy:
-        gradient += bounds.entropy * pi * (log_pi + entropies[:, None])
+    gradient, entropies = chances.gradient(actions, np.where(taken, weight * advantages, 0.0), bounds.entropy)
     surrogate = -float(np.minimum(gain, clipped_gain).sum(dtype=np.float64))
     return PolicyLoss(surrogate, float(entropies.sum(dtype=np.float64)), int(np.count_nonzero(~taken)), gradient)
 
@@ -178,13 +165,6 @@ def value_loss(predictions: Array, targets: Array) -> tuple[float, Array]:
     """sum (prediction - target)^2 / 2, and its gradient by the predictions, [B]."""
     errors = predictions - targets
     return float(0.5 * (errors * errors).sum(dtype=np.float64)), errors
-
-
-def kl_divergence(log_p: Array, log_q: Array) -> float:
-    """Mean over rows of sum p (log p - log q), for log-probabilities [B, A]; illegal actions (-inf in both) count 0."""
-    legal = np.isfinite(log_p)
-    difference = np.where(legal, log_p, 0.0) - np.where(legal, log_q, 0.0)
-    return float((np.exp(log_p) * difference).sum(axis=1).mean(dtype=np.float64))
 
 
 def explained_variance(predictions: Array, targets: Array) -> float:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from local_training import episode, episode_file, policy, settings_file
-from local_training.errors import BackgroundTrainingError, EpisodeError
+from local_training.actions import ActionSpace
+from local_training.errors import BackgroundTrainingError
 from local_training.game_voice import GameVoice
 from local_training.outbox import Outbox
 from local_training.paths import MODEL_NAME, Paths
@@ -48,6 +49,7 @@ class RLAgent:
         state_width: int | None = None,
         seed: int | None = None,
         settings: LearningSettings | None = None,
+        action_space: ActionSpace | None = None,
     ) -> None:
         """Prepare to play with the model that lies under `model_path`, if there is one.
 
@@ -62,6 +64,8 @@ class RLAgent:
             state_width: numbers in one state; by default the model's, else the first state's.
             seed: makes this agent's choices repeatable.
             settings: all settings of learning; by default those of the project.
+            action_space: of another kind than one of some named actions: MultiDiscrete, MultiBinary, Box. Then
+                `action_names` are those of the numbers in an action. By default the model's.
 
         Raises:
             SettingsError: a value is not allowed.
@@ -70,7 +74,7 @@ class RLAgent:
         chosen = dataclasses.replace(base, learning_rate=float(learning_rate), gamma=float(gamma))
         self._paths = _paths(model_path, root)
         path = self._paths.model if model_path is None else Path(model_path).absolute()
-        self._holder = PolicyHolder(self._paths, path, chosen, action_names or (), state_width)
+        self._holder = PolicyHolder(self._paths, path, chosen, action_names or (), state_width, action_space)
         self.episode_count = 0
         self.outbox = Outbox(self._paths)
         self.voice = GameVoice(self._paths)
@@ -106,32 +110,33 @@ class RLAgent:
 
     def get_action(
         self, state: Any, training: bool = True, action_mask: Sequence[bool] | Array | None = None
-    ) -> tuple[int, str, float]:
+    ) -> tuple[Any, str, float]:
         """Choose an action.
 
         Args:
             state: [S] numbers, or more axes, which are flattened; uint8 is scaled by 1/255.
             training: True draws from the policy and records the step; False takes the likeliest action, unrecorded.
-            action_mask: [A], true where an action is legal now.
+            action_mask: [A], true where an action is legal now; for MultiDiscrete those of all numbers behind one another.
 
         Returns:
-            The action's number, its name, and the probability with which the policy chooses it.
+            The action, its name, and the probability with which the policy chooses it. The action is its number, or an
+            array [D] for other kinds than Discrete; for Box the probability is a density.
 
         Raises:
-            EpisodeError: a state of another width, not finite, or a mask that leaves no action.
+            EpisodeError: a state of another width, not finite, or a mask that leaves no action, or can't be.
         """
         if training and not len(self._recording):
             self.refresh()
         vector = state_vector(state)
         mask = None if action_mask is None else np.asarray(action_mask, bool)
         network = self._holder.network(len(vector))
-        if mask is not None and mask.shape != (len(self.action_labels),):
-            found = f"the mask has shape {mask.shape}"
-            raise EpisodeError("wrong-shape", found, f"({len(self.action_labels)},), one per action, is needed")
-        choice = policy.choose(network, vector, mask, self._rng, greedy=not training)
+        actions = self._holder.known_actions
+        if mask is not None:
+            actions.check_mask(mask)
+        choice = policy.choose(network, vector, mask, self._rng, not training, actions)
         if training:
             self._recording.add_step(vector, choice, mask, self.model_version)
-        return choice.action, self.action_labels[choice.action], choice.probability
+        return choice.action, actions.name_of(choice.action, self.action_labels), choice.probability
 
     def update_reward(self, reward: float) -> None:
         """Credit the action just taken; several calls add up.
@@ -275,9 +280,8 @@ class RLAgent:
 
     def _arrays(self, terminated: bool, final_state: Any, episode_id: str, meta: Mapping[str, Any]) -> dict[str, Any]:
         last = None if final_state is None else state_vector(final_state)
-        return self._recording.arrays(
-            self.action_labels, terminated=terminated, final_state=last, episode_id=episode_id, meta=meta
-        )
+        space, names = self._holder.known_actions, self.action_labels
+        return self._recording.arrays(space, names, terminated=terminated, final_state=last, episode_id=episode_id, meta=meta)
 
 
 def _paths(model_path: str | os.PathLike[str] | None, root: str | os.PathLike[str] | None) -> Paths:

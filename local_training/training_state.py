@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from local_training import normaliser, optimizer, policy
+from local_training.actions.space import ActionSpace
 from local_training.errors import ModelError
 from local_training.normaliser import Normaliser
 from local_training.optimizer import Moments
@@ -44,6 +45,8 @@ class TrainingState:
     in: it takes raw states, and it is what games play with.
     """
 
+    actions: ActionSpace
+    """What the policy chooses among."""
     policy: Network
     actor: Trainable
     critic: Trainable
@@ -69,15 +72,10 @@ class TrainingState:
         """H"""
         return int(self.policy.W1.shape[1])
 
-    @property
-    def action_count(self) -> int:
-        """A"""
-        return int(self.policy.b3.shape[0])
-
     def actor_network(self, weights: Array | None = None) -> Network:
         """The policy for scaled states, as views of its weights or of a vector of that size."""
         vector = self.actor.weights if weights is None else weights
-        return policy.network_of(vector, self.state_width, self.hidden, self.action_count)
+        return policy.network_of(vector, self.state_width, self.hidden, self.actions.outputs)
 
     def critic_network(self, weights: Array | None = None) -> Network:
         """The value network for scaled states, as views of its weights or of a vector of that size."""
@@ -85,12 +83,13 @@ class TrainingState:
         return policy.network_of(vector, self.state_width, self.hidden, 1)
 
 
-def new_state(state_width: int, action_count: int, settings: LearningSettings) -> TrainingState:
+def new_state(state_width: int, actions: ActionSpace, settings: LearningSettings) -> TrainingState:
     """The state before the first update; the same seed gives the same bits."""
     rng = np.random.Generator(np.random.PCG64(settings.seed))
-    actor = policy.new_network(rng, state_width, settings.hidden, action_count, output_gain=0.01)
+    actor = policy.new_network(rng, state_width, settings.hidden, actions.outputs, output_gain=0.01)
     critic = policy.new_network(rng, state_width, settings.hidden, 1, output_gain=1.0)
     return TrainingState(
+        actions=actions,
         policy=actor,
         actor=_untrained(actor),
         critic=_untrained(critic),
@@ -119,19 +118,19 @@ def to_arrays(state: TrainingState) -> dict[str, Array]:
     return arrays
 
 
-def from_arrays(arrays: Mapping[str, Array], source: str) -> TrainingState:
-    """The state that `to_arrays` made the arrays of.
+def from_arrays(arrays: Mapping[str, Array], actions: ActionSpace, source: str) -> TrainingState:
+    """The state that `to_arrays` made the arrays of, which chooses among these actions.
 
     Raises:
         ModelError: an array is missing, of another shape or type, or holds NaN or infinity; `source` is named.
     """
     reader = _Reader(arrays, source)
     width, hidden = reader.sizes("W1")
-    actions = reader.sizes("W3")[1]
-    parts = policy.shapes(width, hidden, actions)
+    parts = policy.shapes(width, hidden, actions.outputs)
     return TrainingState(
+        actions=actions,
         policy=Network(*(reader.floats(name, shape) for name, shape in zip(Network._fields, parts, strict=True))),
-        actor=reader.trainable("actor", policy.size_of(width, hidden, actions)),
+        actor=reader.trainable("actor", policy.size_of(width, hidden, actions.outputs)),
         critic=reader.trainable("critic", policy.size_of(width, hidden, 1)),
         observations=reader.normaliser("observations", width),
         returns=reader.normaliser("returns", 1),

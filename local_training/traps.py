@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from local_training.actions import ActionSpace, Discrete
 from local_training.episode import Episode
 
 Array = npt.NDArray[np.float64]
@@ -39,12 +40,12 @@ class Trap(NamedTuple):
     cure: str
 
 
-def find(episodes: Sequence[Episode], action_count: int = 0) -> list[Trap]:
+def find(episodes: Sequence[Episode], space: ActionSpace | None = None) -> list[Trap]:
     """All traps that these games are in.
 
     Args:
         episodes: the newest ones of one root, oldest first; with fewer than three games nothing is told.
-        action_count: how many actions the model knows; 0 if nobody knows.
+        space: what the model chooses among; None if nobody knows.
     """
     if len(episodes) < FEWEST_GAMES or sum(episode.steps for episode in episodes) < FEWEST_STEPS:
         return []
@@ -53,7 +54,7 @@ def find(episodes: Sequence[Episode], action_count: int = 0) -> list[Trap]:
         shifted_rewards(episodes),
         identical_games(episodes),
         unscaled_states(episodes),
-        one_action(episodes, action_count),
+        one_action(episodes, space),
     ]
     return [trap for trap in found if trap is not None]
 
@@ -126,15 +127,19 @@ def unscaled_states(episodes: Sequence[Episode]) -> Trap | None:
     )
 
 
-def one_action(episodes: Sequence[Episode], action_count: int = 0) -> Trap | None:
+def one_action(episodes: Sequence[Episode], space: ActionSpace | None = None) -> Trap | None:
     """Every step of every game took the same action, though there are others."""
-    taken = {int(value) for episode in episodes for value in (episode.actions.min(), episode.actions.max())}
-    known = max(action_count, max(episode.declared_actions for episode in episodes))
-    if len(taken) > 1 or known == 1 or any(_was_forced(episode) for episode in episodes):
+    first = episodes[0].actions[0]
+    if any(episode.actions.shape[1:] != first.shape or (episode.actions != first).any() for episode in episodes):
+        return None
+    known = [space, *(episode.action_space for episode in episodes)]
+    counts = [found.count for found in known if isinstance(found, Discrete)]
+    if (counts and max(counts) == 1) or any(_was_forced(episode) for episode in episodes):
         return None
     steps = sum(episode.steps for episode in episodes)
     cure = "Play with training=True; raise learning.entropy and start a new model, as this one has settled."
-    return Trap("one-action", f"all {steps} actions of the last {len(episodes)} games are action {taken.pop()}", cure)
+    found = f"all {steps} actions of the last {len(episodes)} games are action {np.array2string(first, threshold=10)}"
+    return Trap("one-action", found, cure)
 
 
 def _was_forced(episode: Episode) -> bool:
@@ -152,19 +157,19 @@ def _explained(episodes: Sequence[Episode], lag: int) -> tuple[float, float]:
     if len(rewards) < FEWEST_STEPS_FOR_A_SHIFT // 2 or rewards.std() < 1e-9:
         return 0.0, 0.0
     plain = np.hstack([np.ones((len(states), 1)), states])
-    choices = np.eye(int(actions.max()) + 1)[actions] if actions.max() < _ACTIONS else np.ones((len(actions), 1))
+    choices = _told_apart(actions)
     both = (choices[:, :, None] * plain[:, None, :]).reshape(len(plain), -1)
     with_action, without = _r_squared(both, rewards), _r_squared(plain, rewards)
     return with_action, with_action - max(without, 0.0)
 
 
-def _pairs(episodes: Sequence[Episode], lag: int) -> tuple[Array, npt.NDArray[np.int64], Array]:
-    """States [T, F] and actions [T] of the step `lag` before each reward [T]; the states' widest-spread numbers only."""
+def _pairs(episodes: Sequence[Episode], lag: int) -> tuple[Array, npt.NDArray[Any], Array]:
+    """States [T, F] and actions of the step `lag` before each reward [T]; the states' widest-spread numbers only."""
     states, actions, rewards = [], [], []
-    width = episodes[-1].state_width
+    width, numbers = episodes[-1].state_width, episodes[-1].actions.shape[1:]
     for episode in episodes:
         steps = episode.steps
-        if episode.state_width == width and steps > 2:
+        if episode.state_width == width and episode.actions.shape[1:] == numbers and steps > 2:
             first, last = max(lag, 0), min(steps, steps + lag)
             rewards.append(episode.rewards[first:last])
             states.append(episode.states[first - lag : last - lag])
@@ -176,6 +181,13 @@ def _pairs(episodes: Sequence[Episode], lag: int) -> tuple[Array, npt.NDArray[np
     kept = np.sort(np.argsort(-spread)[:_FEATURES])
     scaled = (joined[:, kept] - joined[:, kept].mean(axis=0)) / np.maximum(spread[kept], 1e-9)
     return scaled, np.concatenate(actions)[-_STEPS_USED:], np.concatenate(rewards)[-_STEPS_USED:].astype(np.float64)
+
+
+def _told_apart(actions: Array) -> Array:
+    """Actions as numbers to fit straight lines to, [T, C]: one for each of a few, or else those of the action itself."""
+    if actions.ndim == 1:
+        return np.eye(int(actions.max()) + 1)[actions] if actions.max() < _ACTIONS else np.ones((len(actions), 1))
+    return np.hstack([np.ones((len(actions), 1)), actions[:, :_ACTIONS]])
 
 
 def _r_squared(features: Array, values: Array) -> float:

@@ -75,7 +75,7 @@ def integrated(space, outputs, place, function):
     one = Box((space.low[place],), (space.high[place],))
     own = outputs[[place, len(space.low) + place]]
     # Even steps of x, not of the action: next to the bounds the density may be steep.
-    numbers = np.linspace(-7.0, 7.0, 8001)
+    numbers = np.linspace(-16.0, 16.0, 16_001)
     actions = space.low[place] + half * (1.0 + np.tanh(numbers))
     logs = np.array([slow_log_prob(one, own, [action]) for action in actions])
     slopes = half * (1.0 - np.tanh(numbers) ** 2)

@@ -20,6 +20,7 @@ import pytest
 from conftest import wait_until
 
 from local_training import episode, learning, shared_work
+from local_training.actions import Discrete
 from local_training.episode import Episode
 from local_training.paths import Paths
 from local_training.settings import LearnerSettings, LearningSettings
@@ -51,7 +52,7 @@ def games_of(version: int) -> list[Episode]:
 
 def trained(settings: LearningSettings = SETTINGS, batches: int = 3) -> dict[str, Any]:
     """The arrays after some batches of games of every kind."""
-    state, history = learning.new_state(WIDTH, ACTIONS, settings), []
+    state, history = learning.new_state(WIDTH, Discrete(ACTIONS), settings), []
     for version in range(1, batches + 1):
         games = games_of(version)
         state, _ = learning.learn(state, games, settings, version, history)
@@ -113,7 +114,7 @@ def test_members_that_are_killed_change_nothing(limit: int) -> None:
         killer = threading.Thread(target=kill_again_and_again)
         killer.start()
         try:
-            state, history = learning.new_state(WIDTH, ACTIONS, SETTINGS), []
+            state, history = learning.new_state(WIDTH, Discrete(ACTIONS), SETTINGS), []
             for version in range(1, 13):
                 crew.tend(2, 1)
                 games = [
@@ -195,7 +196,7 @@ def test_a_member_stands_still_with_the_worker() -> None:
         member = crew._member
         assert member is not None
         wait_until(lambda: member.ready)
-        big = learning.new_state(WIDTH, ACTIONS, LearningSettings(hidden=256))
+        big = learning.new_state(WIDTH, Discrete(ACTIONS), LearningSettings(hidden=256))
         states, targets = np.ones((4000, WIDTH + 1), np.float32), np.ones(4000, np.float32)
         pace = shared_work.Pace(256, 0.001, 0.5)
         sizes = shared_work.Sizes(WIDTH, 256, 1)

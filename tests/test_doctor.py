@@ -178,7 +178,7 @@ def test_states_of_another_width(played):
 def test_actions_that_the_model_does_not_know(played):
     """Counted from 1, say."""
     drop(played.buffer, "far.npz", 50, 12, actions=np.full(30, 2), meta=None)
-    assert "an action 2, the model knows 0 to 1" in _only(played, "actions-outside")
+    assert "an action 2; the model chooses actions 0 to 1" in _only(played, "actions-outside")
     _drain(played)
     assert "an action 2" in _only(played, "actions-outside")
 

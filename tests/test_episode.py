@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from local_training import episode, episode_file
+from local_training.actions import Discrete
 from local_training.errors import EpisodeError
 from local_training.paths import CHECKOUT
 from local_training.settings import LimitSettings
@@ -107,7 +108,7 @@ def test_three_arrays_are_enough():
     """What a foreign writer leaves out has a sensible default."""
     found = episode.from_arrays({"states": [[1, 2], [3, 4]], "actions": [0, 1], "rewards": [0, 1]})
 
-    assert (found.steps, found.state_width, found.episode_return, found.declared_actions) == (2, 2, 1.0, 0)
+    assert (found.steps, found.state_width, found.episode_return, found.action_space) == (2, 2, 1.0, None)
     assert found.terminated and found.log_probs is None and found.episode_id == "" and found.meta == {}
 
 
@@ -172,8 +173,8 @@ def test_an_unknown_array_is_refused_by_our_writer_and_overlooked_by_our_reader(
 
 def test_the_declared_number_of_actions_comes_from_mask_or_meta():
     """The mask, being checked against every step, has the last word."""
-    assert episode.from_arrays(episodes.arrays(1, meta=np.array('{"action_count": 7}'))).declared_actions == 7
-    assert episode.from_arrays(episodes.full_arrays(1)).declared_actions == 3
+    assert episode.from_arrays(episodes.arrays(1, meta=np.array('{"action_count": 7}'))).action_space == Discrete(7)
+    assert episode.from_arrays(episodes.full_arrays(1)).action_space == Discrete(3)
 
 
 def test_a_failed_write_leaves_no_file(root: Path):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from local_training import estimates
+from local_training.actions import Discrete
 from local_training.paths import CHECKOUT, Paths
 from local_training.rl_agent import RLAgent
 from tests.commands import run_tool
@@ -47,7 +48,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("learnt")
     _fresh_model(root)
     rng, game = np.random.default_rng(0), gymnasium.make("CartPole-v1", disable_env_checker=True)
-    state, history = learning.new_state(4, 2, SETTINGS), []
+    state, history = learning.new_state(4, Discrete(2), SETTINGS), []
     for version in range(1, 41):
         history.append(played(game, state.policy, version - 1, rng, recorded=True))
         state, _ = learning.learn(state, history[-1:], SETTINGS, version, history[:-1])
@@ -186,7 +187,10 @@ def test_model_of_another_game_is_refused(root: Path, tmp_path: Path, place: str
 
     printed = run_tool("evaluate.py", root, place, str(other), exit_code=1)
 
-    assert f"{other}: it takes states of 4 numbers and knows 3 actions; CartPole-v1 has states of 4 and 2 actions" in printed
+    assert (
+        f"{other}: it takes states of 4 numbers and chooses actions 0 to 2; CartPole-v1 has states of 4 and actions 0 to 1"
+        in printed
+    )
     assert not Paths(root).evaluations_log.exists()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from local_training import episode, model_store
+from local_training.actions import Discrete
 from local_training.episode import Episode
 from local_training.errors import ModelError
 from local_training.paths import CHECKOUT
@@ -31,7 +32,7 @@ def _batch(first: int, count: int, **more: Any) -> tuple[list[dict[str, Any]], l
 
 
 def _three_versions() -> Generation:
-    present = generation.untrained(episodes.WIDTH, episodes.ACTIONS, SETTINGS)
+    present = generation.untrained(episodes.WIDTH, Discrete(episodes.ACTIONS), SETTINGS)
     for first in (0, 10, 20):
         present = generation.successor(present, *_batch(first, 3), SETTINGS)
     return present
@@ -62,7 +63,7 @@ def test_a_version_read_back_goes_on_as_the_one_in_memory() -> None:
     """All that training needs lies in the file, but for the episodes that may be replayed."""
     lines, made = _batch(30, 3)
     settings = LearningSettings(hidden=8, epochs=2, replay_ratio=0.0)
-    in_memory = generation.untrained(episodes.WIDTH, episodes.ACTIONS, settings)
+    in_memory = generation.untrained(episodes.WIDTH, Discrete(episodes.ACTIONS), settings)
     for first in (0, 10):
         in_memory = generation.successor(in_memory, *_batch(first, 3), settings)
     read = generation.load(in_memory.data, "model")
@@ -73,7 +74,7 @@ def test_a_version_read_back_goes_on_as_the_one_in_memory() -> None:
 
 def test_versions_count_commits_and_link_into_a_chain() -> None:
     """Each version names the link before it, so that a history can be checked from its end."""
-    first = generation.successor(generation.untrained(4, 3, SETTINGS), *_batch(0, 2), SETTINGS)
+    first = generation.successor(generation.untrained(4, Discrete(3), SETTINGS), *_batch(0, 2), SETTINGS)
     second = generation.successor(first, *_batch(10, 2), SETTINGS)
 
     assert (first.version, second.version) == (1, 2)
@@ -95,7 +96,7 @@ def test_the_record_of_odd_names_survives_the_model_file() -> None:
     lines, made = _batch(0, 2)
     lines[0] |= {"name": "g\udce4me \x1b[0m ☃.npz", "episode_id": 'quote " and \\ and \n'}
     lines[1] |= {"return": round(1 / 3, 6)}
-    present = generation.successor(generation.untrained(4, 3, SETTINGS), lines, made, SETTINGS)
+    present = generation.successor(generation.untrained(4, Discrete(3), SETTINGS), lines, made, SETTINGS)
 
     assert list(generation.load(present.data, "model").batch) == list(present.batch)
 
@@ -115,7 +116,7 @@ def test_changed_settings_are_recorded_with_the_batch_they_changed(change: dict[
 def test_the_order_of_a_batch_matters_and_is_kept() -> None:
     """Another order is another history: it is the ledger's that is trained again."""
     lines, made = _batch(0, 3)
-    start = generation.untrained(4, 3, SETTINGS)
+    start = generation.untrained(4, Discrete(3), SETTINGS)
 
     forward = generation.successor(start, lines, made, SETTINGS)
     backward = generation.successor(start, lines[::-1], made[::-1], SETTINGS)
@@ -171,9 +172,9 @@ def test_the_actions_of_a_new_model_are_those_declared_else_those_seen() -> None
     seen = episode.from_arrays(episodes.arrays(0, actions=np.zeros(12, np.int64)))
     declared = episode.from_arrays(episodes.arrays(1, meta=np.array('{"action_count": 6}')))
 
-    assert generation.sizes_of([seen], SETTINGS)[1] == 2
-    assert generation.sizes_of([seen, declared], SETTINGS)[1] == 6
-    assert generation.sizes_of([seen, declared], LearningSettings(action_count=5))[1] == 5
+    assert generation.sizes_of([seen], SETTINGS)[1] == Discrete(2)
+    assert generation.sizes_of([seen, declared], SETTINGS)[1] == Discrete(6)
+    assert generation.sizes_of([seen, declared], LearningSettings(action_count=5))[1] == Discrete(5)
 
 
 def test_two_roots_with_the_same_files_have_the_same_model(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from local_training import learning, policy
+from local_training.actions import Discrete
 from local_training.episode import Episode
 from local_training.errors import EpisodeError, ModelError
 from local_training.settings import LearningSettings
@@ -41,7 +42,7 @@ def of(value, *shape):
 
 
 def fresh_state(settings=SETTINGS):
-    return learning.new_state(WIDTH, ACTIONS, settings)
+    return learning.new_state(WIDTH, Discrete(ACTIONS), settings)
 
 
 def digest(state):
@@ -61,7 +62,7 @@ def same(one, other):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_a_rewarded_action_becomes_more_likely(recorded, scale):
     """A bandit: action 2 pays, the others cost; one game after the other makes 2 the policy's choice."""
-    state = learning.new_state(1, ACTIONS, SETTINGS)
+    state = learning.new_state(1, Discrete(ACTIONS), SETTINGS)
     rng = np.random.default_rng(0)
     still = np.ones(1, np.float32)
     before = policy.probabilities(state.policy, still)[2]
@@ -86,7 +87,7 @@ def test_a_punished_action_becomes_less_likely():
     actions = np.tile(np.array([0, 0, 1, 1]), 25)
     rewards = np.where((states[:, 0] > 0) == (actions == 0), 1.0, -1.0).astype(np.float32)
     game = Episode(states, actions, rewards, np.full(100, -np.log(2), np.float32))
-    state = learning.new_state(1, 2, SETTINGS)
+    state = learning.new_state(1, Discrete(2), SETTINGS)
 
     for version in range(1, 31):
         state, _ = learning.learn(state, [game], dataclasses.replace(SETTINGS, gamma=0.0), version)
@@ -136,7 +137,7 @@ def test_odd_episodes_are_learnt_from_without_harm(case, recorded):
 
 def test_a_game_with_one_action_changes_no_probability():
     """There is nothing to decide, and nothing fails."""
-    state = learning.new_state(WIDTH, 1, SETTINGS)
+    state = learning.new_state(WIDTH, Discrete(1), SETTINGS)
     game = episode(actions=np.zeros(20, np.int64), log_probs=np.zeros(20, np.float32))
 
     state, report = learning.learn(state, [game], SETTINGS, 1)
@@ -212,8 +213,8 @@ def test_a_game_that_was_cut_off_is_not_a_game_that_ended():
     ("changes", "message"),
     [
         ({"states": np.zeros((20, 5), np.float32)}, "a state holds 5 numbers; the model takes 3"),
-        ({"actions": np.full(20, 9)}, "there is an action 9; the model knows 0 to 3"),
-        ({"action_mask": np.ones((20, 6), bool)}, "action_mask has 6 actions; the model has 4"),
+        ({"actions": np.full(20, 9)}, "there is an action 9; the model chooses actions 0 to 3"),
+        ({"action_mask": np.ones((20, 6), bool)}, "action_mask has 6 actions; the model chooses actions 0 to 3"),
     ],
 )
 def test_an_episode_of_another_game_is_refused_by_name(changes, message):
@@ -413,7 +414,7 @@ def test_arrays_are_read_back_to_the_bit():
     """What is saved is what is loaded, and learning goes on as if nothing had happened."""
     state, _ = learning.learn(fresh_state(), [episode(), episode(seed=1)], SETTINGS, 1)
 
-    loaded = learning.from_arrays(learning.to_arrays(state), "model.npz")
+    loaded = learning.from_arrays(learning.to_arrays(state), Discrete(ACTIONS), "model.npz")
 
     assert same(loaded, state)
     assert same(*(learning.learn(start, [episode(seed=2)], SETTINGS, 2)[0] for start in (state, loaded)))
@@ -445,18 +446,18 @@ def test_a_missing_or_misshapen_or_broken_array_is_named(name):
     missing = {key: array for key, array in whole.items() if key != name}
 
     with pytest.raises(ModelError, match=f"model.npz: there is no array {name}"):
-        learning.from_arrays(missing, "model.npz")
+        learning.from_arrays(missing, Discrete(ACTIONS), "model.npz")
     with pytest.raises(ModelError, match=r"model.npz: .*(is|are) needed"):
-        learning.from_arrays({**whole, name: np.zeros((2, 2, 2), value.dtype)}, "model.npz")
+        learning.from_arrays({**whole, name: np.zeros((2, 2, 2), value.dtype)}, Discrete(ACTIONS), "model.npz")
     with pytest.raises(ModelError, match=f"model.npz: {name} is of type"):
-        learning.from_arrays({**whole, name: value.astype(str)}, "model.npz")
+        learning.from_arrays({**whole, name: value.astype(str)}, Discrete(ACTIONS), "model.npz")
     if value.dtype.kind == "f":
         with pytest.raises(ModelError, match=f"model.npz: {name} holds NaN"):
-            learning.from_arrays({**whole, name: np.full_like(value, np.nan)}, "model.npz")
+            learning.from_arrays({**whole, name: np.full_like(value, np.nan)}, Discrete(ACTIONS), "model.npz")
 
 
 def test_first_state_depends_on_the_seed_alone():
     """The same seed, the same bits; another seed, other weights."""
     assert same(fresh_state(), fresh_state())
     assert not same(fresh_state(), fresh_state(dataclasses.replace(SETTINGS, seed=1)))
-    assert (fresh_state().state_width, fresh_state().hidden, fresh_state().action_count) == (WIDTH, 64, ACTIONS)
+    assert (fresh_state().state_width, fresh_state().hidden, fresh_state().actions) == (WIDTH, 64, Discrete(ACTIONS))

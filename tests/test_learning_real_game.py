@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from local_training import learning, policy
+from local_training.actions import Discrete
 from local_training.episode import Episode
 from local_training.settings import LearningSettings
 
@@ -39,7 +40,7 @@ def returns_of_games(games, recorded, seed=0):
     """The returns of games one after the other; each is played by the policy of two versions ago, then learnt from."""
     rng = np.random.default_rng(seed)
     game = gymnasium.make("CartPole-v1", disable_env_checker=True)
-    state = learning.new_state(4, 2, SETTINGS)
+    state = learning.new_state(4, Discrete(2), SETTINGS)
     policies, history, returns = [state.policy] * 3, [], []
     for version in range(1, games + 1):
         episode = played(game, policies[-3], max(version - 3, 0), rng, recorded)

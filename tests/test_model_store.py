@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from local_training import bounded_npz, model_store
+from local_training.actions import Discrete
 from local_training.errors import ModelError, ModelMissingError
 from local_training.paths import Paths
 
@@ -45,7 +46,7 @@ def test_a_model_comes_back_as_it_was(paths: Paths):
 
     model = model_store.read(paths.model)
 
-    assert (model.version, model.state_width, model.action_count, model.action_names) == (7, 4, 2, ("left", "right"))
+    assert (model.version, model.state_width, model.actions, model.action_names) == (7, 4, Discrete(2), ("left", "right"))
     assert dict(model.manifest) == MANIFEST
     assert {name: value.tobytes() for name, value in model.arrays.items()} == {
         name: value.tobytes() for name, value in arrays(**extra).items()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from local_training import episode_file
+from local_training.actions import Discrete
 from local_training.paths import CHECKOUT, Paths
 
 OLD_BOT = """
@@ -124,5 +125,5 @@ def test_old_bots_saved_experience_is_an_episode(root: Path, tmp_path: Path) -> 
     episode = episode_file.read((root / "a game.npz").read_bytes())
 
     assert episode.states.shape == (20, 15)
-    assert episode.steps == 20 and episode.declared_actions == 5
+    assert episode.steps == 20 and episode.action_space == Discrete(5)
     np.testing.assert_allclose(episode.rewards, 0.05, rtol=1e-5)

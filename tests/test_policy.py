@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local_training import policy
+from local_training.actions import discrete
 from local_training.errors import EpisodeError
 
 WIDTH, HIDDEN, ACTIONS = 3, 5, 4
@@ -38,7 +39,7 @@ def test_log_softmax_equals_the_slow_oracle(logits, data):
     """Probabilities are positive where legal, zero elsewhere, and sum to one."""
     legal = data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits)).filter(any))
 
-    chances = np.exp(policy.log_softmax(np.array([logits]), np.array([legal])))[0]
+    chances = np.exp(discrete.log_softmax(np.array([logits]), np.array([legal])))[0]
 
     assert chances == pytest.approx(oracles.softmax(logits, legal), abs=1e-12)
     assert chances.sum() == pytest.approx(1.0)

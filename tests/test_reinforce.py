@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local_training import policy, reinforce
+from local_training.actions import discrete
+from local_training.actions.discrete import Categorical
 from local_training.reinforce import Bounds
 from tests.networks import gradient_through
 
@@ -91,7 +93,7 @@ def loss_case(mask):
         legal = rng.random((12, 4)) < 0.6
         legal[np.arange(12), actions] = True
         legal[0] = np.arange(4) == actions[0]
-    log_pi = policy.log_softmax(logits, legal)[np.arange(12), actions]
+    log_pi = discrete.log_softmax(logits, legal)[np.arange(12), actions]
     old = log_pi - np.tile([-0.7, -0.05, 0.0, 0.05, 0.7, 1.5], 2)
     return logits, actions, np.repeat([1.3, -0.8], 6) * rng.uniform(0.5, 1.5, 12), old, legal
 
@@ -101,7 +103,7 @@ def test_policy_loss_equals_the_slow_oracle(mask, entropy):
     """Loss, entropy and the count of clipped steps are those of the formula, row by row."""
     logits, actions, advantages, old, legal = loss_case(mask)
 
-    loss = reinforce.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, entropy))
+    loss = reinforce.policy_loss(Categorical(logits, legal), actions, advantages, old, Bounds(0.2, 2.0, entropy))
 
     surrogate, entropies, clipped = oracles.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, entropy))
     assert (loss.surrogate, loss.entropy) == pytest.approx((surrogate, entropies), rel=1e-12)
@@ -117,7 +119,7 @@ def test_policy_gradient_equals_finite_differences(mask, entropy):
         surrogate, entropies, _ = oracles.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, entropy))
         return surrogate - entropy * entropies
 
-    gradient = reinforce.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, entropy)).gradient
+    gradient = reinforce.policy_loss(Categorical(logits, legal), actions, advantages, old, Bounds(0.2, 2.0, entropy)).gradient
 
     assert gradient == pytest.approx(oracles.finite_difference(whole_loss, logits), rel=1e-5, abs=1e-7)
 
@@ -136,7 +138,7 @@ def test_gradient_through_the_whole_policy_equals_finite_differences(name):
         return surrogate - 0.1 * entropies
 
     def by_logits(logits):
-        return reinforce.policy_loss(logits, actions, advantages, old, legal, Bounds(0.2, 2.0, 0.1)).gradient
+        return reinforce.policy_loss(Categorical(logits, legal), actions, advantages, old, Bounds(0.2, 2.0, 0.1)).gradient
 
     gradient = gradient_through(network, states, by_logits)
 
@@ -166,10 +168,10 @@ def test_gradient_of_the_value_network_equals_finite_differences(name):
 def test_gradient_at_ratio_one_is_reinforce():
     """Fresh data: -A (onehot - pi), Williams' formula."""
     logits, actions = np.random.default_rng(0).normal(size=(3, 4)), np.array([0, 3, 1])
-    log_pi = policy.log_softmax(logits)
+    log_pi = discrete.log_softmax(logits)
     advantages = np.array([2.0, -1.0, 0.5])
 
-    loss = reinforce.policy_loss(logits, actions, advantages, log_pi[np.arange(3), actions], None, Bounds(0.2, 2.0, 0.0))
+    loss = reinforce.policy_loss(Categorical(logits), actions, advantages, log_pi[np.arange(3), actions], Bounds(0.2, 2.0, 0.0))
 
     assert loss.gradient == pytest.approx(-advantages[:, None] * (np.eye(4)[actions] - np.exp(log_pi)), rel=1e-12)
     assert loss.clipped == 0
@@ -179,7 +181,7 @@ def test_entropy_bonus_pulls_towards_equal_chances():
     """With nothing to gain, the loss falls when the likely action gets less likely."""
     logits = np.array([[2.0, 0.0, 0.0]])
 
-    gradient = reinforce.policy_loss(logits, np.array([0]), np.zeros(1), np.zeros(1), None, Bounds(0.2, 2.0, 0.1)).gradient
+    gradient = reinforce.policy_loss(Categorical(logits), np.array([0]), np.zeros(1), np.zeros(1), Bounds(0.2, 2.0, 0.1)).gradient
 
     assert gradient[0, 0] > 0 > gradient[0, 1]
 
@@ -195,10 +197,10 @@ def test_importance_weights_by_hand_and_never_infinite():
 def test_no_step_counts_more_than_the_largest_weight():
     """A bad action that has become 90 times likelier than when it was played pulls as hard as one twice as likely."""
     logits, bounds = np.array([[3.0, 0.0]]), Bounds(0.2, 2.0, 0.0)
-    log_pi = policy.log_softmax(logits)[:, 0]
+    log_pi = discrete.log_softmax(logits)[:, 0]
 
     far, near = (
-        reinforce.policy_loss(logits, np.array([0]), np.array([-1.0]), log_pi - math.log(ratio), None, bounds).gradient
+        reinforce.policy_loss(Categorical(logits), np.array([0]), np.array([-1.0]), log_pi - math.log(ratio), bounds).gradient
         for ratio in (90.0, 2.0)
     )
 
@@ -216,11 +218,11 @@ def test_staleness_weights_halve_every_half_life():
 def test_kl_divergence_by_hand():
     """Nothing for equal policies, masked actions count nothing, and the known value otherwise."""
     p, q = np.log(np.array([[0.5, 0.5]])), np.log(np.array([[0.25, 0.75]]))
-    masked = policy.log_softmax(np.array([[1.0, 2.0, 3.0]]), np.array([[True, True, False]]))
+    masked = Categorical(np.array([[1.0, 2.0, 3.0]]), np.array([[True, True, False]]))
 
-    assert reinforce.kl_divergence(p, p) == 0.0
-    assert reinforce.kl_divergence(p, q) == pytest.approx(0.5 * math.log(2.0) + 0.5 * math.log(2 / 3))
-    assert reinforce.kl_divergence(masked, masked) == 0.0
+    assert Categorical(p).divergence(Categorical(p)) == 0.0
+    assert Categorical(p).divergence(Categorical(q)) == pytest.approx(0.5 * math.log(2.0) + 0.5 * math.log(2 / 3))
+    assert masked.divergence(masked) == 0.0
 
 
 def test_explained_variance_by_hand():

@@ -16,6 +16,7 @@ import pytest
 from fakes import Failing
 
 from local_training import atomic_files, episode_file, learning, model_store, rl_agent
+from local_training.actions import Discrete
 from local_training.errors import EpisodeError, ModelMissingError
 from local_training.paths import CHECKOUT, Paths
 from local_training.rl_agent import RLAgent
@@ -41,7 +42,7 @@ def play(agent: RLAgent, steps: int = 5, **ending: object) -> dict[str, object]:
 
 def commit(paths: Paths, version: int, actions: int = 3, width: int = 4, seed: int = 0) -> None:
     """As the background learner does."""
-    state = learning.new_state(width, actions, LearningSettings(hidden=8, seed=seed))
+    state = learning.new_state(width, Discrete(actions), LearningSettings(hidden=8, seed=seed))
     names = [f"a{index}" for index in range(actions)]
     data = model_store.pack(learning.to_arrays(state), version, {"format": 1, "action_names": names})
     model_store.commit(paths, data, durable=False)
@@ -63,7 +64,7 @@ def test_a_game_becomes_an_episode_in_the_buffer(paths: Paths):
     assert found.rewards.tolist() == [1.5, 1.5, 1.5, 1.5, 11.5]
     assert found.log_probs is not None and found.policy_version == 0 and found.terminated
     assert found.meta["result"] == "Victory" and found.meta["map"] == "Süd" and found.meta["action_names"] == NAMES
-    assert found.episode_id == "game 1" and found.declared_actions == 3
+    assert found.episode_id == "game 1" and found.action_space == Discrete(3)
     assert stats["saved"] and (stats["steps"], stats["episode_return"], stats["episode"]) == (5, 17.5, 1)
 
 

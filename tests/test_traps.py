@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from local_training import episode, traps
+from local_training.actions import ActionSpace, Discrete
 from local_training.episode import Episode
 
 
@@ -30,8 +31,8 @@ def _each(games: list[Episode], change: Callable[[Episode], dict[str, Any]]) -> 
     return [dataclasses.replace(game, **change(game)) for game in games]
 
 
-def _names(games: list[Episode], action_count: int = 2) -> list[str]:
-    return [trap.name for trap in traps.find(games, action_count)]
+def _names(games: list[Episode], space: ActionSpace | None = None) -> list[str]:
+    return [trap.name for trap in traps.find(games, space or Discrete(2))]
 
 
 def test_sound_games_are_in_no_trap():

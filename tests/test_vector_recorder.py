@@ -15,6 +15,7 @@ from vector_fixtures import nothing_left_behind  # noqa: F401
 from vector_games import END, FAULTS, KILL, NORMAL, RAISE, FaultyGame, SpaceGame
 
 from local_training import episode_file, policy
+from local_training.actions import Discrete
 from local_training.errors import SettingsError
 from local_training.games import EpisodeRecorder, ResilientAsyncVectorEnv, StableProcessPoolEnv
 from local_training.games.batched_policy import BatchedPolicy
@@ -159,7 +160,7 @@ def test_a_batched_choice_is_recorded_with_its_log_probabilities_and_version(tmp
         observations = recorder.step(recorder.choose(player, observations).actions)[0]
     recorder.close()
     for episode in episodes(paths):
-        assert episode.policy_version == 17 and episode.meta["game"] == "CartPole-v1" and episode.declared_actions == 2
+        assert episode.policy_version == 17 and episode.meta["game"] == "CartPole-v1" and episode.action_space == Discrete(2)
         chances = policy.probabilities(player.network, episode.states)
         expected = np.log(chances[np.arange(episode.steps), episode.actions])
         np.testing.assert_allclose(episode.log_probs, expected, atol=1e-5)
@@ -199,8 +200,9 @@ def test_draws_follow_the_probabilities():
 
 def test_spaces_that_do_not_fit_a_file_are_refused(tmp_path):
     """At once, and with what is needed instead."""
-    continuous = SyncVectorEnv([partial(SpaceGame, spaces.Box(0, 1, (2,)), spaces.Box(0, 1, (2,)))])
-    with pytest.raises(TypeError, match="needs Discrete"):
+    endless = spaces.Box(-np.inf, np.inf, (2,))
+    continuous = SyncVectorEnv([partial(SpaceGame, spaces.Box(0, 1, (2,)), endless)])
+    with pytest.raises(TypeError, match="a Box of floats with finite bounds is needed"):
         EpisodeRecorder(continuous, Paths(tmp_path))
     nested = SyncVectorEnv([partial(SpaceGame, spaces.Dict(a=spaces.Box(0, 1, (2,))), spaces.Discrete(2))])
     with pytest.raises(TypeError, match="needs one array"):

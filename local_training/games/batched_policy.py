@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from local_training import policy
+from local_training.actions import ActionSpace, Discrete
 from local_training.policy import Network
 
 Array = npt.NDArray[Any]
 
 
 class BatchedChoice(NamedTuple):
-    """actions [N] int64; log_probs [N] float32, of these actions; policy_versions [N]; masks [N, A] bool or None."""
+    """actions [N] int64, or [N, D] for other kinds than Discrete; log_probs [N] float32, of these actions; policy_versions [N];
+    masks [N, A] bool or None."""
 
     actions: Array
     log_probs: Array
@@ -26,17 +28,25 @@ class BatchedChoice(NamedTuple):
 class BatchedPolicy:
     """A network that plays many games at once."""
 
-    def __init__(self, network: Network, version: int = 0, rng: np.random.Generator | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        version: int = 0,
+        rng: np.random.Generator | None = None,
+        actions: ActionSpace | None = None,
+    ) -> None:
         """Play with this network; replace `network` and `version` when a newer model is there.
 
         Args:
             network: of policy.py.
             version: the model version it is, recorded with every episode.
-            rng: draws the actions; N numbers per choice.
+            rng: draws the actions.
+            actions: what the network chooses among; None: each of its outputs is an action.
         """
         self.network = network
         self.version = version
         self._rng = rng or np.random.default_rng()
+        self._actions = actions
 
     def choose(self, observations: Array, masks: Array | None = None, *, greedy: bool = False) -> BatchedChoice:
         """Choose one action per env.
@@ -50,7 +60,9 @@ class BatchedPolicy:
             EpisodeError: states of another width than the network's, or a mask that leaves no action.
         """
         states = state_rows(observations)
-        actions, log_probs = chosen(self.network, states, masks, None if greedy else self._rng.random(len(states)))
+        space = self._actions or Discrete(len(self.network.b3))
+        noise = None if greedy else space.noise(self._rng, len(states))
+        actions, log_probs = chosen(self.network, space, states, masks, noise)
         return BatchedChoice(actions, log_probs, np.full(len(states), self.version, np.int64), masks)
 
 
@@ -60,7 +72,8 @@ class PolicyPerEnv:
     So what an episode is made of depends on its seed and its network only, not on who plays beside it.
     """
 
-    def __init__(self, env_count: int) -> None:
+    def __init__(self, env_count: int, actions: ActionSpace) -> None:
+        self._actions = actions
         self._networks: list[Network | None] = [None] * env_count
         self._versions = np.zeros(env_count, np.int64)
         self._rngs = [np.random.default_rng(0) for _ in range(env_count)]
@@ -72,7 +85,7 @@ class PolicyPerEnv:
         self._rngs[index] = np.random.default_rng(seed)
 
     def end(self, index: int) -> None:
-        """No choices for this env until its next `begin`; its action is 0 meanwhile."""
+        """No choices for this env until its next `begin`; its action does not matter meanwhile."""
         self._networks[index] = None
 
     def choose(self, states: Array, *, greedy: bool = False) -> BatchedChoice:
@@ -83,7 +96,7 @@ class PolicyPerEnv:
             greedy: take the likeliest action instead of drawing one.
         """
         count = len(states)
-        actions, log_probs = np.zeros(count, np.int64), np.zeros(count, np.float32)
+        actions, log_probs = self._actions.none(count), np.zeros(count, np.float32)
         groups: dict[int, list[int]] = {}
         for index, network in enumerate(self._networks):
             if network is not None:
@@ -91,29 +104,24 @@ class PolicyPerEnv:
         for rows in groups.values():
             network = self._networks[rows[0]]
             assert network is not None
-            points = None if greedy else np.array([self._rngs[index].random() for index in rows])
-            actions[rows], log_probs[rows] = chosen(network, states[rows], None, points)
+            noise = None if greedy else np.concatenate([self._actions.noise(self._rngs[index], 1) for index in rows])
+            actions[rows], log_probs[rows] = chosen(network, self._actions, states[rows], None, noise)
         return BatchedChoice(actions, log_probs, self._versions.copy(), None)
 
 
-def chosen(network: Network, states: Array, masks: Array | None, points: Array | None) -> tuple[Array, Array]:
-    """Actions [B] and their log-probabilities [B] for states [B, S].
+def chosen(network: Network, space: ActionSpace, states: Array, masks: Array | None, noise: Array | None) -> tuple[Array, Array]:
+    """Actions and their log-probabilities [B] for states [B, S].
 
     Args:
-        points: [B] in [0, 1), which action to draw; None takes the likeliest.
+        noise: of the space; None takes the likeliest.
+
+    Raises:
+        EpisodeError: states of another width than the network's, or a mask that leaves no action.
     """
-    chances = policy.probabilities(network, states, masks)
-    actions = chances.argmax(axis=1) if points is None else _drawn(chances, points)
-    picked = chances[np.arange(len(chances)), actions]
-    # float32 rounding may leave 1 + 1e-7; a log-probability above 0 would be refused.
-    return actions.astype(np.int64), np.minimum(np.log(picked), 0.0).astype(np.float32)
-
-
-def _drawn(chances: Array, points: Array) -> Array:
-    """Draw from each row: the first action whose cumulated probability passes the point; never one of probability 0."""
-    cumulated = np.cumsum(chances, axis=1, dtype=np.float64)
-    cumulated /= cumulated[:, -1:]  # otherwise rounding could leave a gap below 1, above which no action lies
-    return np.asarray((cumulated <= points[:, None]).sum(axis=1))
+    outputs = policy.outputs(network, states)
+    if masks is not None:
+        space.check_mask(masks, (len(states),))
+    return space.chances(outputs, masks).drawn(noise)
 
 
 def state_rows(observations: Array) -> Array:

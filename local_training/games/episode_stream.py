@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from local_training.actions import ActionSpace
+
 Array = npt.NDArray[Any]
 
 
@@ -26,7 +28,7 @@ class EpisodeStream:
 
     def _clear(self) -> None:
         self._states: list[Array] = []
-        self._actions: list[int] = []
+        self._actions: list[Any] = []
         self._rewards: list[float] = []
         self._log_probs: list[float | None] = []
         self._masks: list[Array | None] = []
@@ -40,7 +42,7 @@ class EpisodeStream:
         return sum(self._rewards)
 
     def add(
-        self, state: Array, action: int, reward: float, log_prob: float | None, mask: Array | None, version: int | None
+        self, state: Array, action: Any, reward: float, log_prob: float | None, mask: Array | None, version: int | None
     ) -> None:
         """Add a step that really happened."""
         if not self._actions:
@@ -51,29 +53,29 @@ class EpisodeStream:
         self._log_probs.append(log_prob)
         self._masks.append(mask)
 
-    def take(self, *, terminated: bool, final_state: Array | None, action_count: int, meta: Mapping[str, Any]) -> dict[str, Any]:
+    def take(self, *, terminated: bool, final_state: Array | None, space: ActionSpace, meta: Mapping[str, Any]) -> dict[str, Any]:
         """The steps so far as the arrays of an episode file; the stream goes on with the next segment.
 
         Args:
             terminated: whether the game itself has ended.
             final_state: after the last step; needed unless terminated.
-            action_count: A.
+            space: what was chosen among.
             meta: what else is worth knowing.
         """
         arrays: dict[str, Any] = {
             "states": np.stack(self._states),
-            "actions": np.array(self._actions, np.int64),
+            "actions": space.recorded(self._actions),
             "rewards": np.array(self._rewards, np.float32),
             "terminated": np.array(terminated),
             "episode_id": np.array(f"{self._id}-{self._segment}"),
-            "meta": {"action_count": action_count, "segment": self._segment, **meta},
+            "meta": {**space.meta, "segment": self._segment, **meta},
         }
         if all(value is not None for value in self._log_probs):
             arrays["log_probs"] = np.array(self._log_probs, np.float32)
         if self._version is not None:
             arrays["policy_version"] = np.array(self._version, np.int64)
         if any(mask is not None for mask in self._masks):
-            arrays["action_mask"] = np.array([np.ones(action_count, bool) if mask is None else mask for mask in self._masks])
+            arrays["action_mask"] = np.array([np.ones(space.outputs, bool) if mask is None else mask for mask in self._masks])
         if final_state is not None:
             arrays["final_state"] = final_state
         self._segment += 1

@@ -27,11 +27,11 @@ def check_fits(model: Model, file: str, game: GymnasiumGame, name: str) -> None:
     """Refuse a model that was trained for another game.
 
     Raises:
-        ModelError: it takes states of another width, or knows another number of actions.
+        ModelError: it takes states of another width, or chooses among other actions.
     """
-    if (model.state_width, model.action_count) != (game.state_width, game.action_count):
-        found = f"it takes states of {model.state_width} numbers and knows {model.action_count} actions"
-        needed = f"{name} has states of {game.state_width} and {game.action_count} actions"
+    if (model.state_width, model.actions) != (game.state_width, game.actions):
+        found = f"it takes states of {model.state_width} numbers and chooses {model.actions.words}"
+        needed = f"{name} has states of {game.state_width} and {game.actions.words}"
         raise ModelError(file, found, f"{needed}. Nothing was played; name the game it was trained for with --game")
 
 
@@ -47,7 +47,8 @@ def returns_of(game: GymnasiumGame, model: Model, seeds: Iterable[int], *, greed
         rng = np.random.default_rng([seed, 1])
         state, total, over = game.reset(seed), 0.0, False
         while not over:
-            state, reward, terminated, truncated = game.step(policy.choose(network, state, None, rng, greedy=greedy).action)
+            choice = policy.choose(network, state, None, rng, greedy, model.actions)
+            state, reward, terminated, truncated = game.step(choice.action)
             total += reward
             over = terminated or truncated
         returns.append(total)

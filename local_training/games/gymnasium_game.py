@@ -1,4 +1,4 @@
-"""Any Gymnasium game with a Box or Discrete observation and Discrete actions, as our agent plays it."""
+"""Any Gymnasium game with a Box or Discrete observation, as our agent plays it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Space
 
+from local_training.actions import ActionSpace
 from local_training.errors import SettingsError
+from local_training.games.game_actions import GameActions
 from local_training.rl_agent import RLAgent
 
 Array = npt.NDArray[Any]
@@ -51,26 +53,32 @@ class GymnasiumGame:
             sentence = " ".join(str(error).split())
             raise SettingsError("games.game", game, f"a game that Gymnasium can make is needed ({sentence})", "game") from None
         self._observations = self._env.observation_space
-        if not isinstance(self._observations, (Box, Discrete)) or not isinstance(self._env.action_space, Discrete):
-            found = f"observations {self._observations}, actions {self._env.action_space}"
+        try:
+            if not isinstance(self._observations, (Box, Discrete)):
+                raise ValueError(f"the observation space is {self._observations}; Box or Discrete is needed")
+            self._actions = GameActions(self._env.action_space)
+        except ValueError as error:
             self._env.close()
-            needed = f"Box or Discrete observations and Discrete actions are needed, and it has {found}"
-            raise SettingsError("games.game", game, needed, "game")
-        self._first_action = int(self._env.action_space.start)
-        self.action_count = int(self._env.action_space.n)
+            raise SettingsError("games.game", game, f"a game that can be learnt is needed: {error}", "game") from None
         self.state_width = len(self._vector(self._observations.sample()))
 
     @property
-    def action_names(self) -> list[str]:
-        return [f"action_{number}" for number in range(self.action_count)]
+    def actions(self) -> ActionSpace:
+        """What the agent chooses among."""
+        return self._actions.space
+
+    @property
+    def action_space(self) -> Space[Any]:
+        """Gymnasium's space of the agent's actions."""
+        return self._actions.flat
 
     def reset(self, seed: int) -> Array:
         """Begin a game; its first state."""
         return self._vector(self._env.reset(seed=seed)[0])
 
-    def step(self, action: int) -> tuple[Array, float, bool, bool]:
+    def step(self, action: Any) -> tuple[Array, float, bool, bool]:
         """Take an action; the next state, its reward, whether the game has ended, whether it was cut off."""
-        observation, reward, terminated, truncated, _ = self._env.step(self._first_action + action)
+        observation, reward, terminated, truncated, _ = self._env.step(self._actions.to_game(action))
         return self._vector(observation), float(reward), bool(terminated), bool(truncated)
 
     def meta(self, number: int, seed: int) -> dict[str, Any]:

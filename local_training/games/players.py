@@ -36,7 +36,7 @@ def _play_here(order: PlayOrder, numbers: Iterator[int], may_go_on: Callable[[],
     game = GymnasiumGame(order.game, order.render_mode)
     try:
         seed = order.game_seed(0) * 1009
-        agent = RLAgent(root=order.root, action_names=game.action_names, state_width=game.state_width, seed=seed)
+        agent = RLAgent(root=order.root, action_space=game.actions, state_width=game.state_width, seed=seed)
         for number in numbers:
             while not may_go_on():
                 time.sleep(0.001)

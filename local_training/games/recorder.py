@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from local_training.errors import SettingsError
 from local_training.games.batched_policy import BatchedChoice, BatchedPolicy
 from local_training.games.episode_stream import EpisodeStream
+from local_training.games.game_actions import GameActions
 from local_training.outbox import Outbox
 from local_training.paths import Paths
 
@@ -56,7 +57,7 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         """Record `env` into the buffer of `paths`.
 
         Args:
-            env: its action space must be Discrete, its observations one array per env.
+            env: its observations must be one array per env, its actions of a kind that can be learnt.
             paths: of the root whose learner is to train on the episodes.
             segment_steps: longer episodes are delivered in segments of so many steps; 0: whole.
             cut_episodes: what becomes of episodes cut by a lost worker, by `reset` or `close`: "truncate" records them
@@ -74,8 +75,10 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
             raise SettingsError(
                 "cut_episodes", cut_episodes, "one of " + ", ".join(CUT_EPISODES) + " is needed", "EpisodeRecorder"
             )
-        if not isinstance(env.single_action_space, spaces.Discrete):
-            raise TypeError(f"the action space is {env.single_action_space}; an episode file needs Discrete")
+        try:
+            self._actions = GameActions(env.single_action_space)
+        except ValueError as error:
+            raise TypeError(str(error)) from None
         if isinstance(env.single_observation_space, (spaces.Dict, spaces.Tuple)) or env.single_observation_space.shape is None:
             raise TypeError(f"the observation space is {env.single_observation_space}; an episode file needs one array")
         self.outbox = Outbox(paths, durable=durable)
@@ -87,8 +90,6 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         self._meta = dict(meta or {})
         self._result_of = result_of
         self._mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-        self._first_action = int(env.single_action_space.start)
-        self._action_count = int(env.single_action_space.n)
         self._streams = [EpisodeStream() for _ in range(env.num_envs)]
         self._between = np.ones(env.num_envs, bool)
         self._states: Array | None = None
@@ -107,6 +108,10 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
     def remember(self, choice: BatchedChoice) -> None:
         """Note how the actions of the next step come about, for callers with a policy of their own."""
         self._choice = choice
+
+    def to_game(self, actions: Array) -> Any:
+        """Chosen actions [N] or [N, D] as the envs take them, for games that shape them, or do not count from 0."""
+        return np.array([self._actions.to_game(action) for action in actions])
 
     def describe(self, index: int, **meta: Any) -> None:
         """Say something about an env's episodes, for the meta of their files; until it is said anew."""
@@ -142,7 +147,7 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
                 if self._mode is AutoresetMode.NEXT_STEP:
                     self._begin(index)
             else:
-                self._add(index, before[index], int(actions[index]), float(rewards[index]))
+                self._add(index, before[index], self._actions.from_game(actions[index]), float(rewards[index]))
                 self._end(index, after[index], bool(terminations[index]), bool(truncations[index]), infos)
         self._states, self._choice = after, None
         return results
@@ -156,9 +161,9 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         self._streams[index].begin()
         self._between[index] = self._mode is not AutoresetMode.SAME_STEP
 
-    def _add(self, index: int, state: Array, action: int, reward: float) -> None:
-        choice, action = self._choice, action - self._first_action
-        if choice is not None and int(choice.actions[index]) != action:
+    def _add(self, index: int, state: Array, action: Any, reward: float) -> None:
+        choice = self._choice
+        if choice is not None and not np.array_equal(choice.actions[index], action):
             choice = None  # somebody has played something else than was chosen
         log_prob = None if choice is None else float(choice.log_probs[index])
         mask = None if choice is None or choice.masks is None else np.array(choice.masks[index], bool)
@@ -184,7 +189,7 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         episode_return = stream.total_reward
         result = self._result_of(ending, episode_return)
         meta = {**self._meta, **self._episode_meta[index], "result": result, "ending": ending, "env": index, **more}
-        arrays = stream.take(terminated=terminated, final_state=final_state, action_count=self._action_count, meta=meta)
+        arrays = stream.take(terminated=terminated, final_state=final_state, space=self._actions.space, meta=meta)
         self.saved[index] = self.outbox.deposit(arrays, result) is not None
         self.episodes += 1
 

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from local_training.actions import ActionSpace, Discrete
 from local_training.errors import SettingsError
 from local_training.games.gymnasium_game import GymnasiumGame
 
@@ -24,16 +25,16 @@ class Seat(gymnasium.Env[Any, Any]):
 
     def __init__(self, game: str) -> None:
         self.refusal: tuple[Any, ...] | None = None
-        self.action_names = [""]
+        self.actions: ActionSpace = Discrete(1)
+        self.action_space: spaces.Space[Any] = spaces.Discrete(1)
         self._game: GymnasiumGame | None = None
         try:
             self._game = GymnasiumGame(game)
-            self.action_names = self._game.action_names
+            self.actions, self.action_space = self._game.actions, self._game.action_space
         except SettingsError as error:
             self.refusal = error.args
         width = 1 if self._game is None else self._game.state_width
         self.observation_space = spaces.Box(-np.inf, np.inf, (width,), np.float32)
-        self.action_space = spaces.Discrete(len(self.action_names))
         self._nothing = np.zeros(width, np.float32)
         self._playing = False
 
@@ -47,7 +48,7 @@ class Seat(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if not self._playing or self._game is None:
             return self._nothing, 0.0, False, False, {}
-        state, reward, terminated, truncated = self._game.step(int(action))
+        state, reward, terminated, truncated = self._game.step(action)
         self._playing = not (terminated or truncated)
         return state, reward, terminated, truncated, {}
 

@@ -70,17 +70,17 @@ class SeveralGames:
             raise
 
     def _prepare(self, paths: Paths, instances: int) -> None:
-        names = next(names for names in self._envs.call("action_names") if names is not None)
+        actions = next(actions for actions in self._envs.call("actions") if actions is not None)
         learning = settings_file.load(environment=os.environ).learning
         self._width = int(np.prod(self._envs.single_observation_space.shape or ()))
-        self._holder = PolicyHolder(paths, paths.model, learning, names, self._width)
+        self._holder = PolicyHolder(paths, paths.model, learning, (), self._width, actions)
         self._holder.refresh()
-        self._policy = PolicyPerEnv(instances)
+        self._policy = PolicyPerEnv(instances, actions)
         self._games: list[_Running | None] = [None] * instances
         self._recorder = None
         if self._order.training:
             self._recorder = EpisodeRecorder(
-                self._envs, paths, cut_episodes="drop", meta={"action_names": names}, result_of=lambda ending, total: RESULT
+                self._envs, paths, cut_episodes="drop", meta=_names_of(self._holder), result_of=lambda ending, total: RESULT
             )
         self._player = self._recorder or self._envs
         self._states: Array = self._player.reset()[0]
@@ -157,3 +157,7 @@ class SeveralGames:
     def close(self) -> None:
         """End all processes; games under way are forgotten."""
         self._player.close()
+
+
+def _names_of(holder: PolicyHolder) -> dict[str, Any]:
+    return {"action_names": holder.action_labels} if holder.action_labels else {}

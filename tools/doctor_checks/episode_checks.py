@@ -44,7 +44,7 @@ def unscaled_states(facts: Facts) -> Trouble | None:
 
 def collapsed_policy(facts: Facts) -> Trouble | None:
     """One action is all that is ever played."""
-    return _told(facts, lambda games: traps.one_action(games, facts.model.action_count))
+    return _told(facts, lambda games: traps.one_action(games, facts.model.actions))
 
 
 def games_without_the_model(facts: Facts) -> Trouble | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from local_training.actions import ActionSpace
 from local_training.episode import Episode
 from local_training.paths import Paths
 from local_training.settings import Settings
@@ -154,7 +155,7 @@ class Model:
     trouble: str = ""
     version: int = 0
     state_width: int = 0
-    action_count: int = 0
+    actions: ActionSpace | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
     not_finite: tuple[str, ...] = ()
 

@@ -6,7 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from local_training import batch
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED
+from local_training.errors import EpisodeError
 from tools.doctor_checks.facts import Facts, Line
 from tools.doctor_checks.finding import Trouble
 from tools.monitor import words
@@ -22,11 +24,13 @@ _CURES = {
     "unfinished": "The writer stops within a file: write under another name, close it, then os.replace it into the buffer.",
     "empty": "The writer makes empty files: write under another name, close it, then os.replace it into the buffer.",
     "missing-array": "Every file needs states, actions and rewards under exactly these names.",
-    "wrong-shape": "One state, one action and one reward per step: states (T, S), actions (T,), rewards (T,).",
-    "wrong-dtype": "Actions are whole numbers (int64), states and rewards real ones (float32); no objects, no texts.",
+    "wrong-shape": "One of each per step: states (T, S), actions (T,) or as action_space in meta says, rewards (T,).",
+    "wrong-dtype": "Actions are whole numbers (int64) unless action_space in meta says box; states and rewards are real ones.",
     "absurd-magnitude": "Scale states and rewards to about 1, or raise limits.max_magnitude.",
     "too-large": "Save an episode per game, not all games in one file; or raise limits.* in the settings.",
     "illegal-action": "The action that was taken must be True in action_mask at its step.",
+    "unexpected-mask": "Leave action_mask out: only discrete and multi_discrete actions can be masked.",
+    "wrong-action-kind": "One root holds one game with one kind of actions: use another --root.",
     "bad-meta": "meta must be the text of a JSON object: numpy.array(json.dumps({...})).",
 }
 
@@ -124,7 +128,8 @@ def actions_outside(facts: Facts) -> Trouble | None:
         return None
     cause = f"actions lie outside of what the model knows: {example}."
     cure = (
-        "Count actions from 0. Set learning.action_count, or action_count in meta, before the first batch; or use a new --root."
+        "Count actions from 0, and say in meta what there is (action_count, action_space) before the first batch; or use a new "
+        "--root."
     )
     return Trouble(cause, cure)
 
@@ -193,15 +198,17 @@ def _example(facts: Facts, code: str, unfit: str) -> str:
     for seen in reversed(facts.waiting):
         if seen.reason == code:
             return f"{words.name(seen.name)}: {words.visible(seen.found, 300)}"
-        if seen.episode is None or not model.version:
+        if seen.episode is None or model.actions is None:
             continue
         if unfit == DOES_NOT_FIT_WIDTH and seen.episode.state_width != model.state_width:
             return (
                 f"{words.name(seen.name)} has states of {seen.episode.state_width} numbers, the model takes {model.state_width}"
             )
-        highest = int(seen.episode.actions.max())
-        if unfit == DOES_NOT_FIT_ACTIONS and highest >= model.action_count:
-            return f"{words.name(seen.name)} has an action {highest}, the model knows 0 to {model.action_count - 1}"
+        if unfit == DOES_NOT_FIT_ACTIONS and seen.episode.state_width == model.state_width:
+            try:
+                batch.check_fits(seen.episode, model.state_width, model.actions)
+            except EpisodeError as error:
+                return f"{words.name(seen.name)}: {words.visible(str(error), 300)}"
     lines = [line for line in facts.records.recent if _code(line) == code]
     if not lines:
         return ""

@@ -65,7 +65,7 @@ def model(paths: Paths) -> Model:
     return Model(
         version=found.version,
         state_width=found.state_width,
-        action_count=found.action_count,
+        actions=found.actions,
         manifest=found.manifest,
         not_finite=tuple(sorted(name for name, array in floats.items() if not np.isfinite(array).all())),
     )

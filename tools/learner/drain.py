@@ -69,7 +69,7 @@ def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[
         troubles += done.troubles
         for item in done.set_aside:
             tell("set_aside", name=ascii(item.name)[1:-1], fate=item.fate, reason=item.reason)
-        for notice in trainer.guard.taken_notices() + traps.after(done.episodes, trainer.action_count):
+        for notice in trainer.guard.taken_notices() + traps.after(done.episodes, trainer.actions):
             tell("warning", sentence=notice)
         if done.trained is not None:
             tell("batch", version=done.trained.version, seconds=done.seconds, report=dict(done.trained.report))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from local_training import atomic_files, episode_file, model_store
+from local_training.actions import kinds
 from local_training.episode import Episode
 from local_training.errors import LedgerError
 from local_training.paths import Paths
@@ -149,7 +150,7 @@ def _base(paths: Paths, line: Line) -> Generation:
     base = line["base"]
     if base["chain"] == "":
         width, actions = line["sizes"]
-        return generation.untrained(width, actions, LearningSettings(**line["learning"]))
+        return generation.untrained(width, kinds.of_json(actions, UNLIMITED.max_actions), LearningSettings(**line["learning"]))
     path = base_path(paths, base["chain"])
     try:
         data = model_store.read_bytes(path)

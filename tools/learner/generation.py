@@ -12,6 +12,7 @@ from typing import Any
 
 from local_training import learning, model_store
 from local_training import manifest as manifests
+from local_training.actions import ActionSpace, Discrete
 from local_training.episode import Episode
 from local_training.learning import TrainingState
 from local_training.settings import LearningSettings
@@ -63,16 +64,16 @@ def load(data: bytes, file: str) -> Generation:
         ModelError: they hold none that training can go on from.
     """
     model = model_store.unpack(data, file)
-    state = learning.from_arrays(model.arrays, file)
+    state = learning.from_arrays(model.arrays, model.actions, file)
     manifest = dict(model.manifest)
     if not isinstance(manifest.get("commit"), dict):
         manifest["commit"] = base_record(model.version, data)
     return Generation(state, model.version, manifest, data)
 
 
-def untrained(state_width: int, action_count: int, settings: LearningSettings) -> Generation:
+def untrained(state_width: int, actions: ActionSpace, settings: LearningSettings) -> Generation:
     """Version 0: the policy before any episode. It is never written; every process can make it from the settings."""
-    state = learning.new_state(state_width, action_count, settings)
+    state = learning.new_state(state_width, actions, settings)
     manifest = {
         **manifests.facts(state, settings),
         "commit": {"kind": BASE, "seq": 0, "chain": "", "previous_chain": "", "batch": []},
@@ -150,7 +151,7 @@ def _group_facts(previous: Generation, settings: LearningSettings) -> dict[str, 
     facts: dict[str, Any] = {"recent": len(previous.recent)}
     if previous.commit["kind"] == BASE:
         facts["base"] = {"version": previous.version, "chain": previous.chain}
-        facts["sizes"] = [previous.state.state_width, previous.state.action_count]
+        facts["sizes"] = [previous.state.state_width, previous.state.actions.as_json()]
     if previous.commit["kind"] == BASE or previous.manifest["hyper_parameters"] != dataclasses.asdict(settings):
         facts["learning"] = dataclasses.asdict(settings)
     return facts
@@ -160,24 +161,38 @@ def _action_names(previous: Generation, episodes: Sequence[Episode]) -> list[str
     """What the newest episode calls the actions; else what was known."""
     for episode in reversed(episodes):
         names = episode.meta.get("action_names")
-        if isinstance(names, list) and len(names) == previous.state.action_count and all(isinstance(name, str) for name in names):
+        if (
+            isinstance(names, list)
+            and len(names) == previous.state.actions.name_count
+            and all(isinstance(name, str) for name in names)
+        ):
             return [name[:100] for name in names]
     known: list[str] = list(previous.manifest.get("action_names", []))
     return known
 
 
-def sizes_of(episodes: Sequence[Episode], settings: LearningSettings) -> tuple[int, int]:
-    """State width and number of actions that a new model needs for these episodes.
+def sizes_of(episodes: Sequence[Episode], settings: LearningSettings) -> tuple[int, ActionSpace]:
+    """State width and actions that a new model needs for these episodes.
 
-    The width that most of them have, so that one odd file at the start decides nothing; the actions as the settings or
-    the writers declare them, else as many as were seen.
+    The width and the kind of actions that most of them have, so that one odd file at the start decides nothing; the
+    actions as the settings or the writers declare them, else as many as were seen.
     """
-    widths = Counter(episode.state_width for episode in episodes)
-    width = max(widths, key=lambda candidate: (widths[candidate], -candidate))
+    width = _most_common(Counter(episode.state_width for episode in episodes))
     fitting = [episode for episode in episodes if episode.state_width == width]
-    declared = Counter(episode.declared_actions for episode in fitting if episode.declared_actions)
-    if settings.action_count:
-        return width, settings.action_count
+    kind = _most_common(Counter(_kind(episode) for episode in fitting))
+    fitting = [episode for episode in fitting if _kind(episode) == kind]
+    if settings.action_count and kind == Discrete.kind:
+        return width, Discrete(settings.action_count)
+    declared = Counter(episode.action_space for episode in fitting if episode.action_space is not None)
     if declared:
-        return width, max(declared, key=lambda count: (declared[count], -count))
-    return width, max(2, 1 + max(int(episode.actions.max()) for episode in fitting))
+        return width, max(declared, key=lambda space: (declared[space], -space.outputs))
+    return width, Discrete(max(2, 1 + max(int(episode.actions.max()) for episode in fitting)))
+
+
+def _kind(episode: Episode) -> str:
+    return Discrete.kind if episode.action_space is None else episode.action_space.kind
+
+
+def _most_common(counts: Counter[Any]) -> Any:
+    """The one counted most often; of several the least."""
+    return max(sorted(counts), key=counts.__getitem__)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from local_training import atomic_files, batch, buffer_folder, episode_file
+from local_training.actions import ActionSpace
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure, Signature
 from local_training.episode import Episode
 from local_training.errors import EpisodeError, MachineError
@@ -110,7 +111,7 @@ class ModelFacts:
 
     version: int
     state_width: int
-    action_count: int
+    actions: ActionSpace
 
 
 def check_fits(episode: Episode, model: ModelFacts) -> None:
@@ -120,9 +121,9 @@ def check_fits(episode: Episode, model: ModelFacts) -> None:
         EpisodeError: as batch.check_fits does.
     """
     try:
-        batch.check_fits(episode, model.state_width, model.action_count)
+        batch.check_fits(episode, model.state_width, model.actions)
     except EpisodeError as error:
-        sizes = f"takes states of {model.state_width} numbers and actions 0 to {model.action_count - 1}"
+        sizes = f"takes states of {model.state_width} numbers and chooses {model.actions.words}"
         remedy = (
             "If the game has changed, use another --root to keep both models, or move models, data/archive and "
             "data/ledger.jsonl elsewhere to start a new one here"

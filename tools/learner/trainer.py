@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from local_training import buffer_folder, model_store, yield_point
+from local_training.actions import ActionSpace
 from local_training.buffer_folder import REJECTED
 from local_training.errors import EpisodeError, ModelError
 from local_training.paths import Paths
@@ -87,9 +88,9 @@ class Trainer:
             self._go_on_with(self.guard.heeded(present))
 
     @property
-    def action_count(self) -> int:
-        """How many actions the model knows; 0 before there is one."""
-        return self.present.state.action_count if self.present is not None else 0
+    def actions(self) -> ActionSpace | None:
+        """What the present model chooses among; None before there is one."""
+        return self.present.state.actions if self.present is not None else None
 
     def waiting(self) -> int:
         """Files of the present snapshot that have not been looked at yet."""
@@ -203,7 +204,7 @@ class Trainer:
     def _facts(self) -> ModelFacts | None:
         if self.present is None:
             return None
-        return ModelFacts(self.present.version, self.present.state.state_width, self.present.state.action_count)
+        return ModelFacts(self.present.version, self.present.state.state_width, self.present.state.actions)
 
 
 def _working_seconds() -> float:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from local_training import traps
+from local_training.actions import ActionSpace
 from local_training.episode import Episode
 from local_training.paths import Paths
 from local_training.traps import Trap
@@ -34,11 +35,11 @@ class TrapWatch:
         self._told: set[str] = set()
         self._present: list[Trap] = []
 
-    def after(self, games: Sequence[Episode], action_count: int) -> list[str]:
+    def after(self, games: Sequence[Episode], actions: ActionSpace | None) -> list[str]:
         """Take in the games of a batch.
 
         Args:
-            action_count: how many actions the model knows.
+            actions: what the model chooses among.
 
         Returns:
             What has not been told before, a sentence each.
@@ -48,7 +49,7 @@ class TrapWatch:
         if self._batches < self._due or len(self._games) < traps.FEWEST_GAMES:
             return []
         self._due = self._batches + min(self._batches, SELDOM)
-        self._present = traps.find(list(self._games), action_count)
+        self._present = traps.find(list(self._games), actions)
         new = [trap for trap in self._present if trap.name not in self._told]
         self._told.update(trap.name for trap in new)
         sentences = [_sentence(trap) for trap in new]

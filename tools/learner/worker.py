@@ -183,7 +183,7 @@ class Worker:
         self._tally.add(done, time.time())
         self._trainer.history.add(done, Circumstances.of(self._trainer.waiting(), self.gate.facts()))
         self._go_well()
-        for notice in self._trainer.guard.taken_notices() + self._traps.after(done.episodes, self._trainer.action_count):
+        for notice in self._trainer.guard.taken_notices() + self._traps.after(done.episodes, self._trainer.actions):
             self._tell("warning", sentence=notice)
         for trouble in done.troubles:
             self._tell("warning", sentence=f"{trouble}; it is tried again later, and the others go on")

@@ -221,7 +221,8 @@ class _Writer:
             ("Batches trained", self._plain(manifest.get("batches_trained", "unknown"))),
         ]
         rows += [("States", f"{self._plain(manifest.get('state_width', '?'))} numbers")]
-        rows += [("Actions", f"{self._plain(manifest.get('action_count', '?'))}{f' ({actions})' if actions else ''}")]
+        known = manifest.get("action_count", manifest.get("action_space", "?"))
+        rows += [("Actions", f"{self._plain(known)}{f' ({actions})' if actions else ''}")]
         rows += [("Hidden layers", f"{self._plain(manifest.get('hidden', '?'))}, {self._plain(manifest.get('activation', '?'))}")]
         batch = manifest.get("last_batch")
         for key, title in (("entropy", "entropy"), ("explained_variance", "explained variance"), ("kl", "KL divergence")):
