@@ -5,7 +5,6 @@ All three run the same 50→64→64→5 network on one state with one thread, an
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -15,6 +14,8 @@ from harness import Row
 import numpy as np  # isort: skip  # harness sets the number of its threads first
 
 from local_training import policy
+from local_training.actions.discrete import Discrete
+from local_training.actions.space import Choice
 from local_training.policy import Network
 from local_training.rl_agent import RLAgent
 
@@ -110,12 +111,10 @@ def _onnx(network: Network, state: np.ndarray, rng: np.random.Generator) -> dict
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    def choose() -> tuple[int, float]:
-        logits = session.run(None, {"state": state[None]})[0][0].tolist()
-        highest = max(logits)
-        shares = [math.exp(logit - highest) for logit in logits]
-        action = policy._drawn(shares, rng.random() * sum(shares))
-        return action, logits[action] - highest - math.log(sum(shares))
+    actions = Discrete(ACTION_COUNT)
+
+    def choose() -> Choice:
+        return actions.choose(session.run(None, {"state": state[None]})[0][0], None, rng, greedy=False)
 
     assert np.allclose(session.run(None, {"state": state[None]})[0], policy.forward(network, state[None]), atol=1e-5)
     return {"onnxruntime": choose}
