@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
 
 from local_training.buffer_folder import is_episode_name
+
+if sys.platform == "linux":
+    from watchdog.observers.inotify import InotifyEmitter
+    from watchdog.observers.inotify_c import InotifyConstants
+
+    class _Arriving(InotifyEmitter):
+        """Does not ask which files are moved away, which is what becomes of every file that was trained on.
+
+        watchdog holds such an event back for half a second, in case the file turns up elsewhere, and with it all arrivals
+        after it.
+        """
+
+        def get_event_mask_from_filter(self) -> Any:
+            asked = InotifyConstants
+            return asked.IN_CREATE | asked.IN_MOVED_TO | asked.IN_MODIFY | asked.IN_CLOSE_WRITE | asked.IN_DELETE_SELF
+
+    def _observer() -> BaseObserver:
+        return BaseObserver(_Arriving)
+else:
+
+    def _observer() -> BaseObserver:
+        return Observer()
+
 
 _ARRIVALS = ("created", "modified", "moved", "closed")
 
@@ -24,7 +50,7 @@ class BufferWatcher(FileSystemEventHandler):
     def __init__(self, folder: Path, hint: threading.Event) -> None:
         self._folder = folder
         self._hint = hint
-        self._observer = Observer()
+        self._observer = _observer()
         self._watched: tuple[int, int] | None = None
         self._folder_gone = False
         self.trouble = ""
