@@ -135,7 +135,7 @@ def test_the_end_of_a_drain_tells_of_another_games_episodes(paths: Paths) -> Non
     assert told.startswith(
         "[WARNING] Episodes that do not fit: 2 rejected, as this root's model is of another game. The last one: "
     )
-    assert "a state holds 7 numbers; models/rl_agent_model.npz takes states of 4 numbers and actions 0 to 2" in told
+    assert "a state holds 7 numbers; models/rl_agent_model.npz takes states of 4 numbers and chooses actions 0 to 2" in told
     assert "use another --root to keep both models" in told and "to start a new one here" in told
 
 

@@ -84,7 +84,7 @@ def test_summary_tells_of_a_root_that_holds_another_game(root: Path) -> None:
 
     row = next(line for line in printed.splitlines() if "Episodes that do not fit:" in line)
     assert "3 rejected, as this root's model is of another game" in row
-    assert "a state holds 6 numbers; models/rl_agent_model.npz takes states of 4 numbers and actions 0 to 1" in row
+    assert "a state holds 6 numbers; models/rl_agent_model.npz takes states of 4 numbers and chooses actions 0 to 1" in row
     assert "use another --root to keep both models" in row and "data/ledger.jsonl elsewhere to start a new one here" in row
 
 
@@ -109,7 +109,7 @@ def test_no_training_plays_without_a_trace_in_the_buffer(root: Path) -> None:
     ("arguments", "named"),
     [
         (["--game", "NoSuchGame-v0"], "NoSuchGame-v0"),
-        (["--game", "Pendulum-v1"], "Discrete actions are needed"),
+        (["--game", "Blackjack-v1"], "Box or Discrete is needed"),
         (["--games", "0"], "--games"),
         (["--learning_rate", "7"], "learning.learning_rate"),
         (["--instances", "2", "--watch"], "--watch"),

@@ -98,8 +98,9 @@ def test_hostile_texts_are_shown_and_never_run(browser: Any, paths: Paths) -> No
         page.fill("#search input", "npz")
         page.keyboard.press("Enter")
         page.wait_for_selector('#search .bt-found:has-text("rejected")')
-        text = page.inner_text("main")
-        assert text.count(HOSTILE) >= 7
+        page.wait_for_function("text => document.querySelector('main').innerText.split(text).length > 7", arg=HOSTILE)
+        page.wait_for_selector("#opponents svg text")
+        page.wait_for_selector("#maps svg text")
         shown = page.locator("#opponents svg text, #maps svg text").all_text_contents()
         assert {"<img src=x onerror=a()>", "<b>map"} <= set(shown)
         assert page.title() == "Background Training"

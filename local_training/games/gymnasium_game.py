@@ -48,7 +48,9 @@ class GymnasiumGame:
             SettingsError: there is no such game, its packages are missing, or its spaces are of another kind.
         """
         try:
-            self._env = gymnasium.make(game, render_mode=render_mode)
+            # A game of one's own need not know of render modes.
+            asked: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+            self._env = gymnasium.make(game, **asked)
         except (gymnasium.error.Error, ImportError) as error:
             sentence = " ".join(str(error).split())
             raise SettingsError("games.game", game, f"a game that Gymnasium can make is needed ({sentence})", "game") from None

@@ -14,7 +14,7 @@ from tools.doctor_checks.finding import Finding
 OLDEST_PYTHON = (3, 10)
 CORE_PACKAGES = {
     "numpy": ("numpy", (1, 24)),
-    "watchdog": ("watchdog", (3, 0)),
+    "watchdog": ("watchdog", (4, 0)),
     "filelock": ("filelock", (4, 0)),
     "psutil": ("psutil", (5, 9)),
     "PyYAML": ("yaml", (6, 0)),
