@@ -137,6 +137,21 @@ class MachineError(BackgroundTrainingError, OSError):
         return f"{self.doing}: {self.cause}"
 
 
+class PausedError(BackgroundTrainingError, RuntimeError):
+    """The user has paused the root, so nothing is trained there."""
+
+    exit_code = 6
+
+    def __init__(self, root: str, since: str) -> None:
+        super().__init__(root, since)
+        self.root = root
+        self.since = since
+
+    def __str__(self) -> str:
+        command = f'python tools/monitor_background_training.py --root "{self.root}" --resume'
+        return f"{self.root} is paused ({self.since}), so nothing is trained; its episodes wait. To go on: {command}"
+
+
 class WorkerError(BackgroundTrainingError, RuntimeError):
     """A worker process died or did not answer."""
 

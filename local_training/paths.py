@@ -66,6 +66,16 @@ class Paths:
         return self.data / "game_voice"
 
     @cached_property
+    def paused(self) -> Path:
+        """There while the user wants training to stand still, see pausing.py."""
+        return self.data / "paused.json"
+
+    @cached_property
+    def pauses(self) -> Path:
+        """The former pauses: time in which waiting files did not grow old."""
+        return self.data / "pauses.json"
+
+    @cached_property
     def learner_lock(self) -> Path:
         """Held for life by the one learner of this root."""
         return self.data / ".learner.lock"

@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 import pytest
 
+from local_training import pausing
 from local_training.paths import CHECKOUT, Paths
 from local_training.root_lock import LearnerLock, RootLock
 from tests import doctor_roots, learner_runs
@@ -362,6 +363,17 @@ def test_a_learner_that_is_held_up(held):
     drop(held.buffer, "old.npz", 99, 12, age_seconds=300)
     findings = found(held.root)
     assert list(findings) == ["held-up"] and "the game is busy" in findings["held-up"]
+
+
+def test_a_root_that_its_user_has_paused(held):
+    """Found also while nothing waits, as it may have been forgotten; the cure goes on as it says."""
+    pausing.pause(held)
+    status.write(held, "paused", EMPTY, governor={"state": "paused", "reason": "the user has asked for it"})
+    drop(held.buffer, "old.npz", 99, 12, age_seconds=300)
+    findings = found(held.root)
+    assert list(findings) == ["paused"] and "--resume" in findings["paused"] and " since 2" in findings["paused"]
+    pausing.resume(held)
+    assert list(found(held.root)) == ["held-up"]
 
 
 def test_games_that_are_too_fast(held):

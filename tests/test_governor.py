@@ -228,6 +228,29 @@ def test_switched_off_it_allows_everything() -> None:
     assert (decision.state, decision.workers_allowed, governor.text(decision)) == ("off", 2, "off")
 
 
+def test_the_users_pause_comes_before_everything_else() -> None:
+    """Whatever game and machine say, and also where the governor is switched off: all stand still, and know how to go on."""
+    for settings in (SETTINGS, GovernorSettings(enabled=False)):
+        run = Run(settings)
+        for game in ("", "free", "steady", "busy", "slow"):
+            decision = run.reads(game=game, user_pause="by ann since 2026-03-01 14:05:09", free_disk_bytes=5.0)
+
+            assert (decision.state, decision.workers_allowed, decision.at_once) == (PAUSED, 0, True)
+            assert decision.causes == (governor.BY_THE_USER,)
+            assert "by ann since 2026-03-01 14:05:09" in decision.reason and "--resume" in decision.reason
+        assert {run.hears(user_pause="since ...", after=100.0).workers_allowed for _ in range(100)} == {0}
+        assert run.hears(game="free", free_disk_bytes=1e12).state == ("free" if settings.enabled else "off")
+
+
+def test_what_was_seen_during_a_pause_counts_after_it() -> None:
+    """A machine that was overloaded all the while is so when the user lets training go on."""
+    run = Run()
+    for _ in range(3):
+        run.reads(user_pause="since ...", memory_percent=99.0)
+
+    assert run.hears(memory_percent=99.0).causes == ("memory",)
+
+
 SAMPLES = st.builds(
     Sample,
     number=st.integers(0, 3),
@@ -237,6 +260,7 @@ SAMPLES = st.builds(
     free_disk_bytes=st.none() | st.floats(0, 1e9),
     battery_percent=st.none() | st.floats(0, 100),
     game=st.sampled_from(["", "busy", "slow", "steady", "free"]),
+    user_pause=st.sampled_from(["", "", "since 2026-03-01 14:05:09"]),
     last_batch_seconds=st.floats(0, 100),
 )
 

@@ -46,7 +46,7 @@ def run(
 
     Returns:
         0 success, 1 failure, 2 bad usage, 3 another learner is at work, 4 the folder can't be locked,
-        5 the machine failed (disk, permission), 130 interrupted.
+        5 the machine failed (disk, permission), 6 the user has paused the root, 130 interrupted.
     """
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

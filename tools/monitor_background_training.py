@@ -22,7 +22,8 @@ import sys
 import time
 from importlib import util
 
-from local_training.errors import MachineError
+from local_training import pausing
+from local_training.errors import MachineError, SettingsError
 from local_training.paths import Paths
 from tools import command_line
 from tools.monitor import dashboard
@@ -42,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command_line.add_common(parser)
     parser.add_argument("--once", action="store_true", help="show it once, whole, and exit")
+    parser.add_argument("--pause", action="store_true", help="let the learner stand still, until --resume, and exit")
+    parser.add_argument("--resume", action="store_true", help="let it go on, and exit")
     parser.add_argument("--web", action="store_true", help="show it as a page for a browser on this machine")
     parser.add_argument("--port", type=int, default=8765, metavar="P", help="port of the page (8765; 0: any that is free)")
     return parser
@@ -49,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _monitor(options: argparse.Namespace) -> int:
     paths = command_line.settings_of(options).paths
+    if options.pause or options.resume:
+        return _tell_learner(paths, options)
     if options.web:
         return _serve(paths, options.port)
     # Asked once, it may take its time to measure all files; live, the rest follows at the next looks.
@@ -60,6 +65,18 @@ def _monitor(options: argparse.Namespace) -> int:
     except BrokenPipeError:
         # Whoever read along has read enough. Without this, the interpreter complains when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _tell_learner(paths: Paths, options: argparse.Namespace) -> int:
+    if options.pause and options.resume:
+        raise SettingsError("--pause", True, "not together with --resume", "command line")
+    if not paths.data.is_dir():
+        raise SettingsError(
+            "--root", str(paths.root), "a folder with data/ in it is needed; no learner has worked here", "command line"
+        )
+    changed = pausing.pause(paths) if options.pause else pausing.resume(paths)
+    _say(pausing.sentence(paths, changed=changed))
     return 0
 
 

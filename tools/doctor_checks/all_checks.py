@@ -42,6 +42,7 @@ CHECKS: tuple[Check, ...] = (
     learner.machine_fails,
     learner.worker_keeps_dying,
     learner.training_is_off,
+    learner.paused,
     learner.held_up,
     learner.no_learner,
     learner.too_slow,

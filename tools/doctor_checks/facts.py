@@ -11,6 +11,7 @@ from typing import Any
 from local_training.actions import ActionSpace
 from local_training.episode import Episode
 from local_training.paths import Paths
+from local_training.pausing import Pause
 from local_training.settings import Settings
 from tools.monitor.snapshot import StatusFacts
 
@@ -105,6 +106,7 @@ class Learner:
     card_left_behind: whether the card of a learner that is gone still lies there.
     rivals: processes of ours that play in the same root and would have a learner of their own, but for the lock.
     last_words: what a worker last said before it died.
+    pause: the user's own, while it holds.
     """
 
     status: StatusFacts
@@ -115,6 +117,7 @@ class Learner:
     card_left_behind: bool = False
     rivals: tuple[Holder, ...] = ()
     last_words: str = ""
+    pause: Pause | None = None
 
     @property
     def state(self) -> str:

@@ -17,7 +17,13 @@ def no_learner(facts: Facts) -> Trouble | None:
     """Episodes pile up, and nobody trains on them."""
     places = facts.places
     learner = facts.learner
-    if learner.holder or learner.worker_holder or not places.waiting or places.oldest_waiting_seconds < _WAITED_SECONDS:
+    if (
+        learner.holder
+        or learner.worker_holder
+        or learner.pause
+        or not places.waiting
+        or places.oldest_waiting_seconds < _WAITED_SECONDS
+    ):
         return None
     cause = f"{_waiting(facts)}, and no learner is at work in {facts.paths.root}."
     return Trouble(
@@ -111,11 +117,21 @@ def worker_keeps_dying(facts: Facts) -> Trouble | None:
     return Trouble(cause, cure.strip())
 
 
+def paused(facts: Facts) -> Trouble | None:
+    """The user has paused training, and may have forgotten it."""
+    pause = facts.learner.pause
+    if pause is None:
+        return None
+    cause = f"{facts.paths.root} is paused, {words.visible(pause.words)}: nothing is trained there, now and after a restart."
+    cure = f'To go on: python tools/monitor_background_training.py --root "{facts.paths.root}" --resume (or r in the monitor).'
+    return Trouble(cause, f"{cure} Nothing is lost: the episodes wait, and do not grow too old by it.")
+
+
 def held_up(facts: Facts) -> Trouble | None:
     """The governor or a game has kept training from going on for a while, and episodes wait."""
     learner = facts.learner
     waited = facts.places.oldest_waiting_seconds
-    if learner.state != "paused" or learner.silent or waited < _WAITED_SECONDS:
+    if learner.state != "paused" or learner.silent or learner.pause is not None or waited < _WAITED_SECONDS:
         return None
     reason = words.visible(learner.governor.get("reason") or learner.stats.get("governor") or "it does not say why", 300)
     cause = f"the learner stands still ({reason}) while {_waiting(facts)}."

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from local_training import root_lock
+from local_training import pausing, root_lock
 from local_training.paths import Paths
 from local_training.settings_file import ROOT_VARIABLE
 from tools.doctor_checks.facts import Holder, Learner
@@ -36,6 +36,7 @@ def look(paths: Paths, now: float) -> Learner:
         card_left_behind=bool(card) and holder is None,
         rivals=tuple(_rivals(paths, holder)),
         last_words="\n".join(reading.last_lines(paths.worker_stderr, 3)),
+        pause=pausing.read(paths),
     )
 
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from local_training import shared_work
-from local_training.errors import AnotherLearnerError, MachineError
+from local_training import pausing, shared_work
+from local_training.errors import AnotherLearnerError, MachineError, PausedError
 from local_training.root_lock import LearnerLock, RootLock
 from local_training.settings import Settings
 from tools.learner import opening, recovery, retention, status
@@ -28,11 +28,14 @@ def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
 
     Raises:
         AnotherLearnerError: one is at work in this root.
+        PausedError: the user has paused it; what was committed before stays.
         LockUnavailableError: the folder can't be locked.
         LedgerError, ModelError: model and ledger contradict each other, or another program changed the model.
         MachineError: a file can't be read, or written; what was committed before stays.
     """
     paths = settings.paths
+    if (pause := pausing.read(paths)) is not None:
+        raise PausedError(str(paths.root), pause.words)
     try:
         recovery.make_skeleton(paths, durable=settings.learner.durable)
         learner_lock, worker_lock = LearnerLock(paths), RootLock(paths.worker_lock)
@@ -61,7 +64,8 @@ def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[
     tally, troubles = Tally(), []
     traps = TrapWatch(settings.paths, settings.learner.log_bytes)
     trainer.look()
-    while trainer.waiting():
+    pause = None
+    while trainer.waiting() and (pause := pausing.read(settings.paths)) is None:
         crew.tend(settings.learner.max_workers, trainer.waiting())
         done = trainer.work_on_next()
         tally.add(done, time.time())
@@ -83,6 +87,8 @@ def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[
         "traps": traps.text(),
     }
     status.write(settings.paths, "stopped", stats)
+    if pause is not None:
+        raise PausedError(str(settings.root), pause.words)
     if troubles:
         raise MachineError(f"draining {settings.paths.buffer}", f"{len(troubles)} files can't be read: {troubles[0]}")
     return stats

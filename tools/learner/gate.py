@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from local_training.game_voice import GameListener
+from local_training.pausing import PauseWatch
 from local_training.settings import Settings
 from tools.learner import governor
 from tools.learner.governor import Decision, Sample
@@ -26,9 +27,9 @@ _LOG_BYTES = 500_000
 class Gate:
     """One worker's way to ask whether it may work.
 
-    It promises that a game's "busy" stops a batch in its middle, at the next yield point after LOOK_SECONDS, and that a
-    worker which has been told to stop waits no longer. It does not promise that a batch which the machine's readings
-    speak against is interrupted: it is finished.
+    It promises that a game's "busy" and the user's pause stop a batch in its middle, at the next yield point after
+    LOOK_SECONDS, and that a worker which has been told to stop waits no longer. It does not promise that a batch which
+    the machine's readings speak against is interrupted: it is finished.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Gate:
         self._beat = beat
         self._clock = clock
         self._listener = GameListener(settings.paths)
+        self._pauses = PauseWatch(settings.paths)
         self._readings = MachineReadings(settings.paths.root) if settings.governor.enabled else None
         self._log = TrainingLog(settings.paths.governor_log, _LOG_BYTES)
         self._sample = Sample()
@@ -60,10 +62,23 @@ class Gate:
         self._show_due = float("-inf")
 
     def wait_open(self) -> bool:
-        """Wait until a batch may be begun; False if the worker has to stop instead."""
-        while self.look().workers_allowed == 0 and not self._stopping.is_set():
+        """Wait until a batch may be begun; False if there will be none: the worker has to stop, or the user has paused."""
+        while self.look().workers_allowed == 0 and not self._stopping.is_set() and not self.paused_by_user:
             self._stand_still()
-        return not self._stopping.is_set()
+        return not self._stopping.is_set() and not self.paused_by_user
+
+    @property
+    def paused_by_user(self) -> bool:
+        """Whether it was, at the last look."""
+        return governor.BY_THE_USER in self._decision.causes
+
+    def wait_resumed(self, longest_seconds: float) -> None:
+        """Wait while the user's pause lasts, but not for ever: the root wants to be looked after all the same."""
+        end = self._clock() + min(longest_seconds, SHOW_SECONDS)
+        while self.look() and self.paused_by_user and self._clock() < end and not self._stopping.is_set():
+            self._stopping.wait(_STANDING_SECONDS)
+        if not self.paused_by_user:
+            self._show("training")
 
     def rest(self) -> float:
         """Stand still while a game wants it; the seconds that took. Made to be called at every yield point."""
@@ -84,14 +99,15 @@ class Gate:
 
     def look(self) -> Decision:
         """The decision as of now."""
-        if self._readings is None:
-            return self._decision
         moment = self._clock()
         seen: dict[str, Any] = {}
         if moment >= self._look_due:
             self._look_due = moment + LOOK_SECONDS
-            seen["game"], seen["game_remark"] = self._listener.hear(moment, time.time())
-        if moment >= self._reading_due:
+            pause = self._pauses.look()
+            seen["user_pause"] = pause.words if pause else ""
+            if self._readings is not None:
+                seen["game"], seen["game_remark"] = self._listener.hear(moment, time.time())
+        if self._readings is not None and moment >= self._reading_due:
             self._reading_due = moment + self._settings.check_seconds
             seen |= dataclasses.asdict(self._readings.take())
         self._sample = dataclasses.replace(self._sample, **seen)

@@ -12,6 +12,9 @@ from typing import Any
 from local_training.game_voice import BUSY, FREE, SLOW, STEADY
 from local_training.settings import GovernorSettings
 
+BY_THE_USER = "user"
+"""The cause that the user's own pause is."""
+
 AT_WORK, GIVING_WAY, PAUSED, OFF = "free", "giving way", "paused", "off"
 
 READINGS_IN_A_ROW = 3
@@ -32,6 +35,7 @@ class Sample:
     memory_percent, gpu_memory_percent: likewise without our own.
     battery_percent: only while the machine runs on it.
     game, game_remark: the game's word (see game_voice) and what it adds.
+    user_pause: by whom and since when the user has paused training, in words (see pausing); "" if nobody has.
     last_batch_seconds, last_batch_ended: how long the last batch took, and the moment of its end.
     """
 
@@ -44,6 +48,7 @@ class Sample:
     battery_percent: float | None = None
     game: str = ""
     game_remark: str = ""
+    user_pause: str = ""
     last_batch_seconds: float = 0.0
     last_batch_ended: float = float("-inf")
 
@@ -74,8 +79,8 @@ class Decision:
 
     workers_allowed: 0 to the most; with 0, nothing is read and nothing is trained.
     causes: what the reason is about, without the figures that change all the time.
-    at_once: stand still in the middle of a batch too. Only the game's own word does that; the machine's readings can
-        wait for the end of a batch.
+    at_once: stand still in the middle of a batch too. Only the user's and the game's own words do that; the machine's
+        readings can wait for the end of a batch.
     """
 
     state: str
@@ -96,21 +101,25 @@ def first(settings: GovernorSettings, max_workers: int) -> Decision:
 def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_workers: int, moment: float) -> Decision:
     """The next decision.
 
-    In this order, the first that applies: the game is busy; its frames are slow; disk or battery run out; a limit of
-    processor, memory or GPU memory is passed. The first three pause. The last gives way: a batch, then a rest of
-    `rest_factor` times its length. Whatever is not said by the game in so many words or by an empty disk or battery
-    holds training up for `longest_rest_seconds` at a time; then one batch is trained all the same, so that learning
-    never stops for good. A game that says "free" or "steady" knows better than the processor's load.
+    In this order, the first that applies: the user has paused training; the game is busy; its frames are slow; disk or
+    battery run out; a limit of processor, memory or GPU memory is passed. The first four pause. The last gives way: a
+    batch, then a rest of `rest_factor` times its length. Whatever is not said by user or game in so many words or by an
+    empty disk or battery holds training up for `longest_rest_seconds` at a time; then one batch is trained all the same,
+    so that learning never stops for good. A game that says "free" or "steady" knows better than the processor's load.
+    Of all this only the user's pause counts where the settings switch the governor off.
 
     Args:
         moment: seconds of a clock that never goes back.
     """
     if not settings.enabled:
-        return first(settings, max_workers)
+        unasked = first(settings, max_workers)
+        return _paused_by_user(unasked, sample) if sample.user_pause else unasked
     memory = replace(first(settings, max_workers), number=sample.number, strains=former.strains)
     memory = replace(memory, frames=_frames(sample.game, former.frames, moment))
     if sample.number != former.number:
         memory = replace(memory, strains=_strains(sample, settings, former.strains, moment))
+    if sample.user_pause:
+        return _paused_by_user(memory, sample)
     if sample.game == BUSY:
         return _paused(memory, f"the game is busy{_added(sample)}", BUSY, at_once=True)
     if memory.frames.slow:
@@ -126,6 +135,11 @@ def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_wor
 
 def _paused(memory: Decision, reason: str, *causes: str, at_once: bool = False) -> Decision:
     return replace(memory, state=PAUSED, workers_allowed=0, reason=reason, causes=causes, at_once=at_once)
+
+
+def _paused_by_user(memory: Decision, sample: Sample) -> Decision:
+    reason = f"the user has asked for it ({sample.user_pause}); to go on: r in the monitor, or its command with --resume"
+    return _paused(memory, reason, BY_THE_USER, at_once=True)
 
 
 def _game_knows_better(name: str, sample: Sample) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_training import atomic_files, batch, buffer_folder, episode_file
+from local_training import atomic_files, batch, buffer_folder, episode_file, pausing
 from local_training.actions import ActionSpace
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure, Signature
 from local_training.episode import Episode
@@ -258,7 +258,9 @@ class Intake:
         if former is not None:
             return duplicate(name, sha256, signature, episode.episode_id, former[:2])
         limits = self._settings.learner
-        if limits.max_file_age and age_seconds > limits.max_file_age:
+        too_old = bool(limits.max_file_age) and age_seconds > limits.max_file_age
+        written = signature[2] / 1e9
+        if too_old and age_seconds - pausing.seconds_since(self._paths, written, time.time()) > limits.max_file_age:
             reason = f"it is older than max_file_age, {limits.max_file_age:g} s"
             return SetAside(name, sha256, signature, STALE, reason)
         played = episode.policy_version

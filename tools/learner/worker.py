@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -128,13 +128,23 @@ class Worker:
             rounds += 1
             self._careful = self._careful and rounds < _CAREFUL_ROUNDS
             if not busy:
-                self._publish("waiting" if self._back_off_seconds else "idle")
-                self._pulse.wait(self._hint, self._wait_seconds())
-                if self._back_off_seconds:
-                    self._pulse.wait(self._stopping, self._back_off_seconds)
+                self._rest()
         self.crew.close()
         if self._watcher is not None:
             self._watcher.stop()
+
+    def _rest(self) -> None:
+        """There is nothing to do, or nothing that may be done now."""
+        rescan = self._settings.learner.rescan_seconds
+        if self.gate.look() and self.gate.paused_by_user:
+            self._publish("paused")
+            self.gate.wait_resumed(rescan)
+        elif self._back_off_seconds:
+            self._publish("waiting")
+            self._pulse.wait(self._stopping, self._back_off_seconds)
+        else:
+            self._publish("idle")
+            self._pulse.wait(self._hint, min(rescan, _UNFINISHED_WAIT_SECONDS) if self._tally.left_alone else rescan)
 
     def _watch(self) -> None:
         """See to it that the buffer is watched, also when the folder has been removed and made again."""
@@ -148,7 +158,7 @@ class Worker:
             self._tell("warning", sentence=self._watcher.trouble)
 
     def _open(self) -> None:
-        caution = Caution(self._announce_file, self._announce_batch, self._alone, self._lock)
+        caution = Caution(self._announce_file, lambda names: self._tell("training", names=list(names)), self._alone, self._lock)
         trainer, intake = opening.open_trainer(self._paths, self._settings, self._tell, patient=True, caution=caution)
         for name, reason in self._deadly.items():
             intake.reject_from_now_on(name, reason)
@@ -163,9 +173,6 @@ class Worker:
     def _announce_file(self, name: str) -> None:
         if self._careful:
             self._tell("reading", name=name)
-
-    def _announce_batch(self, names: Sequence[str]) -> None:
-        self._tell("training", names=list(names))
 
     def _one_round(self) -> bool:
         assert self._trainer is not None
@@ -183,10 +190,9 @@ class Worker:
         self._tally.add(done, time.time())
         self._trainer.history.add(done, Circumstances.of(self._trainer.waiting(), self.gate.facts()))
         self._go_well()
-        for notice in self._trainer.guard.taken_notices() + self._traps.after(done.episodes, self._trainer.actions):
-            self._tell("warning", sentence=notice)
-        for trouble in done.troubles:
-            self._tell("warning", sentence=f"{trouble}; it is tried again later, and the others go on")
+        notices = self._trainer.guard.taken_notices() + self._traps.after(done.episodes, self._trainer.actions)
+        for sentence in notices + [f"{trouble}; it is tried again later, and the others go on" for trouble in done.troubles]:
+            self._tell("warning", sentence=sentence)
         self._report(done)
         return done.did_something or self._trainer.waiting() > 0
 
@@ -209,12 +215,6 @@ class Worker:
         logger.warning("%s; trying again in %.1f s", sentence, self._back_off_seconds)
         self._tell("trouble", sentence=sentence, retry_seconds=self._back_off_seconds, stats=self._stats())
 
-    def _wait_seconds(self) -> float:
-        if self._back_off_seconds:
-            return 0.0
-        rescan = self._settings.learner.rescan_seconds
-        return min(rescan, _UNFINISHED_WAIT_SECONDS) if self._tally.left_alone else rescan
-
     def _stats(self) -> dict[str, Any]:
         """The newest counts; in trouble, those from before it, with the trouble."""
         if self._trainer is None:
@@ -225,10 +225,10 @@ class Worker:
         stats = self._tally.as_stats(
             self._trainer.ledger, manifest, present.version if present else 0, waiting, self._trainer.guard.text()
         )
-        governed = {"governor": self.gate.text(), "workers_allowed": self.gate.workers_allowed}
         self._known = {
             **stats,
-            **governed,
+            "governor": self.gate.text(),
+            "workers_allowed": self.gate.workers_allowed,
             "traps": self._traps.text(),
             "active_workers": 1 + self.crew.size,
             "max_workers": self._settings.learner.max_workers,

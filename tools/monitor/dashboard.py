@@ -112,6 +112,8 @@ def _model(model: ModelFileFacts, stats: Mapping[str, Any], now: float) -> list[
 def _learner(snapshot: Snapshot) -> list[Line]:
     stats = _stats(snapshot)
     shown = [Line("LEARNER"), *_rows([("State", life_signs.state_words(snapshot.status, snapshot.now), ESSENTIAL)])]
+    if snapshot.pause is not None:
+        shown += _rows([("Paused", f"{words.visible(snapshot.pause.words)}; --resume ends it", ESSENTIAL)])
     if not stats:
         return shown
     workers = f"{words.number(stats.get('active_workers', 0), 'd')}/{words.number(stats.get('max_workers', 0), 'd')} active"

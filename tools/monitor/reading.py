@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from local_training.paths import Paths
+from local_training.pausing import PauseWatch
 from tools.learner import status
 from tools.monitor.folder_census import MEASURED_PER_LOOK, FolderCensus
 from tools.monitor.snapshot import ModelFileFacts, Snapshot, StatusFacts
@@ -25,6 +26,7 @@ class Reader:
         """`started` is when the monitoring began, in seconds since 1970."""
         self._paths = paths
         self._started = started
+        self._pauses = PauseWatch(paths)
         self._buffer = FolderCensus(paths.buffer, measured_per_look=measured_per_look)
         self._archive = FolderCensus(paths.archive, measured_per_look=measured_per_look)
 
@@ -40,6 +42,7 @@ class Reader:
             status=status_facts(self._paths),
             log_path=str(self._paths.training_log),
             log_lines=last_lines(self._paths.training_log, LOG_LINES),
+            pause=self._pauses.look(),
         )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from local_training.pausing import Pause
+
 
 @dataclass(frozen=True)
 class FileFacts:
@@ -74,3 +76,4 @@ class Snapshot:
     status: StatusFacts
     log_path: str
     log_lines: tuple[str, ...] = field(default=())
+    pause: Pause | None = None

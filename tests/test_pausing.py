@@ -1,0 +1,214 @@
+"""The user's pause: a real learner stands still and goes on when it is told to, and nothing is lost or too old by it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import commands
+import episodes
+import learner_runs
+import numpy as np
+import pytest
+from conftest import wait_until
+
+from local_training import pausing
+from local_training.errors import PausedError
+from local_training.paths import Paths
+from local_training.pausing import Pause, PauseWatch
+from tools.learner import status
+from tools.monitor import dashboard
+from tools.monitor.reading import Reader
+
+MONITOR = "monitor_background_training.py"
+STEPS = 4000
+LONG_BATCH = {"epochs": 20, "kl_limit": 1e9, "hidden": 64}
+
+
+def _status(paths: Paths) -> dict[str, Any]:
+    return status.read(paths) or {}
+
+
+# What the file says
+
+
+def test_a_pause_holds_until_it_is_taken_back(paths: Paths) -> None:
+    """It tells who asked for it and when; asked for twice, the first one counts."""
+    assert pausing.read(paths) is None and not pausing.resume(paths, 50.0)
+    assert pausing.pause(paths, 100.0) and not pausing.pause(paths, 200.0)
+    held = pausing.read(paths)
+    assert held is not None and held.since == 100.0 and " since 1970-01-0" in f" {held.words}"
+    assert pausing.resume(paths, 160.0) and pausing.read(paths) is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"[" * 100_000, b'{"since": "today"}', b'{"since": 1e999}', b'{"since": true']
+)
+def test_any_file_of_that_name_is_a_pause(paths: Paths, content: bytes) -> None:
+    """`touch data/paused.json` pauses too, from a shell or a script that knows nothing else; its time counts."""
+    paths.paused.write_bytes(content)
+    os.utime(paths.paused, (1000.0, 1000.0))
+
+    assert pausing.read(paths) == Pause(1000.0)
+    assert pausing.resume(paths, 1060.0)
+    assert pausing.seconds_since(paths, 990.0, 1100.0) == 60.0
+
+
+def test_a_name_in_the_file_moves_no_cursor(paths: Paths) -> None:
+    """Whoever may write the file may not write to the screen."""
+    paths.paused.write_text(json.dumps({"since": 1000, "by": "an\x1b[2Jn\n" + "x" * 500}))
+    held = pausing.read(paths)
+    assert held is not None and held.words.isprintable() and len(held.words) < 100
+
+
+def test_the_watch_sees_what_is_so_now(paths: Paths) -> None:
+    """Pause, end and another pause, each at the next look."""
+    watch = PauseWatch(paths)
+    seen = [watch.look()]
+    for moment in (100.0, 300.0):
+        pausing.pause(paths, moment)
+        seen += [watch.look(), watch.look()]
+        pausing.resume(paths, moment + 100.0)
+        seen.append(watch.look())
+
+    assert [held and held.since for held in seen] == [None, 100.0, 100.0, None, 300.0, 300.0, None]
+
+
+def test_time_in_which_a_root_was_paused_is_told_once(paths: Paths) -> None:
+    """Of several pauses what lies between the two moments, and of the present one what has passed of it."""
+    for begun, ended in ((100.0, 200.0), (300.0, 350.0)):
+        pausing.pause(paths, begun)
+        pausing.resume(paths, ended)
+    pausing.pause(paths, 400.0)
+
+    assert pausing.seconds_since(paths, 0.0, 1000.0) == 100.0 + 50.0 + 600.0
+    assert pausing.seconds_since(paths, 150.0, 320.0) == 50.0 + 20.0
+    assert pausing.seconds_since(paths, 2000.0, 1000.0) == 0.0
+
+
+def test_a_resume_that_was_cut_short_counts_once(paths: Paths) -> None:
+    """Killed between its two steps, it leaves the root paused; done again, it tells of one pause."""
+    pausing.pause(paths, 100.0)
+    before = paths.paused.read_bytes()
+    pausing.resume(paths, 150.0)
+    paths.paused.write_bytes(before)
+    pausing.resume(paths, 200.0)
+
+    assert pausing.seconds_since(paths, 0.0, 1000.0) == 100.0
+
+
+# The learner
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a Ctrl+C can't be sent to one process there")
+def test_a_paused_learner_trains_nothing_and_then_everything(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From outside, by the command: paused before it starts, started again with the governor switched off, resumed."""
+    for name, value in (("LOCAL_TRAINING_LEARNER_RESCAN_SECONDS", "0.2"), ("LOCAL_TRAINING_GOVERNOR_CPU_PERCENT", "100")):
+        monkeypatch.setenv(name, value)
+    for number in range(5):
+        episodes.write(paths.buffer, f"game_{number}.npz", seed=number)
+    said = [commands.run_tool(MONITOR, paths.root, "--pause") for _ in range(2)]
+    for run, governed in enumerate(("true", "false")):
+        environment = {**os.environ, "LOCAL_TRAINING_GOVERNOR_ENABLED": governed}
+        monkeypatch.setattr(learner_runs, "environment", lambda environment=environment: environment)
+        process = learner_runs.started_command(paths.root, "--quiet")
+        try:
+            wait_until(lambda: _status(paths).get("state") == "paused")
+            reason = _status(paths)["governor"]["reason"]
+            shown = "\n".join(line.text for line in dashboard.lines(Reader(paths, time.time()).snapshot()))
+            assert learner_runs.trained(paths) == []
+            if run == 0:
+                continue
+            episodes.write(paths.buffer, "game_5.npz", seed=5)
+            said.append(commands.run_tool(MONITOR, paths.root, "--resume"))
+            wait_until(lambda: len(learner_runs.trained(paths)) == 6)
+            wait_until(lambda: _status(paths)["state"] == "idle")
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+
+    assert "is paused, by" in said[0] and "is already paused" in said[1] and "goes on" in said[2]
+    assert "--resume" in reason and "Paused:" in shown
+    assert episodes.fates(paths)["buffer"] == []
+
+
+def test_an_idle_learner_says_that_it_is_paused_and_goes_on_at_once(paths: Paths) -> None:
+    """Also with nothing to train, and a rescan that is long to come."""
+    with learner_runs.learner(paths.root, rescan_seconds=0.2) as learner:
+        wait_until(lambda: _status(paths).get("state") == "idle")
+        pausing.pause(paths)
+        wait_until(lambda: _status(paths)["state"] == "paused" and learner.get_stats()["workers_allowed"] == 0)
+        pausing.resume(paths)
+        wait_until(lambda: _status(paths)["state"] == "idle" and learner.get_stats()["workers_allowed"] == 2)
+
+
+def test_a_batch_is_paused_in_its_middle_and_the_bits_stay_the_same(paths: Paths, tmp_path: Path) -> None:
+    """The model that comes of it is the one of a drain, bit for bit."""
+    twin = Paths(tmp_path / "twin")
+    twin.buffer.mkdir(parents=True)
+    for root in (paths, twin):
+        for number in range(3):
+            log_probs = np.full(STEPS, np.log(1 / 3), np.float32)
+            episodes.write(root.buffer, f"game_{number}.npz", seed=number, steps=STEPS, log_probs=log_probs)
+    pausing.pause(paths)
+    with learner_runs.learner(paths.root, learning=LONG_BATCH) as learner:
+        wait_until(lambda: _status(paths).get("state") == "paused")
+        pausing.resume(paths)
+        wait_until(lambda: _status(paths)["state"] == "training" and learner.get_stats()["workers_allowed"] == 2)
+        (worker,) = learner_runs.workers_of(os.getpid())
+        begun = worker.cpu_times().user
+        wait_until(lambda: worker.cpu_times().user > begun + 0.15)
+        pausing.pause(paths)
+        wait_until(lambda: _status(paths)["state"] == "paused" and learner.get_stats()["governor"].startswith("paused"))
+        half_done = (learner_runs.trained(paths), paths.model.exists())
+        pausing.resume(paths)
+        wait_until(lambda: len(learner_runs.trained(paths)) == 3, 60.0)
+
+    assert half_done == ([], False)
+    learner_runs.drain(twin.root, learning=LONG_BATCH)
+    assert paths.model.read_bytes() == twin.model.read_bytes()
+
+
+def test_a_drain_of_a_paused_root_says_so_and_ends(paths: Paths) -> None:
+    """It hangs on nothing and trains nothing; its exit code is its own."""
+    episodes.write(paths.buffer, "game.npz")
+    pausing.pause(paths)
+    done = learner_runs.command(paths.root, "--drain")
+
+    assert done.returncode == PausedError.exit_code == 6
+    assert "is paused (" in done.stderr and "--resume" in done.stderr and done.stderr.count("\n") == 1
+    assert episodes.fates(paths)["buffer"] == ["game.npz"]
+    pausing.resume(paths)
+    assert learner_runs.command(paths.root, "--drain").returncode == 0
+
+
+def test_a_pause_makes_no_file_too_old(paths: Paths) -> None:
+    """Of two files of the same age, that of the paused root is trained on; time before and after the pause counts."""
+    now = time.time()
+    for name, age in (("fresh.npz", 4000.0), ("old.npz", 8000.0)):
+        path = episodes.write(paths.buffer, name, seed=int(age))
+        os.utime(path, (now - age, now - age))
+    pausing.pause(paths, now - 3900.0)
+    pausing.resume(paths, now - 100.0)
+    learner_runs.drain(paths.root, max_file_age=3600.0)
+
+    assert learner_runs.trained(paths) == [("fresh.npz", 1)]
+    assert "older than max_file_age" in learner_runs.reason(paths, "stale", "old.npz")
+
+
+# The command
+
+
+def test_a_root_that_is_none_is_refused(root: Path) -> None:
+    """A misspelt --root is not made, and not paused."""
+    for flags in (["--pause"], ["--resume"]):
+        assert "no learner has worked here" in commands.run_tool(MONITOR, root / "misspelt", *flags, exit_code=2)
+    (root / "data").mkdir()
+    assert "not together" in commands.run_tool(MONITOR, root, "--pause", "--resume", exit_code=2)
+    assert "was not paused" in commands.run_tool(MONITOR, root, "--resume")
+    assert sorted(os.listdir(root)) == ["data"] and os.listdir(root / "data") == []
