@@ -12,11 +12,11 @@ if __name__ == "__main__":
     as_script.run(__file__)
 
 import argparse
-import itertools
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from local_training import blas_threads
 from local_training.errors import BackgroundTrainingError, SettingsError
@@ -27,7 +27,11 @@ from tools.background_parallel_learner import BackgroundParallelLearner
 from tools.learner import console
 
 if TYPE_CHECKING:
-    from local_training.games.play_order import LostGame
+    from local_training.games.learning_curve import GameLog
+    from local_training.games.play_order import PlayOrder
+    from local_training.games.progress import Show
+    from local_training.games.run_account import RunAccount
+    from local_training.games.run_state import RunKeeper, RunState
 
 REPORT_EVERY_GAMES = 5
 LAST_BATCHES_SECONDS = 10.0
@@ -52,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         "--games", "--max_games", type=int, metavar="N", dest="games", help="games to play; without: until Ctrl+C"
     )
     parser.add_argument("--instances", type=int, metavar="N", help="games at a time, each in a process of its own")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run that was broken off in this root, if one was: its game and seed"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the games and of the first policy")
     parser.add_argument("--learning_rate", type=float, metavar="X", help="step size of the learner")
     parser.add_argument("--no-training", action="store_true", help="only play, with the model as it is; nothing is recorded")
@@ -61,22 +68,57 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = command_line.settings_of(
-        options,
-        games={"game": options.game, "instances": options.instances},
-        learning={"learning_rate": options.learning_rate, "seed": options.seed},
-        learner={"verbose": False if options.quiet else None},
-    )
     if options.games is not None and options.games < 1:
         raise SettingsError("--games", options.games, "a whole number, at least 1, is needed", "command line")
-    if options.watch and settings.games.instances != 1:
-        raise SettingsError("--watch", True, "one instance is needed", "command line")
-    learner = None if options.no_training else _started_learner(settings, options.quiet)
-    try:
-        return _Session(settings, learner, options).run()
-    finally:
-        if learner is not None:
-            learner.stop()
+    from local_training.games import learning_curve, run_account, run_state
+
+    with run_state.RunKeeper(_settings(options, {}).paths) as keeper:
+        log = learning_curve.GameLog(keeper.paths, is_mine=keeper.is_mine)
+        state = _begun(options, keeper, log)
+        settings = _settings(options, dataclasses.asdict(state.plan))
+        if options.watch and settings.games.instances != 1:
+            raise SettingsError("--watch", True, "one instance is needed", "command line")
+        learner = _started_learner(settings, options.quiet) if state.plan.training else None
+        try:
+            account = run_account.RunAccount(keeper, log, state, settings.training.save_freq)
+            return _Session(settings, learner, options, account).run()
+        finally:
+            if learner is not None:
+                learner.stop()
+
+
+def _settings(options: argparse.Namespace, plan: Mapping[str, Any]) -> Settings:
+    """The settings under the command line's flags, or under those of a run's plan."""
+    flags = {**vars(options), **plan}
+    return command_line.settings_of(
+        options,
+        games={key: flags[key] for key in ("game", "instances")},
+        learning={key: flags[key] for key in ("learning_rate", "seed")},
+        learner={"verbose": False if options.quiet else None},
+    )
+
+
+def _begun(options: argparse.Namespace, keeper: RunKeeper, log: GameLog) -> RunState:
+    """The run to play: a new one, or with --resume the one that was broken off here."""
+    from local_training.games import beginning
+    from local_training.games.run_state import RunPlan
+
+    settings = _settings(options, {})
+    fresh = RunPlan(
+        game=settings.games.game,
+        seed=settings.learning.seed,
+        games=options.games,
+        instances=settings.games.instances,
+        training=not options.no_training,
+        learning_rate=options.learning_rate,
+        first_number=log.played_before + 1,
+    )
+    given = {key: getattr(options, key) for key in ("game", "seed", "games", "instances", "learning_rate")}
+    given["training"] = False if options.no_training else None
+    state, told = beginning.chosen(keeper, log, fresh, given, options.resume)
+    if told:
+        _say(told)
+    return state
 
 
 def _started_learner(settings: Settings, quiet: bool) -> BackgroundParallelLearner | None:
@@ -95,63 +137,65 @@ def _started_learner(settings: Settings, quiet: bool) -> BackgroundParallelLearn
 
 
 class _Session:
-    """One run: the games that are played in it, and what is said about them."""
+    """One run, or what a crash has left of it: the games that are played, and what is said about them."""
 
-    def __init__(self, settings: Settings, learner: BackgroundParallelLearner | None, options: argparse.Namespace) -> None:
-        from local_training.games import learning_curve
-
+    def __init__(
+        self,
+        settings: Settings,
+        learner: BackgroundParallelLearner | None,
+        options: argparse.Namespace,
+        account: RunAccount,
+    ) -> None:
         self._settings = settings
         self._learner = learner
         self._options = options
-        self._log = learning_curve.GameLog(settings.paths)
-        self._curve = learning_curve
-        self._returns: list[float] = []
+        self._account = account
         self._deposited = 0
-        self._undelivered = 0
-        self._lost: list[LostGame] = []
         self._first_fates = 0
         self._last_fates = -1
         self._progress_at = time.monotonic()
         self._voice = GameVoice(settings.paths)
 
     def run(self) -> int:
-        from local_training.games import play_order, players, progress
+        from local_training.games import play_order, progress
 
+        plan = self._account.plan
         order = play_order.PlayOrder(
-            game=self._settings.games.game,
+            game=plan.game,
             root=Path(self._settings.root),
-            seed=self._settings.learning.seed,
-            training=not self._options.no_training,
+            seed=plan.seed,
+            training=plan.training,
             render_mode="human" if self._options.watch else None,
+            run_id=plan.run_id,
         )
-        with progress.display(self._options.games, quiet=self._options.quiet) as show:
+        with progress.display(plan.games, quiet=self._options.quiet, before=len(self._account.returns)) as show:
             try:
                 self._first_fates = self._fates_before()
-                for result in players.play(order, self._numbers(), self._settings.games.instances, self._may_go_on):
-                    if isinstance(result, play_order.LostGame):
-                        self._note_loss(result)
-                        continue
-                    self._log.add(result)
-                    self._returns.append(result.episode_return)
-                    self._deposited += result.saved
-                    self._undelivered += order.training and not result.saved
-                    show(result, self._returns, self._version())
-                    self._report(len(self._returns))
+                self._play(order, show)
                 self._wait_for_learner()
             except KeyboardInterrupt:
                 pass  # the usual way to end a run; the summary follows
             finally:
+                self._account.save()
                 self._voice.close()
+        self._account.close()
         self._summarise()
         return 0
 
-    def _note_loss(self, lost: LostGame) -> None:
-        self._lost.append(lost)
-        _say(f"[WARNING] Game {lost.number} was lost after {lost.steps} steps: {lost.reason}. Its process is replaced")
+    def _play(self, order: PlayOrder, show: Show) -> None:
+        from local_training.games import play_order, players
 
-    def _numbers(self) -> Iterator[int]:
-        start = self._log.played_before + 1
-        return iter(range(start, start + self._options.games)) if self._options.games else itertools.count(start)
+        account = self._account
+        for result in players.play(order, account.numbers(), account.plan.instances, self._may_go_on):
+            if isinstance(result, play_order.LostGame):
+                account.lose(result)
+                reason = f"{result.reason}. Its process is replaced"
+                _say(f"[WARNING] Game {result.number} was lost after {result.steps} steps: {reason}")
+                continue
+            account.add(result)
+            self._deposited += result.saved
+            show(result, account.returns, self._version())
+            self._report(len(account.returns))
 
     def _may_go_on(self) -> bool:
         """Whether the next game may start: these games are faster than any learner, and old data teach little.
@@ -206,10 +250,12 @@ class _Session:
             time.sleep(0.01)
 
     def _summarise(self) -> None:
-        paths, games = self._settings.paths, len(self._returns)
-        rows = [("Games", str(games))]
-        if games:
-            first, last = self._curve.tenths(self._returns)
+        from local_training.games import learning_curve
+
+        paths, returns, state = self._settings.paths, self._account.returns, self._account.state
+        rows = [("Games", str(len(returns)))]
+        if returns:
+            first, last = learning_curve.tenths(returns)
             rows += [("Mean return, first tenth", f"{first:.1f}"), ("Mean return, last tenth", f"{last:.1f}")]
         if self._learner is not None:
             stats = self._learner.get_stats()
@@ -217,12 +263,14 @@ class _Session:
             rows += [("Episodes that do not fit", console.misfits(stats))] if stats["files_misfit"] else []
             rows += [("Warning", stats["traps"])] if stats["traps"] else []
             rows += [("Errors", f"{stats['errors']} {stats['last_error']}".strip())] if stats["errors"] else []
-        if self._lost:
-            rows += [("Games lost", f"{len(self._lost)}; the last one, game {self._lost[-1].number}: {self._lost[-1].reason}")]
-        if self._undelivered:
-            rows += [("Episodes not delivered", f"{self._undelivered}: the buffer refused them")]
-        rows += [("Model", str(paths.model)), ("Games as CSV", str(self._curve.csv_path(paths)))]
-        picture = self._curve.draw(paths, self._settings.games.game) if games else None
+        if state.lost:
+            rows += [("Games lost", f"{state.lost}; the last one, {state.last_loss}")]
+        if state.undelivered:
+            rows += [("Episodes not delivered", f"{state.undelivered}: the buffer refused them")]
+        if state.plan.games is not None and not state.is_over:
+            rows += [("Not played yet", f"{state.plan.games - len(state.played)} games: --resume goes on with them")]
+        rows += [("Model", str(paths.model)), ("Games as CSV", str(learning_curve.csv_path(paths)))]
+        picture = learning_curve.draw(paths, state.plan.game) if returns else None
         rows += [("Learning curve", str(picture))] if picture else []
         _say("\n".join([console.RULE, "SUMMARY", console.RULE, *(f"  {key + ':':<27}{value}" for key, value in rows)]))
 

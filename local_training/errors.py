@@ -152,6 +152,18 @@ class PausedError(BackgroundTrainingError, RuntimeError):
         return f"{self.root} is paused ({self.since}), so nothing is trained; its episodes wait. To go on: {command}"
 
 
+class RunStateError(BackgroundTrainingError, ValueError):
+    """The file that should tell how far a run has come tells something else."""
+
+    def __init__(self, file: str, found: str) -> None:
+        super().__init__(file, found)
+        self.file = file
+        self.found = found
+
+    def __str__(self) -> str:
+        return f"{self.file} does not tell how far a run has come ({self.found}); move it away, or begin anew without --resume"
+
+
 class WorkerError(BackgroundTrainingError, RuntimeError):
     """A worker process died or did not answer."""
 

@@ -140,6 +140,16 @@ class Paths:
         return self.logs / "games.csv"
 
     @cached_property
+    def run_state(self) -> Path:
+        """How far the run of run_with_training.py has come that is at work, or was broken off."""
+        return self.logs / "run.json"
+
+    @cached_property
+    def run_lock(self) -> Path:
+        """Held by the run whose state that is."""
+        return self.logs / ".run.lock"
+
+    @cached_property
     def evaluations_log(self) -> Path:
         """How good which version was found to be, one JSON line for each evaluation."""
         return self.logs / "evaluations.jsonl"

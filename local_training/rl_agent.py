@@ -138,6 +138,10 @@ class RLAgent:
             self._recording.add_step(vector, choice, mask, self.model_version)
         return choice.action, actions.name_of(choice.action, self.action_labels), choice.probability
 
+    def reseed(self, seed: int | Sequence[int]) -> None:
+        """Make the choices from here on repeatable, whatever was chosen before."""
+        self._rng = np.random.default_rng(seed)
+
     def update_reward(self, reward: float) -> None:
         """Credit the action just taken; several calls add up.
 

@@ -23,6 +23,7 @@ __all__ = [
     "ReplaySettings",
     "RetentionSettings",
     "Settings",
+    "TrainingSettings",
     "check",
     "nearest",
     "needed",
@@ -192,6 +193,19 @@ class GameSettings(Section):
 
 
 @dataclass(frozen=True)
+class TrainingSettings(Section):
+    """How a run of run_with_training.py is kept, so that --resume can go on with it."""
+
+    save_freq: int = setting(
+        10,
+        "Games after which the state of the run is flushed to the disk. A crash of the program loses no finished game"
+        " whatever this is; after a power cut at most so many are played again.",
+        at_least=1,
+        at_most=1_000_000,
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of one run."""
 
@@ -204,6 +218,7 @@ class Settings:
     guard: GuardSettings = dataclasses.field(default_factory=GuardSettings)
     replays: ReplaySettings = ReplaySettings()
     games: GameSettings = GameSettings()
+    training: TrainingSettings = TrainingSettings()
 
     @property
     def paths(self) -> Paths:

@@ -87,8 +87,8 @@ class GymnasiumGame:
         """What an episode file says about the game of this number."""
         return {"game": self._env.spec.id if self._env.spec else "", "seed": seed, "number": number}
 
-    def play(self, agent: RLAgent, number: int, seed: int, training: bool = True) -> GameResult:
-        """Play one game to its end, and deposit it as an episode when `training`."""
+    def play(self, agent: RLAgent, number: int, seed: int, training: bool = True, episode_id: str = "") -> GameResult:
+        """Play one game to its end, and deposit it as an episode, of this id, when `training`."""
         state = self.reset(seed)
         episode_return, steps, over = 0.0, 0, False
         terminated = False
@@ -106,7 +106,9 @@ class GymnasiumGame:
         if training:
             final_state = None if terminated else state
             meta = self.meta(number, seed)
-            ended = agent.end_episode(terminated=terminated, final_state=final_state, result=RESULT, meta=meta)
+            ended = agent.end_episode(
+                terminated=terminated, final_state=final_state, result=RESULT, episode_id=episode_id, meta=meta
+            )
             saved = bool(ended["saved"])
         return GameResult(number, seed, episode_return, steps, terminated, version, saved)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from local_training import atomic_files
 from local_training.games.gymnasium_game import GameResult
 from local_training.paths import Paths
 
@@ -22,25 +25,50 @@ def picture_path(paths: Paths) -> Path:
 
 
 class GameLog:
-    """Appends each game to the CSV file, and knows how many were played before."""
+    """Appends each game to the CSV file, a whole line at a time, and knows those that were played before."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, *, is_mine: bool) -> None:
+        """Open the log.
+
+        Args:
+            is_mine: nobody else writes to it; a line that a power cut has torn is cut off.
+        """
         self._path = csv_path(paths)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self.played_before = last_number(self._path)
+        if is_mine:
+            _cut_torn_line(self._path)
+        self.rows_before = read(self._path)
+
+    @property
+    def played_before(self) -> int:
+        """The number of the last game."""
+        return max((number for number, _, _ in self.rows_before), default=0)
 
     def add(self, result: GameResult) -> None:
-        new = not self._path.exists()
-        with open(self._path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(_FIELDS)
-            writer.writerow(dataclasses.astuple(result))
+        lines = io.StringIO(newline="")
+        writer = csv.writer(lines)
+        if not self._path.exists() or not self._path.stat().st_size:
+            writer.writerow(_FIELDS)
+        writer.writerow(dataclasses.astuple(result))
+        atomic_files.append_whole(self._path, lines.getvalue().encode(), durable=False)
+
+    def flush(self) -> None:
+        """Return only when the disk has all that was added."""
+        if self._path.exists():
+            atomic_files.append_whole(self._path, b"", durable=True)
 
 
-def last_number(path: Path) -> int:
-    """The number of the last game in the file; 0 if there is none."""
-    return max((number for number, _, _ in read(path)), default=0)
+def _cut_torn_line(path: Path) -> None:
+    """Leave whole lines only: what follows would otherwise be added to half a line."""
+    if not path.exists():
+        return
+    with open(path, "rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read(path: Path) -> list[tuple[int, float, int]]:

@@ -15,10 +15,15 @@ class PlayOrder:
     seed: int
     training: bool = True
     render_mode: str | None = None
+    run_id: str = ""
 
     def game_seed(self, number: int) -> int:
         """The seed of the game of this number; no two games of a run share one."""
         return (self.seed * 1_000_003 + number) % 2**31
+
+    def episode_id(self, number: int) -> str:
+        """What the episode of this game is called, however often a crash has it played: it is trained on once."""
+        return f"{self.run_id}-{number}" if self.run_id else ""
 
 
 @dataclass(frozen=True)

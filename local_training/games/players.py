@@ -35,11 +35,12 @@ def play(
 def _play_here(order: PlayOrder, numbers: Iterator[int], may_go_on: Callable[[], bool]) -> Iterator[GameResult]:
     game = GymnasiumGame(order.game, order.render_mode)
     try:
-        seed = order.game_seed(0) * 1009
-        agent = RLAgent(root=order.root, action_space=game.actions, state_width=game.state_width, seed=seed)
+        agent = RLAgent(root=order.root, action_space=game.actions, state_width=game.state_width)
         for number in numbers:
             while not may_go_on():
                 time.sleep(0.001)
-            yield game.play(agent, number, order.game_seed(number), order.training)
+            seed = order.game_seed(number)
+            agent.reseed([seed, number])
+            yield game.play(agent, number, seed, order.training, order.episode_id(number))
     finally:
         game.close()

@@ -16,16 +16,17 @@ _WINDOW = 40
 
 
 @contextlib.contextmanager
-def display(games: int | None, *, quiet: bool) -> Iterator[Show]:
+def display(games: int | None, *, quiet: bool, before: int = 0) -> Iterator[Show]:
     """Show progress while inside; call the yielded function after each game.
 
     Args:
         games: how many there will be, or None if nobody knows.
+        before: how many of them were played before.
     """
     if quiet:
         yield lambda result, returns, version: None
     elif sys.stdout.isatty() and _has_rich():
-        yield from _bar(games)
+        yield from _bar(games, before)
     else:
         yield from _lines(games)
 
@@ -54,12 +55,12 @@ def _has_rich() -> bool:
     return importlib.util.find_spec("rich") is not None
 
 
-def _bar(games: int | None) -> Iterator[Show]:
+def _bar(games: int | None, before: int) -> Iterator[Show]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("Games"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, refresh_per_second=5) as progress:
-        task = progress.add_task("", total=games)
+        task = progress.add_task("", total=games, completed=before)
 
         def show(result: GameResult, returns: Sequence[float], version: int) -> None:
             progress.update(task, advance=1, description=sentence(returns, version))

@@ -85,6 +85,7 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         self.episodes = 0
         self.saved = np.zeros(env.num_envs, bool)
         self._episode_meta: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
+        self._episode_ids = [""] * env.num_envs
         self._segment_steps = segment_steps
         self._drops_cut = cut_episodes == "drop"
         self._meta = dict(meta or {})
@@ -116,6 +117,10 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
     def describe(self, index: int, **meta: Any) -> None:
         """Say something about an env's episodes, for the meta of their files; until it is said anew."""
         self._episode_meta[index] = meta
+
+    def identify(self, index: int, episode_id: str) -> None:
+        """Call the env's next file so instead of by a random id: a second one of this id will not be trained on."""
+        self._episode_ids[index] = episode_id
 
     # --- playing
 
@@ -190,6 +195,9 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         result = self._result_of(ending, episode_return)
         meta = {**self._meta, **self._episode_meta[index], "result": result, "ending": ending, "env": index, **more}
         arrays = stream.take(terminated=terminated, final_state=final_state, space=self._actions.space, meta=meta)
+        if self._episode_ids[index]:
+            arrays["episode_id"] = np.array(self._episode_ids[index])
+            self._episode_ids[index] = ""
         self.saved[index] = self.outbox.deposit(arrays, result) is not None
         self.episodes += 1
 

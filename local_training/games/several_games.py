@@ -122,6 +122,7 @@ class SeveralGames:
             self._policy.begin(index, self._holder.network(self._width), self._holder.version, [seed, number])
             if self._recorder is not None:
                 self._recorder.describe(index, game=self._order.game, seed=seed, number=number)
+                self._recorder.identify(index, self._order.episode_id(number))
             seeds[index], mask[index] = seed, True
         self._states, infos = self._player.reset(seed=seeds, options={**PLAY, "reset_mask": mask})
         # A seat that failed over this reset has been reset once more, in a new process: only one given up has no game.

@@ -1,0 +1,63 @@
+"""The books of a run: each game in the CSV file the moment it is over, and now and then how far the run has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from local_training.games.gymnasium_game import GameResult
+from local_training.games.learning_curve import GameLog
+from local_training.games.play_order import LostGame
+from local_training.games.run_state import RunKeeper, RunPlan, RunState
+
+
+class RunAccount:
+    """Counts the games of a run, so that one that is killed at any moment can be gone on with.
+
+    Attributes:
+        state: how far it has come.
+        returns: of its games, in the order in which they were over; those before a crash too.
+    """
+
+    def __init__(self, keeper: RunKeeper, log: GameLog, state: RunState, save_freq: int) -> None:
+        self._keeper = keeper
+        self._log = log
+        self._save_freq = save_freq
+        self._has_begun = False
+        self.state = state
+        self.returns = [earned for number, earned, _ in log.rows_before if number >= state.plan.first_number]
+
+    @property
+    def plan(self) -> RunPlan:
+        return self.state.plan
+
+    def numbers(self) -> Iterator[int]:
+        """The games to play, in order."""
+        # Not before somebody asks: a game that can't be made must not take the place of a run that was broken off.
+        self._has_begun = True
+        self._keeper.save(self.state)
+        yield from self.state.played.remaining(self.plan.games)
+
+    def add(self, result: GameResult) -> None:
+        """Note a game that is over."""
+        self._log.add(result)
+        self.state.played.add(result.number)
+        self.returns.append(result.episode_return)
+        self.state.undelivered += self.plan.training and not result.saved
+        if len(self.returns) % self._save_freq == 0:
+            self.save()
+
+    def lose(self, lost: LostGame) -> None:
+        """Note a game that will never be over."""
+        self.state.note_loss(lost)
+        self._keeper.save(self.state)
+
+    def save(self) -> None:
+        """Have it on the disk, also after a power cut."""
+        if self._has_begun:
+            self._log.flush()
+            self._keeper.save(self.state)
+
+    def close(self) -> None:
+        """End the run for good, if all its games are over, or nobody has said how many there should be."""
+        if self.state.is_over or self.plan.games is None:
+            self._keeper.forget()

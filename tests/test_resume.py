@@ -1,0 +1,208 @@
+"""A run that is killed outright goes on where it was: every game once, with its own seed, and none that was over is lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local_training import atomic_files
+from local_training.errors import RunStateError, SettingsError
+from local_training.paths import CHECKOUT, Paths
+from tests.commands import run_tool
+from tests.conftest import wait_until
+from tools.learner import ledger as ledgers
+
+pytest.importorskip("gymnasium", reason="the games extra is not installed")
+
+from local_training.games import beginning
+from local_training.games.gymnasium_game import GameResult
+from local_training.games.learning_curve import GameLog
+from local_training.games.play_order import PlayOrder
+from local_training.games.run_account import RunAccount
+from local_training.games.run_state import PlayedNumbers, RunKeeper, RunPlan, RunState
+
+COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--quiet", "--root"]
+
+
+def _run(root: Path, *arguments: str, exit_code: int = 0) -> str:
+    done = subprocess.run([*COMMAND, str(root), *arguments], capture_output=True, text=True, encoding="utf-8", timeout=120)
+    assert done.returncode == exit_code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def _killed(root: Path, *arguments: str, after_games: int) -> int:
+    """Kill a run outright after so many games; the games that are in its log."""
+    log = Paths(root).games_log
+    with subprocess.Popen([*COMMAND, str(root), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") > after_games, 60)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    wait_until(lambda: not any(_is_alive(child) for child in family), 20)
+    return len(_games(root))
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _games(root: Path) -> list[dict[str, str]]:
+    with open(Paths(root).games_log, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _ids(root: Path, fate: str) -> Counter[str]:
+    return Counter(line["episode_id"] for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == fate)
+
+
+@pytest.mark.leaves_partials  # of the episode that was being written; the next learner sweeps it
+@pytest.mark.parametrize("instances", ["1", "3"])
+def test_killed_run_goes_on_and_plays_each_game_once(root: Path, instances: str) -> None:
+    """The flags are remembered; in the end every number is there once, with its seed, and was trained on once."""
+    before = _killed(root, "--games", "30", "--seed", "3", "--instances", instances, after_games=8)
+    printed = _run(root, "--resume")
+
+    games = _games(root)
+    order = PlayOrder("CartPole-v1", root, seed=3)
+    assert f"Going on after {before} of 30 games" in printed
+    assert sorted(int(game["number"]) for game in games) == list(range(1, 31))
+    assert all(int(game["seed"]) == order.game_seed(int(game["number"])) for game in games)
+    run_tool("background_parallel_learner.py", root, "--drain")  # on a slow machine the run does not wait for all
+    trained = _ids(root, "trained")
+    assert len(trained) == 30 and set(trained.values()) == {1}
+    # Killed between the episode's file and its line, a game is played again; its episode is known then.
+    assert not set(_ids(root, "duplicate")) - set(trained)
+    assert not Paths(root).run_state.exists()
+
+
+@pytest.mark.leaves_partials
+def test_resumed_games_are_those_of_an_undisturbed_run(root: Path, tmp_path: Path) -> None:
+    """Where no model changes meanwhile, a killed run of two seats, resumed with one, logs the same games as one of one seat."""
+    game = ("--game", "Acrobot-v1", "--games", "8", "--no-training", "--seed", "5")
+    _run(tmp_path / "undisturbed", *game)
+    _killed(root, *game, "--instances", "2", after_games=2)
+    _run(root, "--resume", "--instances", "1")
+
+    def by_number(folder: Path) -> list[dict[str, str]]:
+        return sorted(_games(folder), key=lambda game: int(game["number"]))
+
+    assert by_number(root) == by_number(tmp_path / "undisturbed")
+
+
+@pytest.mark.leaves_partials
+def test_without_resume_a_broken_run_is_told_of_and_left(root: Path) -> None:
+    """The line says how far it came and how to go on; flags that would make another run of it are refused."""
+    before = _killed(root, "--games", "500", "--no-training", after_games=2)
+
+    refused = _run(root, "--resume", "--seed", "9", exit_code=2)
+    unknown = _run(root, "--game", "NoSuchGame-v0", "--no-training", exit_code=2)
+    fresh = _run(root, "--games", "2", "--no-training")
+
+    assert "seed is 9; the run to go on with was begun with 0" in refused
+    assert "NoSuchGame-v0" in unknown
+    assert f"[INFO] A run was broken off here after {before} of 500 games; --resume would have gone on with it" in fresh
+    assert len(_games(root)) == before + 2
+
+
+def test_resume_begins_a_run_where_none_was_broken_off(paths: Paths) -> None:
+    """So one command line does for a service that is started again and again; but not beside a run at work."""
+    plan = RunPlan("CartPole-v1", 0, 100, 1, True)
+    with RunKeeper(paths) as keeper, RunKeeper(paths) as second:
+        log = GameLog(paths, is_mine=True)
+        state, told = beginning.chosen(keeper, log, plan, {}, resume=True)
+
+        assert state.plan is plan and "No run was broken off in this root: a new one begins" in told
+        assert beginning.chosen(keeper, log, plan, {}, resume=False)[1] == ""
+        with pytest.raises(SettingsError, match="a run that is not at work is needed"):
+            beginning.chosen(second, log, plan, {}, resume=True)
+
+
+def _result(number: int) -> GameResult:
+    return GameResult(number, number, 1.0, 10, True, 0, True)
+
+
+def _account(paths: Paths, keeper: RunKeeper, state: RunState, save_freq: int) -> RunAccount:
+    account = RunAccount(keeper, GameLog(paths, is_mine=keeper.is_mine), state, save_freq)
+    next(account.numbers(), None)
+    return account
+
+
+def test_state_is_saved_every_so_many_games_and_at_a_loss_of_one(paths: Paths) -> None:
+    """`training.save_freq` bounds what a power cut may take; the log has every game at once all the same."""
+    state = RunState.new(RunPlan("g", 1, 100, 2, True, first_number=5))
+    with RunKeeper(paths) as keeper:
+        account = _account(paths, keeper, state, save_freq=3)
+        saved = []
+        for number in (6, 5, 7, 9):
+            account.add(_result(number))
+            found = keeper.unfinished()
+            assert found is not None
+            saved.append(len(found.played))
+
+    assert saved == [0, 0, 3, 3]
+    assert [row[0] for row in GameLog(paths, is_mine=True).rows_before] == [6, 5, 7, 9]
+
+
+def test_line_torn_by_a_power_cut_is_cut_off(paths: Paths) -> None:
+    """Its game counts as not played, and the next line stands on a line of its own."""
+    log = GameLog(paths, is_mine=True)
+    for number in (1, 2):
+        log.add(_result(number))
+    whole = paths.games_log.read_bytes()
+    paths.games_log.write_bytes(whole + b"3,3,1.0,10,True,1")
+
+    log = GameLog(paths, is_mine=True)
+    assert [row[0] for row in log.rows_before] == [1, 2]
+    log.add(_result(3))
+    assert paths.games_log.read_bytes().startswith(whole)
+    assert [row[0] for row in GameLog(paths, is_mine=True).rows_before] == [1, 2, 3]
+
+
+def test_only_one_run_of_a_root_is_kept(paths: Paths) -> None:
+    """A second one at the same time neither takes its state for a broken one nor writes over it."""
+    with RunKeeper(paths) as first, RunKeeper(paths) as second:
+        first.save(RunState.new(RunPlan("first", 0, 10, 1, True)))
+        second.save(RunState.new(RunPlan("second", 0, 10, 1, True)))
+        second.forget()
+
+        kept = first.unfinished()
+        assert kept is not None and kept.plan.game == "first"
+        assert second.unfinished() is None and not second.is_mine
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b"\xff\xfe", b'{"format": 2}', b"[" * 100_000])
+def test_strange_state_is_named(paths: Paths, content: bytes) -> None:
+    """One error with the file's name, whatever lies there."""
+    atomic_files.write_atomically(paths.run_state, content, durable=False)
+    with RunKeeper(paths) as keeper, pytest.raises(RunStateError, match=r"run\.json"):
+        keeper.unfinished()
+
+
+def test_played_numbers_stay_small_and_know_what_remains() -> None:
+    """However they come, they are one bound and the few beyond it; what is left is in order and without a gap."""
+    played = PlayedNumbers(10)
+    for number in (11, 10, 14, 12, 14):
+        played.add(number)
+
+    assert json.loads(json.dumps(played.as_json())) == {"below": 13, "beyond": [14]}
+    assert len(played) == 4
+    assert list(played.remaining(8)) == [13, 15, 16, 17]
+
+
+def test_plan_goes_on_with_more_games_but_not_with_another_seed() -> None:
+    """What changes no game may change."""
+    plan = RunPlan("CartPole-v1", 3, 100, 2, True)
+    more = plan.continued({"games": 200, "instances": 4, "seed": 3, "game": None})
+
+    assert (more.games, more.instances, more.run_id) == (200, 4, plan.run_id)
+    with pytest.raises(SettingsError, match="begun with True"):
+        plan.continued({"training": False})
