@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="run_with_training.py", description="Play a game; a learner beside it makes the bot better."
     )
     command_line.add_common(parser)
-    parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (CartPole-v1)")
+    parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (LunarLander-v3)")
     parser.add_argument(
         "--games", "--max_games", type=int, metavar="N", dest="games", help="games to play; without: until Ctrl+C"
     )

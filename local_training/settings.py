@@ -177,7 +177,7 @@ class ReplaySettings(Section):
 class GameSettings(Section):
     """What run_with_training.py plays."""
 
-    game: str = setting("CartPole-v1", "Gymnasium id of the game.")
+    game: str = setting("LunarLander-v3", "Gymnasium id of the game; CartPole-v1 is the quickest to learn.")
     lead: int = setting(
         3,
         "Episodes per instance that games may be ahead of the learner before they wait for it; 0: they never wait.",

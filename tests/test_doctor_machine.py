@@ -34,7 +34,8 @@ from tools.doctor_checks import all_checks, machine_facts
 from tools.learner import status
 from tools.learner.stats import EMPTY
 
-NOBODY = 65_534
+NOBODY = 65_534 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+"""A user of no other test that runs at the same time: one test takes all watches that a user may have."""
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 DOCTOR = CHECKOUT / "tools" / "doctor.py"
 
@@ -267,7 +268,8 @@ def test_a_learner_in_the_way_of_another(at_work):
 def test_a_game_whose_learner_was_refused(at_work):
     """Two of run_with_training.py in one root: the second one plays, and has no learner."""
     pytest.importorskip("gymnasium", reason="the games extra is not installed")
-    command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--root", str(at_work.root), "--quiet"]
+    command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", "CartPole-v1"]
+    command += ["--root", str(at_work.root), "--quiet"]
     game = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=learner_runs.environment())
     try:
         assert game.stdout is not None and "another learner is at work" in game.stdout.readline()

@@ -30,13 +30,18 @@ def _fresh_model(root: Path, seed: int = 1, actions: int = 2) -> Path:
     return Paths(root).model
 
 
+def _told(root: Path, *arguments: str, exit_code: int = 0) -> str:
+    return run_tool("evaluate.py", root, "--game", "CartPole-v1", *arguments, exit_code=exit_code)
+
+
 def _evaluated(root: Path, *arguments: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run_tool("evaluate.py", root, "--json", *arguments))
+    found: dict[str, Any] = json.loads(_told(root, "--json", *arguments))
     return found
 
 
 def _remembered(root: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Paths(root).evaluations_log.read_text("utf-8").splitlines()]
+    log = Paths(root).evaluations_log
+    return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +88,16 @@ def test_each_evaluation_is_remembered(root: Path) -> None:
 def test_learnt_model_is_told_from_a_fresh_one(learnt: Path, root: Path) -> None:
     """The acceptance: both ways round, greedy and sampled, with an interval that leaves no doubt."""
     fresh = str(_fresh_model(root))
+    before = len(_remembered(learnt))
 
     found = _evaluated(learnt, "--episodes", "8", "--both", "--against", fresh)
-    turned = run_tool("evaluate.py", learnt, "--episodes", "8", "--model", fresh, "--against", str(Paths(learnt).model))
+    turned = _told(learnt, "--episodes", "8", "--model", fresh, "--against", str(Paths(learnt).model))
 
     for mode in ("greedy", "sampled"):
         assert found["difference"][mode]["verdict"] == "better"
         assert found["difference"][mode]["mean"] > found["difference"][mode]["half_width_95"]
     assert "Greedy: version 1 is worse than version 40, by" in turned
-    assert len(_remembered(learnt)) == 2
+    assert len(_remembered(learnt)) == before + 2
 
 
 def test_difference_is_of_pairs_on_the_same_seeds(learnt: Path, root: Path) -> None:
@@ -112,14 +118,14 @@ def test_model_against_itself_is_alike(root: Path) -> None:
     """Common seeds, for the game and for the draws: not one game may differ."""
     model = str(_fresh_model(root))
 
-    printed = run_tool("evaluate.py", root, "--episodes", "5", "--both", "--against", model)
+    printed = _told(root, "--episodes", "5", "--both", "--against", model)
 
     assert printed.count("do the same on the same 5 seeds") == 2
 
 
 def test_few_games_give_no_verdict(learnt: Path, root: Path) -> None:
     """However large the difference looks."""
-    printed = run_tool("evaluate.py", learnt, "--episodes", "4", "--against", str(_fresh_model(root)))
+    printed = _told(learnt, "--episodes", "4", "--against", str(_fresh_model(root)))
 
     assert "4 games tell nothing; play at least 5" in printed
 
@@ -131,7 +137,7 @@ def test_versions_are_named_by_number(root: Path) -> None:
     newest = _evaluated(root, "--episodes", "2")["version"]
 
     found = _evaluated(root, "--episodes", "2", "--against", "1")
-    printed = run_tool("evaluate.py", root, "--against", str(newest + 7), exit_code=1)
+    printed = _told(root, "--against", str(newest + 7), exit_code=1)
 
     assert newest > 1 and found["against"]["version"] == 1
     assert f"no version {newest + 7}" in printed and f"1 to {newest}" in printed
@@ -174,7 +180,7 @@ def test_games_that_would_be_needed() -> None:
 
 def test_missing_model_is_named(root: Path) -> None:
     """Without a model there is nothing to evaluate, and the message says where it was looked for."""
-    printed = run_tool("evaluate.py", root, exit_code=1)
+    printed = _told(root, exit_code=1)
 
     assert "rl_agent_model.npz" in printed and "Traceback" not in printed
 
@@ -185,7 +191,7 @@ def test_model_of_another_game_is_refused(root: Path, tmp_path: Path, place: str
     _fresh_model(root)
     other = _fresh_model(tmp_path / "other", actions=3)
 
-    printed = run_tool("evaluate.py", root, place, str(other), exit_code=1)
+    printed = _told(root, place, str(other), exit_code=1)
 
     assert (
         f"{other}: it takes states of 4 numbers and chooses actions 0 to 2; CartPole-v1 has states of 4 and actions 0 to 1"
@@ -197,7 +203,7 @@ def test_model_of_another_game_is_refused(root: Path, tmp_path: Path, place: str
 @pytest.mark.parametrize("wrong", [["--episodes", "0"], ["--seed", "-1"], ["--both", "--sampled"]])
 def test_bad_usage_is_refused(root: Path, wrong: list[str]) -> None:
     """Exit code 2 names the flag."""
-    assert wrong[0] in run_tool("evaluate.py", root, *wrong, exit_code=2)
+    assert wrong[0] in _told(root, *wrong, exit_code=2)
 
 
 def test_seeds_are_never_those_of_training() -> None:

@@ -11,7 +11,8 @@ from local_training.paths import CHECKOUT, Paths
 
 
 def _summary(root: Path) -> dict[str, str]:
-    command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--games", "5", "--quiet", "--root", str(root)]
+    options = ["--game", "CartPole-v1", "--games", "5", "--quiet", "--root", str(root)]
+    command = [sys.executable, str(CHECKOUT / "run_with_training.py"), *options]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
     assert done.returncode == 0, done.stderr
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in done.stdout.splitlines())}

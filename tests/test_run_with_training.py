@@ -21,7 +21,7 @@ from tools.learner import ledger as ledgers
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
-COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py")]
+COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", "CartPole-v1"]
 
 
 def _run(root: Path, *arguments: str, exit_code: int = 0) -> str:

@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         "what came out is added to logs/evaluations.jsonl.",
     )
     command_line.add_common(parser)
-    parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (CartPole-v1)")
+    parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (LunarLander-v3)")
     which = "a file, or the number of a version of the root's model"
     parser.add_argument("--model", metavar="MODEL", help=f"{which}; by default the root's newest")
     parser.add_argument("--against", metavar="MODEL", help=f"compare with this one, on the same seeds: {which}")
