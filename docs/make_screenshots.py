@@ -1,16 +1,26 @@
-"""Make the pictures of docs/monitoring.md from a real run: `python docs/make_screenshots.py`. Needs Chromium."""
+"""Make the pictures of docs/monitoring.md from a real run: `python docs/make_screenshots.py [--root DIR]`.
+
+Needs Chromium and the extras games, web and test. --root: a run of run_with_training.py's that is there already.
+"""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DOCS = CHECKOUT / "docs"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+COLOURS = 96
+"""A picture of a page has few; kept like this it takes a third of the bytes."""
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -24,11 +34,31 @@ FLAGS = (
 )
 
 
-def screenshot(address: str, picture: Path, width: int, height: int) -> None:
-    """Show a page in a browser with an empty profile, and take its picture."""
+@dataclass(frozen=True)
+class Shot:
+    """A picture of the monitor's page: its size in the page's own pixels, and how many of the picture's each of them is."""
+
+    name: str
+    width: int
+    height: int
+    scheme: str
+    scale: int
+
+
+SHOTS = (Shot("monitor_page.png", 1280, 1412, "light", 1), Shot("monitor_phone.png", 360, 1142, "dark", 2))
+
+
+def chromium() -> str:
+    """Where the browser is."""
     browser = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
     if browser is None:
         sys.exit(f"one of {', '.join(CHROMIUM)} is needed")
+    return browser
+
+
+def screenshot(address: str, picture: Path, width: int, height: int) -> None:
+    """Show a page in a browser with an empty profile, and take its picture."""
+    browser = chromium()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         where = [f"--user-data-dir={profile}", f"--window-size={width},{height}", f"--screenshot={picture}"]
         subprocess.run([browser, *FLAGS, *where, address], check=True, timeout=120, capture_output=True)
@@ -43,14 +73,63 @@ def report(root: Path) -> None:
     screenshot(page.as_uri(), DOCS / "report.png", 1060, 900)
 
 
+@contextlib.contextmanager
+def served(root: Path) -> Iterator[str]:
+    """The monitor's page of a root; its address."""
+    command = [sys.executable, str(CHECKOUT / "tools" / "monitor_background_training.py"), "--web", "--port", "0"]
+    process = subprocess.Popen([*command, "--root", str(root)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield next(word for word in process.stdout.readline().split() if word.startswith("http"))
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+
+def monitor(root: Path) -> None:
+    """The upper part of the monitor's page, on a wide screen and on a phone."""
+    from playwright.sync_api import sync_playwright
+
+    drawn = "[...document.querySelectorAll('.bt-chart')].filter(chart => chart.querySelector('svg path')).length >= 9"
+    with served(root) as address, sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium(), args=list(FLAGS[1:]))
+        for shot in SHOTS:
+            size = {"width": shot.width, "height": shot.height}
+            page = browser.new_page(viewport=size, color_scheme=shot.scheme, device_scale_factor=shot.scale)
+            page.goto(address)
+            page.wait_for_function(drawn)
+            page.screenshot(path=DOCS / shot.name, animations="disabled")
+            page.close()
+            few_colours(DOCS / shot.name)
+        browser.close()
+
+
+def few_colours(picture: Path) -> None:
+    """Make the file small."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    small.save(picture, optimize=True)
+
+
 def main() -> int:
-    """Play 400 games, and make each picture from them."""
+    """Play 400 games, unless a root is named, and make each picture from them."""
+    parser = argparse.ArgumentParser(description="Make the pictures of docs/monitoring.md from a real run.")
+    parser.add_argument("--root", type=Path, help="a run that is there already; without it, one is played")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "run"
-        command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--games", "400", "--seed", "0", "--quiet"]
-        subprocess.run([*command, "--root", str(root)], check=True)
+        root = options.root or played(Path(folder) / "cartpole")
         report(root)
+        monitor(root)
     return 0
+
+
+def played(root: Path) -> Path:
+    """A run of 400 games."""
+    command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--games", "400", "--seed", "0", "--quiet"]
+    subprocess.run([*command, "--root", str(root)], check=True)
+    return root
 
 
 if __name__ == "__main__":

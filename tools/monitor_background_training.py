@@ -26,6 +26,7 @@ from local_training import pausing
 from local_training.errors import MachineError, SettingsError
 from local_training.paths import Paths
 from tools import command_line
+from tools.learner import quiet_process
 from tools.monitor import dashboard
 from tools.monitor.folder_census import MEASURED_PER_LOOK, NAMES_KEPT
 from tools.monitor.reading import Reader
@@ -54,6 +55,7 @@ def _monitor(options: argparse.Namespace) -> int:
     paths = command_line.settings_of(options).paths
     if options.pause or options.resume:
         return _tell_learner(paths, options)
+    quiet_process.lower_priority()
     if options.web:
         return _serve(paths, options.port)
     # Asked once, it may take its time to measure all files; live, the rest follows at the next looks.

@@ -75,7 +75,7 @@ def _groups(games: Records, field: str) -> Chart:
         drawn = options.shares(
             [_name(group) for group in found], [group.mean_return for group in found], _returns_of(found), percent=False
         )
-        return Chart(drawn, note=f"Mean return, as no game says its result.{rest}")
+        return Chart(drawn, note=f"Mean return, and of how many games, as none says its result.{rest}")
     shares = [100.0 * group.won / group.decided for group in decided]
     drawn = options.shares([_name(group) for group in decided], shares, [_share(group) for group in decided], percent=True)
     return Chart(drawn, note=f"Share of games won, in percent; behind it 95 % intervals and games.{rest}")
@@ -87,7 +87,7 @@ def _name(group: Group) -> str:
 
 def _share(group: Group) -> str:
     share = estimates.share_of(group.won, group.decided)
-    return f"{share.low:.0%}-{share.high:.0%} of {group.decided:,}"
+    return f"{100 * share.low:.0f}-{100 * share.high:.0f} % of {group.decided:,}"
 
 
 def _returns_of(found: Sequence[Group]) -> list[str]:
@@ -104,14 +104,16 @@ def _throughput(games: Records) -> Chart:
         Line("games a minute", _list(found.games_per_minute)),
         Line("steps a second", _list(found.steps_per_second), right=True),
     ]
-    stretch = words.duration(found.seconds)
+    stretch = f"{found.seconds:.0f} s" if found.seconds < 60 else f"{found.seconds / 60:.0f} min"
     return Chart(
         options.bars(names, drawn, left="games/min", right="steps/s"),
         note=f"The last hour of training, in stretches of {stretch}.",
     )
 
 
-def _over_versions(lines: Mapping[str, tuple[str, bool]], left: str, right: str, note: str) -> Callable[[Records], Chart]:
+def _over_versions(
+    lines: Mapping[str, tuple[str, bool]], left: str, right: str, note: str, *, whole: bool = False
+) -> Callable[[Records], Chart]:
     """Draws fields of the batches as lines; lines: by field, the name and whether it is on the right axis."""
 
     def draw(batches: Records) -> Chart:
@@ -121,7 +123,7 @@ def _over_versions(lines: Mapping[str, tuple[str, bool]], left: str, right: str,
         if not any(np.isfinite(mean).any() for mean in means):
             return Chart(None, "Not known of any batch yet.")
         drawn = [Line(name, _list(mean), on_right) for (name, on_right), mean in zip(lines.values(), means, strict=True)]
-        return Chart(options.lines(_list(np.round(x)), drawn, left=left, right=right), note=note)
+        return Chart(options.lines(_list(np.round(x)), drawn, left=left, right=right, whole=whole), note=note)
 
     return draw
 
@@ -147,16 +149,17 @@ _OVER_VERSIONS: dict[str, Callable[[Records], Chart]] = {
         "files",
         "",
         "Seen when each batch was done.",
+        whole=True,
     ),
     "resources": _over_versions(
         {
-            "cpu_percent": ("learner's CPU", False),
-            "others_cpu_percent": ("others' CPU", False),
-            "memory_mb": ("learner's memory", True),
+            "cpu_percent": ("its processor", False),
+            "others_cpu_percent": ("others'", False),
+            "memory_mb": ("its memory", True),
         },
-        "% of a core",
+        "%",
         "MB",
-        "The worker process, and what other programs used, as the governor saw it.",
+        "The training process (100 % is one core), and what others used of the whole machine, as the governor saw it.",
     ),
     "stages": _stages,
     "losses": _over_versions(

@@ -16,6 +16,14 @@ COLOURS = (BLUE, ORANGE, GREEN, GREY)
 _INK, _LINE = "#555b66", "rgba(128,138,155,0.28)"
 _DIGITS = 5
 
+_GAP = 12
+"""Between an axis's end and its name, or the label of what is marked: nearer, they would touch the outermost numbers."""
+_TOP = 62
+_FEW = 3
+"""Fewer points than these are no line."""
+_LABEL_PIXELS = 6.2
+"""Width of a sign of a label, in the mean."""
+
 # The greatest place is no round number, and its label would be cut off at the edge.
 _PLACES = {"color": _INK, "fontSize": 11, "hideOverlap": True, "showMaxLabel": False}
 
@@ -57,6 +65,7 @@ def axis(name: str = "", *, kind: str = "value", **more: Any) -> dict[str, Any]:
     return {
         "type": kind,
         "name": name,
+        "nameGap": _GAP,
         "scale": True,
         "nameTextStyle": {"color": _INK, "fontSize": 11},
         "axisLabel": {"color": _INK, "fontSize": 11, "hideOverlap": True},
@@ -67,17 +76,15 @@ def axis(name: str = "", *, kind: str = "value", **more: Any) -> dict[str, Any]:
     }
 
 
-def lines(x: Sequence[float], series: Sequence[Line], *, left: str, right: str = "") -> dict[str, Any]:
-    """Lines over the versions of the model, on one axis or two."""
+def lines(x: Sequence[float], series: Sequence[Line], *, left: str, right: str = "", whole: bool = False) -> dict[str, Any]:
+    """Lines over the versions of the model, on one axis or two; whole: the left one counts things."""
     drawn = frame()
     drawn["grid"]["bottom"] = 20
-    drawn["xAxis"] = axis(
-        "version", nameLocation="middle", nameGap=24, minInterval=1, max="dataMax", axisLabel=_PLACES, splitLine={"show": False}
-    )
-    drawn["yAxis"] = [axis(left, nameLocation="end", nameGap=8)]
+    drawn["xAxis"] = _places("version", x)
+    drawn["yAxis"] = [axis(left, minInterval=int(whole))]
     if right:
-        drawn["yAxis"].append(axis(right, nameGap=8, splitLine={"show": False}))
-    drawn["grid"]["top"] = 58
+        drawn["yAxis"].append(axis(right, splitLine={"show": False}))
+    drawn["grid"]["top"] = _TOP
     places = plain(x)
     drawn["series"] = [
         {
@@ -85,7 +92,7 @@ def lines(x: Sequence[float], series: Sequence[Line], *, left: str, right: str =
             "type": "line",
             "data": [list(pair) for pair in zip(places, plain(line.values), strict=True)],
             "yAxisIndex": int(line.right),
-            "showSymbol": len(places) < 3,
+            "showSymbol": len(places) < _FEW,
             "symbolSize": 6,
             "lineStyle": {"width": 1.8},
         }
@@ -102,23 +109,14 @@ def curve(
 ) -> dict[str, Any]:
     """The learning curve: one dot a game, the mean of the last games, and where versions of the model began."""
     drawn = frame()
-    drawn["grid"] |= {"bottom": 20, "top": 56}
-    drawn["xAxis"] = axis(
-        "game",
-        nameLocation="middle",
-        nameGap=24,
-        minInterval=1,
-        min=0,
-        max="dataMax",
-        axisLabel=_PLACES,
-        splitLine={"show": False},
-    )
-    drawn["yAxis"] = axis("")
+    drawn["grid"] |= {"bottom": 20, "top": _TOP}
+    drawn["xAxis"] = _places("game", smooth[0], min=0)
+    drawn["yAxis"] = axis()
     versions = {
         "silent": True,
         "symbol": "none",
         "lineStyle": {"color": _LINE, "type": "dashed"},
-        "label": {"color": _INK, "fontSize": 11, "position": "end"},
+        "label": {"color": _INK, "fontSize": 11, "position": "end", "distance": _GAP},
         "data": [{"xAxis": place, "label": {"formatter": f"v{version}"}} for place, version in marks],
     }
     drawn["series"] = [
@@ -135,7 +133,7 @@ def curve(
             "type": "line",
             "data": _pairs(smooth),
             "color": BLUE,
-            "showSymbol": len(smooth[0]) < 3,
+            "showSymbol": len(smooth[0]) < _FEW,
             "lineStyle": {"width": 2.4},
             "markLine": versions,
         },
@@ -146,11 +144,11 @@ def curve(
 def bars(names: Sequence[str], series: Sequence[Line], *, left: str, right: str = "", stacked: bool = False) -> dict[str, Any]:
     """Upright bars side by side or stacked; a series on the right axis is a line."""
     drawn = frame()
-    drawn["grid"] |= {"top": 58}
+    drawn["grid"] |= {"top": _TOP}
     drawn["xAxis"] = axis(kind="category", data=list(names), splitLine={"show": False})
-    drawn["yAxis"] = [axis(left, nameGap=8, scale=False)]
+    drawn["yAxis"] = [axis(left, scale=False)]
     if right:
-        drawn["yAxis"].append(axis(right, nameGap=8, scale=False, splitLine={"show": False}))
+        drawn["yAxis"].append(axis(right, scale=False, splitLine={"show": False}))
     drawn["series"] = [
         {
             "name": line.name,
@@ -168,17 +166,26 @@ def bars(names: Sequence[str], series: Sequence[Line], *, left: str, right: str 
 def shares(names: Sequence[str], values: Sequence[float], labels: Sequence[str], *, percent: bool) -> dict[str, Any]:
     """Lying bars, the first on top, each with its label."""
     drawn = frame(legend=False)
-    drawn["tooltip"]["show"] = False
-    drawn["grid"]["right"] = 70
-    drawn["xAxis"] = axis(**({"min": 0, "max": 100} if percent else {"scale": False}))
-    texts = {"color": _INK, "fontSize": 11, "width": 150, "overflow": "truncate"}
+    drawn["tooltip"]["trigger"] = "item"
+    drawn["grid"]["right"] = 12 + _LABEL_PIXELS * max(map(len, labels), default=0)
+    bounds: dict[str, Any] = {"min": 0, "max": 100, "interval": 50} if percent else {"scale": False, "splitNumber": 3}
+    drawn["xAxis"] = axis(**bounds, splitLine={"show": False})
+    texts = {"color": _INK, "fontSize": 11, "width": 120, "overflow": "truncate"}
     drawn["yAxis"] = axis(kind="category", data=list(names), inverse=True, axisLabel=texts, splitLine={"show": False})
+    drawn["yAxis"]["axisLine"] |= {"onZero": False}  # names stay at the left of bars below zero
     bars_shown = [
         {"value": value, "label": {"show": True, "position": "right", "color": _INK, "fontSize": 11, "formatter": label}}
         for value, label in zip(plain(values), labels, strict=True)
     ]
     drawn["series"] = [{"type": "bar", "data": bars_shown, "color": BLUE, "barMaxWidth": 20}]
     return drawn
+
+
+def _places(name: str, x: Sequence[float], **more: Any) -> dict[str, Any]:
+    """The axis of versions or games: to the last one, or beyond where so few would stand on the edge."""
+    ends = {"min": x[0] - 1, "max": x[-1] + 1} if 0 < len(x) < _FEW else {"max": "dataMax"}
+    label = {"nameLocation": "middle", "nameGap": 24, "axisLabel": _PLACES, "splitLine": {"show": False}}
+    return axis(name, **{"minInterval": 1, **ends, **label, **more})
 
 
 def _pairs(points: tuple[Sequence[float], Sequence[float]]) -> list[list[float | None]]:

@@ -19,6 +19,7 @@ from tools.monitor.web.view import View
 Ask = Callable[[str], Awaitable[tuple[list[str], str]]]
 
 TITLE = "Background Training"
+_FEW_COLUMNS = 3
 _STYLE = Path(__file__).with_name("page.css")
 _ICON = (
     '<svg viewBox="0 0 32 32" xmlns="http://www.w3.org/2000/svg"><rect width="32" height="32" rx="7" fill="#2563b8"/>'
@@ -154,7 +155,8 @@ class Page:
             choice.on_value_change(lambda event: chosen(int(event.value)))
 
     def _build_search(self) -> None:
-        query = ui.input(placeholder="why was this file not trained? name, hash, or a word of the reason").props(
+        ui.label("Why was this file not trained?").classes("bt-note")
+        query = ui.input(placeholder="name, hash, or word of the reason").props(
             'dense outlined clearable maxlength=200 aria-label="search"'
         )
         self._answer = ui.label("").classes("bt-note")
@@ -211,7 +213,7 @@ class _TableCard:
 
 
 def _rows(table: Table) -> None:
-    with ui.element("table").classes("bt-table"):
+    with ui.element("table").classes("bt-table" + (" many" if len(table.heads) > _FEW_COLUMNS else "")):
         for tag, cells in (("th", table.heads), *(("td", row) for row in table.rows)):
             with ui.element("tr"):
                 for text in cells:

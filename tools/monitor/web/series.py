@@ -53,8 +53,8 @@ def bucket_means(columns: list[Floats], weights: Floats, most: int) -> list[Floa
     return means
 
 
-def version_marks(versions: npt.NDArray[Any], most: int = 8) -> list[tuple[int, int]]:
-    """(place of its first record, version) of up to `most` round versions."""
+def version_marks(versions: npt.NDArray[Any], most: int = 6) -> list[tuple[int, int]]:
+    """(place of its first record, version) of up to `most` round versions: on a phone, the labels of more would overlap."""
     if not len(versions):
         return []
     first, last = int(versions[0]), int(versions[-1])
@@ -150,9 +150,11 @@ def rates(games: Records, span_seconds: float = 3600.0, most: int = 60) -> Rates
     start = float(moments[recent].min())
     usual = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
     seconds = next((size for size in usual if (end - start) / size < most), span_seconds / most)
-    edges = start + seconds * np.arange(int((end - start) // seconds) + 2)
-    count, _ = np.histogram(moments[recent], edges, weights=weights[recent])
-    steps, _ = np.histogram(moments[recent], edges, weights=(weights * games["steps"])[recent])
+    # Counted back from the end: the newest stretch would look slow if it were not a whole one.
+    edges = end - seconds * np.arange(max(1, int(np.ceil((end - start) / seconds))), -1, -1)
+    places = np.maximum(moments[recent], edges[0])
+    count, _ = np.histogram(places, edges, weights=weights[recent])
+    steps, _ = np.histogram(places, edges, weights=(weights * games["steps"])[recent])
     return Rates(
         np.asarray(edges[:-1], np.float64),
         seconds,

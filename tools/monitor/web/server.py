@@ -14,7 +14,6 @@ import uvicorn
 
 from local_training.errors import MachineError
 from local_training.paths import Paths
-from tools.learner import quiet_process
 from tools.monitor.web import charts, episode_search, view
 from tools.monitor.web.content import Chart
 from tools.monitor.web.facts import Watcher
@@ -42,7 +41,6 @@ def serve(paths: Paths, port: int, say: Callable[[str], None]) -> None:
         MachineError: the port can't be had.
         KeyboardInterrupt: when it was ended by Ctrl+C.
     """
-    quiet_process.lower_priority()
     with _bound(port) as listening:
         port = listening.getsockname()[1]
         site = Site(paths)

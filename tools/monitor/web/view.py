@@ -113,6 +113,6 @@ def _openings(facts: Facts) -> Table:
         who = f"{group.players:,} against {opponent}, from {supply} supply"
         for opening in group.openings:
             pool = " / ".join(f"{seconds:.0f} s" for seconds in opening.pool_seconds) if opening.pool_seconds else UNKNOWN
-            rows.append((who, words.visible(opening.text, 80), f"{opening.share:.0%}", pool))
+            rows.append((who, words.visible(opening.text, _LONGEST_TEXT), f"{opening.share:.0%}", pool))
     summary = words.visible(facts.build_orders.get("summary", ""), _LONGEST_TEXT)
     return Table(heads, tuple(rows[:40]), "No replay taught a build order.", summary)
