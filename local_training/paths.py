@@ -135,6 +135,11 @@ class Paths:
         return self.logs / "metrics_games.bin"
 
     @cached_property
+    def tensorboard(self) -> Path:
+        """Event files for TensorBoard, made by tools/export_tensorboard.py."""
+        return self.logs / "tensorboard"
+
+    @cached_property
     def games_log(self) -> Path:
         """The games of run_with_training.py, one line each."""
         return self.logs / "games.csv"

@@ -26,6 +26,7 @@ COMMANDS = [
     ["run_with_training.py", "--games", "1"],
     ["tools/background_parallel_learner.py", "--drain"],
     ["tools/monitor_background_training.py", "--once"],
+    ["tools/export_tensorboard.py", "--once"],
     ["tools/explain_episode.py", "--all"],
     ["tools/rebuild_model.py"],
     ["tools/rollback_model.py", "1"],

@@ -191,6 +191,7 @@ COMMANDS = {
     "run_with_training": [],
     "tools.background_parallel_learner": ["--drain"],
     "tools.monitor_background_training": ["--once"],
+    "tools.export_tensorboard": ["--once"],
     "tools.explain_episode": ["--all"],
     "tools.rebuild_model": [],
     "tools.rollback_model": ["1"],

@@ -1,0 +1,85 @@
+"""Write TensorBoard's event files of a run, and keep them up to date: python tools/export_tensorboard.py --help
+
+Reads the metrics history, as every monitor does. Killing it, or never starting it, makes no difference to the learner.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    import sys
+    from os.path import dirname, realpath
+
+    sys.path.insert(0, dirname(dirname(realpath(__file__))))
+    from tools import as_script
+
+    as_script.run(__file__)
+
+import argparse
+import contextlib
+import time
+
+from local_training.paths import Paths
+from tools import command_line
+from tools.learner import quiet_process
+from tools.monitor.tensorboard.follower import Follower
+
+LOOK_SECONDS = 2.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return command_line.run(_parser(), _export, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="export_tensorboard.py",
+        description="Write event files for TensorBoard into logs/tensorboard, and follow the training until Ctrl+C.",
+    )
+    command_line.add_common(parser)
+    parser.add_argument("--once", action="store_true", help="write what there is, and exit")
+    return parser
+
+
+def _export(options: argparse.Namespace) -> int:
+    paths = command_line.settings_of(options).paths
+    quiet_process.lower_priority()
+    follower = Follower(paths)
+    try:
+        if options.once:
+            _tell(paths, follower.look())
+        else:
+            _follow(paths, follower)
+    except KeyboardInterrupt:
+        _say("\nExporting stopped; the learner goes on.")
+    finally:
+        follower.close()
+    return 0
+
+
+def _follow(paths: Paths, follower: Follower) -> None:
+    _tell(paths, follower.look())
+    _say("[INFO] Ctrl+C ends it; the learner goes on.")
+    trouble = ""
+    while True:
+        time.sleep(LOOK_SECONDS)
+        found = ""
+        try:
+            follower.look()
+        except OSError as error:  # a full disk, say: it may pass
+            found = str(error)
+        if found and found != trouble:
+            _say(f"[WARNING] Not written: {found}; it is tried again.")
+        trouble = found
+
+
+def _tell(paths: Paths, batches: int) -> None:
+    if batches:
+        _say(f'[OK] {batches:,} batches are in the event files. To see them: tensorboard --logdir "{paths.tensorboard}"')
+    else:
+        _say(f"[INFO] No batch has been trained yet in {paths.root}, as far as its metrics history tells.")
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # who reads along may have gone away
+        print(sentence, flush=True)
