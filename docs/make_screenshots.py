@@ -1,6 +1,6 @@
 """Make the pictures of docs/monitoring.md from a real run: `python docs/make_screenshots.py [--root DIR]`.
 
-Needs Chromium and the extras games, web and test. --root: a run of run_with_training.py's that is there already.
+Needs Chromium and the extras games, monitor, web and test. --root: a run of run_with_training.py's that is there already.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DOCS = CHECKOUT / "docs"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+GAME = "CartPole-v1"
+TERMINAL = (100, 36)
+TERMINAL_SECONDS = 40.0
 COLOURS = 96
 """A picture of a page has few; kept like this it takes a third of the bytes."""
 FLAGS = (
@@ -104,6 +108,30 @@ def monitor(root: Path) -> None:
         browser.close()
 
 
+def terminal(root: Path) -> None:
+    """The monitor's live screen, while a game is learnt in an empty root."""
+    sys.path.insert(0, str(CHECKOUT))
+    from local_training.paths import Paths
+    from tools.monitor.terminal import drawing, glyphs, layout
+    from tools.monitor.terminal.gatherer import Gatherer
+
+    command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", GAME, "--seed", "0", "--quiet"]
+    process = subprocess.Popen([*command, "--root", str(root)], stdout=subprocess.DEVNULL)
+    try:
+        gatherer, began = Gatherer(Paths(root), time.time()), time.monotonic()
+        facts = gatherer.look()
+        while time.monotonic() - began < TERMINAL_SECONDS:
+            time.sleep(0.1)
+            facts = gatherer.look() or facts
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert facts is not None
+    shown = layout.screen(replace(facts, root="my_bot"), *TERMINAL, glyphs.BLOCKS)
+    picture = drawing.picture(shown, "python tools/monitor_background_training.py --root my_bot")
+    (DOCS / "monitor_terminal.svg").write_text(picture, encoding="utf-8")
+
+
 def few_colours(picture: Path) -> None:
     """Make the file small."""
     from PIL import Image
@@ -122,6 +150,7 @@ def main() -> int:
         root = options.root or played(Path(folder) / "cartpole")
         report(root)
         monitor(root)
+        terminal(Path(folder) / "my_bot")
     return 0
 
 

@@ -303,6 +303,7 @@ def test_once_shows_a_real_root_and_changes_nothing(paths: Paths) -> None:
     assert "File Count:   1 file\n" in done.stdout and "File Count:   4 files\n" in done.stdout
     assert "Version:      1\n" in done.stdout and "Files Processed:      4 " in done.stdout
     assert "stopped" in done.stdout and "Total Batches:   1" in done.stdout
+    assert "Mean Return:  " in done.stdout and " of 4 games\n" in done.stdout and "Won:          no result" in done.stdout
     assert "\x1b" not in done.stdout
     assert _tree(paths.root) == before
 
@@ -373,12 +374,12 @@ def test_dead_writer_is_noticed(paths: Paths) -> None:
 # Live
 
 
-def _live(root: Path, **more: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-u", str(SCRIPT), "--root", str(root)], **more)
+def _live(root: Path, *flags: str, **more: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-u", str(SCRIPT), "--root", str(root), *flags], **more)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pseudo-terminal")
-def test_live_on_a_terminal_fits_it_and_ends_with_ctrl_c(paths: Paths) -> None:
+def test_plain_lines_on_a_terminal_fit_it_and_ends_with_ctrl_c(paths: Paths) -> None:
     """On a terminal of 24 rows each picture fits and replaces the one before; Ctrl+C ends it at once, as intended."""
     import fcntl
     import pty
@@ -388,7 +389,7 @@ def test_live_on_a_terminal_fits_it_and_ends_with_ctrl_c(paths: Paths) -> None:
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = {key: value for key, value in os.environ.items() if key not in ("LINES", "COLUMNS")}
-    process = _live(paths.root, stdout=follower, stderr=follower, stdin=follower, env=environment)
+    process = _live(paths.root, "--plain", stdout=follower, stderr=follower, stdin=follower, env=environment)
     os.close(follower)
     seen = b""
     while seen.count(b"BACKGROUND TRAINING LIVE MONITOR") < 2:

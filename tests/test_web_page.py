@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import web_pages
 
+from local_training import pausing
 from local_training.paths import Paths
 from tools.learner import ledger
 
@@ -105,6 +106,29 @@ def test_hostile_texts_are_shown_and_never_run(browser: Any, paths: Paths) -> No
         assert {"<img src=x onerror=a()>", "<b>map"} <= set(shown)
         assert page.title() == "Background Training"
         assert page.locator("main img, main script").count() == 0
+
+
+def test_the_learner_is_paused_and_resumed_by_who_knows_the_token(browser: Any, paths: Paths) -> None:
+    """A wrong token does nothing and says so; the right one is asked for once; the page shows a pause whoever made it."""
+    pressed = ".bt-head .bt-pause"
+    with web_pages.server(paths.root) as server, _page(browser, server.address) as page:
+        page.click(f'{pressed}:has-text("Pause")')
+        page.fill(".bt-token input", "guessed")
+        page.keyboard.press("Enter")
+        page.wait_for_selector('.bt-token:has-text("That is not the token")')
+        assert not paths.paused.exists()
+        page.fill(".bt-token input", server.token)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f'{pressed}:has-text("Resume")')
+        page.wait_for_selector('.bt-advice:has-text("Training is paused")')
+        assert pausing.read(paths) is not None
+        page.wait_for_selector(".bt-token", state="hidden")
+        page.click(pressed)
+        page.wait_for_selector(f'{pressed}:has-text("Pause")')
+        assert pausing.read(paths) is None
+        assert server.token not in page.content()
+        pausing.pause(paths)
+        page.wait_for_selector(f'{pressed}:has-text("Resume")')
 
 
 def test_it_can_be_read_on_a_phone(browser: Any, paths: Paths) -> None:

@@ -28,6 +28,7 @@ class Server:
 
     process: subprocess.Popen[str]
     port: int
+    token: str
 
     @property
     def address(self) -> str:
@@ -43,11 +44,11 @@ def server(root: Path, *, ends_by: int = signal.SIGINT) -> Iterator[Server]:
     process = subprocess.Popen(command, **pipes, env=learner_runs.environment())
     assert process.stdout is not None
     try:
-        said = [process.stdout.readline() for _ in range(2)]
+        said = [process.stdout.readline() for _ in range(3)]
         if not said[0].startswith("[OK]"):
             pytest.fail(f"the server did not start: {said} {process.communicate()}")
         port = int(said[0].rpartition("127.0.0.1:")[2].partition("/")[0])
-        yield Server(process, port)
+        yield Server(process, port, said[1].split()[-1])
         assert process.poll() is None, "the server has ended by itself"
         process.send_signal(ends_by)
         rest, complaints = process.communicate(timeout=20)

@@ -1,7 +1,7 @@
 """Watch the training live: python tools/monitor_background_training.py --help
 
-Reads logs/status.json and the folders, and nothing else. Killing it, or never starting it, makes no difference to the
-learner.
+Reads the root's files, and writes none but the user's pause (--pause, or the key p). Killing it, or never starting it,
+makes no difference to the learner.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -24,13 +25,16 @@ from importlib import util
 
 from local_training import pausing
 from local_training.errors import MachineError, SettingsError
+from local_training.metrics import MetricsReader
 from local_training.paths import Paths
 from tools import command_line
 from tools.learner import quiet_process
-from tools.monitor import dashboard
+from tools.monitor import dashboard, learning_facts
 from tools.monitor.folder_census import MEASURED_PER_LOOK, NAMES_KEPT
 from tools.monitor.reading import Reader
 from tools.monitor.screen import Screen
+
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.05, 3600.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command_line.add_common(parser)
     parser.add_argument("--once", action="store_true", help="show it once, whole, and exit")
+    parser.add_argument("--plain", action="store_true", help="show lines of text only, also on a terminal")
+    parser.add_argument("--interval", type=float, metavar="S", help="seconds between two looks (0.5; with plain lines 2)")
     parser.add_argument("--pause", action="store_true", help="let the learner stand still, until --resume, and exit")
     parser.add_argument("--resume", action="store_true", help="let it go on, and exit")
     parser.add_argument("--web", action="store_true", help="show it as a page for a browser on this machine")
@@ -58,14 +64,21 @@ def _monitor(options: argparse.Namespace) -> int:
     quiet_process.lower_priority()
     if options.web:
         return _serve(paths, options.port)
-    # Asked once, it may take its time to measure all files; live, the rest follows at the next looks.
-    reader = Reader(paths, time.time(), NAMES_KEPT if options.once else MEASURED_PER_LOOK)
+    if options.interval is not None and not SHORTEST_SECONDS <= options.interval <= LONGEST_SECONDS:
+        needed = f"seconds from {SHORTEST_SECONDS:g} to {LONGEST_SECONDS:g} are needed"
+        raise SettingsError("--interval", options.interval, needed, "command line")
     try:
-        _show(reader, once=options.once)
+        if options.once or options.plain or not _can_draw():
+            _show(paths, options.interval or dashboard.REFRESH_SECONDS, once=options.once)
+        else:
+            _show_live(paths, options.interval)
+            _say("Monitoring stopped; the learner goes on.")
     except KeyboardInterrupt:
-        print("\nMonitoring stopped; the learner goes on.")
-    except BrokenPipeError:
-        # Whoever read along has read enough. Without this, the interpreter complains when it flushes at its end.
+        _say("\nMonitoring stopped; the learner goes on.")
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
+            raise
+        # Whoever read along has read enough, or the terminal is gone. Without this, the interpreter complains at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -82,12 +95,32 @@ def _tell_learner(paths: Paths, options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(reader: Reader, *, once: bool) -> None:
-    screen = Screen(sys.stdout, overwrite=not once)
-    screen.show(dashboard.lines(reader.snapshot()))
-    while not once:
-        time.sleep(dashboard.REFRESH_SECONDS)
-        screen.show(dashboard.lines(reader.snapshot()))
+def _show(paths: Paths, seconds: float, *, once: bool) -> None:
+    # Asked once, it may take its time to measure all files; live, the rest follows at the next looks.
+    reader = Reader(paths, time.time(), NAMES_KEPT if once else MEASURED_PER_LOOK)
+    screen, history = Screen(sys.stdout, overwrite=not once), MetricsReader(paths)
+    while True:
+        history.look()
+        found = learning_facts.learning(history.batches, history.games)
+        screen.show(dashboard.lines(reader.snapshot(), seconds, found))
+        if once:
+            return
+        time.sleep(seconds)
+
+
+def _can_draw() -> bool:
+    if not sys.stdout.isatty() or util.find_spec("rich") is None:
+        return False
+    # Only now, as it is an extra.
+    from tools.monitor.terminal import drawing
+
+    return drawing.can_draw(sys.stdout)
+
+
+def _show_live(paths: Paths, seconds: float | None) -> None:
+    from tools.monitor.terminal import session
+
+    session.run(paths, seconds or session.INTERVAL_SECONDS, sys.stdout, sys.stdin)
 
 
 def _serve(paths: Paths, port: int) -> int:

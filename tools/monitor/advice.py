@@ -32,7 +32,7 @@ def advice(snapshot: Snapshot, root: str) -> list[Advice]:
     """
     content = snapshot.status.content or {}
     stats = content.get("stats")
-    found = [*_life(snapshot, root), *_pause(snapshot, root), *_folders(snapshot)]
+    found = [*_life(snapshot, root), *_pause(snapshot), *_folders(snapshot)]
     found += [*_errors(stats, root), *_fates(stats, root)] if isinstance(stats, Mapping) else []
     return sorted(found, key=lambda item: (ERROR, WARNING, NOTE).index(item.level))
 
@@ -59,10 +59,10 @@ def _life(snapshot: Snapshot, root: str) -> Iterator[Advice]:
         yield Advice(WARNING, f"{waiting} wait, and the learner was stopped", f"Start it again: {start}")
 
 
-def _pause(snapshot: Snapshot, root: str) -> Iterator[Advice]:
+def _pause(snapshot: Snapshot) -> Iterator[Advice]:
     if snapshot.pause is not None:
         seen = f"Training is paused, {words.visible(snapshot.pause.words)}; {words.plural(snapshot.buffer.count, 'episode')} wait"
-        yield Advice(WARNING, seen, f'To go on: python tools/monitor_background_training.py --root "{root}" --resume')
+        yield Advice(WARNING, seen, "To go on: r in the terminal monitor, or its command with --resume")
 
 
 def _folders(snapshot: Snapshot) -> Iterator[Advice]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tools.monitor import life_signs, words
+from tools.monitor.learning_facts import GAMES, Learning
 from tools.monitor.snapshot import FolderFacts, ModelFileFacts, Snapshot
 
 REFRESH_SECONDS = 2.0
@@ -25,8 +26,8 @@ class Line:
     rank: int = ESSENTIAL
 
 
-def lines(snapshot: Snapshot) -> list[Line]:
-    """The whole dashboard, top to bottom."""
+def lines(snapshot: Snapshot, seconds: float = REFRESH_SECONDS, learning: Learning | None = None) -> list[Line]:
+    """The whole dashboard, top to bottom; `seconds` from one to the next."""
     sections = [
         _header(snapshot),
         _folder("BUFFER DIRECTORY (Pending Training)", snapshot.buffer, snapshot.now, _buffer_words(snapshot.buffer)),
@@ -34,10 +35,11 @@ def lines(snapshot: Snapshot) -> list[Line]:
         _model(snapshot.model, _stats(snapshot), snapshot.now),
         _learner(snapshot),
         _statistics(snapshot),
+        _games(learning) if learning is not None and learning.games else [],
         _log(snapshot),
     ]
     shown = [line for section in sections if section for line in (*section, Line("", DECORATION))]
-    footer = f"Refresh Rate: {REFRESH_SECONDS:g} seconds | Press Ctrl+C to stop monitoring"
+    footer = f"Refresh Rate: {seconds:g} seconds | Press Ctrl+C to stop monitoring"
     return [*shown, Line(RULE, DECORATION), Line(footer)]
 
 
@@ -152,6 +154,14 @@ def _statistics(snapshot: Snapshot) -> list[Line]:
         return []
     rows = ["".join(f"  {cell:<36}" for cell in cells[start : start + 2]).rstrip() for start in range(0, len(cells), 2)]
     return [Line("TRAINING STATISTICS", USEFUL), *(Line(row, USEFUL) for row in rows)]
+
+
+def _games(learning: Learning) -> list[Line]:
+    """What the newest games tell, as the live screen's curves do."""
+    mean = f"{words.number(learning.mean_return, '.4g')} of {words.plural(learning.games, 'game')}"
+    won = f"{learning.won} of {learning.decided}" if learning.decided else "no result is known"
+    shown = [Line(f"NEWEST GAMES (at most {GAMES})", USEFUL)]
+    return shown + _rows([("Mean Return", mean, USEFUL), ("Won", won, USEFUL)])
 
 
 def _log(snapshot: Snapshot) -> list[Line]:

@@ -29,8 +29,8 @@ class FolderCensus:
 
     It promises an exact count, and bounded work: a look lists the names at most once and measures a bounded number of
     files, the unknown ones with the greatest names first, as ours begin with their date. So the size of a folder of
-    100,000 files is known after some looks, and "at least" so much until then. What is shown may be old by twenty
-    times the length of a look; `looked_at` says how old.
+    100,000 files is known after some looks, and "at least" so much until then. What is shown may be old by
+    `rest_factor` times the length of a look; `looked_at` says how old.
     """
 
     def __init__(
@@ -38,10 +38,12 @@ class FolderCensus:
         path: Path,
         *,
         measured_per_look: int = MEASURED_PER_LOOK,
+        rest_factor: float = REST_FACTOR,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
         self._measured_per_look = measured_per_look
+        self._rest_factor = rest_factor
         self._clock = clock
         self._due = float("-inf")
         self._listed_at = float("-inf")
@@ -60,7 +62,7 @@ class FolderCensus:
             facts = self._forgotten("not there yet", now)
         except OSError as error:
             facts = self._forgotten(f"can't be listed: {error.strerror or error}", now)
-        self._due = self._clock() + REST_FACTOR * (self._clock() - begun)
+        self._due = self._clock() + self._rest_factor * (self._clock() - begun)
         self._last = facts
         return facts
 

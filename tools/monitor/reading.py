@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -62,9 +64,13 @@ def status_facts(paths: Paths) -> StatusFacts:
     content = status.read(paths)
     if content is None:
         return StatusFacts(None, is_there=os.path.lexists(paths.status))
+    return StatusFacts(content, writer_is_gone=writer_is_gone(content))
+
+
+def writer_is_gone(content: Mapping[str, Any]) -> bool:
+    """Whether no process of this machine bears the number of a status's writer."""
     pid = content.get("writer_pid")
-    gone = isinstance(pid, int) and 0 < pid < 2**31 and not psutil.pid_exists(pid)
-    return StatusFacts(content, writer_is_gone=gone)
+    return isinstance(pid, int) and 0 < pid < 2**31 and not psutil.pid_exists(pid)
 
 
 def last_lines(path: Path, count: int) -> tuple[str, ...]:

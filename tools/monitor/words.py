@@ -56,7 +56,8 @@ def name(text: str, longest: int = 60) -> str:
 
 def visible(text: object, longest: int = 1000) -> str:
     """A text on one line, with every character that does not print as its escape."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(text)[:longest])[:longest]
+    cut = str(text)[:longest]
+    return cut if cut.isprintable() else "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in cut)[:longest]
 
 
 def number(value: Any, form: str) -> str:

@@ -35,7 +35,7 @@ class Gate:
 
     It promises that no page of another site, no name that was made to lead here (DNS rebinding) and no frame around
     the page reaches the application. It does not keep out other programs and users of this machine: they can send
-    what headers they like. They see what the page shows; there is nothing in it that could be changed.
+    what headers they like. They see what the page shows; to pause the learner they need the token, too.
 
     Attributes:
         app: the application within.
@@ -79,7 +79,7 @@ class Gate:
             return "another site asks; type the address into the browser yourself"
         if scope["type"] == "websocket":
             return "" if len(origins) == 1 else "a websocket needs an Origin header"
-        return "" if scope["method"] in _METHODS else f"{scope['method']} is not for this page, which can only be read"
+        return "" if scope["method"] in _METHODS else f"{scope['method']} is not for this page, which is only read"
 
 
 def _with_headers(send: Send) -> Send:

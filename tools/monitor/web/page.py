@@ -17,6 +17,7 @@ from tools.monitor.web.content import Chart, Table
 from tools.monitor.web.view import View
 
 Ask = Callable[[str], Awaitable[tuple[list[str], str]]]
+Tell = Callable[[str, bool], Awaitable[tuple[bool, str]]]
 
 TITLE = "Background Training"
 _FEW_COLUMNS = 3
@@ -51,13 +52,17 @@ def application(page: Callable[[], None], on_startup: Callable[[], Awaitable[Non
 class Page:
     """The elements of one browser's page."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, tell: Tell) -> None:
         """Build the page, empty.
 
         Args:
             ask: answers a search with sentences and a note.
+            tell: given the token and whether to pause the learner, answers whether the token is right, and what was done.
         """
         self._ask = ask
+        self._tell = tell
+        self._token = ""
+        self._paused = False
         self._charts: dict[str, _ChartCard] = {}
         self._tables: dict[str, _TableCard] = {}
         self._shown: dict[str, Any] = {}
@@ -87,6 +92,9 @@ class Page:
             self._root.set_text(view.root)
             self._state.set_text(view.state)
             self._state.classes(remove="good bad quiet", add=view.mood)
+        if self._changed("paused", view.paused):
+            self._paused = view.paused
+            self._pause.set_text("Resume" if view.paused else "Pause")
         if self._changed("tiles", view.tiles):
             self._fill(self._tiles, lambda: _tiles(view.tiles))
         if self._changed("advice", view.advice):
@@ -124,8 +132,44 @@ class Page:
             ui.label(TITLE).classes("bt-title")
             self._state = ui.label("looking …").classes("bt-state").mark("state")
             self._root = ui.label("").classes("bt-root")
+            self._pause = ui.button("Pause").props("dense no-caps outline").classes("bt-pause").mark("pause")
+            self._build_question()
             choice = ui.toggle({"auto": "Auto", "light": "Light", "dark": "Dark"}, value="auto").props("dense no-caps unelevated")
             choice.on_value_change(lambda event: self._dark.set_value({"auto": None, "light": False, "dark": True}[event.value]))
+
+    def _build_question(self) -> None:
+        """What is asked before the learner is told anything: the token, once for this page."""
+        with ui.dialog() as dialog, ui.card().classes("bt-token"):
+            ui.label("Pausing and resuming need the token that the monitor has printed in its terminal.").classes("bt-note")
+            token = ui.input("token").props('dense outlined autofocus autocomplete=off maxlength=100 aria-label="token"')
+            answer = ui.label("").classes("bt-note").mark("answer")
+            with ui.element("div").classes("bt-top"):
+                send = ui.button("OK").props("dense no-caps unelevated")
+                ui.button("Cancel", on_click=dialog.close).props("dense no-caps flat")
+
+        async def told(given: str) -> None:
+            # What the button says now is what its reader wants, whatever has become of the root meanwhile.
+            right, sentence = await self._tell(given.strip(), not self._paused)
+            self._token = given if right else ""
+            answer.set_text("" if right else sentence)
+            if right:
+                token.set_value("")
+                dialog.close()
+                ui.notify(sentence)
+
+        async def pressed() -> None:
+            if self._token:
+                await told(self._token)
+            else:
+                answer.set_text("")
+                dialog.open()
+
+        async def sent() -> None:
+            await told(str(token.value or ""))
+
+        self._pause.on_click(pressed)
+        send.on_click(sent)
+        token.on("keydown.enter", sent)
 
     def _build_card(self, card: Card) -> None:
         with ui.element("section").classes("bt-card" + (" wide" if card.wide else "")) as section:

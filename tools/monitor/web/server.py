@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import uvicorn
 
+from local_training import pausing
 from local_training.errors import MachineError
 from local_training.paths import Paths
 from tools.monitor.web import charts, episode_search, view
@@ -27,6 +29,8 @@ REST_FACTOR = 20.0
 """A look that took long is followed by a rest of so many times its length: 5 % of a core at most."""
 _MOST_CONNECTIONS = 60
 _CLOSING_SECONDS = 1
+_TOKEN_BYTES = 12
+_WRONG_TOKEN_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ def serve(paths: Paths, port: int, say: Callable[[str], None]) -> None:
             timeout_graceful_shutdown=_CLOSING_SECONDS,
         )
         lines = [f"[OK] The monitor is at http://{ADDRESS}:{port}/ (on this machine only)"]
+        lines += [f"[INFO] To pause the learner from the page, or to resume it, it asks for this token: {site.token}"]
         lines += ["[INFO] Ctrl+C ends the monitor; the learner goes on."]
         _Server(config, lambda: say("\n".join(lines))).run(sockets=[listening])
 
@@ -108,6 +113,8 @@ class Site:
         self._charts_due = float("-inf")
         self._drawing_seconds = 0.0
         self._looking: asyncio.Task[None] | None = None
+        self.token = secrets.token_urlsafe(_TOKEN_BYTES)
+        self._telling = asyncio.Lock()
 
     async def begin(self) -> None:
         """Begin to look, in the server's own loop."""
@@ -115,7 +122,7 @@ class Site:
 
     def page(self) -> None:
         """Build a page; it is filled when its browser has opened the websocket, and not before."""
-        page = Page(self._answer)
+        page = Page(self._answer, self._told)
 
         def opened() -> None:
             if self._newest is not None:
@@ -149,6 +156,19 @@ class Site:
             self._drawing_seconds = time.monotonic() - begun
             self._charts_due = time.monotonic() + REST_FACTOR * self._drawing_seconds
         return view.view(facts, self._charts)
+
+    async def _told(self, token: str, pause: bool) -> tuple[bool, str]:
+        """Pause the learner or let it go on, for whoever knows the token; whether they do, and a sentence."""
+        if not secrets.compare_digest(token.encode("utf-8", "replace"), self.token.encode()):
+            async with self._telling:  # whoever guesses, on however many pages, guesses once in a while
+                await asyncio.sleep(_WRONG_TOKEN_SECONDS)
+            return False, "That is not the token. It changes whenever the monitor is started."
+        change = pausing.pause if pause else pausing.resume
+        try:
+            await asyncio.to_thread(change, self._paths)
+        except OSError as error:
+            return True, f"Not done: {error.strerror or error}"
+        return True, "Paused: episodes wait." if pause else "It goes on."
 
     async def _answer(self, query: str) -> tuple[list[str], str]:
         found = await asyncio.to_thread(episode_search.search, self._paths, query)

@@ -30,6 +30,7 @@ class View:
     advice: tuple[Advice, ...]
     newest: tuple[str, ...]
     log: str
+    paused: bool = False
     charts: Mapping[str, Chart] = field(default_factory=dict)
     tables: Mapping[str, Table] = field(default_factory=dict)
 
@@ -47,6 +48,7 @@ def view(facts: Facts, charts: Mapping[str, Chart]) -> View:
         advice=tuple(advice.advice(snapshot, facts.root)),
         newest=tuple(_sentences(facts.ledger.newest)),
         log="\n".join(words.visible(line) for line in facts.log_lines) or "Nothing has been logged yet.",
+        paused=snapshot.pause is not None,
         charts=charts,
         tables={"fates": _fates(facts), "reasons": _reasons(facts), "openings": _openings(facts)},
     )
