@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from local_training import blas_threads
+from local_training import blas_threads, pausing
 from local_training.errors import BackgroundTrainingError, SettingsError
 from local_training.game_voice import GameVoice
 from local_training.settings import Settings
@@ -262,6 +262,8 @@ class _Session:
             rows += [("Versions trained", str(stats["models_trained"])), ("Model version", str(stats["model_version"]))]
             rows += [("Episodes that do not fit", console.misfits(stats))] if stats["files_misfit"] else []
             rows += [("Warning", stats["traps"])] if stats["traps"] else []
+            pause = pausing.read(paths)
+            rows += [("Training is paused", f"{pause.words}; episodes wait, --resume of the monitor ends it")] if pause else []
             rows += [("Errors", f"{stats['errors']} {stats['last_error']}".strip())] if stats["errors"] else []
         if state.lost:
             rows += [("Games lost", f"{state.lost}; the last one, {state.last_loss}")]

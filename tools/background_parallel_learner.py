@@ -25,8 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from local_training import blas_threads, settings_file
-from local_training.errors import LockUnavailableError
+from local_training import blas_threads, pausing, settings_file
+from local_training.errors import LockUnavailableError, PausedError
 from local_training.root_lock import LearnerLock
 from local_training.settings import Settings
 from tools import command_line
@@ -124,6 +124,8 @@ class BackgroundParallelLearner:
             prepare = self._take_root
         self._supervisor = Supervisor(self.settings, _say, prepare)
         self._supervisor.start()
+        if (pause := pausing.read(self._paths)) is not None:
+            _say(f"[WARNING] {PausedError(str(self._paths.root), pause.words)}")
         if self.settings.learner.enable_replay_analysis and self.settings.replays.folder:
             self._replays = self._replay_analysis()
             self._replays.start()
