@@ -31,7 +31,7 @@ from local_training.paths import CHECKOUT, Paths
 from tools.learner import status
 from tools.learner.stats import EMPTY
 from tools.monitor import learning_facts
-from tools.monitor.learning_facts import learning
+from tools.monitor.learning_facts import learning, whole_run
 from tools.monitor.snapshot import FileFacts, FolderFacts, ModelFileFacts, Snapshot, StatusFacts
 from tools.monitor.terminal import glyphs, layout, rows
 from tools.monitor.terminal.flow import Flow
@@ -87,8 +87,9 @@ SNAPSHOT = Snapshot(
     log_lines=tuple(f"  Batch Size:      {number} games" for number in range(40)),
     pause=pausing.Pause(NOW - 7, "ann"),
 )
+RUN = whole_run(_games(500))
 FACTS = LiveFacts(
-    "/r/" + "a long root/" * 20 + "☃ 雪", SNAPSHOT, learning(_batches(30), _games(500)), None, Progress(120, 34, "20 of 34")
+    "/r/" + "a long root/" * 20 + "☃ 雪", SNAPSHOT, learning(_batches(30), _games(500)), *RUN, None, Progress(120, 34, "20 of 34")
 )
 
 
@@ -138,7 +139,7 @@ def test_a_wide_screen_shows_more_and_higher_curves() -> None:
 def test_the_log_grows_with_the_screen_and_its_end_comes_first() -> None:
     """What is left of a higher screen is the log's."""
     well = dataclasses.replace(SNAPSHOT, pause=None, status=StatusFacts({"state": "idle", "updated_at": NOW, "stats": STATS}))
-    seen = [_text(dataclasses.replace(FACTS, snapshot=well), 80, rows) for rows in (40, 60)]
+    seen = [_text(dataclasses.replace(FACTS, snapshot=well), 80, rows) for rows in (48, 60)]
     assert [text.count("Batch Size:") > 3 for text in seen] == [True, True]
     assert seen[0].count("Batch Size:") < seen[1].count("Batch Size:")
     assert all("39 games" in text for text in seen)
@@ -206,6 +207,23 @@ def test_figures_are_what_a_slow_loop_says() -> None:
     assert found.most_waiting == 49
     halves = [value for result in results[-20:] if (value := {1: 1.0, 2: 0.0, 3: 0.5}.get(result)) is not None]
     assert found.wins[-1] == pytest.approx(sum(halves) / len(halves))
+
+
+def test_the_whole_run_is_told_in_stretches_of_as_many_games() -> None:
+    """Records that stand for many games count as many; the means are those of a slow loop."""
+    games = _games(1000)
+    games["weight"][:500] = 4
+    total, means = whole_run(games, 100)
+    assert total == 2500 and len(means) == 100
+    stretches: list[list[float]] = [[] for _ in range(100)]
+    place = 0
+    for game in games:
+        middle = place + int(game["weight"]) / 2
+        place += int(game["weight"])
+        if np.isfinite(game["episode_return"]):
+            stretches[int(middle * 100 / 2500)] += [float(game["episode_return"])] * int(game["weight"])
+    assert means == pytest.approx([sum(one) / len(one) for one in stretches])
+    assert whole_run(_games(0))[0] == 0 and len(whole_run(_games(1))[1]) == 1
 
 
 def _counts(moment: float, trained: int, waiting: int, rejected: int = 0) -> dict[str, Any]:

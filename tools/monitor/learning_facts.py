@@ -78,6 +78,17 @@ def learning(batches: Records, games: Records) -> Learning:
     )
 
 
+def whole_run(games: Records, most: int = 240) -> tuple[int, Floats]:
+    """How many games there were, and up to `most` means of their returns, each of as many games as the next."""
+    weights = games["weight"].astype(np.float64)
+    returns = games["episode_return"].astype(np.float64)
+    total = int(weights.sum())
+    places = ((np.cumsum(weights) - weights / 2) * min(most, max(len(games), 1)) / max(total, 1)).astype(np.intp)
+    known = np.where(np.isfinite(returns), weights, 0.0)
+    sums, counts = np.bincount(places, np.nan_to_num(returns) * known), np.bincount(places, known)
+    return total, np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+
+
 def points(values: Floats, width: int) -> list[float]:
     """Up to `width` means of stretches of equal length; of few values, each is drawn wider."""
     (means,) = series.bucket_means([values], np.ones(len(values)), width)

@@ -8,18 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from local_training.metrics import MetricsReader
 from local_training.paths import Paths
 from local_training.pausing import PauseWatch
 from tools.monitor import reading
 from tools.monitor.folder_census import FolderCensus
-from tools.monitor.learning_facts import Learning, learning
+from tools.monitor.learning_facts import Learning, learning, whole_run
 from tools.monitor.snapshot import Snapshot, StatusFacts
 from tools.monitor.terminal.flow import Flow, Rates
 from tools.monitor.terminal.replay_progress import Progress, ReplayCensus
+from tools.monitor.web.series import Floats
 
 LOG_LINES = 40
 NEWS_SECONDS = 0.5
+_WHOLE_RUN_SECONDS = 3.0
 _MEASURED_PER_LOOK = 5_000
 _REST_FACTOR = 400.0
 """A census that took long is followed by so many times its length of rest: two folders cost half a percent of a core at most."""
@@ -27,11 +31,17 @@ _REST_FACTOR = 400.0
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """One look. root: what a person would give to --root."""
+    """One look.
+
+    root: what a person would give to --root.
+    all_games, whole_run: how many games there were, and means of their returns, from the first to the last.
+    """
 
     root: str
     snapshot: Snapshot
     learning: Learning = field(default_factory=Learning)
+    all_games: int = 0
+    whole_run: Floats = field(default_factory=lambda: np.empty(0))
     rates: Rates | None = None
     replays: Progress | None = None
 
@@ -74,6 +84,9 @@ class Gatherer:
         self._status = StatusFacts(None, is_there=False)
         self._log: tuple[str, ...] = ()
         self._learning = Learning()
+        self._whole_run = whole_run(self._metrics.games)
+        self._whole_run_due = float("-inf")
+        self._whole_run_mark: object = None
         self._second: int | None = None
         self._news_due = float("-inf")
         self._last: LiveFacts | None = None
@@ -108,8 +121,16 @@ class Gatherer:
         )
         root = os.fspath(self._paths.root)
         replays = self._replays.look(content.get("settings"))
-        self._last = LiveFacts(root, snapshot, self._learning, self._flow.rates(now), replays)
+        self._last = LiveFacts(root, snapshot, self._learning, *self._looked_back(), self._flow.rates(now), replays)
         return self._last
+
+    def _looked_back(self) -> tuple[int, Floats]:
+        """The whole run; now and then only, as it may be long."""
+        begun, mark = time.perf_counter(), (self._metrics.edition, len(self._metrics.games))
+        if mark != self._whole_run_mark and begun >= self._whole_run_due:
+            self._whole_run, self._whole_run_mark = whole_run(self._metrics.games), mark
+            self._whole_run_due = begun + max(_WHOLE_RUN_SECONDS, _REST_FACTOR * (time.perf_counter() - begun))
+        return self._whole_run
 
     def _read_news(self, now: float) -> bool:
         if 0 <= self._news_due - now <= NEWS_SECONDS:

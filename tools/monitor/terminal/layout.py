@@ -25,6 +25,7 @@ def screen(facts: LiveFacts, width: int, height: int, signs: Glyphs, message: st
 def _narrow(facts: LiveFacts, width: int, rows: int, signs: Glyphs) -> list[Row]:
     chart_rows = _chart_rows(rows - 6)
     above = sections.learner(facts, width, signs) + sections.learning(facts, width, signs, chart_rows)
+    above += sections.whole_run(facts, width, signs, chart_rows)
     above += sections.flow(facts, width, signs)
     room = rows - sum(row.rank == ESSENTIAL for row in above) - _ROWS_BESIDES
     advices = sections.advices(facts, width, signs, room)
@@ -37,7 +38,8 @@ def _wide(facts: LiveFacts, width: int, rows: int, signs: Glyphs) -> list[Row]:
     right_width = width - 2 - left_width
     advices = sections.advices(facts, width, signs, rows // 3)
     left = sections.learner(facts, left_width, signs) + sections.learning(facts, left_width, signs, _chart_rows(rows))
-    right = sections.flow(facts, right_width, signs) + sections.files(facts, right_width, signs)
+    right = sections.flow(facts, right_width, signs) + sections.whole_run(facts, right_width, signs, _chart_rows(rows))
+    right += sections.files(facts, right_width, signs)
     room = max(rows - min(len(advices), rows // 3) - _LOG_ROWS, rows // 2)
     columns = beside(kept(left, room), kept(right, room), left_width, right_width)
     below = [*advices, *sections.log(facts, width, signs)]

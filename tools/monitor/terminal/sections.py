@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tools.monitor import advice, learning_facts, life_signs, words
-from tools.monitor.learning_facts import NEWEST_GAMES
+from tools.monitor.learning_facts import GAMES, NEWEST_GAMES
 from tools.monitor.snapshot import FolderFacts
 from tools.monitor.terminal import glyphs
 from tools.monitor.terminal.gatherer import LiveFacts
@@ -101,6 +101,14 @@ def learning(facts: LiveFacts, width: int, signs: Glyphs, chart_rows: int) -> li
     shown.append(labelled("", _figures(figures, steps), rank=EXTRA))
     stale = f"{_number(figures['staleness_versions'])} versions, {_number(figures['staleness_seconds'])} s waited"
     return [*shown, labelled("Freshness", stale, rank=EXTRA)]
+
+
+def whole_run(facts: LiveFacts, width: int, signs: Glyphs, rows: int) -> list[Ranked]:
+    """The returns of all games there were, the first on the left."""
+    if facts.all_games <= GAMES:
+        return []
+    shown = _curve("Whole run", f"{facts.all_games:,} games", facts.whole_run, None, width, signs, rows)
+    return [Ranked(ranked.row, USEFUL) for ranked in shown]
 
 
 def flow(facts: LiveFacts, width: int, signs: Glyphs) -> list[Ranked]:
