@@ -23,7 +23,7 @@ def screen(facts: LiveFacts, width: int, height: int, signs: Glyphs, message: st
 
 
 def _narrow(facts: LiveFacts, width: int, rows: int, signs: Glyphs) -> list[Row]:
-    chart_rows = _chart_rows(rows - 6)
+    chart_rows = max(1, _chart_rows(rows - 6) // 2)
     above = sections.learner(facts, width, signs) + sections.learning(facts, width, signs, chart_rows)
     above += sections.whole_run(facts, width, signs, chart_rows)
     above += sections.flow(facts, width, signs)
