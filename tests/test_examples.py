@@ -63,3 +63,25 @@ def test_the_existing_loop_gets_better_with_the_learner(root: Path) -> None:
         _drain(root)
 
     assert returns[-1] > returns[0] + 1.5, returns
+
+
+def test_shaping_of_the_mountain_car_leaves_the_worth_of_a_game_as_it_is() -> None:
+    """Discounted, the shaped rewards add up to the true ones less what the first state was worth, whatever is done."""
+    gymnasium = pytest.importorskip("gymnasium", reason="the games extra is not installed")
+    from examples.shaped_mountain_car import GAMMA, _potential
+
+    games = [gymnasium.make(name) for name in ("examples.shaped_mountain_car:ShapedMountainCar-v0", "MountainCar-v0")]
+    states = [game.reset(seed=3)[0] for game in games]
+    first, totals, factor, over = _potential(*map(float, states[0])), [0.0, 0.0], 1.0, False
+    while not over:
+        action = 0 if states[0][1] < 0 else 2  # pushes the way it rolls, which reaches the flag
+        for number, game in enumerate(games):
+            states[number], reward, terminated, over, _ = game.step(action)
+            totals[number] += factor * float(reward)
+            over = over or terminated
+        factor *= GAMMA
+
+    assert terminated and first >= 0.0
+    assert totals[0] == pytest.approx(totals[1] - first, abs=1e-3)
+    for game in games:
+        game.close()

@@ -12,6 +12,7 @@ import yaml
 
 from local_training import settings_file
 from local_training.errors import SettingsError
+from local_training.paths import CHECKOUT
 from local_training.rl_agent import RLAgent
 from local_training.settings import Settings
 from tools.background_parallel_learner import BackgroundParallelLearner
@@ -28,6 +29,21 @@ def test_the_default_file_holds_every_setting_and_its_default():
 
     assert not content.pop("root")
     assert content == settings_file.as_sections(Settings())
+
+
+@pytest.mark.parametrize("name", ["short_arcade", "long_strategy"])
+def test_the_files_for_kinds_of_games_are_what_the_page_says(name: str):
+    """They can be loaded, and each value stands in the table of docs/learning.md."""
+    page = (CHECKOUT / "docs" / "learning.md").read_text("utf-8")
+    row = "`short_arcade.yaml` | defaults | `long_strategy.yaml`"
+    table = page[page.index(row) : page.index("They are reasoned")]
+    path = CHECKOUT / "config" / f"{name}.yaml"
+    settings_file.load(config=path)
+
+    for section in yaml.safe_load(path.read_text("utf-8")).values():
+        for key, value in section.items():
+            shown = {900.0: "15 minutes", 86400.0: "a day"}.get(value, str(value))
+            assert any(f"`{key}`" in line and shown in line for line in table.splitlines()), key
 
 
 def test_the_default_file_explains_every_setting():
