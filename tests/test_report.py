@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from local_training import estimates
 from local_training.paths import Paths
 from local_training.settings import Settings
-from tests import commands, doctor_roots, learner_runs
+from tests import commands, doctor_roots, episodes, learner_runs
 from tools.pages import html
 from tools.run_report import report, run_facts
 
@@ -202,3 +202,20 @@ def test_stretches_hold_every_game_once(values, most):
 def test_cells_are_escaped():
     """All but what was made here."""
     assert html.table(("<a>",), [("<b>", html.Markup("<i>"))]).count("&lt;") == 2
+
+
+def test_it_shows_whether_long_games_come_too_late(root: Path) -> None:
+    """Of ten long games eight came too late, of thirty short ones none."""
+    paths = Paths(root)
+    paths.buffer.mkdir(parents=True)
+    for number in range(30):
+        episodes.write(paths.buffer, f"short_{number}.npz", seed=number, steps=10)
+    for number in range(10):
+        age_seconds = 7200.0 if number < 8 else 0.0
+        episodes.write(paths.buffer, f"long_{number}.npz", seed=50 + number, steps=40, age_seconds=age_seconds)
+    learner_runs.drain(root, max_file_age=3600.0)
+
+    page = report.write(run_facts.gather(Settings(root=root)), [], 0.0).page
+
+    assert "Of the longest quarter of these games (40 steps or more), 20% (" in page
+    assert "of the others, 100% (" in page

@@ -62,7 +62,8 @@ class Accepted:
 
 @dataclass(frozen=True)
 class SetAside:
-    """A file that will not be trained on, and why. A sound episode may not fit the model, being `of_another_game`."""
+    """A file that will not be trained on, and why. A sound episode may not fit the model, being `of_another_game`; one that
+    came too late has so many `steps`."""
 
     name: str
     sha256: str
@@ -70,10 +71,12 @@ class SetAside:
     fate: str
     reason: str
     of_another_game: bool = False
+    steps: int | None = None
 
     def line(self, seq: int, stored_as: str) -> dict[str, Any]:
         """Its line in the ledger."""
         line = {"seq": seq, "sha256": self.sha256, "name": self.name, "fate": self.fate, "reason": self.reason}
+        line |= {} if self.steps is None else {"steps": self.steps}
         return line if stored_as == self.name else {**line, "archived_as": stored_as}
 
     def departure(self, stored_as: str) -> Departure:
@@ -262,11 +265,11 @@ class Intake:
         written = signature[2] / 1e9
         if too_old and age_seconds - pausing.seconds_since(self._paths, written, time.time()) > limits.max_file_age:
             reason = f"it is older than max_file_age, {limits.max_file_age:g} s"
-            return SetAside(name, sha256, signature, STALE, reason)
+            return SetAside(name, sha256, signature, STALE, reason, steps=episode.steps)
         played = episode.policy_version
         if limits.max_version_lag and model and played is not None and model.version - played > limits.max_version_lag:
             reason = f"policy version {played} played it, more than max_version_lag, {limits.max_version_lag}, before the model's"
-            return SetAside(name, sha256, signature, STALE, reason)
+            return SetAside(name, sha256, signature, STALE, reason, steps=episode.steps)
         return None
 
     def _left_for_later(self, name: str, error: OSError) -> LeftAlone:

@@ -206,7 +206,22 @@ class _Writer:
             ]
         if len(facts.reasons) > _REASONS_SHOWN:
             shown.append(f'<p class="small">And {len(facts.reasons) - _REASONS_SHOWN} more reasons.</p>')
+        shown += [self._fairness()] if len(facts.stale_steps) else []
         return shown
+
+    def _fairness(self) -> str:
+        """Whether long games come too late more often than short ones: they take longer to play."""
+        trained, stale = self._facts.steps, self._facts.stale_steps
+        long = float(np.nanquantile(np.concatenate([trained, stale]), 0.75, method="higher"))
+        counts = [
+            (int((trained >= long).sum()), int((stale >= long).sum())),
+            (int((trained < long).sum()), int((stale < long).sum())),
+        ]
+        if not all(map(sum, counts)):  # all of them are equally long
+            return ""
+        shares = [_share(estimates.share_of(done, done + late)) for done, late in counts]
+        words = f"Of the longest quarter of these games ({long:,.0f} steps or more), {shares[0]} were trained on; "
+        return f"<h3>Long games and short ones</h3><p>{escape(words)}of the others, {escape(shares[1])}.</p>"
 
     # Model, machine, settings
 

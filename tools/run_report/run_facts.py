@@ -63,11 +63,13 @@ class Reason:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything that the report tells. returns, steps, versions: one per trained game, in the order of training."""
+    """Everything that the report tells. returns, steps, versions: one per trained game, in the order of training;
+    stale_steps: one per game that came too late, as far as the ledger knows."""
 
     returns: Floats
     steps: Floats
     versions: Floats
+    stale_steps: Floats = field(default_factory=lambda: np.empty(0))
     samples: tuple[Sample, ...] = ()
     fates: Counter[str] = field(default_factory=Counter)
     reasons: tuple[Reason, ...] = ()
@@ -97,6 +99,7 @@ def gather(settings: Settings, sampled: int = SAMPLED_EPISODES) -> RunFacts:
         returns=_column(trained, "return"),
         steps=_column(trained, "steps"),
         versions=_column(trained, "seq"),
+        stale_steps=_column([line for line in lines if line["fate"] == STALE and "steps" in line], "steps"),
         samples=tuple(_samples(paths, trained, sampled)),
         fates=ledgers.counts_of(lines),
         reasons=tuple(_reasons(lines)),
