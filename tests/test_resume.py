@@ -29,6 +29,7 @@ from local_training.games.run_account import RunAccount
 from local_training.games.run_state import PlayedNumbers, RunKeeper, RunPlan, RunState
 
 COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--quiet", "--root"]
+CARTPOLE = ("--game", "CartPole-v1")
 
 
 def _run(root: Path, *arguments: str, exit_code: int = 0) -> str:
@@ -68,7 +69,7 @@ def _ids(root: Path, fate: str) -> Counter[str]:
 @pytest.mark.parametrize("instances", ["1", "3"])
 def test_killed_run_goes_on_and_plays_each_game_once(root: Path, instances: str) -> None:
     """The flags are remembered; in the end every number is there once, with its seed, and was trained on once."""
-    before = _killed(root, "--games", "30", "--seed", "3", "--instances", instances, after_games=8)
+    before = _killed(root, *CARTPOLE, "--games", "30", "--seed", "3", "--instances", instances, after_games=8)
     printed = _run(root, "--resume")
 
     games = _games(root)
@@ -101,11 +102,11 @@ def test_resumed_games_are_those_of_an_undisturbed_run(root: Path, tmp_path: Pat
 @pytest.mark.leaves_partials
 def test_without_resume_a_broken_run_is_told_of_and_left(root: Path) -> None:
     """The line says how far it came and how to go on; flags that would make another run of it are refused."""
-    before = _killed(root, "--games", "500", "--no-training", after_games=2)
+    before = _killed(root, *CARTPOLE, "--games", "500", "--no-training", after_games=2)
 
     refused = _run(root, "--resume", "--seed", "9", exit_code=2)
     unknown = _run(root, "--game", "NoSuchGame-v0", "--no-training", exit_code=2)
-    fresh = _run(root, "--games", "2", "--no-training")
+    fresh = _run(root, *CARTPOLE, "--games", "2", "--no-training")
 
     assert "seed is 9; the run to go on with was begun with 0" in refused
     assert "NoSuchGame-v0" in unknown
