@@ -70,7 +70,7 @@ def test_values_are_those_of_the_history(paths: Paths) -> None:
         episodes.write(paths.buffer, f"game_{number}.npz", number)
     learner_runs.drain(paths.root)
     done = _once(paths)
-    assert (done.returncode, done.stderr) == (0, "") and "3 batches" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and "event files: 3." in done.stdout
 
     batches, found = metrics.read(paths).batches, _points(paths)
     for tag, values in tags.columns(batches).items():

@@ -58,16 +58,19 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _follow(paths: Paths, follower: Follower) -> None:
-    _tell(paths, follower.look())
+    batches = follower.look()
+    _tell(paths, batches)
     _say("[INFO] Ctrl+C ends it; the learner goes on.")
     trouble = ""
     while True:
         time.sleep(LOOK_SECONDS)
-        found = ""
+        found, before = "", batches
         try:
-            follower.look()
+            batches = follower.look()
         except OSError as error:  # a full disk, say: it may pass
             found = str(error)
+        if batches and not before:
+            _tell(paths, batches)
         if found and found != trouble:
             _say(f"[WARNING] Not written: {found}; it is tried again.")
         trouble = found
@@ -75,7 +78,7 @@ def _follow(paths: Paths, follower: Follower) -> None:
 
 def _tell(paths: Paths, batches: int) -> None:
     if batches:
-        _say(f'[OK] {batches:,} batches are in the event files. To see them: tensorboard --logdir "{paths.tensorboard}"')
+        _say(f'[OK] Batches in the event files: {batches:,}. To see them: tensorboard --logdir "{paths.tensorboard}"')
     else:
         _say(f"[INFO] No batch has been trained yet in {paths.root}, as far as its metrics history tells.")
 
