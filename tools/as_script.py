@@ -16,10 +16,13 @@ INTERRUPTED = 130
 _TOOLS = Path(__file__).resolve().parent
 
 
-def run(file: str) -> None:
+def run(file: str, *, quietly: bool = False) -> None:
     """Import the command in `file` by its name, call its main, and exit with the code that it returns.
 
     So the file itself is not loaded twice: what it holds belongs to a module that others find under the same name.
+
+    Args:
+        quietly: at low priority, from before it loads: loading is most of what a monitor costs.
     """
     # While modules load, nothing has been begun that would have to be ended. And a KeyboardInterrupt in the middle of an
     # import may come out of it as any other error.
@@ -31,6 +34,8 @@ def run(file: str) -> None:
     name = ".".join(Path(file).resolve().relative_to(_TOOLS.parent).with_suffix("").parts)
     code = INTERRUPTED
     try:
+        if quietly:
+            import_module("tools.learner.quiet_process").lower_priority()
         command = import_module(name)
         if may_be_interrupted:
             signal.signal(signal.SIGINT, signal.default_int_handler)

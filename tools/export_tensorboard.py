@@ -12,7 +12,7 @@ if __name__ == "__main__":
     sys.path.insert(0, dirname(dirname(realpath(__file__))))
     from tools import as_script
 
-    as_script.run(__file__)
+    as_script.run(__file__, quietly=True)
 
 import argparse
 import contextlib
@@ -20,7 +20,6 @@ import time
 
 from local_training.paths import Paths
 from tools import command_line
-from tools.learner import quiet_process
 from tools.monitor.tensorboard.follower import Follower
 
 LOOK_SECONDS = 2.0
@@ -43,7 +42,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _export(options: argparse.Namespace) -> int:
     paths = command_line.settings_of(options).paths
-    quiet_process.lower_priority()
     follower = Follower(paths)
     try:
         if options.once:

@@ -13,7 +13,7 @@ if __name__ == "__main__":
     sys.path.insert(0, dirname(dirname(realpath(__file__))))
     from tools import as_script
 
-    as_script.run(__file__)
+    as_script.run(__file__, quietly=True)
 
 import argparse
 import contextlib
@@ -28,7 +28,6 @@ from local_training.errors import MachineError, SettingsError
 from local_training.metrics import MetricsReader
 from local_training.paths import Paths
 from tools import command_line
-from tools.learner import quiet_process
 from tools.monitor import dashboard, learning_facts
 from tools.monitor.folder_census import MEASURED_PER_LOOK, NAMES_KEPT
 from tools.monitor.reading import Reader
@@ -61,7 +60,6 @@ def _monitor(options: argparse.Namespace) -> int:
     paths = command_line.settings_of(options).paths
     if options.pause or options.resume:
         return _tell_learner(paths, options)
-    quiet_process.lower_priority()
     if options.web:
         return _serve(paths, options.port)
     if options.interval is not None and not SHORTEST_SECONDS <= options.interval <= LONGEST_SECONDS:
