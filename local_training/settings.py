@@ -37,7 +37,15 @@ AnySection = TypeVar("AnySection", bound=Section)
 class LearnerSettings(Section):
     """When the learner trains, and on what."""
 
-    batch_size: int = setting(10, "Episodes in one batch, at most.", at_least=1, at_most=1000)
+    batch_size: int = setting(
+        10, "Episodes in one batch, at most; in a backlog of short episodes five times as many.", at_least=1, at_most=1000
+    )
+    backlog_steps: int = setting(
+        10_000,
+        "Five batches of waiting episodes become one if they hold no more steps than this, as one commit for many costs"
+        " little more than one for few; 0: never.",
+        at_least=0,
+    )
     max_file_age: float = setting(
         3600.0, "Seconds after which a waiting episode is too old to train on; 0 switches the check off.", at_least=0.0
     )

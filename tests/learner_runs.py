@@ -21,8 +21,9 @@ COMMAND = CHECKOUT / "tools" / "background_parallel_learner.py"
 
 
 def settings(root: Path, *, learning: dict[str, Any] | None = None, **learner: Any) -> Settings:
-    """Settings under which small tests run: no age check, no reports, no pauses for other programs, a small network."""
-    values = {"max_file_age": 0.0, "verbose": False, "batch_size": 3, "history_every": 2} | learner
+    """Settings under which small tests run: no age check, no reports, no pauses for other programs, a small network,
+    batches of the same size however many files wait."""
+    values = {"max_file_age": 0.0, "verbose": False, "batch_size": 3, "history_every": 2, "backlog_steps": 0} | learner
     sections = {"learner": values, "learning": {"hidden": 8, "epochs": 1} | (learning or {})}
     if hasattr(Settings, "governor"):
         sections["governor"] = {"enabled": False}
@@ -40,6 +41,7 @@ def learner(root: Path, *, learning: dict[str, Any] | None = None, **values: Any
 
 def environment() -> dict[str, str]:
     ours = {"PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8", "LOCAL_TRAINING_GOVERNOR_ENABLED": "false"}
+    ours["LOCAL_TRAINING_LEARNER_BACKLOG_STEPS"] = "0"
     return {**os.environ, **ours}
 
 

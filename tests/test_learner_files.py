@@ -122,6 +122,32 @@ def test_a_game_that_has_changed_is_told_how_to_go_on(paths: Paths, changed: dic
     assert "--root" in reason
 
 
+@pytest.mark.parametrize(
+    ("good", "most_steps", "versions"),
+    [
+        (17, 15 * 12, [1] * 15 + [2] * 2),
+        (17, 15 * 12 - 1, [1 + n // 3 for n in range(17)]),
+        (14, 9999, [1 + n // 3 for n in range(14)]),
+    ],
+)
+def test_a_backlog_of_short_episodes_shares_commits(paths: Paths, good: int, most_steps: int, versions: list[int]) -> None:
+    """Five batches of three become one if their steps are few enough; files that a killed learner has cleared away don't count."""
+    for number in range(good):
+        episodes.write(paths.buffer, f"game_{number:02d}.npz", seed=number)
+    undisturbed = Paths(paths.root.parent / "undisturbed")
+    shutil.copytree(paths.buffer, undisturbed.buffer)
+    for number in range(4):
+        (paths.buffer / f"game_{number:02d}_broken.npz").write_bytes(b"no archive")
+    shutil.copy(paths.buffer / "game_00.npz", paths.buffer / "game_01_twin.npz")
+
+    counts = learner_runs.drain(paths.root, backlog_steps=most_steps)
+    learner_runs.drain(undisturbed.root, backlog_steps=most_steps)
+
+    assert [version for _, version in sorted(learner_runs.trained(paths))] == versions
+    assert (counts["files_processed"], counts["files_rejected"], counts["files_duplicate"]) == (good, 4, 1)
+    assert paths.model.read_bytes() == undisturbed.model.read_bytes()
+
+
 def test_the_end_of_a_drain_tells_of_another_games_episodes(paths: Paths) -> None:
     """How many, what they are and what the model takes, and the two ways on; broken files are not among them."""
     episodes.write(paths.buffer, "game_0.npz", seed=0, steps=100)

@@ -25,7 +25,7 @@ FEW = {"replay_episodes": 5, "hidden": 8, "epochs": 1}
 BOUNDED = {
     "learning": FEW,
     "retention": {"archive_files": 30},
-    "learner": {"history_every": 2, "history_size": 3, "batch_size": 5},
+    "learner": {"history_every": 2, "history_size": 3, "batch_size": 5, "backlog_steps": 0},
 }
 
 
@@ -82,7 +82,7 @@ def test_what_the_oldest_model_of_the_history_needs_is_not_deleted(tmp_path: Pat
 def test_shortened_ledger_still_rebuilds_and_continues_the_same_model(tmp_path: Path, damage: bool) -> None:
     """Leaving out the oldest lines changes neither the next version nor a rebuild, nor what a lost model becomes."""
     whole, short = Paths(tmp_path / "whole"), Paths(tmp_path / "short")
-    settings = {"learning": FEW, "learner": {"history_every": 2, "history_size": 5, "batch_size": 5}}
+    settings = {"learning": FEW, "learner": {"history_every": 2, "history_size": 5, "batch_size": 5, "backlog_steps": 0}}
     for paths, content in ((whole, settings), (short, {**settings, "retention": {"ledger_lines": 40}})):
         config = str(_config(tmp_path, content))
         _deposit(paths, 60)

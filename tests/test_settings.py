@@ -78,7 +78,7 @@ def test_settings_are_frozen():
 
 def test_an_unknown_key_is_refused_with_the_known_ones():
     """A slip of the pen is not a silent default."""
-    with pytest.raises(SettingsError, match=r"learner\.batchsize is 5; known keys are batch_size") as caught:
+    with pytest.raises(SettingsError, match=r"learner\.batchsize is 5; known keys are backlog_steps, batch_size") as caught:
         Settings().with_values("my.yaml", learner={"batchsize": 5})
 
     assert str(caught.value).startswith("my.yaml: ")

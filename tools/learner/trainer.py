@@ -24,6 +24,11 @@ from tools.learner.metrics_history import MetricsHistory
 from tools.learner.round import Round
 from tools.learner.settlement import Settlement
 
+_BACKLOG = 5
+"""So many batches of short episodes become one, if so many wait."""
+_BACKLOG_BYTES = 32_000_000
+"""How large their files may be together, as wide states take memory and time."""
+
 
 @dataclass(frozen=True)
 class Caution:
@@ -110,8 +115,7 @@ class Trainer:
             ModelError: somebody else has changed the model file; start again from what is there now.
         """
         started = _working_seconds()
-        done = Round()
-        self._collect(done)
+        done = self._collect()
         done.stage_seconds["load"] = _working_seconds() - started
         if self.present is None and done.accepted:
             self._begin(done)
@@ -138,9 +142,26 @@ class Trainer:
             self.present = chosen
             self._signature = model_store.signature(self._paths.model)
 
-    def _collect(self, done: Round) -> None:
+    def _collect(self) -> Round:
+        """The next batch. In a backlog several share the price of one commit.
+
+        Whether there is one depends on the sound episodes alone, so that a kill changes nothing: what it has cleared
+        away does not count.
+        """
+        size, most_steps = self._settings.learner.batch_size, self._settings.learner.backlog_steps
+        if most_steps and len(self._snapshot) >= _BACKLOG * size:
+            before = self._snapshot.copy()
+            found = self._gather(_BACKLOG * size, most_steps)
+            if len(found.accepted) == _BACKLOG * size and not _are_long(found.accepted, most_steps):
+                return found
+            self._snapshot = before
+        return self._gather(size)
+
+    def _gather(self, count: int, most_steps: int | None = None) -> Round:
+        """Take files off the snapshot until so many are accepted; with `most_steps`, give up when these are not short."""
+        done = Round()
         model = self._facts()
-        while self._snapshot and len(done.accepted) < self._settings.learner.batch_size:
+        while self._snapshot and len(done.accepted) < count:
             yield_point.reached()
             alone = self._snapshot[0] in self._caution.alone
             if alone and done.accepted:
@@ -166,7 +187,10 @@ class Trainer:
                 done.troubles += [verdict.trouble] if verdict.trouble else []
             if alone and done.accepted:
                 break
+            if most_steps is not None and _are_long(done.accepted, most_steps):
+                break
         self._caution.before_reading("")
+        return done
 
     def _begin(self, done: Round) -> None:
         """Make the untrained model for the first batch, and set aside what does not fit it."""
@@ -210,6 +234,11 @@ class Trainer:
 def _working_seconds() -> float:
     """A clock that stands still while this process gives way to others."""
     return time.perf_counter() - yield_point.rested_seconds()
+
+
+def _are_long(batch: Sequence[Accepted], most_steps: int) -> bool:
+    steps, size = sum(item.episode.steps for item in batch), sum(len(item.data) for item in batch)
+    return steps > most_steps or size > _BACKLOG_BYTES
 
 
 def _twin(item: Accepted, others: Iterable[Accepted]) -> Accepted | None:
