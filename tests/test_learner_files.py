@@ -131,7 +131,7 @@ def test_a_game_that_has_changed_is_told_how_to_go_on(paths: Paths, changed: dic
     ],
 )
 def test_a_backlog_of_short_episodes_shares_commits(paths: Paths, good: int, most_steps: int, versions: list[int]) -> None:
-    """Five batches of three become one if their steps are few enough; files that a killed learner has cleared away don't count."""
+    """Five batches of three become one if their steps are few enough; what is not sound does not count."""
     for number in range(good):
         episodes.write(paths.buffer, f"game_{number:02d}.npz", seed=number)
     undisturbed = Paths(paths.root.parent / "undisturbed")
