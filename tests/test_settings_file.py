@@ -121,7 +121,7 @@ def test_a_number_may_be_written_in_any_way(text: str, config: Path):
         ("learning: {gamma: .nan}", "learning.gamma is nan; a number, at least 0.0, at most 1.0 is needed"),
         ("learning: {gamma: none}", "learning.gamma is 'none'; a number"),
         ("lerner: {batch_size: 1}", "known sections are root, learner, limits"),
-        ("learner: {batch: 1}", "learner.batch is 1; known keys are batch_size"),
+        ("learner: {batch: 1}", "learner.batch is 1; known keys are backlog_steps, batch_size"),
         ("learner: {1: 1}", "learner.1 is 1; known keys are"),
         ("learner: 5", "learner is 5; keys with values are needed"),
         ("learner:", "learner is None; keys with values are needed"),
