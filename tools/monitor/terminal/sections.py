@@ -39,7 +39,8 @@ NAME = "BACKGROUND TRAINING LIVE MONITOR"
 _SHORT_NAME = "BACKGROUND TRAINING"
 _WIDE_TITLE = 100
 _LEVELS = {advice.ERROR: BAD, advice.WARNING: WARNING, advice.NOTE: PLAIN}
-_FEW = 2
+_FULL_AT_LEAST = 20
+"""A few waiting files are no backlog."""
 _LOG_AT_LEAST = 3
 _COUNTED_LATELY_SECONDS = 3.0
 
@@ -203,9 +204,9 @@ def _backlog(facts: LiveFacts, width: int, signs: Glyphs) -> Ranked:
     text = _folder(buffer, facts.snapshot.now, "new")
     if buffer.trouble:
         return labelled("Buffer", text)
-    most = max(buffer.count, facts.learning.most_waiting, 1)
+    most = max(buffer.count, facts.learning.most_waiting, _FULL_AT_LEAST)
     full, empty = glyphs.bar(buffer.count / most, max(6, min(24, width - LABEL_WIDTH - 50)), signs)
-    style = WARNING if buffer.count == most > _FEW else GOOD
+    style = WARNING if buffer.count == most else GOOD
     return labelled("Buffer", (full, style), (empty, EMPTY), f" {text}")
 
 
