@@ -13,20 +13,25 @@ if __name__ == "__main__":
 
 import argparse
 import dataclasses
+import os
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from local_training import blas_threads, pausing
 from local_training.errors import BackgroundTrainingError, SettingsError
 from local_training.game_voice import GameVoice
+from local_training.paths import CHECKOUT
 from local_training.settings import Settings
 from tools import command_line
 from tools.background_parallel_learner import BackgroundParallelLearner
-from tools.learner import console
+from tools.learner import child_process, console
 
 if TYPE_CHECKING:
+    from local_training.games.greedy_games import Beside
     from local_training.games.learning_curve import GameLog
     from local_training.games.play_order import PlayOrder
     from local_training.games.progress import Show
@@ -81,7 +86,8 @@ def _run(options: argparse.Namespace) -> int:
         learner = _started_learner(settings, options.quiet) if state.plan.training else None
         try:
             account = run_account.RunAccount(keeper, log, state, settings.training.save_freq)
-            return _Session(settings, learner, options, account).run()
+            with _greedy_games(settings) if learner is not None and not options.watch else nullcontext() as greedy:
+                return _Session(settings, learner, options, account, greedy).run()
         finally:
             if learner is not None:
                 learner.stop()
@@ -122,7 +128,7 @@ def _begun(options: argparse.Namespace, keeper: RunKeeper, log: GameLog) -> RunS
 
 
 def _started_learner(settings: Settings, quiet: bool) -> BackgroundParallelLearner | None:
-    say = _silent if quiet else _say
+    say = (lambda sentence: None) if quiet else _say
     learner = BackgroundParallelLearner(settings=settings)
     try:
         learner.start()
@@ -136,6 +142,15 @@ def _started_learner(settings: Settings, quiet: bool) -> BackgroundParallelLearn
     return learner
 
 
+def _greedy_games(settings: Settings) -> AbstractContextManager[Beside | None]:
+    """Games without exploring beside the others, for the summary and the curve."""
+    from local_training.games import greedy_games
+
+    command = [sys.executable, str(CHECKOUT / "tools" / "evaluate.py"), "--follow", "--root", str(settings.root)]
+    options = child_process.apart_from_terminal() | {"env": child_process.child_environment(dict(os.environ))}
+    return greedy_games.beside([*command, "--game", settings.games.game], **options)
+
+
 class _Session:
     """One run, or what a crash has left of it: the games that are played, and what is said about them."""
 
@@ -145,11 +160,13 @@ class _Session:
         learner: BackgroundParallelLearner | None,
         options: argparse.Namespace,
         account: RunAccount,
+        greedy: Beside | None,
     ) -> None:
         self._settings = settings
         self._learner = learner
         self._options = options
         self._account = account
+        self._greedy = greedy
         self._deposited = 0
         self._first_fates = 0
         self._last_fates = -1
@@ -173,6 +190,8 @@ class _Session:
                 self._first_fates = self._fates_before()
                 self._play(order, show)
                 self._wait_for_learner()
+                if self._greedy is not None:
+                    self._greedy.finish()
             except KeyboardInterrupt:
                 pass  # the usual way to end a run; the summary follows
             finally:
@@ -194,7 +213,7 @@ class _Session:
                 continue
             account.add(result)
             self._deposited += result.saved
-            show(result, account.returns, self._version())
+            show(result, account.returns, self._learner.get_stats()["model_version"] if self._learner else 0)
             self._report(len(account.returns))
 
     def _may_go_on(self) -> bool:
@@ -233,9 +252,6 @@ class _Session:
         stats = self._learner.get_stats()
         return int(sum(stats[key] for key in ("files_processed", "files_skipped_old", "files_rejected", "files_duplicate")))
 
-    def _version(self) -> int:
-        return int(self._learner.get_stats()["model_version"]) if self._learner else 0
-
     def _report(self, games: int) -> None:
         if self._learner is not None and not self._options.quiet and games % REPORT_EVERY_GAMES == 0:
             _say(console.statistics(self._learner.get_stats()))
@@ -250,13 +266,15 @@ class _Session:
             time.sleep(0.01)
 
     def _summarise(self) -> None:
-        from local_training.games import learning_curve
+        from local_training.games import greedy_games, learning_curve
 
         paths, returns, state = self._settings.paths, self._account.returns, self._account.state
         rows = [("Games", str(len(returns)))]
         if returns:
             first, last = learning_curve.tenths(returns)
             rows += [("Mean return, first tenth", f"{first:.1f}"), ("Mean return, last tenth", f"{last:.1f}")]
+        greedy = greedy_games.words(paths) if self._greedy is not None else ""
+        rows += [("Greedy, without exploring", greedy)] if greedy else []
         if self._learner is not None:
             stats = self._learner.get_stats()
             rows += [("Versions trained", str(stats["models_trained"])), ("Model version", str(stats["model_version"]))]
@@ -279,7 +297,3 @@ class _Session:
 
 def _say(sentence: str) -> None:
     print(sentence, flush=True)
-
-
-def _silent(sentence: str) -> None:
-    """Say nothing."""

@@ -155,6 +155,11 @@ class Paths:
         return self.logs / ".run.lock"
 
     @cached_property
+    def greedy_log(self) -> Path:
+        """The greedy games beside those of run_with_training.py, one line each."""
+        return self.logs / "greedy_games.csv"
+
+    @cached_property
     def evaluations_log(self) -> Path:
         """How good which version was found to be, one JSON line for each evaluation."""
         return self.logs / "evaluations.jsonl"

@@ -15,11 +15,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from local_training import model_store
 from local_training.paths import CHECKOUT, Paths
 from tests.conftest import wait_until
 from tools.learner import ledger as ledgers
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
+
+from local_training.games import evaluation, greedy_games
+from local_training.games.gymnasium_game import GymnasiumGame
 
 COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", "CartPole-v1"]
 
@@ -86,6 +90,23 @@ def test_summary_tells_of_a_root_that_holds_another_game(root: Path) -> None:
     assert "3 rejected, as this root's model is of another game" in row
     assert "a state holds 6 numbers; models/rl_agent_model.npz takes states of 4 numbers and chooses actions 0 to 1" in row
     assert "use another --root to keep both models" in row and "data/ledger.jsonl elsewhere to start a new one here" in row
+
+
+@pytest.mark.parametrize("instances", ["1", "2"])
+def test_the_policy_is_shown_without_exploring_too(root: Path, instances: str) -> None:
+    """Games of their own, whose seeds no training game has: one a version on the way, a few of the last; the summary tells it."""
+    printed = _run(root, "--games", "60", "--instances", instances, "--quiet")
+
+    model = model_store.read(Paths(root).model)
+    games = greedy_games.read(Paths(root))
+    versions = [game.version for game in games]
+    last = [game.episode_return for game in games if game.version == model.version]
+    assert versions == sorted(versions) and len(last) >= greedy_games.LAST_GAMES
+    assert len({game.seed for game in games}) == len(games) and all(game.seed >= 2**31 for game in games)
+    assert f"Greedy, without exploring: {sum(last) / len(last):.1f} (mean return of {len(last)} games of version" in printed
+    with contextlib.closing(GymnasiumGame("CartPole-v1")) as game:
+        again = evaluation.returns_of(game, model, [game.seed for game in games][-2:], greedy=True)
+    assert again == last[-2:]
 
 
 def test_several_instances_play_at_a_time(root: Path) -> None:

@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--sampled", action="store_true", help="draw actions as while learning, instead of the likeliest ones")
     how.add_argument("--both", action="store_true", help="greedy games, and as many sampled ones")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same games (0)")
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="play one greedy game with each new version, 5 %% of the time at most, until stdin ends; for logs/greedy_games.csv",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -72,6 +78,8 @@ def _run(options: argparse.Namespace) -> int:
             raise SettingsError(flag, value, f"a whole number, at least {least}, is needed", "command line")
     settings = command_line.settings_of(options, games={"game": options.game})
     name, paths = settings.games.game, settings.paths
+    if options.follow:
+        return _follow(name, paths)
     asked = [options.model or str(paths.model), *([options.against] if options.against else [])]
     contenders = [_contender(paths, text) for text in asked]
     lower_priority()
@@ -92,6 +100,21 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps({**facts, "returns": {mode: lists[0] for mode, lists in returns.items()}}))
         return 0
     print("\n".join(_sentences(facts)))
+    return 0
+
+
+def _follow(name: str, paths: Paths) -> int:
+    from local_training.games import greedy_games
+    from local_training.games.gymnasium_game import GymnasiumGame
+    from tools.learner.quiet_process import lower_priority
+
+    lower_priority()
+    orders = greedy_games.Orders(sys.stdin.buffer)
+    game = GymnasiumGame(name)
+    try:
+        greedy_games.follow(paths, game, name, orders)
+    finally:
+        game.close()
     return 0
 
 

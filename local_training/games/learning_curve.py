@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import csv
 import dataclasses
 import io
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from local_training import atomic_files
+from local_training.games import greedy_games
 from local_training.games.gymnasium_game import GameResult
 from local_training.paths import Paths
 
@@ -91,6 +93,19 @@ def tenths(returns: Sequence[float]) -> tuple[float, float]:
     return sum(returns[:size]) / size, sum(returns[-size:]) / size
 
 
+def _greedy_means(paths: Paths, rows: Sequence[tuple[int, float, int]]) -> list[tuple[int, float]]:
+    """(game, mean of five greedy returns), at the last game of the run that the version or an older one played."""
+    newest = {version: number for number, _, version in sorted(rows)}
+    versions = sorted(newest)
+    games = greedy_games.read(paths)
+    found = {}
+    for place, game in enumerate(games, 1):  # of several games of one version, the place of the last one
+        five = [other.episode_return for other in games[max(0, place - 5) : place]]
+        if known := bisect.bisect_right(versions, game.version):
+            found[newest[versions[known - 1]]] = sum(five) / len(five)
+    return sorted(found.items())
+
+
 def draw(paths: Paths, title: str) -> Path | None:
     """Draw the returns of all games so far, and their running mean; None if there is nothing to draw with."""
     try:
@@ -107,6 +122,8 @@ def draw(paths: Paths, title: str) -> Path | None:
     figure, axes = pyplot.subplots(figsize=(9, 5))
     axes.plot(numbers, returns, ".", markersize=3, alpha=0.4, label="one game")
     axes.plot(numbers, means, linewidth=2, label=f"mean of {window} games")
+    if greedy := _greedy_means(paths, rows):
+        axes.plot(*zip(*greedy, strict=True), "--", linewidth=2, label="greedy: without exploring, mean of 5")
     axes.set(title=title, xlabel="game", ylabel="return")
     axes.grid(alpha=0.3)
     axes.legend()
