@@ -2,8 +2,9 @@
 
 Three workloads: CartPole-v1 x 8 (cheap steps), images of 384x260x3 with 1 ms of work x 8, and a game server that answers
 in 2 ms x 16 (pure waiting). For each: the raw limit (one process per core, or per env where it waits, with no
-communication at all), Gymnasium's Sync and Async, and ours. Rounds are interleaved, the medians are printed. The last
-column, processor time per env step of all processes together, depends little on who else uses the machine.
+communication at all), Gymnasium's Sync and Async, and ours. Rounds are interleaved. Each turn is cut into windows of a
+quarter of a second; the medians are those of windows in which other programs used less than an eighth of a core, where
+there were any ("alone" says in how many of them). The last column is the processor time per env step of all our processes.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +28,17 @@ import psutil
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
-from local_training.games import make_vector_env
-from local_training.games.half_batches import HalfBatches
-from local_training.games.pool import usable_cores
+from harness import processor_seconds  # noqa: E402
+
+from local_training.games import make_vector_env  # noqa: E402
+from local_training.games.half_batches import HalfBatches  # noqa: E402
+from local_training.games.pool import usable_cores  # noqa: E402
+
+WINDOW_SECONDS = 0.25
+SETTLE_SECONDS = 1.2
+OTHERS_CORES = 0.125
 
 
 class ImageGame(gymnasium.Env):
@@ -70,6 +79,35 @@ WORKLOADS: dict[str, tuple[Callable[[], gymnasium.Env], int, int]] = {
 }
 
 
+@dataclass
+class Contender:
+    """Steps a second in each window, whether others were idle then, and processor time per step of each turn."""
+
+    rates: list[float] = field(default_factory=list)
+    alone: list[bool] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+
+    def add(self, rate: float, others: float) -> None:
+        self.rates.append(rate)
+        self.alone.append(others < OTHERS_CORES)
+
+    def median(self) -> float:
+        undisturbed = [rate for rate, alone in zip(self.rates, self.alone, strict=True) if alone]
+        return statistics.median(undisturbed or self.rates)
+
+
+def busy_seconds() -> float:
+    """What all programs of this machine have used."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0.0))
+
+
+def ours_seconds() -> float:
+    """What this process and its workers have used."""
+    pids = [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
+    return sum(processor_seconds(pid) for pid in pids)
+
+
 def alone(make: Callable[[], gymnasium.Env], actions: int, seconds: float, start: Any, results: Any) -> None:
     """One raw process: step an env until the time is up."""
     env = make()
@@ -77,56 +115,71 @@ def alone(make: Callable[[], gymnasium.Env], actions: int, seconds: float, start
     chosen = np.random.default_rng(0).integers(0, actions, 1024).tolist()
     steps = 0
     start.wait()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    used, begun = time.process_time(), time.perf_counter()
+    while time.perf_counter() - begun < seconds:
         for action in chosen[:16]:
             _, _, terminated, truncated, _ = env.step(action)
             steps += 1
             if terminated or truncated:
                 env.reset()
-    results.put(steps / seconds)
+    results.put((steps / (time.perf_counter() - begun), time.process_time() - used))
 
 
-def raw_limit(make: Callable[[], gymnasium.Env], actions: int, processes: int, seconds: float) -> float:
-    """Steps a second of processes that never speak."""
+def raw_limit(make: Callable[[], gymnasium.Env], actions: int, processes: int, seconds: float) -> tuple[float, float]:
+    """Steps a second of processes that never speak, and how many cores others used meanwhile."""
     context = multiprocessing.get_context("fork")
-    start, results = context.Barrier(processes), context.Queue()
+    start, results = context.Barrier(processes + 1), context.Queue()
     workers = [context.Process(target=alone, args=(make, actions, seconds, start, results)) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    total = sum(results.get() for _ in workers)
+    start.wait()
+    busy, own, begun = busy_seconds(), time.process_time(), time.perf_counter()
+    found = [results.get() for _ in workers]
+    elapsed = time.perf_counter() - begun
+    others = busy_seconds() - busy - (time.process_time() - own) - sum(used for _, used in found)
     for worker in workers:
         worker.join()
-    return float(total)
+    return float(sum(rate for rate, _ in found)), others / elapsed
 
 
-def rate(envs: Any, actions: np.ndarray, seconds: float) -> float:
-    """Steps a second of a vector env, all envs counted."""
+def measure(contender: Contender, play: Callable[[], int], seconds: float) -> None:
+    """Call `play`, which returns how many steps it has played, for so many seconds, after a time to settle."""
+    settled = time.perf_counter() + SETTLE_SECONDS
+    while time.perf_counter() < settled:
+        play()
+    end = time.perf_counter() + seconds
+    steps_in_all, used_in_all = 0, ours_seconds()
+    while time.perf_counter() < end:
+        busy, ours, steps, begun = busy_seconds(), ours_seconds(), 0, time.perf_counter()
+        while time.perf_counter() - begun < WINDOW_SECONDS:
+            steps += play()
+        elapsed = time.perf_counter() - begun
+        contender.add(steps / elapsed, (busy_seconds() - busy - (ours_seconds() - ours)) / elapsed)
+        steps_in_all += steps
+    contender.costs.append((ours_seconds() - used_in_all) / steps_in_all * 1e6)
+
+
+def player(envs: Any, actions: np.ndarray) -> Callable[[], int]:
+    """Plays a vector env a few steps at a time."""
     envs.reset(seed=0)
-    for row in actions[:32]:
-        envs.step(row)
-    steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        for row in actions[:16]:
+
+    def play() -> int:
+        for row in actions[:4]:
             envs.step(row)
-        steps += 16
-    return steps * actions.shape[1] / (time.perf_counter() - start)
+        return 4 * actions.shape[1]
+
+    return play
 
 
-def half_rate(halves: HalfBatches, actions: np.ndarray, seconds: float) -> float:
+def half_player(halves: HalfBatches, actions: np.ndarray) -> Callable[[], int]:
     """The same for half batches."""
-    half = actions.shape[1] // 2
-    observations, steps, start = halves.reset(seed=0), 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
+    half, observations = actions.shape[1] // 2, halves.reset(seed=0)
+
+    def play() -> int:
         halves.play(observations, lambda _, __: actions[0, :half], 32, lambda told: None)
-        steps += 32
-    return steps * actions.shape[1] / (time.perf_counter() - start)
+        return 32 * actions.shape[1]
 
-
-def processor_seconds() -> float:
-    """What this process and its workers have used; idle contenders add nothing."""
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
+    return play
 
 
 def compare(name: str, seconds: float, rounds: int) -> None:
@@ -136,32 +189,31 @@ def compare(name: str, seconds: float, rounds: int) -> None:
     waits = name.startswith("server")
     makers = [make] * count
     auto = partial(make_vector_env, makers, rebuild_episodes=0)
-    contenders = {
+    envs: dict[str, Any] = {
         "Gymnasium Sync": SyncVectorEnv(makers),
         "Gymnasium Async": AsyncVectorEnv(makers, context="fork"),
         "ours, auto": auto(),
         "ours, auto, no copy": auto(copy=False),
         "ours, auto, spin 50 us": auto(spin_microseconds=50),
-        "ours, one per env": make_vector_env(makers, "async", rebuild_episodes=0),
+        "ours, one worker per core": make_vector_env(makers, "pool", rebuild_episodes=0),
+        "ours, one worker per env": make_vector_env(makers, "async", rebuild_episodes=0),
     }
+    players = {label: player(each, actions) for label, each in envs.items()}
     halves = HalfBatches(makers, num_workers=count if waits else usable_cores(), rebuild_episodes=0, copy=False)
-    results: dict[str, list[float]] = {}
-    costs: dict[str, list[float]] = {}
+    envs["ours, half batches"], players["ours, half batches"] = halves, half_player(halves, actions)
+    found = {label: Contender() for label in ("raw limit", *players)}
     for _ in range(rounds):
-        results.setdefault("raw limit", []).append(raw_limit(make, action_count, count if waits else usable_cores(), seconds))
-        for label, envs in contenders.items():
-            used = processor_seconds()
-            results.setdefault(label, []).append(rate(envs, actions, seconds))
-            costs.setdefault(label, []).append((processor_seconds() - used) / (results[label][-1] * seconds) * 1e6)
-        results.setdefault("ours, half batches", []).append(half_rate(halves, actions, seconds))
-    for envs in (*contenders.values(), halves):
-        envs.close()
-    medians = {label: statistics.median(values) for label, values in results.items()}
-    print(f"\n{name:24s} {'steps/s':>9s} {'of raw':>7s} {'of Async':>8s} {'of Sync':>8s} {'CPU us/step':>12s}")
-    for label, value in medians.items():
-        ratios = (value / medians[other] for other in ("raw limit", "Gymnasium Async", "Gymnasium Sync"))
-        cost = f"{statistics.median(costs[label]):12.1f}" if label in costs else ""
-        print("{:24s} {:9.0f} {:7.2f} {:8.2f} {:8.2f} {}".format(label, value, *ratios, cost).rstrip())
+        found["raw limit"].add(*raw_limit(make, action_count, count if waits else usable_cores(), seconds))
+        for label, play in players.items():
+            measure(found[label], play, seconds)
+    for each in envs.values():
+        each.close()
+    print(f"\n{name:26s} {'steps/s':>9s} {'of raw':>7s} {'of Async':>8s} {'of Sync':>8s} {'alone':>9s} {'CPU us/step':>12s}")
+    for label, contender in found.items():
+        ratios = (contender.median() / found[other].median() for other in ("raw limit", "Gymnasium Async", "Gymnasium Sync"))
+        cost = f"{statistics.median(contender.costs):12.1f}" if contender.costs else ""
+        share = f"{sum(contender.alone)}/{len(contender.alone)}"
+        print("{:26s} {:9.0f} {:7.2f} {:8.2f} {:8.2f} {:>9s} {}".format(label, contender.median(), *ratios, share, cost).rstrip())
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from local_training.errors import SettingsError
 from local_training.games import ResilientAsyncVectorEnv, StableProcessPoolEnv, make_vector_env
 from local_training.games.half_batches import HalfBatches
 from local_training.games.making import InProcessVectorEnv
+from local_training.games.step_probe import StepCost
 
 CART = partial(gymnasium.make, "CartPole-v1")
 
@@ -194,20 +195,29 @@ def test_gymnasiums_vector_wrappers_go_on_top():
 
 
 def test_the_mode_decides_where_envs_live():
-    """One env stays here; cheap envs share workers, waiting ones get their own."""
+    """One env stays here; cheap envs share one worker, waiting ones get their own."""
     alone = make_vector_env([CART])
     assert isinstance(alone, InProcessVectorEnv)
     alone.reset(seed=0)
     assert alone.health()["failures"] == 0
     alone.close()
-    cheap = make_vector_env([CART] * 4, preset="balanced")
-    assert len(cheap.health()["workers"]) < 4
+    cheap = make_vector_env([CART] * 3, preset="balanced")
+    assert len(cheap.health()["workers"]) == 1
     cheap.close()
     waiting = make_vector_env([WaitingGame] * 3)
     assert len(waiting.health()["workers"]) == 3
     waiting.close()
     with pytest.raises(SettingsError, match="mode is 'fast'"):
         make_vector_env([CART], mode="fast")
+
+
+@pytest.mark.parametrize(
+    ("envs", "microseconds", "cores", "workers"),
+    [(8, 15, 2, 1), (32, 15, 2, 2), (8, 1000, 2, 2), (64, 1000, 16, 16), (1, 1, 4, 1)],
+)
+def test_a_worker_more_must_have_enough_to_do(envs, microseconds, cores, workers):
+    """Where all steps of a worker are done before another would be awake, it does them itself."""
+    assert StepCost(1.0, microseconds * 1e-6, 0.0).workers_for(envs, cores) == workers
 
 
 class WaitingGame(FaultyGame):

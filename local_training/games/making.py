@@ -31,7 +31,7 @@ def make_vector_env(
         env_fns: functions that make the envs.
         mode: sync: in this process, exceptions end episodes. async: one worker per env. pool: one worker per core.
             auto: one env means sync; otherwise one env is measured in a process of its own: envs that wait get a
-            worker each, envs that work share one per core.
+            worker each; envs that work share one per core, or fewer where their steps are cheaper than waking it.
         preset: conservative, balanced or aggressive; sized by the machine at hand.
         options: whatever ResilientAsyncVectorEnv takes; they win over the preset.
 
@@ -67,7 +67,7 @@ def _workers(env_fns: Sequence[EnvFactory], mode: str, options: dict[str, Any]) 
         log.warning("an env could not be measured, so each gets a worker of its own: %s", error)
         return 0
     log.info("a step takes %.0f us, waits in %.0f %% of steps", cost.wall_seconds * 1e6, 100 * min(1.0, cost.waiting_share))
-    return 0 if cost.waits else shared
+    return 0 if cost.waits else cost.workers_for(len(env_fns), shared)
 
 
 class InProcessVectorEnv(SyncVectorEnv[Any, Any]):

@@ -85,14 +85,14 @@ def row_writer(rows: Rows) -> Callable[[int, Any], None]:
 
 
 def _leaf_writer(rows: Any) -> Callable[[int, Any], None]:
-    shape, targets, copyto = rows.shape[1:], [rows[i : i + 1].reshape(rows.shape[1:]) for i in range(len(rows))], np.copyto
+    shape, targets = rows.shape[1:], [rows[i : i + 1].reshape(rows.shape[1:]) for i in range(len(rows))]
 
     def write(index: int, sample: Any) -> None:
         value = sample if isinstance(sample, np.ndarray) else np.asarray(sample)
         # Without this a single number would be spread over the whole row, and the game's mistake never be seen.
         if value.shape != shape:
             value = value.reshape(shape)
-        copyto(targets[index], value, casting="unsafe")
+        targets[index][...] = value  # casts as copyto's "unsafe" does, in half the time
 
     return write
 

@@ -13,21 +13,30 @@ import gymnasium
 from local_training.games.env_host import EnvFactory
 from local_training.games.vector_env import ResilientAsyncVectorEnv
 
+WORTH_A_WORKER_SECONDS = 200e-6
+"""Work of all envs of a worker in one step below which it is cheaper to give it to another: to wake a second worker costs
+some 20 us where a core waits for it, and the whole of its work where the scheduler puts it behind the first one."""
+
 _LONGEST_SECONDS = 0.2
 _MOST_STEPS = 200
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """wall_seconds per step, and the share of steps in which the env gave its core away."""
+    """wall_seconds and work_seconds (of processors) per step, and the share of steps in which the env gave its core away."""
 
     wall_seconds: float
+    work_seconds: float
     waiting_share: float
 
     @property
     def waits(self) -> bool:
         """Whether many envs at once cost hardly more time than one: a game server, a simulator elsewhere."""
         return self.waiting_share > 0.5
+
+    def workers_for(self, envs: int, at_most: int) -> int:
+        """How many workers are worth it for so many envs of this kind, which share them."""
+        return max(1, min(at_most, int(envs * self.work_seconds / WORTH_A_WORKER_SECONDS)))
 
 
 class ProbedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -37,14 +46,15 @@ class ProbedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Step with random actions for a moment."""
         self.reset(seed=0)
         self.action_space.seed(0)
-        steps, switches, start = 0, _voluntary_switches(), time.perf_counter()
+        actions = [self.action_space.sample() for _ in range(_MOST_STEPS)]  # not on the clock: to draw may cost as much as a step
+        steps, switches, start, worked = 0, _voluntary_switches(), time.perf_counter(), time.process_time()
         while steps < _MOST_STEPS and time.perf_counter() - start < _LONGEST_SECONDS:
-            _, _, terminated, truncated, _ = self.step(self.action_space.sample())
+            _, _, terminated, truncated, _ = self.step(actions[steps])
             steps += 1
             if terminated or truncated:
                 self.reset()
-        wall = time.perf_counter() - start
-        return StepCost(wall / steps, (_voluntary_switches() - switches) / steps)
+        wall, work = time.perf_counter() - start, time.process_time() - worked
+        return StepCost(wall / steps, work / steps, (_voluntary_switches() - switches) / steps)
 
 
 def _voluntary_switches() -> float:
