@@ -197,8 +197,8 @@ class _Session:
             finally:
                 self._account.save()
                 self._voice.close()
-        self._account.close()
         self._summarise()
+        self._account.close()  # last: who is killed over the summary and resumed shall not play a whole run again
         return 0
 
     def _play(self, order: PlayOrder, show: Show) -> None:

@@ -61,8 +61,8 @@ def _games(root: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _ids(root: Path, fate: str) -> Counter[str]:
-    return Counter(line["episode_id"] for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == fate)
+def _trained_ids(root: Path) -> Counter[str]:
+    return Counter(line["episode_id"] for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained")
 
 
 @pytest.mark.leaves_partials  # of the episode that was being written; the next learner sweeps it
@@ -78,10 +78,11 @@ def test_killed_run_goes_on_and_plays_each_game_once(root: Path, instances: str)
     assert sorted(int(game["number"]) for game in games) == list(range(1, 31))
     assert all(int(game["seed"]) == order.game_seed(int(game["number"])) for game in games)
     run_tool("background_parallel_learner.py", root, "--drain")  # on a slow machine the run does not wait for all
-    trained = _ids(root, "trained")
+    trained = _trained_ids(root)
     assert len(trained) == 30 and set(trained.values()) == {1}
-    # Killed between the episode's file and its line, a game is played again; its episode is known then.
-    assert not set(_ids(root, "duplicate")) - set(trained)
+    # Killed between an episode's file and its line, a game is played again, and its second episode is recognised.
+    again = [line for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "duplicate"]
+    assert len(again) <= int(instances)
     assert not Paths(root).run_state.exists()
 
 
