@@ -47,8 +47,8 @@ def rows(quick: bool) -> list[Row]:
     return found
 
 
-def _settings(root: Path) -> Settings:
-    return Settings(root=root, learner=LearnerSettings(verbose=False, max_file_age=0.0))
+def _settings(root: Path, **learner: int) -> Settings:
+    return Settings(root=root, learner=LearnerSettings(verbose=False, max_file_age=0.0, **learner))
 
 
 def _trainer(root: Path, files: int, remembered: int) -> tuple[Trainer, Path]:
@@ -111,7 +111,7 @@ def _opened(root: Path) -> None:
 
 
 def _crowded(root: Path, files: int) -> Trainer:
-    settings = _settings(root)
+    settings = _settings(root, backlog_steps=0)
     settings.paths.buffer.mkdir(parents=True)
     Copies(STEPS).write(settings.paths.buffer, range(files))
     trainer, _ = opening.open_trainer(settings.paths, settings, _tell, patient=False)
