@@ -76,7 +76,7 @@ def test_a_rewarded_action_becomes_more_likely(recorded, scale):
             log_probs=np.array([choice.log_prob for choice in choices], np.float32) if recorded else None,
         )
         state, report = learning.learn(state, [game], dataclasses.replace(SETTINGS, gamma=0.0), version)
-        assert not report.refused
+        assert not report.refused, version
 
     assert policy.probabilities(state.policy, still)[2] > 0.8 > before
 
@@ -133,6 +133,23 @@ def test_odd_episodes_are_learnt_from_without_harm(case, recorded):
 
     assert all(np.isfinite(values).all() for values in learning.to_arrays(state).values())
     assert state.updates == 5 and state.steps == 5 * game.steps
+
+
+def test_a_bot_that_has_nothing_left_to_win_goes_on_learning(monkeypatch):
+    """Games that all return the same, for ever, neither blow the value network up nor have lessons refused."""
+    monkeypatch.setattr("local_training.lesson.MEMORY_STEPS", 100.0)  # what a run of thousands of games forgets in days
+    state = fresh_state()
+    rng = np.random.default_rng(3)
+    for version in range(1, 121):
+        states = rng.normal(size=(31, WIDTH)).astype(np.float32)
+        won = {"rewards": np.ones(30, np.float32), "final_state": states[30], "terminated": False}
+        reward = won if version > 5 else won | {"rewards": rng.normal(size=30).astype(np.float32)}
+        log_probs = np.full(30, -np.log(ACTIONS), np.float32)
+        game = Episode(states=states[:30], actions=rng.integers(0, ACTIONS, 30), log_probs=log_probs, **reward)
+        state, report = learning.learn(state, [game], SETTINGS, version)
+        assert not report.refused, version
+
+    assert np.abs(state.critic.weights).max() < 300.0
 
 
 def test_a_game_with_one_action_changes_no_probability():
