@@ -430,7 +430,7 @@ def test_a_file_replaced_after_it_was_read_is_an_episode_of_its_own(paths: Paths
 @pytest.mark.slow
 def test_a_burst_of_thousands_of_files_is_accounted_for(paths: Paths) -> None:
     """Events are lost in such a burst; every file is trained once all the same, and memory stays bounded."""
-    data = [episodes.packed(seed, steps=1) for seed in range(3000)]
+    data = [episodes.packed(seed, steps=1) for seed in range(1500)]
     with learner_runs.learner(paths.root, batch_size=1000, durability="fast", learning={"replay_ratio": 0.0}) as learner:
         wait_until(lambda: len(learner_runs.workers_of(os.getpid())) == 1)
         worker = learner_runs.workers_of(os.getpid())[0]
