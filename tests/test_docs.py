@@ -169,8 +169,8 @@ def test_every_count_is_documented():
 def test_benchmarks_run(tmp_path):
     """The command of performance.md makes its table."""
     script = str(CHECKOUT / "benchmarks" / "run_all.py")
-    said = run_python([script, "--quick", "--only", "training_speed", "pickup_latency"], tmp_path).stdout
-    assert "| update of 50→64→64→5, one process" in said and "| pick-up latency" in said
+    said = run_python([script, "--quick", "--only", "action_latency", "pickup_latency"], tmp_path).stdout
+    assert "| action for one state" in said and "| pick-up latency" in said
 
 
 @pytest.mark.slow
