@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="a run that is there already; without it, one is played")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = options.root or played(Path(folder) / "cartpole")
+        root = options.root or played(Path(folder) / "lander")
         report(root)
         monitor(root)
         terminal(Path(folder) / "my_bot")
