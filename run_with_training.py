@@ -77,9 +77,10 @@ def _run(options: argparse.Namespace) -> int:
         raise SettingsError("--games", options.games, "a whole number, at least 1, is needed", "command line")
     from local_training.games import learning_curve, run_account, run_state
 
-    with run_state.RunKeeper(_settings(options, {}).paths) as keeper:
+    asked = _settings(options, {})
+    with run_state.RunKeeper(asked.paths) as keeper:
         log = learning_curve.GameLog(keeper.paths, is_mine=keeper.is_mine)
-        state = _begun(options, keeper, log)
+        state = _begun(options, asked, keeper, log)
         settings = _settings(options, dataclasses.asdict(state.plan))
         if options.watch and settings.games.instances != 1:
             raise SettingsError("--watch", True, "one instance is needed", "command line")
@@ -104,17 +105,16 @@ def _settings(options: argparse.Namespace, plan: Mapping[str, Any]) -> Settings:
     )
 
 
-def _begun(options: argparse.Namespace, keeper: RunKeeper, log: GameLog) -> RunState:
+def _begun(options: argparse.Namespace, asked: Settings, keeper: RunKeeper, log: GameLog) -> RunState:
     """The run to play: a new one, or with --resume the one that was broken off here."""
     from local_training.games import beginning
     from local_training.games.run_state import RunPlan
 
-    settings = _settings(options, {})
     fresh = RunPlan(
-        game=settings.games.game,
-        seed=settings.learning.seed,
+        game=asked.games.game,
+        seed=asked.learning.seed,
         games=options.games,
-        instances=settings.games.instances,
+        instances=asked.games.instances,
         training=not options.no_training,
         learning_rate=options.learning_rate,
         first_number=log.played_before + 1,

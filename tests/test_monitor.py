@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from conftest import wait_until
 from hypothesis import given
-from hypothesis import strategies as st
 
 from local_training import buffer_folder
 from local_training.paths import CHECKOUT, Paths
 from local_training.settings import Settings
+from tests.json_values import json_values
 from tools.background_parallel_learner import BackgroundParallelLearner
 from tools.learner import status
 from tools.learner.stats import EMPTY
@@ -188,12 +188,7 @@ def test_clocks_that_differ_are_said() -> None:
     assert "in the future (the clocks differ)" in _state(NOW + 60)
 
 
-KEYS = st.sampled_from([*EMPTY, "state", "updated_at", "stats", "settings", "learner", "rescan_seconds"])
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner),
-    max_leaves=20,
-)
+JSON_VALUES = json_values([*EMPTY, "state", "updated_at", "stats", "settings", "learner", "rescan_seconds"])
 
 
 @given(JSON_VALUES)

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from local_training import metrics, pausing
 from local_training.metrics import BATCHES, GAMES
 from local_training.paths import CHECKOUT, Paths
+from tests.json_values import json_values
 from tools.learner import status
 from tools.learner.stats import EMPTY
 from tools.monitor import learning_facts
@@ -145,12 +146,7 @@ def test_the_log_grows_with_the_screen_and_its_end_comes_first() -> None:
     assert all("39 games" in text for text in seen)
 
 
-KEYS = st.sampled_from([*EMPTY, "state", "updated_at", "stats", "settings", "governor", "reason", "replays", "folder"])
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner),
-    max_leaves=20,
-)
+JSON_VALUES = json_values([*EMPTY, "state", "updated_at", "stats", "settings", "governor", "reason", "replays", "folder"])
 
 
 @given(JSON_VALUES)

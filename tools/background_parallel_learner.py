@@ -15,7 +15,6 @@ if __name__ == "__main__":
     as_script.run(__file__)
 
 import argparse
-import contextlib
 import dataclasses
 import os
 import threading
@@ -122,10 +121,10 @@ class BackgroundParallelLearner:
         except OSError:
             # A full disk, say. The learner begins when there is room, as it would have gone on had it filled up later.
             prepare = self._take_root
-        self._supervisor = Supervisor(self.settings, _say, prepare)
+        self._supervisor = Supervisor(self.settings, command_line.say, prepare)
         self._supervisor.start()
         if (pause := pausing.read(self._paths)) is not None:
-            _say(f"[WARNING] {PausedError(str(self._paths.root), pause.words)}")
+            command_line.say(f"[WARNING] {PausedError(str(self._paths.root), pause.words)}")
         if self.settings.learner.enable_replay_analysis and self.settings.replays.folder:
             self._replays = self._replay_analysis()
             self._replays.start()
@@ -174,7 +173,9 @@ class BackgroundParallelLearner:
         # One reader: more would take turns with training on a machine that also runs a game.
         replays = {**dataclasses.asdict(self.settings.replays), "workers": 1}
         arguments = {"root": str(self.settings.root), "settings": replays}
-        return RepeatedTask(_REPLAY_TASK, arguments, self.settings.replays.rescan_seconds, self._training_goes_first, _say)
+        return RepeatedTask(
+            _REPLAY_TASK, arguments, self.settings.replays.rescan_seconds, self._training_goes_first, command_line.say
+        )
 
     def _training_goes_first(self) -> bool:
         """Whether other work should wait: no worker may work now, or one only, and episodes wait for it."""
@@ -208,12 +209,7 @@ class _Reporter:
     def _run(self) -> None:
         learner = self._learner.settings.learner
         while not self._stopping.wait(learner.report_seconds):
-            _say(console.status_report(self._learner.get_stats(), learner.max_file_age))
-
-
-def _say(sentence: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a console that has gone away ends no training
-        print(sentence, flush=True)
+            command_line.say(console.status_report(self._learner.get_stats(), learner.max_file_age))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -255,13 +251,13 @@ def _drain(settings: Settings, quiet: bool) -> int:
 
     def tell(event: str, **facts: Any) -> None:
         if not quiet:
-            _say(console.event_line(event, facts))
+            command_line.say(console.event_line(event, facts))
 
     stats = drain(settings, tell)
     if not quiet:
-        _say(console.drained(stats))
+        command_line.say(console.drained(stats))
         if console.misfits(stats):
-            _say(f"[WARNING] Episodes that do not fit: {console.misfits(stats)}")
+            command_line.say(f"[WARNING] Episodes that do not fit: {console.misfits(stats)}")
     return 0
 
 
@@ -271,8 +267,8 @@ def _learn_until_interrupted(settings: Settings) -> int:
     try:
         # Within the try: the user may press Ctrl+C while the learner starts.
         started = learner.start()
-        _say("[OK] Background parallel learner initialized and started")
-        _say(f"[INFO] Monitoring directory: {learner.data_dir}")
+        command_line.say("[OK] Background parallel learner initialized and started")
+        command_line.say(f"[INFO] Monitoring directory: {learner.data_dir}")
         while learner.running:
             time.sleep(0.2)
     except KeyboardInterrupt:
@@ -280,5 +276,5 @@ def _learn_until_interrupted(settings: Settings) -> int:
     finally:
         learner.stop()
         if started:
-            _say("[OK] Background parallel learner stopped")
+            command_line.say("[OK] Background parallel learner stopped")
     return 1

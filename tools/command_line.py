@@ -37,6 +37,12 @@ def settings_of(options: argparse.Namespace, **flags: Mapping[str, Any]) -> Sett
     return settings_file.load(options.config, os.environ, flags, options.root)
 
 
+def say(sentence: str) -> None:
+    """Print a line at once; whoever reads along may have gone away, which ends no command."""
+    with contextlib.suppress(OSError, ValueError):
+        print(sentence, flush=True)
+
+
 def run(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], int],

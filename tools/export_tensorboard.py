@@ -15,7 +15,6 @@ if __name__ == "__main__":
     as_script.run(__file__, quietly=True)
 
 import argparse
-import contextlib
 import time
 
 from local_training.paths import Paths
@@ -49,7 +48,7 @@ def _export(options: argparse.Namespace) -> int:
         else:
             _follow(paths, follower)
     except KeyboardInterrupt:
-        _say("\nExporting stopped; the learner goes on.")
+        command_line.say("\nExporting stopped; the learner goes on.")
     finally:
         follower.close()
     return 0
@@ -58,7 +57,7 @@ def _export(options: argparse.Namespace) -> int:
 def _follow(paths: Paths, follower: Follower) -> None:
     batches = follower.look()
     _tell(paths, batches)
-    _say("[INFO] Ctrl+C ends it; the learner goes on.")
+    command_line.say("[INFO] Ctrl+C ends it; the learner goes on.")
     trouble = ""
     while True:
         time.sleep(LOOK_SECONDS)
@@ -70,17 +69,12 @@ def _follow(paths: Paths, follower: Follower) -> None:
         if batches and not before:
             _tell(paths, batches)
         if found and found != trouble:
-            _say(f"[WARNING] Not written: {found}; it is tried again.")
+            command_line.say(f"[WARNING] Not written: {found}; it is tried again.")
         trouble = found
 
 
 def _tell(paths: Paths, batches: int) -> None:
     if batches:
-        _say(f'[OK] Batches in the event files: {batches:,}. To see them: tensorboard --logdir "{paths.tensorboard}"')
+        command_line.say(f'[OK] Batches in the event files: {batches:,}. To see them: tensorboard --logdir "{paths.tensorboard}"')
     else:
-        _say(f"[INFO] No batch has been trained yet in {paths.root}, as far as its metrics history tells.")
-
-
-def _say(sentence: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # who reads along may have gone away
-        print(sentence, flush=True)
+        command_line.say(f"[INFO] No batch has been trained yet in {paths.root}, as far as its metrics history tells.")

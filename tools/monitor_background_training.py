@@ -70,9 +70,9 @@ def _monitor(options: argparse.Namespace) -> int:
             _show(paths, options.interval or dashboard.REFRESH_SECONDS, once=options.once)
         else:
             _show_live(paths, options.interval)
-            _say("Monitoring stopped; the learner goes on.")
+            command_line.say("Monitoring stopped; the learner goes on.")
     except KeyboardInterrupt:
-        _say("\nMonitoring stopped; the learner goes on.")
+        command_line.say("\nMonitoring stopped; the learner goes on.")
     except OSError as error:
         if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
             raise
@@ -89,7 +89,7 @@ def _tell_learner(paths: Paths, options: argparse.Namespace) -> int:
             "--root", str(paths.root), "a folder with data/ in it is needed; no learner has worked here", "command line"
         )
     changed = pausing.pause(paths) if options.pause else pausing.resume(paths)
-    _say(pausing.sentence(paths, changed=changed))
+    command_line.say(pausing.sentence(paths, changed=changed))
     return 0
 
 
@@ -128,11 +128,6 @@ def _serve(paths: Paths, port: int) -> int:
     from tools.monitor.web import server
 
     with contextlib.suppress(KeyboardInterrupt):
-        server.serve(paths, port, _say)
-    _say("Monitoring stopped; the learner goes on.")
+        server.serve(paths, port, command_line.say)
+    command_line.say("Monitoring stopped; the learner goes on.")
     return 0
-
-
-def _say(sentence: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # who reads along may have gone away
-        print(sentence, flush=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from local_training import atomic_files, model_store
+from local_training import model_store
 from local_training.errors import ModelError, ModelMissingError
-from local_training.games import evaluation
+from local_training.games import csv_lines, evaluation
 from local_training.games.gymnasium_game import GymnasiumGame
 from local_training.paths import Paths
 
@@ -151,10 +150,5 @@ def _newest(paths: Paths) -> model_store.Model | None:
 def _play(paths: Paths, game: GymnasiumGame, name: str, model: model_store.Model, seed: int) -> None:
     evaluation.check_fits(model, str(paths.model), game, name)
     [total] = evaluation.returns_of(game, model, [seed], greedy=True)
-    text = io.StringIO(newline="")
-    lines = csv.writer(text)
-    if not paths.greedy_log.exists():
-        lines.writerow(GreedyGame._fields)
-    lines.writerow(GreedyGame(model.version, seed, total))
     paths.logs.mkdir(parents=True, exist_ok=True)
-    atomic_files.append_whole(paths.greedy_log, text.getvalue().encode(), durable=False)
+    csv_lines.append(paths.greedy_log, GreedyGame._fields, GreedyGame(model.version, seed, total))

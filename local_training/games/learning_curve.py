@@ -5,13 +5,12 @@ from __future__ import annotations
 import bisect
 import csv
 import dataclasses
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from local_training import atomic_files
-from local_training.games import greedy_games
+from local_training.games import csv_lines, greedy_games
 from local_training.games.gymnasium_game import GameResult
 from local_training.paths import Paths
 
@@ -47,12 +46,7 @@ class GameLog:
         return max((number for number, _, _ in self.rows_before), default=0)
 
     def add(self, result: GameResult) -> None:
-        lines = io.StringIO(newline="")
-        writer = csv.writer(lines)
-        if not self._path.exists() or not self._path.stat().st_size:
-            writer.writerow(_FIELDS)
-        writer.writerow(dataclasses.astuple(result))
-        atomic_files.append_whole(self._path, lines.getvalue().encode(), durable=False)
+        csv_lines.append(self._path, _FIELDS, dataclasses.astuple(result))
 
     def flush(self) -> None:
         """Return only when the disk has all that was added."""

@@ -17,13 +17,13 @@ from local_training.paths import Paths
 from local_training.settings import LimitSettings, ReplaySettings
 from tools.doctor_checks.facts import Line, Model, Records, Replays, Seen
 from tools.learner import ledger as ledgers
+from tools.monitor.file_count import REPLAY_SUFFIX, count_files
 
 RECENT_FATES = 200
 EPISODES_READ = 60
 _BYTES_READ = 100_000_000
 _ARCHIVE_LOOKED_FOR = 200
 _REPLAYS_COUNTED = 100_000
-_REPLAY_SUFFIX = ".sc2replay"
 
 
 def records(paths: Paths) -> Records:
@@ -114,7 +114,7 @@ def replays(paths: Paths, settings: ReplaySettings) -> Replays:
     counts = _replay_counts(paths)
     return Replays(
         folder_exists=folder.is_dir(),
-        files=_replays_in(folder),
+        files=count_files(folder, REPLAY_SUFFIX, _REPLAYS_COUNTED),
         learnt=counts.get("learnt"),
         skipped=counts.get("skipped", {}),
     )
@@ -127,12 +127,3 @@ def _replay_counts(paths: Paths) -> dict[str, Any]:
         return {}
     sound = isinstance(counts, dict) and isinstance(counts.get("learnt"), int) and isinstance(counts.get("skipped"), dict)
     return counts if sound else {}
-
-
-def _replays_in(folder: Path) -> int:
-    count = 0
-    for _, _, names in os.walk(folder):
-        count += sum(name.casefold().endswith(_REPLAY_SUFFIX) for name in names)
-        if count >= _REPLAYS_COUNTED:
-            break
-    return count

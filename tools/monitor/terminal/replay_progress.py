@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from local_training.paths import Paths
+from tools.monitor.file_count import REPLAY_SUFFIX, count_files
 from tools.monitor.web.build_orders import BuildOrders
 
 LOOK_SECONDS = 5.0
 REST_FACTOR = 400.0
 _MOST = 20_000
-_SUFFIX = ".sc2replay"
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class ReplayCensus:
         if begun < self._due:
             return self._last
         folder = _folder(settings)
-        files = _count(Path(folder).expanduser(), _SUFFIX) if folder else 0
-        read = _count(self._results, ".json") - os.path.exists(self._results / "index.json")
+        files = count_files(Path(folder).expanduser(), REPLAY_SUFFIX, _MOST) if folder else 0
+        read = count_files(self._results, ".json", _MOST) - os.path.exists(self._results / "index.json")
         taught: Any = (self._build_orders.look() or {}).get("summary", "")
         found = Progress(files, max(read, 0), str(taught)[:200])
         self._last = found if files or read > 0 else None
@@ -61,12 +61,3 @@ def _folder(settings: object) -> str:
     replays = settings.get("replays") if isinstance(settings, Mapping) else None
     folder = replays.get("folder") if isinstance(replays, Mapping) else None
     return folder if isinstance(folder, str) and "\0" not in folder else ""
-
-
-def _count(folder: Path, suffix: str) -> int:
-    count = 0
-    for _, _, names in os.walk(folder):
-        count += sum(name.casefold().endswith(suffix) for name in names)
-        if count >= _MOST:
-            break
-    return count
