@@ -60,11 +60,11 @@ def read(data: bytes, max_memory_bytes: int, wanted: Collection[str] | None = No
 
     Args:
         data: the whole file.
-        max_memory_bytes: what `data`, the unpacked arrays and a float32 copy of each may take together.
+        max_memory_bytes: what `data`, the unpacked and aligned arrays and a float32 copy of each may take together.
         wanted: names to unpack; others are checked by their zip entries only. None unpacks all.
 
     Returns:
-        Read-only arrays by name, without the suffix ".npy".
+        Read-only arrays by name, without the suffix ".npy"; aligned, wherever in the file they lie.
 
     Raises:
         NpzError: "empty", "unfinished", "not-a-zip", "too-many-members", "bad-zip", "overlapping-members",
@@ -89,14 +89,30 @@ def read(data: bytes, max_memory_bytes: int, wanted: Collection[str] | None = No
             raise NpzError("lying-header", found, "both must agree")
         if content is None:
             content = _unpack(data, member)
-        flat = np.frombuffer(content, header.dtype, count, header.data_start)
+        flat = _aligned(np.frombuffer(content, header.dtype, count, header.data_start))
         arrays[name] = flat.reshape(header.shape, order="F" if header.fortran_order else "C")
     return arrays
 
 
+def _aligned(values: Array) -> Array:
+    """The same numbers at an address that is a multiple of their size.
+
+    NumPy multiplies other matrices by way of copies, which lie another way round and take another way through the BLAS:
+    a model that was read back would go on in other last bits than the one in memory.
+    """
+    if values.flags.aligned:
+        return values
+    copy = values.copy()
+    copy.flags.writeable = False
+    return copy
+
+
 def _memory_bytes(member: _Member, header: NpyHeader, count: int) -> int:
-    """What a member takes once it is unpacked, put in order, and copied to float32; a text, copied as it is."""
+    """What a member takes once it is unpacked, aligned, put in order, and copied to float32; a text, copied as it is."""
     unpacked = member.declared_bytes if member.method == _DEFLATED else 0
+    start = header.data_start + (member.data_start if member.method == _STORED else 0)
+    if start % header.dtype.alignment and header.dtype != np.float32:  # aligned float32 needs no further copy
+        unpacked += count * header.dtype.itemsize
     reordered = member.declared_bytes if header.fortran_order and len(header.shape) > 1 else 0
     return unpacked + reordered + (member.declared_bytes if header.dtype.kind == "U" else 4 * count)
 

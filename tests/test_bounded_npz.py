@@ -36,7 +36,7 @@ def test_it_reads_what_numpy_writes(data: st.DataObject):
     assert set(found) == {"value", "other"}
     assert found["value"].dtype == value.dtype and found["value"].shape == value.shape
     assert found["value"].tobytes() == value.tobytes()
-    assert not found["value"].flags.writeable
+    assert found["value"].flags.aligned and not found["value"].flags.writeable
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,20 @@ def test_the_same_arrays_are_the_same_bytes_and_objects_are_none():
 
 
 def test_the_limit_counts_everything():
-    """The file, what it unpacks to, and the copy as float32: just enough is enough, one byte less is not."""
+    """The file, its numbers where they are aligned, and the copy as float32: just enough is enough, one byte less is not."""
     data = bounded_npz.write({"x": np.zeros(10_000)})
-    needed = len(data) + 4 * 10_000
+    needed = len(data) + 8 * 10_000 + 4 * 10_000
 
     assert bounded_npz.read(data, needed)["x"].size == 10_000
     with pytest.raises(NpzError, match=r"limits\.max_memory_bytes"):
         bounded_npz.read(data, needed - 1)
+
+
+def test_float32_is_copied_once_wherever_it_lies():
+    """What an episode and a model are made of; the copy that aligns it is the one as float32."""
+    data = bounded_npz.write({"x": np.zeros(10_000, np.float32)})
+
+    assert bounded_npz.read(data, len(data) + 4 * 10_000)["x"].flags.aligned
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,30 @@ def test_killed_at_a_named_step(name: str, seed: Path, undisturbed: Undisturbed,
             _assert_same_after_restart(root, picture, told)
 
 
+def test_killed_before_the_first_commit_when_another_games_episodes_are_among_the_first(tmp_path: Path) -> None:
+    """What does not fit a new model takes its place in the first batch all the same, so that a kill changes nothing."""
+    seed = tmp_path / "seed"
+    buffer = Paths(seed).buffer
+    buffer.mkdir(parents=True)
+    for number in range(4):
+        episodes.write(buffer, f"game_{number}.npz", seed=number, steps=5, width=9 if number == 1 else episodes.WIDTH)
+    (buffer / "game_1_again.npz").write_bytes((buffer / "game_1.npz").read_bytes())
+    (buffer / "game_1_broken.npz").write_bytes(b"no archive")
+    drain = lambda root: learner_runs.drain(root, batch_size=3)  # noqa: E731
+    undisturbed = _copy(seed, tmp_path / "undisturbed")
+    steps = faulty_disk.recorded(undisturbed, lambda: drain(undisturbed))
+    commit = next(number for number, step in enumerate(steps) if step.name == "replace model")
+    asides = [number for number, step in enumerate(steps) if step.name in ("write ledger", "replace reason", "link file aside")]
+    for number in sorted({commit, commit + 1, *(number for number in asides if number < commit)}):
+        root = _copy(seed, tmp_path)
+        assert faulty_disk.dying(root, lambda root=root: drain(root), number) == -9  # type: ignore[misc]
+        drain(root)
+        assert learner_runs.picture(Paths(root)) == learner_runs.picture(Paths(undisturbed)), steps[number]
+
+    assert [name for name, _ in learner_runs.trained(Paths(root))] == ["game_0.npz", "game_2.npz", "game_3.npz"]
+    assert episodes.fates(Paths(root))["rejected"] == ["game_1.npz", "game_1_again.npz", "game_1_broken.npz"]
+
+
 @pytest.mark.slow
 def test_killed_anywhere_and_killed_again_in_the_recovery(seed: Path, undisturbed: Undisturbed, tmp_path: Path) -> None:
     """The recovery may be killed as well, at any of its steps; the one after it still reaches the same bits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from local_training import buffer_folder, model_store, yield_point
 from local_training.actions import ActionSpace
-from local_training.buffer_folder import REJECTED
+from local_training.buffer_folder import DUPLICATE
 from local_training.errors import EpisodeError, ModelError
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
@@ -193,20 +194,22 @@ class Trainer:
         return done
 
     def _begin(self, done: Round) -> None:
-        """Make the untrained model for the first batch, and set aside what does not fit it."""
+        """Make the untrained model for the first batch.
+
+        What does not fit it goes back to the snapshot, to be judged after the commit, and so do duplicates, as they may be of
+        such a file. Set aside before the commit, they would be missing after a kill: others would take their places in the
+        batch, and have a say in what the model is like.
+        """
         episodes = [item.episode for item in done.accepted]
         width, actions = generation.sizes_of(episodes, self._settings.learning)
         self.present = generation.untrained(width, actions, self._settings.learning)
-        begun = ModelFacts(0, width, actions)
-        fitting: list[Accepted] = []
-        for item in done.accepted:
-            try:
-                intakes.check_fits(item.episode, begun)
-                fitting.append(item)
-            except EpisodeError as error:
-                reason = f"{error} [{error.reason}]"
-                done.set_aside.append(SetAside(item.name, item.sha256, item.signature, REJECTED, reason, of_another_game=True))
-        done.accepted = fitting
+        fitting = [item for item in done.accepted if _fits(item, ModelFacts(0, width, actions))]
+        if len(fitting) < len(done.accepted):
+            again = {item.name for item in done.accepted} - {item.name for item in fitting}
+            again |= {item.name for item in done.set_aside if item.fate == DUPLICATE}
+            done.accepted = fitting
+            done.set_aside = [item for item in done.set_aside if item.name not in again]
+            self._snapshot.extendleft(sorted(again, key=os.fsencode, reverse=True))
 
     def _train(self, done: Round) -> Generation:
         assert self.present is not None
@@ -234,6 +237,14 @@ class Trainer:
 def _working_seconds() -> float:
     """A clock that stands still while this process gives way to others."""
     return time.perf_counter() - yield_point.rested_seconds()
+
+
+def _fits(item: Accepted, model: ModelFacts) -> bool:
+    try:
+        intakes.check_fits(item.episode, model)
+    except EpisodeError:
+        return False
+    return True
 
 
 def _are_long(batch: Sequence[Accepted], most_steps: int) -> bool:
