@@ -1,8 +1,9 @@
 """What monitors cost the learner that they watch, ten at once and a hundred killed: `python benchmarks/monitors.py [--quick]`.
 
-The peer is the same drain with nobody looking. Half of the monitors run in terminals of their own, half serve the page. With
-Playwright and Chromium (extra test) a browser of low priority has all these pages open in the first comparison. After each drain,
-files and processes must be those of a drain that nobody watched, model and ledger to the byte.
+The peer is the same drain with nobody looking. Half of the monitors run in terminals of their own, half serve the page (all in
+terminals where NiceGUI is missing). With Playwright and Chromium (extra test) there is a further comparison, in which a browser
+of low priority has all these pages open. After each drain, files and processes must be those of a drain that nobody watched,
+model and ledger to the byte.
 """
 
 from __future__ import annotations
@@ -70,12 +71,13 @@ def rows(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="monitors ") as text:
         scene = Scene(Path(text))
         scene.write_episodes(files)
-        pages = scene.pages_can_be_served
-        beside = lambda: scene.beside(at_once)  # noqa: E731
-        alone, watched, killed = harness.take_turns(rounds, scene.alone, beside, lambda: scene.while_killing(kills))
-    kinds = "terminals and pages" if pages else "terminals, as NiceGUI is not installed"
-    seen = ", all pages open in a browser" if pages and scene.browser_path else ""
-    whats = [f"beside {at_once} monitors ({kinds}{seen})", f"while {kills} monitors are started and killed"]
+        ways = {
+            f"beside {at_once} monitors": lambda: scene.beside(at_once, in_browser=False),
+            f"while {kills} monitors are started and killed": lambda: scene.while_killing(kills),
+        }
+        if scene.pages_can_be_served and scene.browser_path:
+            ways[f"beside {at_once} monitors, all pages open in a browser"] = lambda: scene.beside(at_once, in_browser=True)
+        alone, *watched = harness.take_turns(rounds, scene.alone, *ways.values())
     return [
         Row(
             f"--drain of {files} files {what}, {measure}",
@@ -85,7 +87,7 @@ def rows(quick: bool) -> list[Row]:
             "with nobody looking",
         )
         for place, (measure, unit) in enumerate((("speed", "files/s"), ("processor time of the learner", "ms/file")))
-        for what, figures in zip(whats, (watched, killed), strict=True)
+        for what, figures in zip(ways, watched, strict=True)
         if all(_picked(alone, place))
     ]
 
@@ -120,14 +122,15 @@ class Scene:
         self._fill()
         return self._drained()
 
-    def beside(self, count: int) -> Figures:
-        """With `count` monitors that have come to rest."""
+    def beside(self, count: int, *, in_browser: bool) -> Figures:
+        """With `count` monitors that have come to rest, their pages in a browser or not."""
         self._fill()
         with contextlib.ExitStack() as stack:
             monitors = [stack.enter_context(self._monitor(self.pages_can_be_served and place % 2 == 1)) for place in range(count)]
             for monitor in monitors:
                 monitor.first_words()
-            stack.enter_context(self._looked_at([monitor for monitor in monitors if monitor.is_page]))
+            if in_browser:
+                stack.enter_context(self._in_browser([monitor for monitor in monitors if monitor.is_page]))
             speed = self._drained()
             assert all(monitor.process.poll() is None for monitor in monitors), "a monitor has ended by itself"
         self._check_nothing_is_left()
@@ -178,10 +181,8 @@ class Scene:
             monitor.kill()
 
     @contextlib.contextmanager
-    def _looked_at(self, pages: list[Monitor]) -> Iterator[None]:
-        if not pages or not self.browser_path:
-            yield
-            return
+    def _in_browser(self, pages: list[Monitor]) -> Iterator[None]:
+        assert self.browser_path is not None
         command = [sys.executable, "-c", BROWSER, str(CHECKOUT), self.browser_path, *(page.address for page in pages)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as browser:
             assert browser.stdout is not None and browser.stdout.readline(), "the browser has not opened the pages"
