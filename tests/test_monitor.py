@@ -25,7 +25,7 @@ from tests.json_values import json_values
 from tools.background_parallel_learner import BackgroundParallelLearner
 from tools.learner import status
 from tools.learner.stats import EMPTY
-from tools.monitor import dashboard, folder_census, life_signs, reading, words
+from tools.monitor import advice, dashboard, folder_census, life_signs, reading, words
 from tools.monitor.dashboard import Line
 from tools.monitor.folder_census import FolderCensus
 from tools.monitor.snapshot import FileFacts, FolderFacts, ModelFileFacts, Snapshot, StatusFacts
@@ -316,6 +316,21 @@ def test_name_that_the_console_lacks_is_no_end(root: Path) -> None:
     """On a console that knows only ASCII, a folder with other letters is shown with escapes."""
     done = _command("--once", "--root", root, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and r"some W\xf6rk \u2603" in done.stdout
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_full_disk_is_the_first_thing_said(written: bool) -> None:
+    """A learner on a full disk may not have been able to write that it is there; nobody is told to start another."""
+    status = SNAPSHOT.status if written else StatusFacts(None, is_there=False)
+    full = dataclasses.replace(SNAPSHOT, status=status, free_disk_bytes=4096.0)
+
+    said = advice.advice(full, "/r")
+
+    assert said[0].level == advice.ERROR and said[0].seen == "The disk is full: 4.0 KB are free"
+    assert not any("Start one" in item.cure for item in said)
+    assert not any("disk" in item.seen for item in advice.advice(SNAPSHOT, "/r"))
+    shown = [line.text for line in dashboard.lines(full, advised=said)]
+    assert shown[shown.index("WHAT TO DO") + 1].strip() == said[0].seen
 
 
 def test_bad_usage_has_its_exit_code(root: Path) -> None:

@@ -242,7 +242,7 @@ def test_another_file_of_a_rejected_name_is_no_suspect() -> None:
         suspects.worker_died()
     condemned = suspects.orders()
 
-    suspects.set_aside("d\\xe4mon.npz")
+    suspects.set_aside("d\u00e4mon.npz")
 
     assert list(condemned["deadly"]) == ["d\u00e4mon.npz"]
     assert suspects.orders() == {"deadly": {}, "alone": []}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -40,7 +41,8 @@ def settings_of(options: argparse.Namespace, **flags: Mapping[str, Any]) -> Sett
 def say(sentence: str) -> None:
     """Print a line at once; whoever reads along may have gone away, which ends no command."""
     with contextlib.suppress(OSError, ValueError):
-        print(sentence, flush=True)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(sentence.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def run(
@@ -55,6 +57,7 @@ def run(
         5 the machine failed (disk, permission), 6 the user has paused the root, 130 interrupted.
     """
     options = parser.parse_args(arguments)
+    _print_what_the_console_lacks_as_escapes()
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with contextlib.suppress(ValueError):  # only a main thread may say what a signal means
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -80,3 +83,9 @@ def _failed(error: Exception, exit_code: int, debug: bool) -> int:
         sentence = f"{type(error).__name__}: {sentence}"
     print(f"[ERROR] {sentence}", file=sys.stderr)
     return exit_code
+
+
+def _print_what_the_console_lacks_as_escapes() -> None:
+    """Else a file's name that Windows' console has no letters for would end a command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

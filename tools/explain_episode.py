@@ -22,6 +22,7 @@ from local_training import atomic_files, buffer_folder
 from local_training.paths import Paths
 from tools import command_line
 from tools.learner import ledger as ledgers
+from tools.visible_text import visible
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,7 +85,7 @@ def fates_of(paths: Paths, lines: Iterable[Mapping[str, Any]], name: str | None)
 
 def sentence(fate: Mapping[str, Any]) -> str:
     """One line for a person."""
-    name = ascii(fate["name"])[1:-1]
+    name = visible(fate["name"])
     kind = fate["fate"]
     version = f"version {fate.get('seq')}"
     if fate.get(ledgers.RECONSTRUCTED):

@@ -28,7 +28,7 @@ from local_training.errors import MachineError, SettingsError
 from local_training.metrics import MetricsReader
 from local_training.paths import Paths
 from tools import command_line
-from tools.monitor import dashboard, learning_facts
+from tools.monitor import advice, dashboard, learning_facts
 from tools.monitor.folder_census import MEASURED_PER_LOOK, NAMES_KEPT
 from tools.monitor.reading import Reader
 from tools.monitor.screen import Screen
@@ -100,7 +100,8 @@ def _show(paths: Paths, seconds: float, *, once: bool) -> None:
     while True:
         history.look()
         found = learning_facts.learning(history.batches, history.games)
-        screen.show(dashboard.lines(reader.snapshot(), seconds, found))
+        seen = reader.snapshot()
+        screen.show(dashboard.lines(seen, seconds, found, advice.advice(seen, str(paths.root))))
         if once:
             return
         time.sleep(seconds)

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 import secrets
-import shutil
 import statistics
 import sys
 import time
@@ -21,6 +20,7 @@ from local_training.errors import LockUnavailableError, MachineError
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
 from tools.doctor_checks.facts import Machine, Probe
+from tools.free_disk import free_bytes
 
 OPTIONAL_PACKAGES = ("gymnasium", "rich", "matplotlib", "sc2reader", "spawningtool", "pynvml")
 _PROBE_FILES = 9
@@ -36,7 +36,7 @@ def look(paths: Paths, environment: Mapping[str, str]) -> Machine:
         watch_trouble=watch_trouble(paths.buffer),
         own_variables=tuple(settings_file.unknown_variables(environment)),
         file_system=file_system_of(paths.root),
-        free_bytes=_free_bytes(paths.root),
+        free_bytes=free_bytes(paths.root),
         long_paths=_long_paths(),
         probe=probe(paths.data),
     )
@@ -129,15 +129,6 @@ def _is_below(path: str, folder: str) -> bool:
         ) or (folder == os.sep)
     except ValueError:  # on another of Windows' drives
         return False
-
-
-def _free_bytes(folder: Path) -> float | None:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        return float(shutil.disk_usage(folder).free)
-    except OSError:
-        return None
 
 
 def _long_paths() -> bool:

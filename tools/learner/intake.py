@@ -20,6 +20,7 @@ from local_training.paths import MODEL_NAME, Paths
 from local_training.settings import Settings
 from tools.learner.ledger import UNKNOWN_VERSION, Ledger
 from tools.learner.wall_clock import CLOCK, WallClock
+from tools.visible_text import visible
 
 _FAULTS_OF_ONE_FILE = (errno.EACCES, errno.EPERM)
 _READ_WAITS_SECONDS = (0.01, 0.05)
@@ -146,7 +147,7 @@ def duplicate(name: str, sha256: str, signature: Signature, episode_id: str, for
     """
     what = f"episode_id {episode_id!a} was" if episode_id else "the same bytes were"
     version = f"version {former[1]}" if former[1] != UNKNOWN_VERSION else "a version that is not known any more"
-    reason = f"{what} trained on in {version}, as {ascii(former[0])[1:-1]}; each episode counts once"
+    reason = f"{what} trained on in {version}, as {visible(former[0])}; each episode counts once"
     return SetAside(name, sha256, signature, DUPLICATE, reason)
 
 
@@ -277,7 +278,7 @@ class Intake:
         shortest, longest = _REFUSED_AGAIN_SECONDS
         wait_seconds = min(max(shortest, 2 * self._refused.get(name, (0.0, 0.0))[1]), longest)
         self._refused[name] = self._monotonic() + wait_seconds, wait_seconds
-        return LeftAlone(name, f"{ascii(name)[1:-1]} can't be read: {error}")
+        return LeftAlone(name, f"{visible(name)} can't be read: {error}")
 
     def _needs_time(self, name: str, signature: Signature) -> bool:
         """Whether there is no point in reading a file now: it refused a moment ago, or is as unfinished as it was."""

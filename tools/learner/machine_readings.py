@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tools.free_disk import free_bytes
 
 _FAMILY_SECONDS = 10.0
 _OUR_MODULES = ("tools.learner.worker", "tools.learner.task_worker", "tools.learner.crew_member")
@@ -60,7 +61,7 @@ class MachineReadings:
             memory_percent=self._others_memory_percent(),
             gpu_memory_percent=gpu_memory,
             gpu_percent=gpu,
-            free_disk_bytes=_free_bytes(self._folder),
+            free_disk_bytes=free_bytes(self._folder),
             battery_percent=_battery_percent(),
         )
 
@@ -133,13 +134,6 @@ def _resident_bytes(process: psutil.Process) -> int | None:
     try:
         return int(process.memory_info().rss)
     except (OSError, psutil.Error):
-        return None
-
-
-def _free_bytes(folder: Path) -> float | None:
-    try:
-        return float(shutil.disk_usage(folder).free)
-    except OSError:
         return None
 
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tools.visible_text import visible
+
 _READS_UNTIL_REJECTED = 2
 """Announced ones: the death that made the workers announce their files was one, too."""
 _BATCHES_UNTIL_ALONE = 2
@@ -45,7 +47,7 @@ class Suspects:
     def set_aside(self, printed_name: str) -> None:
         """A file has left the buffer; the next one of its name is another file."""
         for name in [*self._reads, *self._batches, *self._alone]:
-            if ascii(name)[1:-1] == printed_name:
+            if visible(name) == printed_name:
                 self._forgive(name)
 
     def worker_died(self) -> None:

@@ -37,6 +37,7 @@ from tools.learner.trap_watch import TrapWatch
 from tools.learner.troubles import TroubleLog
 from tools.learner.wall_clock import CLOCK
 from tools.learner.watcher import BufferWatcher
+from tools.visible_text import visible
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ class Worker:
         if done.did_something:
             for item in done.set_aside:
                 self._deadly.pop(item.name, None)
-                self._tell("set_aside", name=ascii(item.name)[1:-1], fate=item.fate, reason=item.reason)
+                self._tell("set_aside", name=visible(item.name), fate=item.fate, reason=item.reason)
             self._tell("stats", stats=self._stats(), batch=dict(done.trained.report) if done.trained else None)
             self._publish("training")
 

@@ -13,6 +13,7 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 _MANY_WAIT = 3
 _MOSTLY = 0.5
 _FEW = 20
+_SCARCE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def advice(snapshot: Snapshot, root: str) -> list[Advice]:
     """
     content = snapshot.status.content or {}
     stats = content.get("stats")
-    found = [*_life(snapshot, root), *_pause(snapshot), *_folders(snapshot)]
+    found = [*_disk(snapshot), *_life(snapshot, root), *_pause(snapshot), *_folders(snapshot)]
     found += [*_errors(stats, root), *_fates(stats, root)] if isinstance(stats, Mapping) else []
     return sorted(found, key=lambda item: (ERROR, WARNING, NOTE).index(item.level))
 
@@ -43,6 +44,8 @@ def _life(snapshot: Snapshot, root: str) -> Iterator[Advice]:
     content = snapshot.status.content
     waiting = words.plural(snapshot.buffer.count, "episode")
     if content is None:
+        if _disk_is_full(snapshot):
+            return  # a learner that runs there could not say so
         if snapshot.status.is_there:
             yield Advice(ERROR, said, "It is written anew by the next learner. Until then the folders and the ledger are shown.")
         elif snapshot.buffer.count:
@@ -57,6 +60,17 @@ def _life(snapshot: Snapshot, root: str) -> Iterator[Advice]:
         yield Advice(ERROR, "The learner waits for a fault of the machine to pass", "See the last error. It goes on by itself.")
     elif content.get("state") == "stopped" and snapshot.buffer.count >= _MANY_WAIT:
         yield Advice(WARNING, f"{waiting} wait, and the learner was stopped", f"Start it again: {start}")
+
+
+def _disk_is_full(snapshot: Snapshot) -> bool:
+    return snapshot.free_disk_bytes is not None and snapshot.free_disk_bytes < _SCARCE_BYTES
+
+
+def _disk(snapshot: Snapshot) -> Iterator[Advice]:
+    if _disk_is_full(snapshot):
+        free = words.size(int(snapshot.free_disk_bytes or 0))
+        cure = "Make room. A learner that runs goes on by itself then; until then it may not even be able to write its status."
+        yield Advice(ERROR, f"The disk is full: {free} are free", cure)
 
 
 def _pause(snapshot: Snapshot) -> Iterator[Advice]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tools.monitor import life_signs, words
+from tools.monitor.advice import Advice
 from tools.monitor.learning_facts import GAMES, Learning
 from tools.monitor.snapshot import FolderFacts, ModelFileFacts, Snapshot
 
@@ -26,7 +27,9 @@ class Line:
     rank: int = ESSENTIAL
 
 
-def lines(snapshot: Snapshot, seconds: float = REFRESH_SECONDS, learning: Learning | None = None) -> list[Line]:
+def lines(
+    snapshot: Snapshot, seconds: float = REFRESH_SECONDS, learning: Learning | None = None, advised: Sequence[Advice] = ()
+) -> list[Line]:
     """The whole dashboard, top to bottom; `seconds` from one to the next."""
     sections = [
         _header(snapshot),
@@ -34,6 +37,7 @@ def lines(snapshot: Snapshot, seconds: float = REFRESH_SECONDS, learning: Learni
         _folder("ARCHIVE DIRECTORY (Processed)", snapshot.archive, snapshot.now, _archive_words(snapshot.archive)),
         _model(snapshot.model, _stats(snapshot), snapshot.now),
         _learner(snapshot),
+        _what_to_do(advised),
         _statistics(snapshot),
         _games(learning) if learning is not None and learning.games else [],
         _log(snapshot),
@@ -130,6 +134,11 @@ def _learner(snapshot: Snapshot) -> list[Line]:
             ("Last Error", error, ESSENTIAL if stats.get("last_error") else DETAIL),
         ]
     )
+
+
+def _what_to_do(advised: Sequence[Advice]) -> list[Line]:
+    told = [Line(text, ESSENTIAL) for item in advised for text in (f"  {item.seen}", f"    {item.cure}")]
+    return [Line("WHAT TO DO"), *told] if told else []
 
 
 _STATISTICS = (

@@ -13,6 +13,7 @@ import psutil
 
 from local_training.paths import Paths
 from local_training.pausing import PauseWatch
+from tools.free_disk import free_bytes
 from tools.learner import status
 from tools.monitor.folder_census import MEASURED_PER_LOOK, FolderCensus
 from tools.monitor.snapshot import ModelFileFacts, Snapshot, StatusFacts
@@ -44,6 +45,7 @@ class Reader:
             status=status_facts(self._paths),
             log_path=str(self._paths.training_log),
             log_lines=last_lines(self._paths.training_log, LOG_LINES),
+            free_disk_bytes=free_bytes(self._paths.root),
             pause=self._pauses.look(),
         )
 

@@ -66,7 +66,7 @@ class StatusFacts:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that is shown at once; moments are in seconds since 1970."""
+    """Everything that is shown at once; moments are in seconds since 1970, what is not known is None."""
 
     started: float
     now: float
@@ -76,4 +76,5 @@ class Snapshot:
     status: StatusFacts
     log_path: str
     log_lines: tuple[str, ...] = field(default=())
+    free_disk_bytes: float | None = None
     pause: Pause | None = None

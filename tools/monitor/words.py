@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from tools import visible_text
+
 _CLOCKS_AGREE_SECONDS = 3.0
 _LONGEST_SECONDS = 1e11
 _UNITS = ("KB", "MB", "GB", "TB")
@@ -49,15 +51,14 @@ def plural(count: int, noun: str) -> str:
 
 
 def name(text: str, longest: int = 60) -> str:
-    """A file name in plain ASCII; otherwise one with a line feed or an escape code would rewrite the screen."""
-    plain = ascii(text)[1:-1]
+    """A file name that prints, shortened."""
+    plain = visible_text.visible(text)
     return plain if len(plain) <= longest else plain[: longest - 3] + "..."
 
 
 def visible(text: object, longest: int = 1000) -> str:
     """A text on one line, with every character that does not print as its escape."""
-    cut = str(text)[:longest]
-    return cut if cut.isprintable() else "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in cut)[:longest]
+    return visible_text.visible(str(text)[:longest])[:longest]
 
 
 def number(value: Any, form: str) -> str:

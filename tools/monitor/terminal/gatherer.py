@@ -13,6 +13,7 @@ import numpy as np
 from local_training.metrics import MetricsReader
 from local_training.paths import Paths
 from local_training.pausing import PauseWatch
+from tools.free_disk import free_bytes
 from tools.monitor import reading
 from tools.monitor.folder_census import FolderCensus
 from tools.monitor.learning_facts import Learning, learning, whole_run
@@ -117,6 +118,7 @@ class Gatherer:
             status=status,
             log_path=str(self._paths.training_log),
             log_lines=self._log,
+            free_disk_bytes=free_bytes(self._paths.root) if anew or last is None else last.free_disk_bytes,
             pause=pause,
         )
         root = os.fspath(self._paths.root)

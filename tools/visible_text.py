@@ -1,0 +1,8 @@
+"""Names and texts from outside, made fit to be printed: a line feed or an escape code in one would rewrite the screen."""
+
+from __future__ import annotations
+
+
+def visible(text: str) -> str:
+    """The text with every character that does not print as its escape; one that prints stays as it is, in any script."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
