@@ -20,9 +20,9 @@ from typing import Any
 
 from local_training import atomic_files, buffer_folder
 from local_training.paths import Paths
+from local_training.visible_text import visible
 from tools import command_line
 from tools.learner import ledger as ledgers
-from tools.visible_text import visible
 
 
 def main(arguments: list[str] | None = None) -> int:

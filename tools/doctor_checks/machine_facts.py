@@ -17,10 +17,10 @@ import psutil
 
 from local_training import atomic_files, settings_file
 from local_training.errors import LockUnavailableError, MachineError
+from local_training.free_disk import free_bytes
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
 from tools.doctor_checks.facts import Machine, Probe
-from tools.free_disk import free_bytes
 
 OPTIONAL_PACKAGES = ("gymnasium", "rich", "matplotlib", "sc2reader", "spawningtool", "pynvml")
 _PROBE_FILES = 9

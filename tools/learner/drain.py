@@ -15,8 +15,8 @@ from tools.learner.crew import Crew
 from tools.learner.metrics_history import Circumstances
 from tools.learner.stats import EMPTY
 from tools.learner.tally import Tally
+from tools.learner.telling import tell_set_aside
 from tools.learner.trap_watch import TrapWatch
-from tools.visible_text import visible
 
 _FORMER_WORKER_SECONDS = 10.0
 
@@ -73,7 +73,7 @@ def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[
         trainer.history.add(done, Circumstances(trainer.waiting(), "off"))
         troubles += done.troubles
         for item in done.set_aside:
-            tell("set_aside", name=visible(item.name), fate=item.fate, reason=item.reason)
+            tell_set_aside(tell, item)
         for notice in trainer.guard.taken_notices() + traps.after(done.episodes, trainer.actions):
             tell("warning", sentence=notice)
         if done.trained is not None:

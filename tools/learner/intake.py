@@ -18,9 +18,9 @@ from local_training.episode import Episode
 from local_training.errors import EpisodeError, MachineError
 from local_training.paths import MODEL_NAME, Paths
 from local_training.settings import Settings
+from local_training.visible_text import visible
 from tools.learner.ledger import UNKNOWN_VERSION, Ledger
 from tools.learner.wall_clock import CLOCK, WallClock
-from tools.visible_text import visible
 
 _FAULTS_OF_ONE_FILE = (errno.EACCES, errno.EPERM)
 _READ_WAITS_SECONDS = (0.01, 0.05)
@@ -282,9 +282,8 @@ class Intake:
 
     def _needs_time(self, name: str, signature: Signature) -> bool:
         """Whether there is no point in reading a file now: it refused a moment ago, or is as unfinished as it was."""
-        if self._monotonic() < self._refused.get(name, (0.0, 0.0))[0]:
-            return True
-        return self._unfinished.get(name, (None, 0.0))[0] == signature and not self._stood_still(name, signature)
+        refused = self._monotonic() < self._refused.get(name, (0.0, 0.0))[0]
+        return refused or (self._unfinished.get(name, (None, 0.0))[0] == signature and not self._stood_still(name, signature))
 
     def _stood_still(self, name: str, signature: Signature) -> bool:
         """Whether an unfinished file has not changed for long enough to be called broken."""

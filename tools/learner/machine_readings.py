@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from tools.free_disk import free_bytes
+from local_training.free_disk import free_bytes
 
 _FAMILY_SECONDS = 10.0
 _OUR_MODULES = ("tools.learner.worker", "tools.learner.task_worker", "tools.learner.crew_member")

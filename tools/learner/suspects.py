@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tools.visible_text import visible
+from local_training.visible_text import visible
 
 _READS_UNTIL_REJECTED = 2
 """Announced ones: the death that made the workers announce their files was one, too."""

@@ -8,9 +8,16 @@ import threading
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from local_training.visible_text import visible
+from tools.learner.intake import SetAside
+
 logger = logging.getLogger(__name__)
 
 Tell = Callable[..., None]
+
+
+def tell_set_aside(tell: Tell, item: SetAside) -> None:
+    tell("set_aside", name=visible(item.name), fate=item.fate, reason=item.reason)
 
 
 def teller(answers: BinaryIO) -> Tell:

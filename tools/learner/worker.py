@@ -31,13 +31,12 @@ from tools.learner.metrics_history import Circumstances
 from tools.learner.pulse import Pulse
 from tools.learner.round import Round
 from tools.learner.tally import Tally
-from tools.learner.telling import Tell, teller
+from tools.learner.telling import Tell, tell_set_aside, teller
 from tools.learner.trainer import Caution, Trainer
 from tools.learner.trap_watch import TrapWatch
 from tools.learner.troubles import TroubleLog
 from tools.learner.wall_clock import CLOCK
 from tools.learner.watcher import BufferWatcher
-from tools.visible_text import visible
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +200,7 @@ class Worker:
         if done.did_something:
             for item in done.set_aside:
                 self._deadly.pop(item.name, None)
-                self._tell("set_aside", name=visible(item.name), fate=item.fate, reason=item.reason)
+                tell_set_aside(self._tell, item)
             self._tell("stats", stats=self._stats(), batch=dict(done.trained.report) if done.trained else None)
             self._publish("training")
 

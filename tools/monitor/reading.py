@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 
+from local_training.free_disk import free_bytes
 from local_training.paths import Paths
 from local_training.pausing import PauseWatch
-from tools.free_disk import free_bytes
 from tools.learner import status
 from tools.monitor.folder_census import MEASURED_PER_LOOK, FolderCensus
 from tools.monitor.snapshot import ModelFileFacts, Snapshot, StatusFacts

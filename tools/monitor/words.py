@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from tools import visible_text
+from local_training import visible_text
 
 _CLOCKS_AGREE_SECONDS = 3.0
 _LONGEST_SECONDS = 1e11

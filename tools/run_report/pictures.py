@@ -5,12 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -26,7 +22,7 @@ _DOTS_PER_INCH = 130
 
 def curve(values: Floats, parts: Sequence[Stretch], versions: Floats, what: str) -> bytes:
     """One dot a game, the mean of each stretch and its 95 % band; above, the versions that the games were trained into."""
-    figure, axes = pyplot.subplots(figsize=(9, 4.2), layout="constrained")
+    figure, axes = _blank(9, 4.2)
     shown = np.unique(np.linspace(0, len(values) - 1, min(_DOTS, len(values))).astype(int))
     axes.plot(shown + 1, values[shown], ".", color=_GREY, markersize=3.5, alpha=0.35, label="one game", rasterized=True)
     middles = [(part.first + part.last) / 2 for part in parts]
@@ -62,7 +58,7 @@ def _versions_above(axes: Axes, versions: Floats) -> None:
 
 def distributions(first: Floats, last: Floats) -> bytes:
     """How the returns of the first tenth of the games and those of the last are spread."""
-    figure, axes = pyplot.subplots(figsize=(9, 2.8), layout="constrained")
+    figure, axes = _blank(9, 2.8)
     together = np.concatenate([first, last])
     low, high = float(together.min()), float(together.max())
     edges = [float(edge) for edge in np.linspace(low, high if high > low else low + 1, 31)]
@@ -76,7 +72,7 @@ def distributions(first: Floats, last: Floats) -> bytes:
 
 def staleness(lags: Floats) -> bytes:
     """How many versions old the policy was that played."""
-    figure, axes = pyplot.subplots(figsize=(9, 2.4), layout="constrained")
+    figure, axes = _blank(9, 2.4)
     longest = int(lags.max())
     edges = [float(edge) for edge in np.linspace(-0.5, longest + 0.5, min(longest + 2, 41))]
     axes.hist(lags, edges, weights=np.full(len(lags), 100 / len(lags)), rwidth=0.9, color=_ORANGE, alpha=0.8)
@@ -87,7 +83,7 @@ def staleness(lags: Floats) -> bytes:
 
 def comparison(groups: Sequence[tuple[str, Estimate]], what: str, *, is_share: bool) -> bytes:
     """One row per name: the value, and its 95 % interval; at most as many rows as fit a page."""
-    figure, axes = pyplot.subplots(figsize=(9, 0.9 + 0.34 * len(groups)), layout="constrained")
+    figure, axes = _blank(9, 0.9 + 0.34 * len(groups))
     for row, (_, estimate) in enumerate(groups):
         axes.plot([estimate.low, estimate.high], [row, row], color=_BLUE, linewidth=6, alpha=0.3, solid_capstyle="butt")
         axes.plot([estimate.value], [row], "o", color=_BLUE)
@@ -102,10 +98,15 @@ def comparison(groups: Sequence[tuple[str, Estimate]], what: str, *, is_share: b
     return _png(figure, axes)
 
 
+def _blank(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty picture, in inches. Not by way of pyplot, which takes longer to load and keeps all figures."""
+    figure = Figure((width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
 def _png(figure: Figure, axes: Axes) -> bytes:
     axes.grid(alpha=0.25)
     axes.spines[["right"]].set_visible(False)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
-    pyplot.close(figure)
     return file.getvalue()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from local_training.free_disk import free_bytes
 from local_training.metrics import MetricsReader
 from local_training.paths import Paths
 from local_training.pausing import PauseWatch
-from tools.free_disk import free_bytes
 from tools.monitor import reading
 from tools.monitor.folder_census import FolderCensus
 from tools.monitor.learning_facts import Learning, learning, whole_run
