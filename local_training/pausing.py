@@ -45,7 +45,7 @@ def pause(paths: Paths, now: float | None = None) -> bool:
     if atomic_files.exists(paths.paused):
         return False
     content = json.dumps({"since": time.time() if now is None else now, "by": _user()})
-    atomic_files.write_atomically(paths.paused, content.encode(), durable=False)
+    atomic_files.write_atomically(paths.paused, content.encode(), durable=True)
     return True
 
 
@@ -59,9 +59,10 @@ def resume(paths: Paths, now: float | None = None) -> bool:
     if standing is None:
         return False
     over = Pause(standing.since, standing.by, time.time() if now is None else now)
-    # First the memory: killed in between, we are asked again, and that pause is then told of once all the same.
+    # First the memory, and flushed: killed in between, we are asked again, and that pause is then told of once all the same;
+    # and were it lost in a power cut, what has waited for its end would be too old.
     kept = [*(former for former in _former(paths) if former.since != over.since), over][-_KEPT:]
-    atomic_files.write_atomically(paths.pauses, json.dumps([asdict(former) for former in kept]).encode(), durable=False)
+    atomic_files.write_atomically(paths.pauses, json.dumps([asdict(former) for former in kept]).encode(), durable=True)
     return atomic_files.remove_if_there(paths.paused)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import sys
 import time
@@ -12,6 +14,7 @@ from typing import Any
 
 import commands
 import episodes
+import faulty_disk
 import learner_runs
 import numpy as np
 import pytest
@@ -100,6 +103,38 @@ def test_a_resume_that_was_cut_short_counts_once(paths: Paths) -> None:
     pausing.resume(paths, 200.0)
 
     assert pausing.seconds_since(paths, 0.0, 1000.0) == 100.0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("fault", ["kill", *faulty_disk.POWER_CUT_MODES])
+@pytest.mark.parametrize("ends", [False, True], ids=["a pause", "its end"])
+def test_killed_at_any_step(tmp_path: Path, ends: bool, fault: str) -> None:
+    """By a power cut, too: the root is paused or it is not; asked again, it forgets no time in which it was."""
+    seed, root = Paths(tmp_path / "seed"), Paths(tmp_path / "root")
+    seed.data.mkdir(parents=True)
+    pausing.pause(seed, 100.0)
+    pausing.resume(seed, 150.0)
+    if ends:
+        pausing.pause(seed, 200.0)
+    act = (lambda: pausing.resume(root, 260.0)) if ends else (lambda: pausing.pause(root, 200.0))
+    shutil.copytree(seed.root, root.root)
+    steps = faulty_disk.recorded(root.root, act)
+    assert len(steps) >= 5
+    for number, step in enumerate(steps):
+        shutil.rmtree(root.root)
+        if fault == "kill":
+            shutil.copytree(seed.root, root.root)
+            assert faulty_disk.dying(root.root, act, number, torn=step.op == "write") == -9
+        else:
+            faulty_disk.after_power_cut(seed.root, steps[:number], fault, random.Random(number), root.root)
+        held = pausing.read(root)
+        assert held is None or held.since == 200.0
+        if held is None and not ends:
+            pausing.pause(root, 200.0)
+        pausing.resume(root, 260.0)
+
+        assert pausing.read(root) is None
+        assert pausing.seconds_since(root, 0.0, 1000.0) == 50.0 + 60.0, (number, step)
 
 
 # The learner
