@@ -40,7 +40,8 @@ paths, seed, stopping = Paths(pathlib.Path(sys.argv[2])), int(sys.argv[3]), thre
 threading.Thread(target=lambda: (sys.stdin.read(), stopping.set()), daemon=True).start()
 while not stopping.wait(0.2):
     seed += 1
-    print(buffer_folder.deposit(paths, episodes.arrays(seed, steps=1 + seed % 9), durable=seed % 2 == 0).name, flush=True)
+    make = episodes.full_arrays if seed % 3 else episodes.arrays
+    print(buffer_folder.deposit(paths, make(seed, steps=1 + seed % 12), durable=seed % 2 == 0).name, flush=True)
 """
 
 READER = """
