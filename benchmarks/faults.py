@@ -12,6 +12,7 @@ import logging
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections import Counter
 from functools import partial
@@ -29,13 +30,20 @@ from local_training.games import ResilientAsyncVectorEnv  # noqa: E402
 
 ENVS = 8
 LONG = 10**9
+FACTORY = "factory fails"
+"""The fault whose env is killed, and whose factory raises when the new worker calls it."""
 
 
 def inject(count: int, seed: int) -> None:
     """Part 1."""
+    with tempfile.TemporaryDirectory() as markers:
+        _inject(count, seed, Path(markers))
+
+
+def _inject(count: int, seed: int, markers: Path) -> None:
     rng = np.random.default_rng(seed)
     shared = set(os.listdir("/dev/shm"))
-    makers = [partial(games.FaultyGame, number, LONG) for number in range(ENVS)]
+    makers = [partial(games.BuildFault, number, str(markers / str(number)), games.RAISE, length=LONG) for number in range(ENVS)]
     limits = {"step_seconds": 0.5, "memory_limit_bytes": 250 << 20, "restarts_per_env": 10**6, "restarts_in_all": 10**6}
     envs = ResilientAsyncVectorEnv(makers, reduce_after=0, **limits)
     envs.reset(seed=seed)
@@ -43,14 +51,16 @@ def inject(count: int, seed: int) -> None:
     down: dict[int, tuple[str, float]] = {}
     back: dict[str, list[float]] = {}
     expected, wrong, steps = np.zeros(ENVS), 0, 0
-    names = list(games.FAULTS)
+    names = [*games.FAULTS, FACTORY]
     while sum(kinds.values()) < count or down:
         actions = np.zeros(ENVS, int)
         free = [index for index in range(ENVS) if index not in down and expected[index] >= 1]
         if sum(kinds.values()) < count and len(free) > ENVS // 2 and steps % 20 == 0:
             for index in rng.choice(free, size=rng.integers(1, 3), replace=False).tolist():  # two at once, half the time
                 name = names[sum(kinds.values()) % len(names)]
-                actions[index] = games.FAULTS[name]
+                if name == FACTORY:
+                    (markers / str(index)).touch()
+                actions[index] = games.FAULTS.get(name, games.KILL)
                 kinds[name] += 1
                 down[index] = (name, 0.0)
         observations, rewards, _, truncations, _ = envs.step(actions)
@@ -73,9 +83,10 @@ def inject(count: int, seed: int) -> None:
     print(f"{sum(kinds.values())} faults in {steps} steps of {ENVS} envs: {wrong} rows wrong")
     print(f"from the fault's row to the first observation: median {statistics.median(every):.3f} s, longest {max(every):.3f} s")
     for name in names:
-        print(f"  {name:12s} {kinds[name]:4d}  median {statistics.median(back[name]):.3f} s")
+        print(f"  {name:13s} {kinds[name]:4d}  median {statistics.median(back[name]):.3f} s")
     envs.close()
     left = psutil.Process().children(recursive=True)
+    print(f"factories that have failed: {kinds[FACTORY] - len(list(markers.iterdir()))} of {kinds[FACTORY]}")
     print(f"left behind: {len(left)} processes, {len(set(os.listdir('/dev/shm')) - shared)} files in /dev/shm")
 
 

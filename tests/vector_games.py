@@ -112,8 +112,8 @@ def _spoil_sockets(*, close: bool) -> None:
 class BuildFault(FaultyGame):
     """Fails while it is built, as long as the file is there; the file is removed first unless `always`."""
 
-    def __init__(self, number: int, marker: str, fault: int, *, always: bool = False) -> None:
-        super().__init__(number)
+    def __init__(self, number: int, marker: str, fault: int, *, always: bool = False, length: int = 10) -> None:
+        super().__init__(number, length)
         if os.path.exists(marker):
             if not always:
                 os.remove(marker)
