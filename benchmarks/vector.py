@@ -34,7 +34,7 @@ from harness import processor_seconds  # noqa: E402
 
 from local_training.games import make_vector_env  # noqa: E402
 from local_training.games.half_batches import HalfBatches  # noqa: E402
-from local_training.games.pool import usable_cores  # noqa: E402
+from local_training.games.presets import usable_cores  # noqa: E402
 
 WINDOW_SECONDS = 0.25
 SETTLE_SECONDS = 1.2
@@ -194,7 +194,7 @@ def compare(name: str, seconds: float, rounds: int) -> None:
         "Gymnasium Async": AsyncVectorEnv(makers, context="fork"),
         "ours, auto": auto(),
         "ours, auto, no copy": auto(copy=False),
-        "ours, auto, spin 50 us": auto(spin_microseconds=50),
+        "ours, auto, no looking": auto(spin_microseconds=0),
         "ours, one worker per core": make_vector_env(makers, "pool", rebuild_episodes=0),
         "ours, one worker per env": make_vector_env(makers, "async", rebuild_episodes=0),
     }

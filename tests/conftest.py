@@ -75,7 +75,7 @@ def nothing_is_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pyt
         return [
             *(f"thread {thread.name}" for thread in set(threading.enumerate()) - threads if _is_left(thread)),
             *(f"process {pid}: {_command(pid)}" for pid in _children() - children),
-            *(f"shared memory {name}" for name in _segments() - segments if not _is_mapped(name)),
+            *(f"shared memory {name}" for name in _segments() - segments if not _is_in_use(name)),
         ]
 
     deadline = time.monotonic() + GRACE_SECONDS
@@ -135,14 +135,15 @@ def _segments() -> set[str]:
     return {entry.name for entry in os.scandir(_SHARED_MEMORY) if entry.is_file() and not entry.name.startswith("sem.")}
 
 
-def _is_mapped(name: str) -> bool:
+def _is_in_use(name: str) -> bool:
     """Whether a stranger's process uses a segment; other programs of this machine make some too."""
     family = {os.getpid(), *_children()}
     for maps in Path("/proc").glob("[0-9]*/maps"):
         if int(maps.parent.name) in family:
             continue
         try:
-            if name in maps.read_text(errors="replace"):
+            opened = [os.readlink(link) for link in maps.with_name("fd").iterdir()]
+            if name in maps.read_text(errors="replace") or str(_SHARED_MEMORY / name) in opened:
                 return True
         except OSError:
             continue  # gone meanwhile, or another user's

@@ -13,8 +13,9 @@ import cloudpickle
 from gymnasium import Space
 
 from local_training.games import worker_platform
+from local_training.games.doorbell import RACE_SECONDS, WorkersBell
 from local_training.games.env_host import EnvHost, HostPlan
-from local_training.games.framing import TOKENS, FrameReader, pack
+from local_training.games.framing import RING, FrameReader, pack
 from local_training.games.shared_block import SharedBlock
 
 FIRST_OBSERVATIONS = 2
@@ -35,14 +36,17 @@ class Layout:
 class StartOrder:
     """The first message to a worker.
 
-    first_seeds: per env to reset at once, its seed; None waits for the order.
     layout: None for the very first workers, which are asked for their spaces before the memory can be laid out.
+    first_seeds: per env to reset at once, its seed; None waits for the order.
+    line: which of `SharedBlock.lines` is the worker's doorbell.
+    look_seconds: how long either side looks for the other before it sleeps.
     """
 
     plan: HostPlan
     layout: Layout | None
     first_seeds: dict[int, int | None] | None
-    spin_seconds: float
+    line: int
+    look_seconds: float
 
 
 class EnvWorker:
@@ -51,12 +55,14 @@ class EnvWorker:
     def __init__(self, link: worker_platform.WorkerLink, shared: worker_platform.SharedMemory) -> None:
         self._link = link
         self._shared = shared
+        self._receive = link.receiver()
         self._reader = FrameReader()
         self._waiting: list[Any] = []
+        self._bell: WorkersBell | None = None
 
     def run(self) -> None:
         """Build the envs and serve until told to close."""
-        order: StartOrder = cloudpickle.loads(self._next_item())
+        self._order = order = self._first_order()
         try:
             self._host = EnvHost(order.plan)
         # A factory may raise anything; the parent decides whether to try again.
@@ -70,7 +76,8 @@ class EnvWorker:
                 news = self._host.reset(FIRST_OBSERVATIONS, order.first_seeds, None)
         self._send("built", None if order.layout is not None else self._description(), news)
         try:
-            self._serve(order.spin_seconds)
+            while self._handle(self._receive()):
+                self._step_while_asked()
         finally:
             self._host.close()
 
@@ -83,40 +90,43 @@ class EnvWorker:
 
     def _attach(self, layout: Layout) -> None:
         memory = self._shared.map(layout.byte_count)
-        self._host.attach(SharedBlock(memory, layout.observation_space, layout.action_space, layout.count))
+        block = SharedBlock(memory, layout.observation_space, layout.action_space, layout.count)
+        self._host.attach(block)
+        self._bell = WorkersBell(memoryview(block.lines[self._order.line]), self._order.plan.generation)
 
-    def _serve(self, spin_seconds: float) -> None:
-        receive, send, step = self._link.receiver(spin_seconds), self._link.send, self._host.step
-        numbers = {token: token[0] & 1 for token in TOKENS}
+    def _step_while_asked(self) -> None:
+        """Step as long as there are questions in the shared memory; returns when only the link can tell of more."""
+        bell, send, step = self._bell, self._link.send, self._host.step
+        if bell is None:
+            return
         while True:
-            data = receive()
-            buffer = numbers.get(data)
-            if buffer is None or self._waiting:
-                if not self._handle(data):
-                    return
-                continue
-            news = step(buffer)
-            send(pack(("step", news)) if news else data)
+            batch = bell.question()
+            if batch < 0 and bell.looked_in_vain and not worker_platform.wait_readable([self._link], RACE_SECONDS):
+                batch = bell.question(look=False)
+            if batch < 0:
+                return
+            news = step(batch)
+            if news:
+                send(pack(("step", news)))
+            if bell.answer(with_news=bool(news)):
+                send(RING)
 
     def _handle(self, data: bytes) -> bool:
+        if data == RING:
+            return True
         if not data:
             return False  # the parent is gone
         self._waiting += self._reader.feed(data)
         while self._waiting:
             item = self._waiting.pop(0)
-            if isinstance(item, int):
-                news = self._host.step(item & 1)
-                self._link.send(pack(("step", news)) if news else TOKENS[item])
-            elif item[0] == "close":
+            if item[0] == "close":
                 return False
-            else:
-                self._answer(*item)
+            self._answer(*item)
         return True
 
     def _answer(self, kind: str, *details: Any) -> None:
         if kind == "step":
-            number, actions = details
-            self._send("step", self._host.step(number & 1, actions))
+            self._send("step", self._host.step(*details))
         elif kind == "reset":
             self._send("reset", self._host.reset(*details))
         elif kind == "attach":
@@ -146,13 +156,14 @@ class EnvWorker:
     def _send(self, *message: Any) -> None:
         self._link.send(pack(message))
 
-    def _next_item(self) -> Any:
+    def _first_order(self) -> StartOrder:
         while not self._waiting:
-            data = self._link.receiver(0.0)()
+            data = self._receive()
             if not data:
                 os._exit(0)
             self._waiting += self._reader.feed(data)
-        return self._waiting.pop(0)
+        order: StartOrder = cloudpickle.loads(self._waiting.pop(0))
+        return order
 
 
 def _is_picklable(value: Any) -> bool:

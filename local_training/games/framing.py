@@ -1,7 +1,7 @@
-"""The bytes between a vector env and its workers: one-byte tokens for steps, checked frames for all else.
+"""The bytes between a vector env and its workers: a one-byte ring to wake the other side, checked frames for all else.
 
-A step whose results all lie in shared memory is one byte in each direction. Anything with content is a frame:
-mark, length, checksum, pickle. A stray print or a mad game that writes into the pipe is found out by mark or checksum.
+A step whose actions and results all lie in shared memory needs a ring at most (doorbell.py). Anything with content is a
+frame: mark, length, checksum, pickle. A stray print or a mad game that writes into the pipe is found out by mark or checksum.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import cloudpickle
 
 from local_training.games.vector_errors import GarbledMessageError
 
-TOKENS = tuple(bytes([0x80 | number]) for number in range(64))
-"""Step tokens; vector step k uses number k modulo 64, and its lowest bit names the observation buffer."""
+RING = b"\x81"
+"""Look into the shared memory; it may come too late, or twice, and means nothing by itself."""
 
 _MARK = 0xF5
 _HEADER = struct.Struct(">BII")
@@ -33,7 +33,7 @@ def pack(message: object) -> bytes:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into tokens (int, 0..63) and messages."""
+    """Cuts a stream of bytes into messages, and drops the rings between them."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -42,14 +42,13 @@ class FrameReader:
         """Take what arrived and return what is complete.
 
         Raises:
-            GarbledMessageError: the bytes are neither token nor frame, or a frame's checksum is wrong.
+            GarbledMessageError: the bytes are neither ring nor frame, or a frame's checksum is wrong.
         """
         self._bytes += data
         items: list[Any] = []
         while self._bytes:
             first = self._bytes[0]
-            if first & 0xC0 == 0x80:
-                items.append(first & 0x3F)
+            if first == RING[0]:
                 del self._bytes[:1]
                 continue
             if first != _MARK:

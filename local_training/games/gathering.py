@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from local_training.games import worker_platform
+from local_training.games.doorbell import RACE_SECONDS
 from local_training.games.env_host import News
 from local_training.games.fleet import Fleet
 from local_training.games.worker_handle import WorkerFault, WorkerHandle
@@ -41,26 +42,23 @@ class Gathering:
         self.news.infos.update(news.infos)
         self.news.observations.update(news.observations)
 
-    def quick_step(self, token: bytes) -> list[WorkerHandle]:
-        """Take the one-byte answers of workers that have nothing to tell; returns the others."""
+    def quick_step(self) -> list[WorkerHandle]:
+        """Take the answers of workers that have nothing to tell; returns the others."""
         slow = []
         for handle in tuple(self._fleet.stepping):
             try:
-                if not handle.quick_token(token):
+                if not handle.quick_answer():
                     slow.append(handle)
             except WorkerFault as fault:
                 self._fail(handle, fault)
         return slow
 
-    def wait(
-        self, pending: list[WorkerHandle], kind: str, number: int, limit_seconds: float, timeout: float | None = None
-    ) -> None:
+    def wait(self, pending: list[WorkerHandle], kind: str, limit_seconds: float, timeout: float | None = None) -> None:
         """Wait until every worker has answered or was given up.
 
         Args:
             pending: those still to answer; emptied one by one.
             kind: "step" or "reset".
-            number: the step's token.
             limit_seconds: what one env may take.
             timeout: of the caller; None waits as long as it takes.
 
@@ -70,10 +68,12 @@ class Gathering:
         start = time.monotonic()
         for handle in pending:
             handle.expect(kind, start + limit_seconds)
+            handle.listen()
+        patience = RACE_SECONDS
         while pending:
             now = time.monotonic()
             for handle in tuple(pending):
-                if handle.closed or self._has_answered(handle, kind, number, limit_seconds, now):
+                if handle.closed or self._has_answered(handle, kind, limit_seconds, now):
                     pending.remove(handle)
             self._fleet.look_after(now)
             if self._fleet.busy:
@@ -82,16 +82,17 @@ class Gathering:
                 return
             if timeout is not None and now - start >= timeout:
                 raise multiprocessing.TimeoutError(f"The call to `{kind}_wait` has timed out after {timeout} second(s).")
-            worker_platform.wait_readable([handle.link for handle in pending if not handle.closed], _LOOK_SECONDS)
+            worker_platform.wait_readable([handle.link for handle in pending if not handle.closed], patience)
+            patience = _LOOK_SECONDS
 
-    def _has_answered(self, handle: WorkerHandle, kind: str, number: int, limit_seconds: float, now: float) -> bool:
+    def _has_answered(self, handle: WorkerHandle, kind: str, limit_seconds: float, now: float) -> bool:
         try:
             message = handle.next_message()
             if message is None:
+                if kind == "step" and handle.has_stepped():
+                    return True
                 handle.check(now, self._fleet.block, limit_seconds)
                 return False
-            if kind == "step" and message == number:
-                return True
             if not isinstance(message, tuple) or message[0] != kind:
                 raise WorkerFault("garbled pipe", f"{kind} was answered by {message!r:.80}")
             self.absorb(handle, message[1], now)

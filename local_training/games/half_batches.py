@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from local_training.games.env_host import EnvFactory
-from local_training.games.pool import usable_cores
+from local_training.games.presets import usable_cores
 from local_training.games.vector_env import ResilientAsyncVectorEnv
 
 Transition = tuple[int, Any, Any, Any, Any, dict[str, Any]]

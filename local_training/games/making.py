@@ -11,7 +11,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from local_training.errors import SettingsError, WorkerError
 from local_training.games import presets, step_probe
 from local_training.games.env_host import EnvFactory
-from local_training.games.pool import usable_cores
+from local_training.games.presets import usable_cores
 from local_training.games.resilient_game import ResilientGame
 from local_training.games.vector_env import ResilientAsyncVectorEnv
 from local_training.games.vector_settings import VectorSettings

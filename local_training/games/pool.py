@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from local_training.games.env_host import EnvFactory
+from local_training.games.presets import usable_cores
 from local_training.games.vector_env import ResilientAsyncVectorEnv
 
 
@@ -40,10 +40,3 @@ class StableProcessPoolEnv(ResilientAsyncVectorEnv):
             raise ValueError(f"max_workers is {max_workers}; at least 1 is needed")
         limits = {"step_seconds": timeout, "reset_seconds": timeout, "num_workers": min(workers, max(1, len(env_fns)))}
         super().__init__(env_fns, copy=copy, **{**limits, **options})
-
-
-def usable_cores() -> int:
-    """Cores this process may use, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

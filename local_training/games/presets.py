@@ -1,13 +1,13 @@
-"""Settings of a vector env for a machine: how careful, how many workers, how much memory each."""
+"""Settings of a vector env for a machine: how many cores there are, how careful, how many workers, how much memory each."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import psutil
 
 from local_training.errors import SettingsError
-from local_training.games.pool import usable_cores
 from local_training.games.vector_settings import VectorSettings
 
 NAMES = ("conservative", "balanced", "aggressive")
@@ -21,6 +21,13 @@ class Machine:
 
     cores: int
     available_bytes: int
+
+
+def usable_cores() -> int:
+    """Cores this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def this_machine() -> Machine:

@@ -114,7 +114,7 @@ class Resetting:
         """
         fleet = self._fleet
         while True:
-            self._gathering.wait(self._pending, "reset", -1, fleet.settings.reset_seconds, timeout)
+            self._gathering.wait(self._pending, "reset", fleet.settings.reset_seconds, timeout)
             self._note_done()
             rest = [fleet.rows[index] for index in self._seeds if index not in self.done]
             if all(row.state is RowState.LOST for row in rest):

@@ -16,10 +16,11 @@ import cloudpickle
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from local_training.games import fork_server, worker_platform
+from local_training.games import doorbell, fork_server, worker_platform
 from local_training.games.env_host import EnvFactory, EnvHost, HostPlan
 from local_training.games.env_worker import Layout, StartOrder
 from local_training.games.health import HealthTracker
+from local_training.games.presets import usable_cores
 from local_training.games.restart_budget import RestartBudget
 from local_training.games.rows import Row, RowState
 from local_training.games.shared_block import NOBODY, SharedBlock
@@ -37,12 +38,14 @@ _LOOK_SECONDS = 1.0
 class Slot:
     """A set of envs and its workers.
 
+    lines: which of `SharedBlock.lines` its worker and its standby use.
     restart_at: when the next worker is to be started, or None.
     resting: whether it waits for calmer times instead.
     described: the envs' spaces and metadata, told by the first worker.
     """
 
     envs: list[int]
+    lines: tuple[int, int]
     handle: WorkerHandle | None = None
     standby: WorkerHandle | None = None
     restart_at: float | None = 0.0
@@ -70,7 +73,10 @@ class Roster:
         self.mode = mode
         self.settings = settings
         self.memory = memory
-        self.slots = [Slot(group) for group in groups]
+        self.slots = [Slot(group, lines=(2 * number, 2 * number + 1)) for number, group in enumerate(groups)]
+        # Looking pays where a core is idle for each worker and for this process; else it keeps the others from working.
+        may_look = doorbell.memory_is_ordered() and len(groups) < usable_cores()
+        self._look_seconds = settings.spin_microseconds * 1e-6 if may_look else 0.0
         self.rows = [Row(index) for index in range(len(factories))]
         self.slot_of = {index: slot for slot in self.slots for index in slot.envs}
         self.attributes: dict[int, dict[str, Any]] = {}
@@ -118,11 +124,14 @@ class Roster:
         envs = {index: self.factories[index] for index in slot.envs}
         attributes = {index: dict(self.attributes[index]) for index in slot.envs if index in self.attributes}
         seeds = {index: self.first_seed(index) for index in slot.envs} if self.was_reset else None
-        order = StartOrder(
-            HostPlan(envs, attributes, self._generations, self.mode), self.layout, seeds, self.settings.spin_microseconds * 1e-6
-        )
+        taken = None if slot.handle is None else slot.handle.order.line
+        line = slot.lines[0] if taken != slot.lines[0] else slot.lines[1]
+        plan = HostPlan(envs, attributes, self._generations, self.mode)
+        order = StartOrder(plan, self.layout, seeds, line, self._look_seconds)
         slot.restart_at, slot.resting, slot.started_at = None, False, now
         handle = WorkerHandle(order, self.memory, self.settings.start_method, capture_stderr=self.settings.capture_stderr)
+        if self.block is not None:
+            handle.attach(self.block)
         handle.expect("built", now + self.settings.start_seconds)
         return handle
 

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import Space
 
 from local_training.games import shared_observations
+from local_training.games.doorbell import LINE_WORDS
 
 NOBODY = 0
 """In `owner`: no worker steps this row."""
@@ -21,6 +22,7 @@ class SharedBlock:
 
     owner: [N] int32, the generation of the worker that steps the row; written by the parent only.
     progress: [N] uint32, odd while the env's own code runs; written by the worker.
+    lines: [2 N, 16] int64, the doorbell of every worker; each slot has two, for its worker and its standby.
     hold: [N] bool, asks a worker in SAME_STEP mode to leave a finished episode's last observation in the row.
     rewards, terminations, truncations: [N], results of the last step.
     observations: three batches or None: two that alternate from step to step, so that the last good observation
@@ -40,6 +42,8 @@ class SharedBlock:
         self.truncations = self._array(view, 4, np.bool_, count)
         self.hold = self._array(view, 5, np.bool_, count)
         offset = 6 * _stride(count)
+        self.lines = np.frombuffer(view, np.int64, 2 * count * LINE_WORDS, offset).reshape(2 * count, LINE_WORDS)
+        offset += self.lines.nbytes
         self.actions = None
         if action_space is not None:
             self.actions = shared_observations.rows_in(action_space, view[offset:], count)
@@ -61,7 +65,7 @@ def _stride(count: int) -> int:
 
 def block_bytes(observation_space: Space[Any] | None, action_space: Space[Any] | None, count: int) -> int:
     """Size of the memory a SharedBlock needs."""
-    size = 6 * _stride(count)
+    size = 6 * _stride(count) + 2 * count * LINE_WORDS * 8
     if action_space is not None:
         size += shared_observations.byte_count(action_space, count)
     if observation_space is not None:

@@ -16,7 +16,6 @@ from gymnasium.vector.utils import iterate
 from local_training.games import gathering, resetting, shared_observations, vector_calls, vector_spaces, worker_platform
 from local_training.games.env_host import EnvFactory, News
 from local_training.games.fleet import Fleet
-from local_training.games.framing import TOKENS
 from local_training.games.gathering import Gathering
 from local_training.games.rows import RowFiller, RowState
 from local_training.games.vector_face import VectorFace
@@ -112,7 +111,7 @@ class ResilientAsyncVectorEnv(VectorFace):
         fleet = self._fleet
         if not fleet.was_reset:
             raise ResetNeeded("Cannot call `step` before calling `reset`")
-        self._step_number = number = (self._step_number + 1) & 63
+        self._step_number = number = self._step_number + 1
         self._gathering = Gathering(fleet)
         self._pending = None
         fleet.steps += 1
@@ -122,13 +121,12 @@ class ResilientAsyncVectorEnv(VectorFace):
         else:
             singles = dict(enumerate(iterate(self.action_space, actions)))
         self._singles = singles
-        token = TOKENS[number]
         for handle in tuple(fleet.stepping):
             try:
                 if singles is None:
-                    handle.send_bytes(token)
+                    handle.ask_step(number, number & 1)
                 else:
-                    handle.send("step", number, {index: singles[index] for index in handle.envs})
+                    handle.send("step", number & 1, {index: singles[index] for index in handle.envs})
             except WorkerFault as fault:
                 fleet.fail(fleet.slot_with(handle), handle, fault, time.monotonic())
         self._state = AsyncState.WAITING_STEP
@@ -142,14 +140,14 @@ class ResilientAsyncVectorEnv(VectorFace):
             RestartBudgetError: an env fails again and again, and `on_exhausted` is "raise".
         """
         self._assert_waiting(AsyncState.WAITING_STEP, "step")
-        fleet, number = self._fleet, self._step_number
+        fleet = self._fleet
         if self._pending is None:
             # The quick way has a patience of its own, which a caller's time limit might not grant.
-            self._pending = list(fleet.stepping) if timeout is not None else self._gathering.quick_step(TOKENS[number])
+            self._pending = list(fleet.stepping) if timeout is not None else self._gathering.quick_step()
         if self._pending:
-            self._gathering.wait(self._pending, "step", number, self.settings.step_seconds, timeout)
+            self._gathering.wait(self._pending, "step", self.settings.step_seconds, timeout)
         self._state = AsyncState.DEFAULT
-        news, buffer = self._gathering.news, number & 1
+        news, buffer = self._gathering.news, self._step_number & 1
         for local in fleet.locals:
             vector_calls.step_local(fleet, local, buffer, self._singles, news)
         now = time.monotonic()
@@ -217,7 +215,7 @@ class ResilientAsyncVectorEnv(VectorFace):
         options, mask = resetting.split_mask(options, self.num_envs)
         if not self._fleet.was_reset and mask is not None and not mask.all():
             raise ResetNeeded("The first reset must be one of all envs, without `reset_mask`")
-        self._step_number = (self._step_number + 1) & 63
+        self._step_number += 1
         chosen = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
         self._resetting = resetting.Resetting(
             self._fleet, {index: seeds[index] for index in chosen}, options, self._step_number & 1

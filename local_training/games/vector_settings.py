@@ -60,8 +60,8 @@ class VectorSettings:
     calm_seconds: float = setting(5.0, "Time without a failure after which one resting env comes back.", at_least=0.0)
 
     spin_microseconds: int = setting(
-        0,
-        "Time to look for an answer, yielding the core, before sleeping; more is faster on idle cores.",
+        200,
+        "Time vector env and workers look for each other before they sleep, if there are more cores than workers; 0: none.",
         at_least=0,
         at_most=1000,
     )

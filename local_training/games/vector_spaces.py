@@ -92,6 +92,7 @@ def _attach(fleet: Fleet, layout: Layout) -> None:
             fleet.block.owner[row.index] = row.host.generation
             row.state = RowState.LIVE
     for _, handle in list(fleet.handles()):
+        handle.attach(fleet.block)
         gathering.ask(fleet, handle, ("attach", packed), "attached", fleet.settings.start_seconds)
     gathering.wait_until(fleet, lambda: not fleet.awaited_rows())
     fleet.refresh_stepping()

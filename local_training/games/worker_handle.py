@@ -12,9 +12,10 @@ import cloudpickle
 import numpy as np
 import psutil
 
-from local_training.games import worker_process
+from local_training.games import worker_platform, worker_process
+from local_training.games.doorbell import RACE_SECONDS, ParentsBell
 from local_training.games.env_worker import StartOrder
-from local_training.games.framing import FrameReader, pack
+from local_training.games.framing import RING, FrameReader, pack
 from local_training.games.shared_block import SharedBlock
 from local_training.games.vector_errors import GarbledMessageError
 
@@ -53,6 +54,7 @@ class WorkerHandle:
         self._seen_progress = b""
         self._reader = FrameReader()
         self._items: list[Any] = []
+        self._bell: ParentsBell | None = None
         self._stderr: Any = tempfile.TemporaryFile() if capture_stderr else None  # noqa: SIM115  # lives as long as the handle
         try:
             self.process, self.link, self._let_go = worker_process.launch(start_method, memory, self._stderr)
@@ -60,9 +62,16 @@ class WorkerHandle:
             self._close_stderr()
             raise
         self.closed = False
-        self._receive = self.link.receiver(order.spin_seconds)
+        self._receive = self.link.receiver()
         with contextlib.suppress(OSError):  # it has died already; whoever waits for its answer will see that
             self.link.send(pack(cloudpickle.dumps(order)))
+
+    def attach(self, block: SharedBlock) -> None:
+        """Connect to the memory that steps are asked for and answered through."""
+        self._bell = ParentsBell(memoryview(block.lines[self.order.line]), self.generation, self.order.look_seconds, self._move)
+
+    def _move(self) -> None:
+        worker_platform.move_to_another_core(self.process.pid)
 
     def expect(self, kind: str, deadline: float) -> None:
         """Note what answer is awaited, and until when."""
@@ -76,38 +85,61 @@ class WorkerHandle:
         Raises:
             WorkerFault: it can't be sent: the worker is gone, or reads nothing.
         """
-        self.send_bytes(pack(message))
+        if self._bell is not None:
+            self._bell.point_to_link()
+        self._send_bytes(pack(message))
 
-    def send_bytes(self, data: bytes) -> None:
-        """Send a token or a frame.
+    def ask_step(self, step: int, batch: int) -> None:
+        """Ask for a step whose actions lie in shared memory; its observations go into that batch.
 
         Raises:
             WorkerFault: as `send`.
         """
+        assert self._bell is not None
+        if self._bell.ask(step, batch):
+            self._send_bytes(RING)
+
+    def _send_bytes(self, data: bytes) -> None:
         try:
             self.link.send(data)
         except OSError as error:
             raise self._fault_of_closed_link(error) from None
 
-    def quick_token(self, token: bytes) -> bool:
-        """Wait a little for a step's one-byte answer; anything else is kept for `next_message`.
+    def has_stepped(self) -> bool:
+        """Whether the step is done that `ask_step` has asked for, with no message about it."""
+        return self._bell is not None and self._bell.answered()
+
+    def listen(self) -> None:
+        """Have it ring when it has answered: nobody looks any more."""
+        if self._bell is not None:
+            self._bell.sleep()
+
+    def quick_answer(self) -> bool:
+        """Wait a little for a step's answer without content; anything else is kept for `next_message`.
 
         Raises:
             WorkerFault: the link is closed, or what came is garbled.
         """
+        bell = self._bell
+        assert bell is not None
+        if bell.look_for_answer():
+            # A game may have closed the link, or written into it, and answered nevertheless.
+            return bell.answered() and not self._items and not self.link.has_data()
+        if bell.looked_in_vain and not worker_platform.wait_readable([self.link], RACE_SECONDS):
+            return bell.answered()
         try:
             data = self._receive()
         except BlockingIOError:
             return False
         except OSError as error:
             raise self._fault_of_closed_link(error) from None
-        if data == token and not self._items:
-            return True
+        if data == RING and not self._items:
+            return bell.answered()
         self._take_in(data)
         return False
 
     def next_message(self) -> Any | None:
-        """The next token (int) or message (tuple) that has arrived, or None.
+        """The next message that has arrived, or None.
 
         Raises:
             WorkerFault: the link is closed, or what came is garbled.

@@ -21,13 +21,12 @@ import struct
 import sys
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 _CHUNK = 1 << 16
-_TOKEN_CHUNK = 4096  # a larger buffer would be mapped and unmapped by malloc for every one-byte token
+_RING_CHUNK = 4096  # a larger buffer would be mapped and unmapped by malloc for every one-byte ring
 _F_SETSIG = 10  # Linux; Python's fcntl has no name for it
 _SEND_PATIENCE_SECONDS = 5
 
@@ -101,11 +100,11 @@ class WorkerLink(Protocol):
     def receive_now(self) -> bytes | None:
         """What has arrived: None if nothing has, empty if the other end is closed."""
 
-    def receiver(self, spin_seconds: float) -> Callable[[], bytes]:
-        """A function that waits for bytes: it looks for `spin_seconds`, yielding the core, and sleeps then.
+    def receiver(self) -> Callable[[], bytes]:
+        """A function that waits for bytes. The parent's end waits no longer than its patience; then it is a BlockingIOError."""
 
-        The parent's end waits no longer than its patience; then it is a BlockingIOError.
-        """
+    def has_data(self) -> bool:
+        """Whether something has arrived, or the other end is closed."""
 
     def close(self) -> None: ...
 
@@ -115,6 +114,8 @@ class SocketLink:
 
     def __init__(self, end: socket.socket, patience_seconds: float | None = None) -> None:
         self._end = end
+        self._poller = select.poll()
+        self._poller.register(end, select.POLLIN)
         self.send = end.sendall
         if patience_seconds is not None:
             _parents_ends.add(self)
@@ -134,21 +135,12 @@ class SocketLink:
         except ConnectionResetError:
             return b""
 
-    def receiver(self, spin_seconds: float) -> Callable[[], bytes]:
-        receive, clock, rest = self._end.recv, time.perf_counter, getattr(os, "sched_yield", lambda: None)
-        if not spin_seconds:
-            return lambda: receive(_TOKEN_CHUNK)
+    def receiver(self) -> Callable[[], bytes]:
+        receive = self._end.recv
+        return lambda: receive(_RING_CHUNK)
 
-        def spin() -> bytes:
-            end = clock() + spin_seconds
-            while clock() < end:
-                try:
-                    return receive(_TOKEN_CHUNK, socket.MSG_DONTWAIT)
-                except BlockingIOError:
-                    rest()
-            return receive(_TOKEN_CHUNK)
-
-        return spin
+    def has_data(self) -> bool:
+        return bool(self._poller.poll(0))
 
     def close(self) -> None:
         self._end.close()
@@ -171,7 +163,13 @@ class PipeLink:
         except (EOFError, OSError):
             return b""
 
-    def receiver(self, spin_seconds: float) -> Callable[[], bytes]:
+    def has_data(self) -> bool:
+        try:
+            return bool(self._connection.poll(0))
+        except OSError:
+            return True
+
+    def receiver(self) -> Callable[[], bytes]:
         def receive() -> bytes:
             try:
                 if not self._connection.poll(self._patience_seconds):
@@ -186,15 +184,14 @@ class PipeLink:
         self._connection.close()
 
 
-def wait_readable(links: Iterable[WorkerLink], timeout_seconds: float) -> None:
-    """Return when one of the links has something to read, or after the time."""
+def wait_readable(links: Iterable[WorkerLink], timeout_seconds: float) -> bool:
+    """Whether one of the links has something to read, now or within the time."""
     if sys.platform == "win32":
-        importlib.import_module("multiprocessing.connection").wait(list(links), timeout_seconds)
-        return
+        return bool(importlib.import_module("multiprocessing.connection").wait(list(links), timeout_seconds))
     poller = select.poll()
     for link in links:
         poller.register(link.fileno(), select.POLLIN)
-    poller.poll(max(0, int(timeout_seconds * 1000)))
+    return bool(poller.poll(max(0, int(timeout_seconds * 1000))))
 
 
 _parents_ends: weakref.WeakSet[SocketLink] = weakref.WeakSet()
@@ -263,6 +260,19 @@ def start_watcher(wait: Callable[[], object], die: Callable[[], None]) -> thread
     thread = threading.Thread(target=watch, name="parent-watcher", daemon=True)
     thread.start()
     return thread
+
+
+def move_to_another_core(pid: int) -> None:
+    """Move a process that waits for the core we run on; nothing where the system has no way to ask for it."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, ValueError):
+        with open("/proc/thread-self/stat", encoding="ascii", errors="replace") as file:
+            ours = int(file.read().rpartition(")")[2].split()[36])
+        allowed = os.sched_getaffinity(pid)
+        if allowed - {ours}:
+            os.sched_setaffinity(pid, allowed - {ours})
+            os.sched_setaffinity(pid, allowed)
 
 
 def leave(status: int) -> None:
