@@ -27,6 +27,7 @@ GRACE_SECONDS = 5.0
 """How long a thread or process that has been told to end may take to be gone."""
 
 _SHARED_MEMORY = Path("/dev/shm")
+_SEGMENT_NAMES = ("psm_", "torch_")  # of multiprocessing and PyTorch; other programs keep files of all kinds there
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -75,7 +76,7 @@ def nothing_is_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pyt
         return [
             *(f"thread {thread.name}" for thread in set(threading.enumerate()) - threads if _is_left(thread)),
             *(f"process {pid}: {_command(pid)}" for pid in _children() - children),
-            *(f"shared memory {name}" for name in _segments() - segments if not _is_in_use(name)),
+            *(f"shared memory {name}" for name in _segments() - segments if not _is_mapped(name)),
         ]
 
     deadline = time.monotonic() + GRACE_SECONDS
@@ -132,18 +133,17 @@ def _segments() -> set[str]:
     if not _SHARED_MEMORY.is_dir():
         return set()
     # A segment is a file; folders there are other programs' work places.
-    return {entry.name for entry in os.scandir(_SHARED_MEMORY) if entry.is_file() and not entry.name.startswith("sem.")}
+    return {entry.name for entry in os.scandir(_SHARED_MEMORY) if entry.is_file() and entry.name.startswith(_SEGMENT_NAMES)}
 
 
-def _is_in_use(name: str) -> bool:
+def _is_mapped(name: str) -> bool:
     """Whether a stranger's process uses a segment; other programs of this machine make some too."""
     family = {os.getpid(), *_children()}
     for maps in Path("/proc").glob("[0-9]*/maps"):
         if int(maps.parent.name) in family:
             continue
         try:
-            opened = [os.readlink(link) for link in maps.with_name("fd").iterdir()]
-            if name in maps.read_text(errors="replace") or str(_SHARED_MEMORY / name) in opened:
+            if name in maps.read_text(errors="replace"):
                 return True
         except OSError:
             continue  # gone meanwhile, or another user's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import traceback
@@ -24,12 +25,16 @@ FIRST_OBSERVATIONS = 2
 
 @dataclass
 class Layout:
-    """What the shared memory looks like; a space is None if its samples travel as messages."""
+    """What the shared memory looks like; a space is None if its samples travel as messages. `spare`: see SharedBlock."""
 
     observation_space: Space[Any] | None
     action_space: Space[Any] | None
     count: int
+    spare: int
     byte_count: int
+
+    def view(self, memory: mmap.mmap) -> SharedBlock:
+        return SharedBlock(memory, self.observation_space, self.action_space, self.count, self.spare)
 
 
 @dataclass
@@ -89,8 +94,7 @@ class EnvWorker:
         return cloudpickle.dumps(described)  # type: ignore[no-any-return]
 
     def _attach(self, layout: Layout) -> None:
-        memory = self._shared.map(layout.byte_count)
-        block = SharedBlock(memory, layout.observation_space, layout.action_space, layout.count)
+        block = layout.view(self._shared.map(layout.byte_count))
         self._host.attach(block)
         self._bell = WorkersBell(memoryview(block.lines[self._order.line]), self._order.plan.generation)
 

@@ -112,7 +112,7 @@ class Roster:
         """Fix the shared memory; workers started from now on attach to it by themselves."""
         self.memory.resize(layout.byte_count)
         self.layout = layout
-        self.block = SharedBlock(self.memory.map(layout.byte_count), layout.observation_space, layout.action_space, layout.count)
+        self.block = layout.view(self.memory.map(layout.byte_count))
 
     def start(self, slot: Slot, now: float) -> WorkerHandle:
         """Start a worker for a slot.

@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from local_training.games import shared_observations
 from local_training.games.env_worker import FIRST_OBSERVATIONS
+from local_training.games.observation_batches import ObservationBatches
 from local_training.games.shared_block import NOBODY, SharedBlock
 
 
@@ -57,8 +58,9 @@ class Row:
 class RowFiller:
     """Writes the rows that no worker has written in this step."""
 
-    def __init__(self, block: SharedBlock, mode: AutoresetMode) -> None:
+    def __init__(self, block: SharedBlock, batches: ObservationBatches, mode: AutoresetMode) -> None:
         self._block = block
+        self._batches = batches
         self._mode = mode
 
     def fill(self, row: Row, buffer: int, observations: dict[int, Any]) -> dict[str, Any]:
@@ -78,12 +80,12 @@ class RowFiller:
         lost = row.state is RowState.LOST
         info = row.fault_info("lost" if lost else "fault" if row.fresh_fault else "waiting")
         row.fresh_fault = False
-        return self._with_final(row, buffer, info)
+        return self._with_final(row, info)
 
     def _fill_rebuilt(self, row: Row, buffer: int, observations: dict[int, Any]) -> dict[str, Any]:
         info = row.fault_info("fault")
         if self._mode is AutoresetMode.SAME_STEP:  # the new env's first observation is in place already
-            info = self._with_final(row, buffer, {**info, **row.first_info})
+            info = self._with_final(row, {**info, **row.first_info})
         else:
             self._put_last_good(row, buffer, observations)
         self._mark(row.index, truncated=True)
@@ -95,7 +97,7 @@ class RowFiller:
         info = dict(row.first_info)
         same_step = self._mode is AutoresetMode.SAME_STEP
         if same_step:
-            info = self._with_final(row, buffer, {**info, **row.fault_info("ready")})
+            info = self._with_final(row, {**info, **row.fault_info("ready")})
         elif row.after_fault:
             info["restart_phase"] = "ready"
         self.put_first(row, buffer, observations)
@@ -113,10 +115,10 @@ class RowFiller:
         self._block.owner[row.index] = row.host.generation
         row.state, row.fresh_fault, row.after_fault = RowState.LIVE, False, False
 
-    def last_good(self, row: Row, buffer: int) -> Any:
+    def last_good(self, row: Row) -> Any:
         """A copy of the observation before this step's."""
         if self._block.observations is not None:
-            return shared_observations.row_reader(self._block.observations[1 - buffer])(row.index)
+            return shared_observations.row_reader(self._block.observations[self._batches.previous])(row.index)
         return row.last_observation
 
     def present(self, row: Row, buffer: int, observations: dict[int, Any]) -> Any:
@@ -127,7 +129,8 @@ class RowFiller:
 
     def _put_last_good(self, row: Row, buffer: int, observations: dict[int, Any]) -> None:
         if self._block.observations is not None:
-            shared_observations.copy_row(self._block.observations[buffer], self._block.observations[1 - buffer], row.index)
+            observed = self._block.observations
+            shared_observations.copy_row(observed[buffer], observed[self._batches.previous], row.index)
         else:
             observations[row.index] = row.last_observation
 
@@ -135,10 +138,10 @@ class RowFiller:
         """Leave a row as it was: it takes no part in this reset."""
         self._put_last_good(row, buffer, observations)
 
-    def _with_final(self, row: Row, buffer: int, info: dict[str, Any]) -> dict[str, Any]:
+    def _with_final(self, row: Row, info: dict[str, Any]) -> dict[str, Any]:
         if self._mode is not AutoresetMode.SAME_STEP:
             return info
-        return {"final_info": row.fault_info("fault"), "final_obs": self.last_good(row, buffer), **info}
+        return {"final_info": row.fault_info("fault"), "final_obs": self.last_good(row), **info}
 
     def _mark(self, index: int, *, truncated: bool) -> None:
         self._block.rewards[index] = 0.0

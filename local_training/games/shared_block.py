@@ -25,13 +25,18 @@ class SharedBlock:
     lines: [2 N, 16] int64, the doorbell of every worker; each slot has two, for its worker and its standby.
     hold: [N] bool, asks a worker in SAME_STEP mode to leave a finished episode's last observation in the row.
     rewards, terminations, truncations: [N], results of the last step.
-    observations: three batches or None: two that alternate from step to step, so that the last good observation
-        survives a worker that dies while it writes the next, and one for first observations of new workers.
+    observations: three batches or more, or None: two that steps go to in turns (observation_batches.py), one for first
+        observations of new workers, and `spare` more for steps.
     actions: a batch, or None if they travel as messages.
     """
 
     def __init__(
-        self, memory: mmap.mmap, observation_space: Space[Any] | None, action_space: Space[Any] | None, count: int
+        self,
+        memory: mmap.mmap,
+        observation_space: Space[Any] | None,
+        action_space: Space[Any] | None,
+        count: int,
+        spare: int = 0,
     ) -> None:
         self.memory = memory
         view = memoryview(memory)
@@ -51,7 +56,7 @@ class SharedBlock:
         self.observations: tuple[Any, ...] | None = None
         if observation_space is not None:
             size = shared_observations.byte_count(observation_space, count)
-            starts = (offset, offset + size, offset + 2 * size)
+            starts = range(offset, offset + (3 + spare) * size, size) if size else [offset] * 3
             self.observations = tuple(shared_observations.rows_in(observation_space, view[start:], count) for start in starts)
 
     @staticmethod
@@ -63,11 +68,11 @@ def _stride(count: int) -> int:
     return -(-8 * count // _LINE) * _LINE
 
 
-def block_bytes(observation_space: Space[Any] | None, action_space: Space[Any] | None, count: int) -> int:
+def block_bytes(observation_space: Space[Any] | None, action_space: Space[Any] | None, count: int, spare: int = 0) -> int:
     """Size of the memory a SharedBlock needs."""
     size = 6 * _stride(count) + 2 * count * LINE_WORDS * 8
     if action_space is not None:
         size += shared_observations.byte_count(action_space, count)
     if observation_space is not None:
-        size += 3 * shared_observations.byte_count(observation_space, count)
+        size += (3 + spare) * shared_observations.byte_count(observation_space, count)
     return size

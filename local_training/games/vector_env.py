@@ -17,6 +17,7 @@ from local_training.games import gathering, resetting, shared_observations, vect
 from local_training.games.env_host import EnvFactory, News
 from local_training.games.fleet import Fleet
 from local_training.games.gathering import Gathering
+from local_training.games.observation_batches import ObservationBatches
 from local_training.games.rows import RowFiller, RowState
 from local_training.games.vector_face import VectorFace
 from local_training.games.vector_settings import VectorSettings
@@ -77,7 +78,7 @@ class ResilientAsyncVectorEnv(VectorFace):
         self._fleet = Fleet(list(env_fns), groups, self.autoreset_mode, self.settings, memory)
         self._finalizer = weakref.finalize(self, _shut_down, self._fleet, memory)
         try:
-            spaces = vector_spaces.agree(self._fleet, observation_mode)
+            spaces = vector_spaces.agree(self._fleet, observation_mode, copy=copy)
         except BaseException:
             self._finalizer()
             raise
@@ -86,7 +87,8 @@ class ResilientAsyncVectorEnv(VectorFace):
         self.single_action_space, self.action_space = spaces.single_action, spaces.action
         assert self._fleet.block is not None
         self._block = self._fleet.block
-        self._filler = RowFiller(self._block, self.autoreset_mode)
+        self._batches = ObservationBatches(self._block.observations or (), copy=copy)
+        self._filler = RowFiller(self._block, self._batches, self.autoreset_mode)
         self._state = AsyncState.DEFAULT
         self._step_number = 0
         self._gathering = Gathering(self._fleet)
@@ -111,7 +113,6 @@ class ResilientAsyncVectorEnv(VectorFace):
         fleet = self._fleet
         if not fleet.was_reset:
             raise ResetNeeded("Cannot call `step` before calling `reset`")
-        self._step_number = number = self._step_number + 1
         self._gathering = Gathering(fleet)
         self._pending = None
         fleet.steps += 1
@@ -121,12 +122,14 @@ class ResilientAsyncVectorEnv(VectorFace):
         else:
             singles = dict(enumerate(iterate(self.action_space, actions)))
         self._singles = singles
+        self._step_number = number = self._step_number + 1
+        batch = self._batches.advance()
         for handle in tuple(fleet.stepping):
             try:
                 if singles is None:
-                    handle.ask_step(number, number & 1)
+                    handle.ask_step(number, batch)
                 else:
-                    handle.send("step", number & 1, {index: singles[index] for index in handle.envs})
+                    handle.send("step", batch, {index: singles[index] for index in handle.envs})
             except WorkerFault as fault:
                 fleet.fail(fleet.slot_with(handle), handle, fault, time.monotonic())
         self._state = AsyncState.WAITING_STEP
@@ -147,7 +150,7 @@ class ResilientAsyncVectorEnv(VectorFace):
         if self._pending:
             self._gathering.wait(self._pending, "step", self.settings.step_seconds, timeout)
         self._state = AsyncState.DEFAULT
-        news, buffer = self._gathering.news, self._step_number & 1
+        news, buffer = self._gathering.news, self._batches.present
         for local in fleet.locals:
             vector_calls.step_local(fleet, local, buffer, self._singles, news)
         now = time.monotonic()
@@ -156,7 +159,7 @@ class ResilientAsyncVectorEnv(VectorFace):
         done = self._block.terminations | self._block.truncations
         if done.any():
             self._end_episodes([index for index in done.nonzero()[0].tolist() if index not in unusual], buffer, news, now)
-        observations = self._batch(buffer, news.observations)
+        observations = self._batch(news.observations)
         infos = self._merge_infos(news.infos)
         fleet.raise_if_spent()
         block = self._block
@@ -215,10 +218,9 @@ class ResilientAsyncVectorEnv(VectorFace):
         options, mask = resetting.split_mask(options, self.num_envs)
         if not self._fleet.was_reset and mask is not None and not mask.all():
             raise ResetNeeded("The first reset must be one of all envs, without `reset_mask`")
-        self._step_number += 1
         chosen = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
         self._resetting = resetting.Resetting(
-            self._fleet, {index: seeds[index] for index in chosen}, options, self._step_number & 1
+            self._fleet, {index: seeds[index] for index in chosen}, options, self._batches.advance()
         )
         self._resetting.send()
         self._state = AsyncState.WAITING_RESET
@@ -234,12 +236,12 @@ class ResilientAsyncVectorEnv(VectorFace):
         self._assert_waiting(AsyncState.WAITING_RESET, "reset")
         news = self._resetting.finish(timeout)
         self._state = AsyncState.DEFAULT
-        buffer = self._step_number & 1
+        buffer = self._batches.present
         for row in self._fleet.rows:
             if row.index not in self._resetting.done:
                 self._filler.keep(row, buffer, news.observations)
         self._fleet.raise_if_spent()
-        return self._batch(buffer, news.observations), self._merge_infos(news.infos)
+        return self._batch(news.observations), self._merge_infos(news.infos)
 
 
 def share_out(count: int, workers: int) -> list[list[int]]:

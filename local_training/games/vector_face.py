@@ -10,8 +10,9 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from local_training.games import shared_observations, vector_calls
+from local_training.games import vector_calls
 from local_training.games.fleet import Fleet
+from local_training.games.observation_batches import ObservationBatches
 from local_training.games.rows import RowState
 from local_training.games.shared_block import SharedBlock
 from local_training.games.vector_settings import VectorSettings
@@ -24,13 +25,13 @@ class VectorFace(VectorEnv[Any, Any, Any]):
     copy: bool
     _fleet: Fleet
     _block: SharedBlock
+    _batches: ObservationBatches
     _state: AsyncState
     _finalizer: Any
 
-    def _batch(self, buffer: int, observations: dict[int, Any]) -> Any:
+    def _batch(self, observations: dict[int, Any]) -> Any:
         if self._block.observations is not None:
-            rows = self._block.observations[buffer]
-            return shared_observations.copy_batch(rows) if self.copy else rows
+            return self._batches.hand_out()
         for index, observation in observations.items():
             self._fleet.rows[index].last_observation = observation
         samples = [row.last_observation for row in self._fleet.rows]

@@ -11,7 +11,7 @@ from gymnasium import Space
 from gymnasium.spaces.utils import is_space_dtype_shape_equiv
 from gymnasium.vector.utils import batch_differing_spaces, batch_space
 
-from local_training.games import gathering, shared_observations
+from local_training.games import gathering, observation_batches, shared_observations
 from local_training.games.env_worker import Layout
 from local_training.games.fleet import Fleet
 from local_training.games.rows import RowState
@@ -30,7 +30,7 @@ class BatchSpaces:
     render_mode: str | None
 
 
-def agree(fleet: Fleet, observation_mode: str | tuple[Any, Any]) -> BatchSpaces:
+def agree(fleet: Fleet, observation_mode: str | tuple[Any, Any], *, copy: bool) -> BatchSpaces:
     """Wait until every env is built, check that their spaces fit together, and lay out the shared memory.
 
     Raises:
@@ -47,7 +47,9 @@ def agree(fleet: Fleet, observation_mode: str | tuple[Any, Any]) -> BatchSpaces:
     count = len(fleet.rows)
     shared = single if shared_observations.is_shareable(single) else None
     shared_action = single_action if shared_observations.is_shareable(single_action) else None
-    _attach(fleet, Layout(shared, shared_action, count, block_bytes(shared, shared_action, count)))
+    size = 0 if shared is None else shared_observations.byte_count(shared, count)
+    spare = observation_batches.spare_batches(size, copy=copy)
+    _attach(fleet, Layout(shared, shared_action, count, spare, block_bytes(shared, shared_action, count, spare)))
     return BatchSpaces(single, batched, single_action, batch_space(single_action, count), metadata, render_mode)
 
 
