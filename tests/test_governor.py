@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +106,42 @@ def test_memory_and_gpu_memory_count_as_the_processor_does() -> None:
     assert decision.workers_allowed == 0
     assert "91 % of the memory (limit 85 %)" in decision.reason and "97 % of the GPU memory (limit 90 %)" in decision.reason
     assert decision.causes == ("memory", "GPU memory")
+
+
+@pytest.mark.parametrize(
+    ("processors", "percent", "allowed"),
+    [(2, 5.0, 2), (2, 10.0, 2), (2, 25.0, 1), (2, 79.0, 1), (1, 5.0, 1), (4, 25.0, 3), (4, 12.0, 3), (4, 70.0, 1), (16, 40.0, 4)],
+)
+def test_each_process_but_the_first_needs_a_processor_that_others_leave_alone(
+    processors: int, percent: float, allowed: int
+) -> None:
+    """A game that works for half of each frame wants the whole of its processor when a frame begins."""
+    decision = Run(max_workers=4 if processors > 2 else 2).reads(processors=processors, others_cpu_percent=percent)
+
+    assert decision.workers_allowed == allowed
+    assert (decision.state == GIVING_WAY) == (allowed < (4 if processors > 2 else 2))
+
+
+def test_less_room_counts_at_once_and_more_only_after_some_readings() -> None:
+    """A game that begins finds its processor free within a second; a moment's lull starts no process."""
+    run = Run()
+
+    def reads(percent: float) -> int:
+        return run.reads(processors=2, others_cpu_percent=percent).workers_allowed
+
+    assert [reads(5.0), reads(30.0)] == [2, 1]
+    assert [reads(5.0), reads(5.0), reads(30.0), reads(5.0), reads(5.0), reads(5.0)] == [1, 1, 1, 1, 1, 2]
+    assert run.decision.reason == ""
+
+
+def test_a_game_in_its_menu_leaves_room_for_all() -> None:
+    """Its own load while it waits for the learner does not count."""
+    run = Run()
+
+    assert run.reads(processors=2, others_cpu_percent=60.0).workers_allowed == 1
+    assert "1 of 2 processes, as others use 60 % of the processor" in run.decision.reason
+    assert run.hears(processors=2, others_cpu_percent=60.0, game="free").workers_allowed == 2
+    assert run.hears(processors=2, others_cpu_percent=60.0, game="steady").workers_allowed == 1
 
 
 def test_a_rest_is_so_many_times_the_batch() -> None:
@@ -255,6 +292,7 @@ def test_what_was_seen_during_a_pause_counts_after_it() -> None:
 SAMPLES = st.builds(
     Sample,
     number=st.integers(0, 3),
+    processors=st.none() | st.integers(1, 8),
     others_cpu_percent=st.none() | st.floats(0, 100),
     memory_percent=st.none() | st.floats(0, 100),
     gpu_memory_percent=st.none() | st.floats(0, 100),
@@ -293,7 +331,7 @@ def test_the_limits_are_those_of_the_guides() -> None:
 
 def test_facts_are_what_a_monitor_needs() -> None:
     """State, reason, workers and every reading by name, in plain values."""
-    sample = Sample(1, 12.34, 50.0, None, None, 1e9, None, "steady")
+    sample = Sample(1, 4, 12.34, 50.0, None, None, 1e9, None, "steady")
     facts = governor.facts(governor.first(SETTINGS, 2), sample)
 
     assert set(facts) == {"state", "reason", "workers_allowed", "readings"}

@@ -141,13 +141,13 @@ def test_others_load_pauses_and_its_end_lets_it_go_on(paths: Paths, tmp_path: Pa
         supervisor.subprocess, "Popen", lambda arguments, **more: real([sys.executable, "-c", WORKER_ON_ANOTHER_MACHINE], **more)
     )
     with _learner(paths.root) as learner:
-        wait_until(lambda: _governor(paths).get("state") == "giving way")
+        wait_until(lambda: "limit 80 %" in _governor(paths).get("reason", ""))
         for number in range(4):
             # The first batch may pass: nobody has had to wait yet, so no rest is due.
             episodes.write(paths.buffer, f"game_{number}.npz", seed=number)
         wait_until(lambda: _state(paths) == "paused" and "paused" in learner.get_stats()["governor"])
         facts, waiting = _governor(paths), learner.get_stats()["buffer_file_count"]
-        load.write_text("20")
+        load.write_text("3")
         wait_until(lambda: len(learner_runs.trained(paths)) == 4)
         wait_until(lambda: _governor(paths)["state"] == "free")
 

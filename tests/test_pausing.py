@@ -180,7 +180,7 @@ def test_an_idle_learner_says_that_it_is_paused_and_goes_on_at_once(paths: Paths
         pausing.pause(paths)
         wait_until(lambda: _status(paths)["state"] == "paused" and learner.get_stats()["workers_allowed"] == 0)
         pausing.resume(paths)
-        wait_until(lambda: _status(paths)["state"] == "idle" and learner.get_stats()["workers_allowed"] == 2)
+        wait_until(lambda: _status(paths)["state"] == "idle" and learner.get_stats()["workers_allowed"] > 0)
 
 
 def test_a_batch_is_paused_in_its_middle_and_the_bits_stay_the_same(paths: Paths, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_batch_is_paused_in_its_middle_and_the_bits_stay_the_same(paths: Paths
     with learner_runs.learner(paths.root, learning=LONG_BATCH) as learner:
         wait_until(lambda: _status(paths).get("state") == "paused")
         pausing.resume(paths)
-        wait_until(lambda: _status(paths)["state"] == "training" and learner.get_stats()["workers_allowed"] == 2)
+        wait_until(lambda: _status(paths)["state"] == "training" and learner.get_stats()["workers_allowed"] > 0)
         (worker,) = learner_runs.workers_of(os.getpid())
         begun = worker.cpu_times().user
         wait_until(lambda: worker.cpu_times().user > begun + 0.15)

@@ -5,6 +5,7 @@ Pure: readings, settings, the last decision and a moment in, the next decision o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,8 @@ BACK_BELOW = 0.9
 AFTER_SLOW_SECONDS = (1.0, 16.0)
 """How long frames must have been as usual again before training goes on: at first, and at most."""
 _SOON_AGAIN_SECONDS = 10.0
+_NOT_A_GAME = 0.2
+"""So much of one processor is always used by something."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Sample:
     """What was seen at one moment; None is "not known", and stops nothing.
 
     number: of the machine's reading; the game is asked more often than the machine, and a reading counts once.
+    processors: how many the machine has.
     others_cpu_percent: of the whole machine, without the learner's own processes.
     memory_percent, gpu_memory_percent: likewise without our own.
     battery_percent: only while the machine runs on it.
@@ -40,6 +44,7 @@ class Sample:
     """
 
     number: int = 0
+    processors: int | None = None
     others_cpu_percent: float | None = None
     memory_percent: float | None = None
     gpu_memory_percent: float | None = None
@@ -74,6 +79,14 @@ class SlowFrames:
 
 
 @dataclass(frozen=True)
+class Room:
+    """How many processes find a processor that others leave alone, and how many readings in a row have seen room for more."""
+
+    processes: int
+    against: int = 0
+
+
+@dataclass(frozen=True)
 class Decision:
     """What the learner may do, and why; also the governor's memory, for the next decision.
 
@@ -91,6 +104,7 @@ class Decision:
     number: int = -1
     strains: Mapping[str, Strain] = field(default_factory=dict)
     frames: SlowFrames = SlowFrames()
+    room: Room | None = None
 
 
 def first(settings: GovernorSettings, max_workers: int) -> Decision:
@@ -106,7 +120,8 @@ def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_wor
     batch, then a rest of `rest_factor` times its length. Whatever is not said by user or game in so many words or by an
     empty disk or battery holds training up for `longest_rest_seconds` at a time; then one batch is trained all the same,
     so that learning never stops for good. A game that says "free" or "steady" knows better than the processor's load.
-    Of all this only the user's pause counts where the settings switch the governor off.
+    Of all this only the user's pause counts where the settings switch the governor off. When nothing applies, there may
+    be as many processes as find a processor of their own beside what others use, but for a game that says "free".
 
     Args:
         moment: seconds of a clock that never goes back.
@@ -114,10 +129,11 @@ def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_wor
     if not settings.enabled:
         unasked = first(settings, max_workers)
         return _paused_by_user(unasked, sample) if sample.user_pause else unasked
-    memory = replace(first(settings, max_workers), number=sample.number, strains=former.strains)
+    memory = replace(first(settings, max_workers), number=sample.number, strains=former.strains, room=former.room)
     memory = replace(memory, frames=_frames(sample.game, former.frames, moment))
     if sample.number != former.number:
         memory = replace(memory, strains=_strains(sample, settings, former.strains, moment))
+        memory = replace(memory, room=_room(sample, former.room, max_workers))
     if sample.user_pause:
         return _paused_by_user(memory, sample)
     if sample.game == BUSY:
@@ -130,7 +146,7 @@ def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_wor
     passed = [name for name, strain in memory.strains.items() if strain.passed and not _game_knows_better(name, sample)]
     if passed:
         return _giving_way(passed, sample, settings, memory, max_workers, moment)
-    return memory
+    return memory if sample.game == FREE else _within_room(memory, sample)
 
 
 def _paused(memory: Decision, reason: str, *causes: str, at_once: bool = False) -> Decision:
@@ -188,6 +204,27 @@ def _giving_way(
         return _paused(memory, f"{reason}; a rest of {rest:.1f} s before the next batch", *passed)
     reason += "; one batch at a time, with rests between them"
     return replace(memory, state=GIVING_WAY, workers_allowed=1, reason=reason, causes=tuple(passed))
+
+
+def _room(sample: Sample, former: Room | None, max_workers: int) -> Room:
+    """Less room counts at once, more of it after some readings in a row. The first process has its place always."""
+    seen = max_workers
+    if sample.processors is not None and sample.others_cpu_percent is not None:
+        left = sample.processors * (1.0 - sample.others_cpu_percent / 100.0)
+        seen = min(max(math.floor(left + _NOT_A_GAME), 1), max_workers)
+    if former is None or seen <= former.processes or former.against + 1 >= READINGS_IN_A_ROW:
+        return Room(seen)
+    return replace(former, against=former.against + 1)
+
+
+def _within_room(memory: Decision, sample: Sample) -> Decision:
+    if memory.room is None or memory.room.processes >= memory.workers_allowed:
+        return memory
+    reason = (
+        f"{memory.room.processes} of {memory.workers_allowed} processes, as others use {_percent(sample.others_cpu_percent)} of"
+    )
+    room = memory.room.processes
+    return replace(memory, state=GIVING_WAY, workers_allowed=room, reason=f"{reason} the processor", causes=(f"room for {room}",))
 
 
 def _limits(sample: Sample, settings: GovernorSettings) -> dict[str, tuple[float | None, float, bool]]:

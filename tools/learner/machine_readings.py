@@ -25,6 +25,7 @@ class Reading:
     """
 
     number: int
+    processors: int | None
     others_cpu_percent: float | None
     memory_percent: float | None
     gpu_memory_percent: float | None
@@ -57,6 +58,7 @@ class MachineReadings:
         gpu_memory, gpu = self._gpu.take() if self._gpu is not None else (None, None)
         return Reading(
             number=self._number,
+            processors=psutil.cpu_count(),
             others_cpu_percent=self._others_cpu_percent(),
             memory_percent=self._others_memory_percent(),
             gpu_memory_percent=gpu_memory,
