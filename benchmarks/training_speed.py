@@ -21,7 +21,7 @@ import numpy as np  # isort: skip  # harness sets the number of its threads firs
 
 from local_training import episode, learning, passes, policy, shared_work
 from local_training.episode import Episode
-from local_training.passes import PART_STEPS, Passes, Sizes
+from local_training.passes import PART_STEPS, WIDE_HIDDEN, Passes, Sizes
 from local_training.settings import LearnerSettings, LearningSettings
 from tools.learner.crew import Crew
 
@@ -31,7 +31,7 @@ GAMES, STEPS = 2, 1792
 
 
 def rows(quick: bool) -> list[Row]:
-    """For each network: ours with one process and with two, against PyTorch and against the products."""
+    """For each network: ours with one process and with two (with four too if they can share it), against the peers."""
     found = []
     for hidden in (64, 256):
         # No replay and no early stop, so that all sides go through the same number of samples.
@@ -43,8 +43,10 @@ def rows(quick: bool) -> list[Row]:
 def _rows_of(settings: LearningSettings, rounds: int) -> list[Row]:
     what = f"update of {STATE_WIDTH}→{settings.hidden}→{settings.hidden}→{ACTION_COUNT}"
     games = _games()
-    with _crew() as crew:
+    is_wide = settings.hidden >= WIDE_HIDDEN
+    with _crew(2) as crew, _crew(4 if is_wide else 1) as four:
         measures = {"one": _ours(games, settings, None), "two": _ours(games, settings, crew)}
+        measures |= {"four": _ours(games, settings, four)} if is_wide else {}
         measures |= {"products": _products(settings), "products, two": _products(settings, threads=2)}
         measures |= _torch(games, settings)
         for measure in measures.values():
@@ -55,6 +57,8 @@ def _rows_of(settings: LearningSettings, rounds: int) -> list[Row]:
         Row(f"{what}, one process", "samples/s", one, figures["products"], "bare matrix products, one thread"),
         Row(f"{what}, two processes", "samples/s", two, figures["products, two"], "bare matrix products, two threads"),
     ]
+    if is_wide:
+        found.append(Row(f"{what}, four processes", "samples/s", figures["four"], one, "ours, one process"))
     for name in ("PyTorch, 1 thread", f"PyTorch, {os.cpu_count()} threads"):
         for label, mine in (("one process", one), ("two processes", two)):
             if name in figures:
@@ -82,10 +86,10 @@ def _rate(action: Callable[[], object], settings: LearningSettings) -> float:
 
 
 @contextmanager
-def _crew() -> Iterator[Crew]:
-    crew = Crew(LearnerSettings(share_from=0), print)
+def _crew(processes: int) -> Iterator[Crew]:
+    crew = Crew(LearnerSettings(share_from=0, max_workers=processes), print)
     try:
-        crew.tend(2, 1)
+        crew.tend(processes, 1)
         yield crew
     finally:
         crew.close()

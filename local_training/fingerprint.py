@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from local_training.passes import WIDE_HIDDEN, WIDE_PART_STEPS
+
 _LINKED_WITH_BLAS = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")  # of NumPy 2, of NumPy 1
 _THREAD_COUNTERS = (
     "scipy_openblas_get_num_threads64_",
@@ -22,14 +24,18 @@ _THREAD_COUNTERS = (
 )
 
 
-def numeric_fingerprint() -> str:
+def numeric_fingerprint(hidden: int) -> str:
     """NumPy's version, the number of BLAS threads, and a hash over a fixed product, exp and tanh.
+
+    For wide networks also into what parts their gradients fall (see `passes.parts_of`): versions of this program that
+    knew no such parts made other last bits of them.
 
     Matrix products change with the processor's kernels and the number of BLAS threads, exp and tanh with its vector
     units. Where this text is the same, training the same episodes gives the same bits. Not every product shows how many
     threads shared it, so these are counted; "?" stands for a BLAS that can't be asked.
     """
-    return _fingerprint_with(blas_threads())
+    parts = f" parts {WIDE_PART_STEPS}" if hidden >= WIDE_HIDDEN else ""
+    return _fingerprint_with(blas_threads()) + parts
 
 
 @functools.cache  # once per process and number of threads: neither NumPy nor the processor changes meanwhile

@@ -15,11 +15,12 @@ from local_training import batch as batches
 from local_training import normaliser, passes, policy, reinforce, shared_work
 from local_training.batch import Batch
 from local_training.episode import Episode
-from local_training.network_training import ActorObjective, NetworkTraining, Pace
+from local_training.network_training import NetworkTraining, Pace
 from local_training.normaliser import Normaliser
+from local_training.objectives import ActorObjective, CriticObjective
 from local_training.passes import Passes, Sizes
 from local_training.settings import LearningSettings
-from local_training.shared_work import CriticTask
+from local_training.shared_work import CriticTask, Task
 from local_training.training_state import TrainingState
 
 Array = npt.NDArray[Any]
@@ -182,11 +183,14 @@ class _Lesson:
         advantages, targets = self._estimates(batch, states, plan.trace)
         played = before.log_probs(batch.actions) if batch.behaviour_log_probs is None else batch.behaviour_log_probs
         bounds = reinforce.Bounds(settings.clip, settings.largest_weight, settings.entropy)
-        to_act = ActorObjective(space, batch, advantages, played, bounds)
+        to_act, to_judge = (
+            ActorObjective(space, (batch.actions, advantages, played), batch.mask, bounds),
+            CriticObjective(targets),
+        )
         pace = Pace(plan.minibatch_steps, plan.learning_rate, settings.gradient_norm)
         orders = [self.rng.permutation(batch.steps) for _ in range(plan.epochs)]
-        critic = shared_work.begun(CriticTask(self.begun.critic, _critic_sizes(self.begun), states, targets, orders, pace))
-        actor = NetworkTraining(self.begun.actor, _actor_sizes(self.begun), states, to_act, pace)
+        critic = shared_work.begun(CriticTask(self.begun.critic, _critic_sizes(self.begun), states, to_judge, orders, pace))
+        actor = shared_work.trained_here(Task(self.begun.actor, _actor_sizes(self.begun), states, to_act, orders, pace))
         for order in orders:
             actor.epoch(order)
             self.tally.epochs += 1

@@ -32,7 +32,7 @@ def facts(state: TrainingState, settings: LearningSettings) -> dict[str, Any]:
         "hyper_parameters": dataclasses.asdict(settings),
         "episodes_trained": state.episodes,
         "steps_trained": state.steps,
-        "numeric_fingerprint": numeric_fingerprint(),
+        "numeric_fingerprint": numeric_fingerprint(state.hidden),
     }
 
 

@@ -8,6 +8,7 @@ work on is one block of memory.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 PART_STEPS = 256
-"""Steps of one pass: its arrays fit into a processor's cache. Gradients are made over such parts and added in order."""
+"""Steps of one pass at most: its arrays fit into a processor's cache. Gradients are made over parts and added in order."""
+WIDE_HIDDEN, WIDE_PART_STEPS = 128, 128
+"""From so many hidden units on, a part has at most so many steps, so that processes can share a usual minibatch."""
 
 
 class Sizes(NamedTuple):
@@ -46,6 +49,19 @@ def layers_of(vector: Array, sizes: Sizes) -> Layers:
         views.append(vector[start : start + rows * columns].reshape(rows, columns))
         start += rows * columns
     return Layers(*views)
+
+
+def parts_of(steps: int, hidden: int) -> list[slice]:
+    """The parts that a gradient over so many steps is the sum of, in their order.
+
+    They follow from steps and width alone, never from who makes them. A small network's minibatch is one part: to share it
+    would cost more than it saves.
+    """
+    if hidden < WIDE_HIDDEN:
+        return [slice(start, min(start + PART_STEPS, steps)) for start in range(0, steps, PART_STEPS)]
+    count = -(-steps // WIDE_PART_STEPS)
+    borders = [steps * number // count for number in range(count + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(borders)]
 
 
 def with_ones(rows: Array) -> Array:
@@ -105,7 +121,7 @@ class Passes:
         """
         room = self._room(len(rows))
         np.matmul(room.hidden2, output_gradient, out=into.third)
-        np.matmul(layers.third[:-1], output_gradient.T, out=room.gradient)
+        _outer(layers.third[:-1], output_gradient.T, room.gradient)
         _through_tanh(room.units2, room.gradient)
         np.matmul(room.hidden1, room.gradient.T, out=into.second)
         np.matmul(layers.second[:-1], room.gradient, out=room.other_gradient)
@@ -144,6 +160,15 @@ class Passes:
 
 
 _MOST_ROOMS = 8
+
+
+def _outer(left: Array, right: Array, into: Array) -> None:
+    """Write left [H, A] times right [A, B]; for a single output, where NumPy's product is slow, by plain multiplication."""
+    if left.shape[1] > 1:
+        np.matmul(left, right, out=into)
+    else:
+        np.multiply(left, right, out=into)
+        into += 0.0  # -0.0 becomes 0.0, as in a product's sum: the bits stay those of one
 
 
 def _through_tanh(units: Array, gradient: Array) -> None:

@@ -99,8 +99,13 @@ def gae(rewards: Array, values: Array, lengths: Array, final_values: Array, disc
 
 def importance_weights(log_probs: Array, behaviour_log_probs: Array) -> Array:
     """pi(a) / mu(a): how much likelier an action is now than when it was played; at most exp(20)."""
-    difference = np.clip(log_probs - behaviour_log_probs, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    difference = _between(log_probs - behaviour_log_probs, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
     return np.asarray(np.exp(difference))
+
+
+def _between(values: Array, lowest: float, highest: float) -> Array:
+    """What np.clip does, without what that costs before it begins: parts of gradients are small."""
+    return np.asarray(np.minimum(np.maximum(values, lowest), highest))
 
 
 def staleness_weights(lags: Array, half_life: float) -> Array:
@@ -154,7 +159,7 @@ def policy_loss(chances: Chances, actions: Array, advantages: Array, behaviour_l
     ratio = importance_weights(chances.log_probs(actions), behaviour_log_probs)
     weight = np.minimum(ratio, bounds.largest_weight)
     gain = weight * (1.0 + np.log(ratio / weight)) * advantages
-    clipped_gain = np.clip(ratio, 1.0 - bounds.clip, 1.0 + bounds.clip) * advantages
+    clipped_gain = _between(ratio, 1.0 - bounds.clip, 1.0 + bounds.clip) * advantages
     taken = gain <= clipped_gain
     gradient, entropies = chances.gradient(actions, np.where(taken, weight * advantages, 0.0), bounds.entropy)
     surrogate = -float(np.minimum(gain, clipped_gain).sum(dtype=np.float64))

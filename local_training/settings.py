@@ -52,10 +52,15 @@ class LearnerSettings(Section):
     max_version_lag: int = setting(
         1000, "Model versions after which an episode that records its policy version is too old; 0 switches it off.", at_least=0
     )
-    max_workers: int = setting(2, "Worker processes, at most.", at_least=1, at_most=64)
+    max_workers: int = setting(
+        2,
+        "Processes that train, at most. Two networks are trained at the same time; from 128 hidden units on two can share each.",
+        at_least=1,
+        at_most=64,
+    )
     share_from: int = setting(
         20_000_000,
-        "Work of a lesson (steps, each as often as it is gone through, times weights) from which on two processes share it.",
+        "Work of a lesson (steps, each as often as it is gone through, times weights) from which on processes share it.",
         at_least=0,
     )
     worker_memory_bytes: int = setting(

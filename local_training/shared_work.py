@@ -1,4 +1,4 @@
-"""Who else does a part of a lesson: the value network's training may go on in another process meanwhile.
+"""Who else does a part of a lesson: other processes may train the value network meanwhile, and make parts of gradients.
 
 Which processes there are is a matter of this process as its priority is, so a helper is set once for the process and not
 handed through the arithmetic. What is computed does not depend on it; tests compare the bits.
@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
-from local_training.network_training import CriticObjective, NetworkTraining, Pace
+from local_training.hands import Hands
+from local_training.network_training import NetworkTraining, Pace
+from local_training.objectives import CriticObjective, Objective
 from local_training.passes import Sizes
 from local_training.training_state import Trainable
 
@@ -20,18 +22,24 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class CriticTask:
-    """All that the value network's training in one lesson depends on."""
+class Task:
+    """All that one network's training in one lesson depends on."""
 
     begun: Trainable
     sizes: Sizes
     states: Array
     """[T, S + 1] float32, see `passes.with_ones`."""
-    targets: Array
-    """[T] float32"""
+    objective: Objective
     orders: Sequence[Array]
     """[T] int64 for each epoch that there may be."""
     pace: Pace
+
+
+@dataclass(frozen=True)
+class CriticTask(Task):
+    """The value network's."""
+
+    objective: CriticObjective
 
 
 class CriticOutcome(NamedTuple):
@@ -49,10 +57,13 @@ class Share(Protocol):
 
 
 class Helper(Protocol):
-    """Whoever may take a task over."""
+    """Whoever may take work over."""
 
     def begin(self, task: CriticTask) -> Share | None:
         """Begin to work on it elsewhere; None: nobody is free, or it is not worth it."""
+
+    def hands(self, task: Task) -> Hands | None:
+        """Who makes parts of gradients for a task that this process works on; None: nobody."""
 
 
 class Here:
@@ -62,12 +73,10 @@ class Here:
         self._task = task
 
     def after(self, epochs: int) -> CriticOutcome:
-        task = self._task
-        objective = CriticObjective(task.targets)
-        training = NetworkTraining(task.begun, task.sizes, task.states, objective, task.pace)
-        for order in task.orders[:epochs]:
+        training = trained_here(self._task)
+        for order in self._task.orders[:epochs]:
             training.epoch(order)
-        return CriticOutcome(training.present, objective.loss)
+        return CriticOutcome(training.present, self._task.objective.loss)
 
 
 _helper: Helper | None = None
@@ -83,3 +92,9 @@ def begun(task: CriticTask) -> Share:
     """The task, at work elsewhere if somebody helps."""
     share = _helper.begin(task) if _helper is not None else None
     return Here(task) if share is None else share
+
+
+def trained_here(task: Task) -> NetworkTraining:
+    """The training of a task in this process, with what hands there are."""
+    hands = _helper.hands(task) if _helper is not None else None
+    return NetworkTraining(task.begun, task.sizes, task.states, task.objective, task.pace, hands)

@@ -1,4 +1,4 @@
-"""Two processes share a lesson: the same bits as one makes, also when the second is killed, hangs or grows; nothing is left."""
+"""Processes share a lesson: the same bits as one makes, also when some are killed, hang or grow; nothing is left."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ import learner_runs
 import numpy as np
 import psutil
 import pytest
+from commands import run_tool
 from conftest import wait_until
 
 from local_training import episode, learning, shared_work
 from local_training.actions import Discrete
 from local_training.episode import Episode
+from local_training.objectives import CriticObjective
 from local_training.paths import Paths
 from local_training.settings import LearnerSettings, LearningSettings
-from tools.learner import crew as crews
+from tools.learner import hands, seats
 from tools.learner.crew import Crew
 
 WIDTH, ACTIONS = 5, 3
 SETTINGS = LearningSettings(hidden=32, epochs=3)
+WIDE = LearningSettings(hidden=128, epochs=2)
+"""Each minibatch of 256 steps is two parts, so that two processes can share a network."""
 
 
 def game(steps: int, seed: int, *, recorded: bool = True, masked: bool = False) -> Episode:
@@ -65,12 +69,12 @@ def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def a_crew(**settings: Any) -> Iterator[tuple[Crew, list[str]]]:
+def a_crew(workers: int = 2, **settings: Any) -> Iterator[tuple[Crew, list[str]]]:
     said: list[str] = []
-    crew = Crew(LearnerSettings(share_from=0, **settings), said.append)
+    crew = Crew(LearnerSettings(share_from=0, max_workers=workers, **settings), said.append)
     shared_work.share_with(crew)
     try:
-        crew.tend(2, 1)
+        crew.tend(workers, 1)
         yield crew, said
     finally:
         shared_work.share_with(None)
@@ -78,85 +82,102 @@ def a_crew(**settings: Any) -> Iterator[tuple[Crew, list[str]]]:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("workers", "settings"),
     [
-        SETTINGS,
-        LearningSettings(hidden=32, epochs=5, kl_limit=1e-9),
-        LearningSettings(hidden=32, epochs=2, minibatch_steps=5000),
+        (2, SETTINGS),
+        (2, LearningSettings(hidden=32, epochs=5, kl_limit=1e-9)),
+        (3, LearningSettings(hidden=32, epochs=2, minibatch_steps=5000)),
+        (2, WIDE),
+        (3, WIDE),
+        (4, LearningSettings(hidden=128, epochs=5, kl_limit=1e-9)),
+        (4, WIDE),
     ],
-    ids=["usual", "stops after one epoch", "several parts in each minibatch"],
+    ids=["small", "stops after one epoch", "three, large minibatches", "wide", "three", "four, stop", "four"],
 )
-def test_two_processes_make_the_bits_of_one(settings: LearningSettings) -> None:
-    """Whoever trains the value network: the model is the same, to the last bit."""
-    alone = trained(settings)
+def test_processes_make_the_bits_of_one(workers: int, settings: LearningSettings) -> None:
+    """Whoever trains the value network and makes the parts of gradients: the model is the same, to the last bit."""
+    batches = 3 if workers == 2 else 1
+    alone = trained(settings, batches)
 
-    with a_crew() as (crew, _):
-        together = trained(settings)
+    with a_crew(workers) as (crew, said):
+        together = trained(settings, batches)
 
-        assert crew.taken_over == 9
+        assert (crew.size, crew.taken_over, crew.done_again) == (workers - 1, 3 * batches, 0)
+        assert not said
     assert equal(alone, together)
 
 
-@pytest.mark.parametrize("limit", [0, 1000])
-def test_members_that_are_killed_change_nothing(limit: int) -> None:
-    """Its work is done again, and another takes its place, as often as the budget allows."""
-    alone = trained(batches=12)
-    over = threading.Event()
+def test_members_share_the_parts_of_both_networks() -> None:
+    """With four processes, two work on each network: whoever leads asks its hand for half of every minibatch."""
+    with a_crew(4) as (crew, _):
+        trained(WIDE, batches=1)
 
-    with a_crew(restart_limit=limit) as (crew, said):
+        beats = crew._seats.flags[:, seats.BEAT].tolist()
+    leader, *others = beats
+    assert min(others) > 0.3 * leader
+
+
+@pytest.mark.parametrize(("workers", "limit"), [(2, 0), (2, 1000), (4, 1000)])
+def test_members_that_are_killed_change_nothing(workers: int, limit: int) -> None:
+    """Their work is done again, and others take their places, as often as the budget allows."""
+    settings, batches = (WIDE, 4) if workers > 2 else (SETTINGS, 12)
+    alone = trained(settings, batches)
+    over, rng = threading.Event(), np.random.default_rng(workers)
+
+    with a_crew(workers, restart_limit=limit) as (crew, said):
 
         def kill_again_and_again() -> None:
             while not over.wait(0.01):
-                member = crew._member
-                if member is not None and member.lesson >= 2:
-                    member.process.kill()
+                members = list(crew._members.values())
+                if members and max(member.lesson for member in members) >= 2:
+                    members[rng.integers(len(members))].process.kill()
 
         killer = threading.Thread(target=kill_again_and_again)
         killer.start()
         try:
-            state, history = learning.new_state(WIDTH, Discrete(ACTIONS), SETTINGS), []
-            for version in range(1, 13):
-                crew.tend(2, 1)
-                games = [
-                    game(150 * version, version),
-                    game(700, 10 + version, masked=True),
-                    game(90, 20 + version, recorded=False),
-                ]
-                state, _ = learning.learn(state, games, SETTINGS, version, history)
+            state, history = learning.new_state(WIDTH, Discrete(ACTIONS), settings), []
+            for version in range(1, batches + 1):
+                crew.tend(workers, 1)
+                games = games_of(version)
+                state, _ = learning.learn(state, games, settings, version, history)
                 history += games
         finally:
             over.set()
             killer.join()
 
-        assert crew.size <= 1
         assert said
         assert ("goes on without it" in said[-1]) == (limit == 0)
     assert equal(alone, learning.to_arrays(state))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="stops a process by a signal")
-def test_a_member_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No life on the desk for a while: killed, and its work done again."""
-    monkeypatch.setattr(crews, "HANG_SECONDS", 0.3)
-    alone = trained(batches=1)
+@pytest.mark.parametrize("seat", [0, 1, 2], ids=["leads", "policy's hand", "value network's hand"])
+def test_a_member_that_hangs_is_replaced(seat: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No life for a while, whatever its part is: killed, its work done again, and another takes its seat."""
+    monkeypatch.setattr(hands, "HANG_SECONDS", 0.3)
+    alone = trained(WIDE, batches=1)
 
-    with a_crew() as (crew, said):
-        assert crew._member is not None
-        wait_until(lambda: crew._member.ready)
-        os.kill(crew._member.process.pid, signal.SIGSTOP)
-        together = trained(batches=1)
+    with a_crew(4) as (crew, said):
+        hanging = crew._members[seat]
+        wait_until(lambda: hanging.ready)
+        os.kill(hanging.process.pid, signal.SIGSTOP)
+        together = trained(WIDE, batches=1)
+        wait_until(lambda: hanging.gone)
+        wait_until(lambda: crew.tend(4, 1) or crew.size == 3)
 
-        assert crew.done_again == 1
+        assert crew.done_again >= 1
         assert "hung" in said[0]
+        assert crew._members[seat] is not hanging
+        assert equal(together, trained(WIDE, batches=1))
     assert equal(alone, together)
 
 
 def test_a_member_that_takes_too_much_memory_is_replaced() -> None:
     """A leak ends with the process that has it."""
     with a_crew(worker_memory_bytes=10_000_000) as (crew, said):
-        assert crew._member is not None
-        wait_until(lambda: crew._member.ready)
-        former = crew._member.process.pid
+        member = crew._members[0]
+        wait_until(lambda: member.ready)
+        former = member.process.pid
 
         crew.tend(2, 1)
         time_out = time.monotonic() + 10.0
@@ -190,26 +211,48 @@ def test_a_crew_follows_load_and_backlog() -> None:
     assert sizes == [0, 0, 1, 1, 1, 0, 1, 0]
 
 
+def test_a_crew_grows_and_shrinks_in_the_middle_of_a_training() -> None:
+    """As many processes as may work, and no more than a network has parts for; the bits stay those of one."""
+    alone, sizes = trained(WIDE, batches=6), []
+    with a_crew(4, batch_size=10) as (crew, _):
+        crew._forced = False
+        state, history = learning.new_state(WIDTH, Discrete(ACTIONS), WIDE), []
+        for version, (allowed, waiting) in enumerate([(4, 99), (4, 99), (2, 99), (3, 99), (1, 99), (4, 99)], 1):
+            crew.tend(allowed, waiting)
+            sizes.append(1 + crew.size)
+            for member in crew._members.values():
+                assert member.wait_free(30.0)
+            games = games_of(version)
+            state, _ = learning.learn(state, games, WIDE, version, history)
+            history += games
+        crew.tend(4, 99)
+        learning.learn(learning.new_state(WIDTH, Discrete(ACTIONS), SETTINGS), games_of(1), SETTINGS, 1)
+        crew.tend(4, 99)
+        sizes.append(1 + crew.size)
+
+    assert sizes == [2, 4, 2, 3, 1, 4, 2]
+    assert equal(alone, learning.to_arrays(state))
+
+
 def test_a_member_stands_still_with_the_worker() -> None:
     """While the worker gives way to the game, its second process does too, and shows that it lives."""
     with a_crew() as (crew, _):
-        member = crew._member
-        assert member is not None
+        member = crew._members[0]
         wait_until(lambda: member.ready)
         big = learning.new_state(WIDTH, Discrete(ACTIONS), LearningSettings(hidden=256))
-        states, targets = np.ones((4000, WIDTH + 1), np.float32), np.ones(4000, np.float32)
+        states, objective = np.ones((4000, WIDTH + 1), np.float32), CriticObjective(np.ones(4000, np.float32))
         pace = shared_work.Pace(256, 0.001, 0.5)
         sizes = shared_work.Sizes(WIDTH, 256, 1)
         orders = [np.arange(4000)] * 200
-        assert crew.begin(shared_work.CriticTask(big.critic, sizes, states, targets, orders, pace)) is not None
+        assert crew.begin(shared_work.CriticTask(big.critic, sizes, states, objective, orders, pace)) is not None
         wait_until(lambda: member.epochs)
 
         crew.hold(True)
-        flags = member._desk.flags
-        before = int(flags[crews.BEAT])
-        wait_until(lambda: int(flags[crews.BEAT]) > before + 3)
-        epochs, before = len(member.epochs), int(flags[crews.BEAT])
-        wait_until(lambda: int(flags[crews.BEAT]) > before + 20)
+        flags = crew._seats.flags[0]
+        before = int(flags[seats.BEAT])
+        wait_until(lambda: int(flags[seats.BEAT]) > before + 3)
+        epochs, before = len(member.epochs), int(flags[seats.BEAT])
+        wait_until(lambda: int(flags[seats.BEAT]) > before + 20)
         held = len(member.epochs)
         crew.hold(False)
         wait_until(lambda: len(member.epochs) > held)
@@ -222,24 +265,26 @@ def test_a_learner_whose_processes_are_killed_makes_what_one_process_makes(paths
     """Worker and second process are killed in the middle; both are gone, others go on, and the model is the same."""
     twin = Paths(tmp_path / "twin")
     twin.buffer.mkdir(parents=True)
-    for number in range(30):
+    for number in range(15):
         for one in (paths, twin):
             log_probs = np.full(300, -np.log(episodes.ACTIONS), np.float32)
             episodes.write(one.buffer, f"game_{number:02d}.npz", number, steps=300, log_probs=log_probs)
-    learner_runs.drain(twin.root, learning={"epochs": 4, "hidden": 64}, max_workers=1)
+    wide = {"epochs": 2, "hidden": 128}
+    learner_runs.drain(twin.root, learning=wide, max_workers=1)
 
-    with learner_runs.learner(paths.root, learning={"epochs": 4, "hidden": 64}, share_from=0, max_workers=2):
+    with learner_runs.learner(paths.root, learning=wide, share_from=0, max_workers=4):
         for _ in range(2):
-            wait_until(lambda: _members(), 60.0)
+            wait_until(lambda: len(_members()) == 3, 60.0)
             (worker,) = learner_runs.workers_of(os.getpid())
-            (member,) = _members()
-            member.kill()
+            members = _members()
+            members[0].kill()
             worker.kill()
-            wait_until(lambda worker=worker, member=member: not worker.is_running() and not member.is_running())
+            wait_until(lambda worker=worker, members=members: not any(one.is_running() for one in (worker, *members)))
         wait_until(lambda: not any(paths.buffer.iterdir()), 120.0)
 
     assert not _members()
     assert paths.model.read_bytes() == twin.model.read_bytes()
+    assert "Identical, bit for bit" in run_tool("rebuild_model.py", paths.root)
 
 
 def _members() -> list[psutil.Process]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from local_training import optimizer, passes, policy, reinforce
-from local_training.network_training import CriticObjective, NetworkTraining, Pace
+from local_training.network_training import NetworkTraining, Pace
+from local_training.objectives import CriticObjective
 from local_training.passes import PART_STEPS, Sizes
 from local_training.training_state import Trainable
 

@@ -71,3 +71,14 @@ def test_outputs_of_many_rows_are_those_of_its_parts():
     first = both.forward(layers, rows[:PART_STEPS]).copy()
     assert (whole[:PART_STEPS] == first).all()
     assert whole == pytest.approx(policy.forward(policy.network_of(vector, *SIZES), rows[:, :-1]), rel=1e-4, abs=1e-5)
+
+
+def test_parts_follow_from_steps_and_width_alone():
+    """A small network's usual minibatch is one part, a wide one's two of equal size; all steps are in one part each."""
+    usual = {hidden: [part.stop - part.start for part in passes.parts_of(256, hidden)] for hidden in (64, 127, 128, 1024)}
+    assert usual == {64: [256], 127: [256], 128: [128, 128], 1024: [128, 128]}
+    for hidden in (64, 256):
+        for steps in (1, 127, 129, 300, 1000):
+            parts = passes.parts_of(steps, hidden)
+            assert [step for part in parts for step in range(part.start, part.stop)] == list(range(steps))
+            assert max(part.stop - part.start for part in parts) <= PART_STEPS

@@ -400,6 +400,21 @@ def test_an_environment_with_other_blas_threads_is_told_from_a_changed_model(pat
     assert f"trained in another environment, whose last bits differ ({recorded}; here " in printed and " threads 1 " in printed
 
 
+def test_a_wide_model_of_a_former_version_is_told_from_a_changed_one(paths: Paths) -> None:
+    """Into what parts a gradient falls decides the last bits; a model that does not say so was made of other parts."""
+    episodes.write(paths.buffer, "game.npz")
+    learner_runs.drain(paths.root, learning={"hidden": 128})
+    model = model_store.read(paths.model)
+    recorded = model.manifest["numeric_fingerprint"]
+    former = {**model.manifest, "numeric_fingerprint": recorded.removesuffix(" parts 128")}
+    paths.model.write_bytes(model_store.pack(model.arrays, model.version, former))
+
+    printed = run_tool("rebuild_model.py", paths.root, exit_code=1)
+
+    assert recorded.endswith(" parts 128")
+    assert f"trained in another environment, whose last bits differ ({former['numeric_fingerprint']}; here {recorded})" in printed
+
+
 def test_a_partial_model_is_removed(played: Paths) -> None:
     """What a killed commit left is no model and never becomes one."""
     partial = played.models / ".rl_agent_model.npz.part"
