@@ -113,18 +113,24 @@ class ParentsBell(_Bell):
         super().__init__(words, generation)
         self._look_seconds = 2 * look_seconds
         self._move = move
-        self._rung = False
+        self._looks = self._rung = False
         self._question = -1
         self.looked_in_vain = False
         words[_LOOK_NANOSECONDS] = int(look_seconds * 1e9)
 
-    def ask(self, step: int, batch: int) -> bool:
-        """Ask for a step into that observation batch; True if the worker must be rung."""
+    def ask(self, step: int, batch: int, *, wait_first: bool = True) -> bool:
+        """Ask for a step into that observation batch; True if the worker must be rung.
+
+        Args:
+            step: a number that differs from step to step.
+            batch: where its observations go to.
+            wait_first: whether its answer is waited for before those of others; the others' need not wake us.
+        """
         words = self._words
         step &= (1 << _STEP_BITS) - 1
         self._question = question = ((self._generation << _STEP_BITS) | step) << _BATCH_BITS | batch
-        looks = words[_PAUSE_NANOSECONDS] < words[_LOOK_NANOSECONDS] and self._patience.looks()
-        words[_PARENT_LOOKS] = question if looks else 0
+        self._looks = words[_PAUSE_NANOSECONDS] < words[_LOOK_NANOSECONDS] and self._patience.looks()
+        words[_PARENT_LOOKS] = question if self._looks else 0 if wait_first else -question
         words[_ASKED] = question
         self._rung = words[_WORKER_LOOKS] != self._generation
         return self._rung
@@ -140,13 +146,13 @@ class ParentsBell(_Bell):
         return bool(self._words[_ANSWERED] == self._question)
 
     def look_for_answer(self) -> bool:
-        """Look for a moment, if that pays; False if from now on only a ring tells of the answer."""
+        """Look once, or for a moment if that pays; False if from now on only a ring tells of the answer."""
         words = self._words
         self.looked_in_vain = False
         if not words[_PARENT_LOOKS]:
             return False
         answered = words[_ANSWERED]
-        if answered & ~_NEWS != self._question:
+        if self._looks and answered & ~_NEWS != self._question:
             if self._rung and not self._begins():
                 self._move()
             self._look_patiently(_ANSWERED, answered, self._look_seconds)
@@ -197,5 +203,6 @@ class WorkersBell(_Bell):
         words = self._words
         self._answered_at = time.perf_counter_ns()
         words[_ANSWERED] = self._taken | _NEWS if with_news else self._taken
-        self._is_looked_at = words[_PARENT_LOOKS] == self._taken
-        return not self._is_looked_at and not with_news
+        looked_for = words[_PARENT_LOOKS]
+        self._is_looked_at = looked_for == self._taken
+        return not with_news and looked_for not in (self._taken, -self._taken)

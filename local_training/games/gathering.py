@@ -44,13 +44,17 @@ class Gathering:
 
     def quick_step(self) -> list[WorkerHandle]:
         """Take the answers of workers that have nothing to tell; returns the others."""
-        slow = []
-        for handle in tuple(self._fleet.stepping):
+        asked, slow = tuple(self._fleet.stepping), []
+        # Who was asked last answers last: when he has, the others have already, and did not have to wake us.
+        for handle in reversed(asked):
             try:
                 if not handle.quick_answer():
                     slow.append(handle)
             except WorkerFault as fault:
                 self._fail(handle, fault)
+        if self._fleet.watch.any_readable():
+            # A game may have closed a link, or written into it, and its worker answered nevertheless.
+            return [handle for handle in asked if not handle.closed]
         return slow
 
     def wait(self, pending: list[WorkerHandle], kind: str, limit_seconds: float, timeout: float | None = None) -> None:

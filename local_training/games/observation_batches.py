@@ -46,9 +46,8 @@ class ObservationBatches:
         if not self._lends:
             self.present = 1 - taken
             return self.present
-        start = self._order.index(taken) + 1
-        others = self._order[start:] + self._order[: start - 1]
-        self.present = next(number for number in others if self._free(number))
+        # Always the first that is free: the fewer batches are in use, the more of them stay in the caches.
+        self.present = next(number for number in self._order if number != taken and self._free(number))
         return self.present
 
     def _free(self, number: int) -> bool:

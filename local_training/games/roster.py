@@ -87,6 +87,7 @@ class Roster:
         self.locals: list[LocalHost] = []
         self.retiring: list[tuple[WorkerHandle, float]] = []
         self.stepping: list[WorkerHandle] = []
+        self.watch = worker_platform.Watch(())
         self.busy = True
         self.steps = 0
         self.budget = RestartBudget(
@@ -164,6 +165,7 @@ class Roster:
         """Find anew who has rows to step."""
         hosts = {id(row.host) for row in self.rows if row.state in (RowState.LIVE, RowState.REBUILT)}
         self.stepping = [handle for _, handle in self.handles() if id(handle) in hosts]
+        self.watch = worker_platform.Watch(handle.link for handle in self.stepping)
 
     def handles(self) -> Iterator[tuple[Slot, WorkerHandle]]:
         """Every worker that is up, but for the retired."""

@@ -124,10 +124,11 @@ class ResilientAsyncVectorEnv(VectorFace):
         self._singles = singles
         self._step_number = number = self._step_number + 1
         batch = self._batches.advance()
-        for handle in tuple(fleet.stepping):
+        handles = tuple(fleet.stepping)
+        for handle in handles:
             try:
                 if singles is None:
-                    handle.ask_step(number, batch)
+                    handle.ask_step(number, batch, wait_first=handle is handles[-1])
                 else:
                     handle.send("step", batch, {index: singles[index] for index in handle.envs})
             except WorkerFault as fault:

@@ -89,14 +89,14 @@ class WorkerHandle:
             self._bell.point_to_link()
         self._send_bytes(pack(message))
 
-    def ask_step(self, step: int, batch: int) -> None:
-        """Ask for a step whose actions lie in shared memory; its observations go into that batch.
+    def ask_step(self, step: int, batch: int, *, wait_first: bool) -> None:
+        """Ask for a step whose actions lie in shared memory; see ParentsBell.
 
         Raises:
             WorkerFault: as `send`.
         """
         assert self._bell is not None
-        if self._bell.ask(step, batch):
+        if self._bell.ask(step, batch, wait_first=wait_first):
             self._send_bytes(RING)
 
     def _send_bytes(self, data: bytes) -> None:
@@ -123,9 +123,8 @@ class WorkerHandle:
         bell = self._bell
         assert bell is not None
         if bell.look_for_answer():
-            # A game may have closed the link, or written into it, and answered nevertheless.
-            return bell.answered() and not self._items and not self.link.has_data()
-        if bell.looked_in_vain and not worker_platform.wait_readable([self.link], RACE_SECONDS):
+            return bell.answered() and not self._items
+        if bell.looked_in_vain and (bell.answered() or not worker_platform.wait_readable([self.link], RACE_SECONDS)):
             return bell.answered()
         try:
             data = self._receive()

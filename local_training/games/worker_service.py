@@ -11,6 +11,7 @@ from local_training.games import worker_platform
 def serve_posix(link: int, memory: int, lifeline: int) -> None:
     """Serve through inherited descriptors."""
     worker_platform.die_with_lifeline(lifeline)
+    worker_platform.wake_on_time()
     for descriptor in (link, memory, lifeline):
         os.set_inheritable(descriptor, False)  # a game's own children must not hold them
     from local_training.games import env_worker
