@@ -5,6 +5,7 @@ in 2 ms x 16 (pure waiting). For each: the raw limit (one process per core, or p
 communication at all), Gymnasium's Sync and Async, and ours. Rounds are interleaved. Each turn is cut into windows of a
 quarter of a second; the medians are those of windows in which other programs used less than an eighth of a core, where
 there were any ("alone" says in how many of them). The last column is the processor time per env step of all our processes.
+At last CartPole-v1 x 8 beside a program that keeps a core busy (`--only beside`): how fast we are, and what is left to it.
 """
 
 from __future__ import annotations
@@ -216,6 +217,51 @@ def compare(name: str, seconds: float, rounds: int) -> None:
         print("{:26s} {:9.0f} {:7.2f} {:8.2f} {:8.2f} {:>9s} {}".format(label, contender.median(), *ratios, share, cost).rstrip())
 
 
+def keep_busy(rounds: Any) -> None:
+    """Another program, which never waits."""
+    while True:
+        for _ in range(1000):
+            pass
+        rounds.value += 1
+
+
+def compare_beside(seconds: float, rounds: int) -> None:
+    """CartPole-v1 x 8 beside another program, which keeps a core busy: how fast we are, and what is left to it."""
+    make, count, action_count = WORKLOADS["cartpole x 8"]
+    actions = np.random.default_rng(0).integers(0, action_count, (64, count))
+    auto = partial(make_vector_env, [make] * count, rebuild_episodes=0)
+    envs: dict[str, Any] = {
+        "Gymnasium Sync": SyncVectorEnv([make] * count),
+        "ours, auto": auto(),
+        "ours, auto, no looking": auto(spin_microseconds=0),
+    }
+    players: dict[str, Callable[[], int]] = {"nobody": lambda: time.sleep(0.01) or 0}
+    players.update({label: player(each, actions) for label, each in envs.items()})
+    context = multiprocessing.get_context("fork")
+    done = context.Value("q", 0, lock=False)
+    other = context.Process(target=keep_busy, args=(done,), daemon=True)
+    other.start()
+    found: dict[str, list[tuple[float, float]]] = {label: [] for label in players}
+    for _ in range(rounds):
+        for label, play in players.items():
+            settled = time.perf_counter() + SETTLE_SECONDS
+            while time.perf_counter() < settled:
+                play()
+            before, steps, begun = done.value, 0, time.perf_counter()
+            while time.perf_counter() - begun < seconds:
+                steps += play()
+            elapsed = time.perf_counter() - begun
+            found[label].append((steps / elapsed, (done.value - before) / elapsed))
+    other.kill()
+    for each in envs.values():
+        each.close()
+    free = statistics.median(speed for _, speed in found["nobody"])
+    print(f"\n{'beside a busy program':26s} {'steps/s':>9s} {'its speed, of that alone':>25s}")
+    for label, figures in found.items():
+        rate, speed = (statistics.median(column) for column in zip(*figures, strict=True))
+        print(f"{label:26s} {rate:9.0f} {speed / free:25.2f}")
+
+
 def main() -> None:
     """Run all workloads."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -227,6 +273,8 @@ def main() -> None:
     for name in WORKLOADS:
         if arguments.only in name:
             compare(name, arguments.seconds, arguments.rounds)
+    if arguments.only in "beside":
+        compare_beside(arguments.seconds, arguments.rounds)
 
 
 if __name__ == "__main__":

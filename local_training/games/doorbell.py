@@ -25,6 +25,7 @@ _ANSWERED, _WORKER_LOOKS, _TAKEN, _PAUSE_NANOSECONDS = 8, 9, 10, 11
 
 # A question: generation of the worker, step, observation batch. A worker that was replaced takes none of its successor's.
 _BATCH_BITS, _STEP_BITS, _GENERATION_BITS = 4, 40, 17
+_GENERATION_SHIFT = _STEP_BITS + _BATCH_BITS
 _BATCHES = (1 << _BATCH_BITS) - 1
 _NEWS = 1 << (_BATCH_BITS + _STEP_BITS + _GENERATION_BITS)
 
@@ -186,22 +187,28 @@ class WorkersBell(_Bell):
         words, taken = self._words, self._taken
         asked = words[_ASKED]
         self.looked_in_vain = False
-        if look and asked == taken and self._is_looked_at and self._patience.looks():
+        if asked == taken:
+            if not (look and self._is_looked_at and self._patience.looks()):
+                return -1
             words[_WORKER_LOOKS] = self._generation
             self._look_patiently(_ASKED, taken, words[_LOOK_NANOSECONDS] * 1e-9)
             words[_WORKER_LOOKS] = 0
             asked = words[_ASKED]
-            self.looked_in_vain = asked == taken
-        if asked == taken or asked >> (_STEP_BITS + _BATCH_BITS) != self._generation:
+            if asked == taken:
+                self.looked_in_vain = True
+                return -1
+        if asked >> _GENERATION_SHIFT != self._generation:
             return -1
         self._taken = words[_TAKEN] = asked
-        words[_PAUSE_NANOSECONDS] = time.perf_counter_ns() - self._answered_at
+        if words[_LOOK_NANOSECONDS]:
+            words[_PAUSE_NANOSECONDS] = time.perf_counter_ns() - self._answered_at
         return int(asked & _BATCHES)
 
     def answer(self, *, with_news: bool) -> bool:
         """Say that the step is done; True if the parent must be rung. News have gone through the link before."""
         words = self._words
-        self._answered_at = time.perf_counter_ns()
+        if words[_LOOK_NANOSECONDS]:
+            self._answered_at = time.perf_counter_ns()
         words[_ANSWERED] = self._taken | _NEWS if with_news else self._taken
         looked_for = words[_PARENT_LOOKS]
         self._is_looked_at = looked_for == self._taken

@@ -9,7 +9,7 @@ import contextlib
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 import gymnasium
@@ -74,64 +74,71 @@ class EnvHost:
 
     def attach(self, block: SharedBlock) -> None:
         """Connect to the memory that observations, actions and results go through."""
+        self._generation = self._plan.generation
         self._owner, self._progress = memoryview(block.owner), memoryview(block.progress)
         self._rewards, self._hold = memoryview(block.rewards), memoryview(block.hold)
         self._terminations, self._truncations = memoryview(block.terminations), memoryview(block.truncations)
         self._read_action = shared_observations.row_reader(block.actions) if block.actions is not None else None
         self._writers = tuple(shared_observations.row_writer(rows) for rows in block.observations or ())
 
-    def step(self, buffer: int, actions: dict[int, Any] | None = None) -> News:
+    def step(self, buffer: int, actions: dict[int, Any] | None = None) -> News | None:
         """Step every env whose row is ours; an env whose episode is over is reset, as the autoreset mode wants it.
+
+        Returns what there is to tell beyond the shared numbers, None if nothing. Where many workers share a core, each
+        comes to cold caches, so that whatever this touches in vain costs several times its usual price.
 
         Args:
             buffer: which of the alternating observation batches to write to.
             actions: per env, where the action space has no fixed size; otherwise they lie in shared memory.
         """
-        news = News()
-        owner, ours, progress = self._owner, self._plan.generation, self._progress
-        rewards, terminations, truncations = self._rewards, self._terminations, self._truncations
+        news = None
+        owner, ours, progress = self._owner, self._generation, self._progress
         write = self._writers[buffer] if self._writers else None
-        read_action, advance = self._read_action, self._advance
         for index, env in self.envs.items():
             if owner[index] != ours:
                 continue
             beats = progress[index] & 0x7FFFFFFE
             progress[index] = beats + 1
             try:
-                action = actions[index] if actions is not None else read_action(index)  # type: ignore[misc]
-                observation, reward, terminated, truncated, info = advance(index, env, action)
+                action = self._read_action(index) if actions is None else actions[index]  # type: ignore[misc]
+                if self._needs_reset[index]:  # only in NEXT_STEP mode
+                    observation, info = env.reset()
+                    reward, terminated, truncated = cast("tuple[Any, Any, Any]", (0.0, False, False))
+                    self._needs_reset[index] = False
+                else:
+                    observation, reward, terminated, truncated, info = env.step(action)
+                    if terminated or truncated:
+                        observation, info = self._end_episode(index, env, observation, info)
                 if write is not None:
                     write(index, observation)
                 else:
+                    news = news or News()
                     news.observations[index] = observation
-                rewards[index] = reward
-                terminations[index] = terminated
-                truncations[index] = truncated
+                self._rewards[index] = reward
+                self._terminations[index] = terminated
+                self._truncations[index] = truncated
                 if info:
+                    news = news or News()
                     news.infos[index] = info
             # A game may raise anything. It becomes a fault that is counted, reported and answered with a new env.
             except Exception:  # noqa: BLE001
+                news = news or News()
                 later = self._plan.autoreset_mode is AutoresetMode.NEXT_STEP
                 if self._fail(index, news, reset_later=later) and not later:
                     self._retry_reset(index, buffer, None, None, news)
             progress[index] = beats + 2
         return news
 
-    def _advance(self, index: int, env: gymnasium.Env[Any, Any], action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def _end_episode(
+        self, index: int, env: gymnasium.Env[Any, Any], observation: Any, info: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         mode = self._plan.autoreset_mode
-        if self._needs_reset[index]:  # only in NEXT_STEP mode
-            observation, info = env.reset()
-            self._needs_reset[index] = False
-            return observation, 0.0, False, False, info
-        observation, reward, terminated, truncated, info = env.step(action)
-        if terminated or truncated:
-            if mode is AutoresetMode.NEXT_STEP:
-                self._needs_reset[index] = True
-            elif mode is AutoresetMode.SAME_STEP and not self._hold[index]:
-                final = {"final_info": info, "final_obs": observation}
-                observation, info = env.reset()
-                info = {**final, **info}
-        return observation, reward, terminated, truncated, info
+        if mode is AutoresetMode.NEXT_STEP:
+            self._needs_reset[index] = True
+        elif mode is AutoresetMode.SAME_STEP and not self._hold[index]:
+            first, first_info = env.reset()
+            return first, {"final_info": info, "final_obs": observation, **first_info}
+        return observation, info
 
     def reset(self, buffer: int, seeds: dict[int, int | None], options: dict[str, Any] | None) -> News:
         """Reset the named envs, each with its seed, into an observation batch."""

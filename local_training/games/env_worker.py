@@ -15,7 +15,7 @@ from gymnasium import Space
 
 from local_training.games import worker_platform
 from local_training.games.doorbell import RACE_SECONDS, WorkersBell
-from local_training.games.env_host import EnvHost, HostPlan
+from local_training.games.env_host import EnvHost, HostPlan, News
 from local_training.games.framing import RING, FrameReader, pack
 from local_training.games.shared_block import SharedBlock
 
@@ -81,8 +81,8 @@ class EnvWorker:
                 news = self._host.reset(FIRST_OBSERVATIONS, order.first_seeds, None)
         self._send("built", None if order.layout is not None else self._description(), news)
         try:
-            while self._handle(self._receive()):
-                self._step_while_asked()
+            while self._handle(self._next_data()):
+                pass
         finally:
             self._host.close()
 
@@ -98,26 +98,28 @@ class EnvWorker:
         self._host.attach(block)
         self._bell = WorkersBell(memoryview(block.lines[self._order.line]), self._order.plan.generation)
 
-    def _step_while_asked(self) -> None:
-        """Step as long as there are questions in the shared memory; returns when only the link can tell of more."""
-        bell, send, step = self._bell, self._link.send, self._host.step
+    def _next_data(self) -> bytes:
+        """Step as the shared memory asks for it, until more than a ring comes through the link."""
+        bell, receive, send, step = self._bell, self._receive, self._link.send, self._host.step
         if bell is None:
-            return
+            return receive()
+        question, answer = bell.question, bell.answer
         while True:
-            batch = bell.question()
+            batch = question()
             if batch < 0 and bell.looked_in_vain and not worker_platform.wait_readable([self._link], RACE_SECONDS):
-                batch = bell.question(look=False)
+                batch = question(look=False)
             if batch < 0:
-                return
+                data = receive()
+                if data != RING:
+                    return data
+                continue
             news = step(batch)
-            if news:
+            if news is not None:
                 send(pack(("step", news)))
-            if bell.answer(with_news=bool(news)):
+            if answer(with_news=news is not None):
                 send(RING)
 
     def _handle(self, data: bytes) -> bool:
-        if data == RING:
-            return True
         if not data:
             return False  # the parent is gone
         self._waiting += self._reader.feed(data)
@@ -130,7 +132,7 @@ class EnvWorker:
 
     def _answer(self, kind: str, *details: Any) -> None:
         if kind == "step":
-            self._send("step", self._host.step(*details))
+            self._send("step", self._host.step(*details) or News())
         elif kind == "reset":
             self._send("reset", self._host.reset(*details))
         elif kind == "attach":

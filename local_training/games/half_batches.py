@@ -32,6 +32,8 @@ class HalfBatches:
             raise ValueError(f"there are {len(env_fns)} env_fns; an even number is needed")
         middle = len(env_fns) // 2
         workers = max(1, (num_workers or usable_cores()) // 2)
+        if 2 * workers >= usable_cores():  # each half sees its own workers only
+            options = {"spin_microseconds": 0, **options}
         first = ResilientAsyncVectorEnv(env_fns[:middle], num_workers=workers, **options)
         try:
             second = ResilientAsyncVectorEnv(env_fns[middle:], num_workers=workers, **options)

@@ -104,7 +104,7 @@ def step_local(fleet: Fleet, local: LocalHost, buffer: int, actions: dict[int, A
     Raises:
         RestartBudgetError: it failed here too.
     """
-    told = local.host.step(buffer, actions)
+    told = local.host.step(buffer, actions) or News()
     for index, trace in told.faults.items():
         row = fleet.rows[index]
         row.state, row.host = RowState.LOST, None

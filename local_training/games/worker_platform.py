@@ -23,6 +23,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 _CHUNK = 1 << 16
@@ -131,8 +132,7 @@ class SocketLink:
             return b""
 
     def receiver(self) -> Callable[[], bytes]:
-        receive = self._end.recv
-        return lambda: receive(_RING_CHUNK)
+        return partial(self._end.recv, _RING_CHUNK)
 
     def close(self) -> None:
         self._end.close()
