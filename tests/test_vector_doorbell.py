@@ -21,14 +21,15 @@ def line() -> memoryview:
     return memoryview(np.zeros(LINE_WORDS, np.int64))
 
 
-def pair(look_seconds: float = 0.0) -> tuple[ParentsBell, WorkersBell]:
+def pair(look_seconds: float = 0.0, generation: int = 3) -> tuple[ParentsBell, WorkersBell]:
     words = line()
-    return ParentsBell(words, 3, look_seconds, lambda: None), WorkersBell(words, 3)
+    return ParentsBell(words, generation, look_seconds, lambda: None), WorkersBell(words, generation)
 
 
-def test_a_step_is_asked_for_once_and_answered_once():
-    """A sleeping worker has to be rung; a ring too many finds nothing to do."""
-    parent, worker = pair()
+@pytest.mark.parametrize("generation", [1, 2**17 - 2, 2**17 - 1, 2**17, 2**40])
+def test_a_step_is_asked_for_once_and_answered_once(generation):
+    """A sleeping worker has to be rung; a ring too many finds nothing to do. However many workers there were before."""
+    parent, worker = pair(generation=generation)
     assert worker.question() == -1
     assert parent.ask(1, 1), "it sleeps"
     assert (worker.question(), worker.question()) == (1, -1)
@@ -55,6 +56,19 @@ def test_who_looks_need_not_be_rung():
     worker.question()
     assert not worker.answer(with_news=False)
     assert parent.look_for_answer() and parent.answered()
+
+
+def test_only_who_is_waited_for_first_wakes_the_parent():
+    """The others' answers are found when it comes to them; where one is not there yet, it sleeps and is rung."""
+    parent, worker = pair()
+    parent.ask(1, 0, wait_first=False)
+    worker.question()
+    assert not worker.answer(with_news=False)
+    assert parent.look_for_answer() and parent.answered()
+    parent.ask(2, 0, wait_first=False)
+    assert not parent.look_for_answer()
+    worker.question()
+    assert worker.answer(with_news=False)
 
 
 def test_who_has_stopped_looking_must_be_rung():

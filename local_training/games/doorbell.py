@@ -78,7 +78,7 @@ class Patience:
 class _Bell:
     def __init__(self, words: memoryview, generation: int) -> None:
         self._words = words
-        self._generation = generation & ((1 << _GENERATION_BITS) - 1)
+        self._generation = generation % ((1 << _GENERATION_BITS) - 1) + 1  # never 0, which says that nobody looks
         self._patience = Patience()
 
     def _look(self, word: int, seen: int, seconds: float) -> tuple[bool, bool]:
