@@ -40,7 +40,7 @@ paths, seed, stopping = Paths(pathlib.Path(sys.argv[2])), int(sys.argv[3]), thre
 threading.Thread(target=lambda: (sys.stdin.read(), stopping.set()), daemon=True).start()
 while not stopping.wait(0.2):
     seed += 1
-    make = episodes.full_arrays if seed % 3 else episodes.arrays
+    make = episodes.arrays if seed % 4 else episodes.full_arrays
     print(buffer_folder.deposit(paths, make(seed, steps=1 + seed % 12), durable=seed % 2 == 0).name, flush=True)
 """
 
@@ -151,7 +151,6 @@ def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None
     counted = Counter(name for name, _ in learner_runs.trained(paths))
     lost, twice = set(deposited) - set(counted), [name for name, times in counted.items() if times > 1]
     print(f"{sum(kills.values())} kills {dict(kills)}, {len(deposited)} episodes, version {done['model_version']}, {reads} reads")
-    assert committed_under_fire >= KILLS // 4
     assert not lost and not twice and set(counted) == set(deposited)
     assert (torn, backwards) == (0, 0) and reads > 0
     found = episodes.fates(paths)
@@ -162,6 +161,7 @@ def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None
     recorded, trained = metrics.read(paths), [version for _, version in learner_runs.trained(paths)]
     assert recorded.games["version"].tolist() == trained and recorded.batches["version"].tolist() == sorted(set(trained))
     assert model_store.read(paths.model).version == max(version for _, version in learner_runs.trained(paths))
+    assert committed_under_fire >= KILLS // 4, "all is well, but the learner had too little of the processor to be killed at work"
 
 
 @pytest.mark.slow
