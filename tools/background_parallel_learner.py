@@ -29,7 +29,7 @@ from local_training.errors import LockUnavailableError, PausedError
 from local_training.root_lock import LearnerLock
 from local_training.settings import Settings
 from tools import command_line
-from tools.learner import console
+from tools.learner import console, priorities
 from tools.learner.repeated_task import RepeatedTask
 from tools.learner.stats import EMPTY
 from tools.learner.supervisor import Supervisor
@@ -173,15 +173,14 @@ class BackgroundParallelLearner:
         # One reader: more would take turns with training on a machine that also runs a game.
         replays = {**dataclasses.asdict(self.settings.replays), "workers": 1}
         arguments = {"root": str(self.settings.root), "settings": replays}
-        return RepeatedTask(
-            _REPLAY_TASK, arguments, self.settings.replays.rescan_seconds, self._training_goes_first, command_line.say
-        )
+        rest, limits = self.settings.replays.rescan_seconds, self.settings.learner
+        return RepeatedTask(_REPLAY_TASK, arguments, rest, self._training_goes_first, command_line.say, limits)
 
     def _training_goes_first(self) -> bool:
-        """Whether other work should wait: no worker may work now, or one only, and episodes wait for it."""
+        """Whether other work should wait, as training needs all the processes that may work now."""
         stats = self.get_stats()
-        workers: int = min(self.settings.learner.max_workers, stats["workers_allowed"])
-        return workers == 0 or (workers == 1 and bool(stats["buffer_file_count"]))
+        waiting = stats["buffer_file_count"] if self.settings.learner.enable_model_training else 0
+        return priorities.other_work_waits(stats["workers_allowed"], stats["active_workers"], waiting)
 
     def __enter__(self) -> BackgroundParallelLearner:
         self.start()

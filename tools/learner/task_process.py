@@ -13,16 +13,24 @@ from typing import Any
 from local_training.blas_threads import limit_blas_threads
 from local_training.errors import WorkerError
 from local_training.paths import CHECKOUT
-from tools.learner import child_process
+from tools.learner import child_process, pulse
+from tools.learner.pulse import Watch
 
 
 class TaskProcess:
     """Starts its process with the first call, and anew when it has died.
 
-    It promises that no process is left after `stop`, and that a waiting call then ends with a WorkerError.
+    It promises that no process is left after `stop`, and that a waiting call then ends with a WorkerError. One that gives no
+    sign of life while it works is killed (see `pulse`); one that has grown is replaced after the call.
+
+    Attributes:
+        deaths: how many processes have ended in the middle of a call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        """`most_bytes`: memory above which a process is too large."""
+        self._most_bytes = most_bytes
+        self.deaths = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._stopped = False
@@ -42,13 +50,16 @@ class TaskProcess:
         try:
             process.stdin.write(json.dumps({"function": function, "arguments": arguments}).encode() + b"\n")
             process.stdin.flush()
-            answer = process.stdout.readline()
+            content, hung = _heard(process)
         except (OSError, ValueError):
-            answer = b""
-        if not answer:
+            content, hung = {}, False
+        if not content:
+            self.deaths += 1
             self._end(process)
-            raise WorkerError(f"the process that ran {function} died (exit code {process.returncode})")
-        content = json.loads(answer)
+            how = f"hung: no sign of life for {pulse.HANG_SECONDS:g} s" if hung else f"died (exit code {process.returncode})"
+            raise WorkerError(f"the process that ran {function} {how}")
+        if content["memory_bytes"] > self._most_bytes:
+            self._end(process)
         if "error" in content:
             raise WorkerError(content["error"])
         return content["result"]
@@ -92,3 +103,15 @@ class TaskProcess:
                     pipe.close()
         with self._lock:
             self._process = None
+
+
+def _heard(process: subprocess.Popen[bytes]) -> tuple[dict[str, Any], bool]:
+    """The answer, empty if the process has died; and whether it was killed because it hung."""
+    assert process.stdout is not None
+    with Watch(process) as watch:
+        while line := process.stdout.readline():
+            watch.heard()
+            content: dict[str, Any] = json.loads(line)
+            if "alive" not in content:
+                return content, False
+    return {}, watch.killed

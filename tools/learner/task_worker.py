@@ -10,11 +10,15 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
+import psutil
+
 from tools.learner import quiet_process
+from tools.learner.pulse import BEAT_SECONDS
 
 
 def main() -> int:
@@ -23,11 +27,36 @@ def main() -> int:
     sys.stdout = sys.stderr
     quiet_process.lower_priority()
     waiting: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    mouth = _Mouth(answers)
     threading.Thread(target=_listen, args=(orders, waiting), daemon=True).start()
+    threading.Thread(target=mouth.beat, daemon=True).start()
     while True:
-        answer = _answer(waiting.get())
-        answers.write(json.dumps(answer).encode() + b"\n")
-        answers.flush()
+        order = waiting.get()
+        mouth.busy = True
+        answer = _answer(order)
+        mouth.busy = False
+        mouth.say({**answer, "memory_bytes": psutil.Process().memory_info().rss})
+
+
+class _Mouth:
+    """Says answers, and between them, while there is work in hand, that there is life here."""
+
+    def __init__(self, answers: BinaryIO) -> None:
+        self._answers = answers
+        self._lock = threading.Lock()
+        self.busy = False
+
+    def say(self, content: dict[str, Any]) -> None:
+        with self._lock:
+            self._answers.write(json.dumps(content).encode() + b"\n")
+            self._answers.flush()
+
+    def beat(self) -> None:
+        """For ever; an idle process says nothing, as nobody would read it."""
+        while True:
+            time.sleep(BEAT_SECONDS)
+            if self.busy:
+                self.say({"alive": True})
 
 
 def _listen(orders: BinaryIO, waiting: SimpleQueue[dict[str, Any]]) -> None:

@@ -1,0 +1,101 @@
+"""Work beside the training: it comes second, and its process is watched, bounded and replaced as the others are."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import episodes
+import learner_runs
+import numpy as np
+import pytest
+from conftest import wait_until
+
+from local_training.errors import WorkerError
+from local_training.paths import Paths
+from local_training.settings import LearnerSettings
+from tools import background_parallel_learner
+from tools.background_parallel_learner import BackgroundParallelLearner
+from tools.learner import priorities, pulse
+from tools.learner.repeated_task import RepeatedTask
+from tools.learner.task_process import TaskProcess
+
+
+@pytest.fixture
+def process() -> Iterator[TaskProcess]:
+    made = TaskProcess(most_bytes=200_000_000)
+    yield made
+    made.stop()
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "training", "waiting", "waits"),
+    [(0, 0, 0, True), (0, 1, 5, True), (1, 1, 5, True), (1, 1, 0, False), (2, 1, 5, False), (2, 2, 5, True), (2, 2, 0, False)],
+)
+def test_training_comes_first(allowed: int, training: int, waiting: int, waits: bool) -> None:
+    """Other work is begun where a process is to spare, or nothing waits to be trained on."""
+    assert priorities.other_work_waits(allowed, training, waiting) == waits
+
+
+def test_other_work_waits_until_what_waits_is_trained(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one process allowed, replays are read only once the buffer is empty; then they are, again and again."""
+    monkeypatch.setattr(background_parallel_learner, "_REPLAY_TASK", "other_work:of_settings")
+    notes = tmp_path / "notes.txt"
+    for number in range(12):
+        log_probs = np.full(300, -np.log(episodes.ACTIONS), np.float32)
+        episodes.write(paths.buffer, f"game_{number:02d}.npz", number, steps=300, log_probs=log_probs)
+    settings = learner_runs.settings(paths.root, learning={"hidden": 64, "epochs": 4}, max_workers=1)
+    replays = dataclasses.replace(settings.replays, folder=str(tmp_path), rescan_seconds=0.05)
+
+    with BackgroundParallelLearner(settings=dataclasses.replace(settings, replays=replays)):
+        wait_until(lambda: notes.exists() and notes.read_text("utf-8").count("\n") >= 2)
+
+    assert set(notes.read_text("utf-8").splitlines()) == {"0"}
+    assert len(learner_runs.trained(paths)) == 12
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="stops a process by a signal")
+def test_a_task_process_that_hangs_is_killed(process: TaskProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives no sign of life any more; the next call has another process."""
+    first = process.call("other_work:process_id", {})
+    with monkeypatch.context() as impatient:
+        impatient.setattr(pulse, "HANG_SECONDS", 1.0)
+        with pytest.raises(WorkerError, match="hung"):
+            process.call("other_work:stop", {})
+
+    assert process.call("other_work:process_id", {}) != first
+    assert process.deaths == 1
+
+
+def test_a_long_call_gives_signs_of_life(process: TaskProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes, it is not taken to hang."""
+    heard = []
+    monkeypatch.setattr(pulse.Watch, "heard", lambda self: heard.append(self))
+
+    process.call("other_work:sleep", {"seconds": 1.2})
+
+    assert len(heard) >= 2, "a beat and the answer"
+
+
+def test_a_task_process_that_has_grown_is_replaced_after_the_call(process: TaskProcess) -> None:
+    """A leak ends with the process that has it, and no call is lost."""
+    first = process.call("other_work:process_id", {})
+
+    assert process.call("other_work:grow", {"size": 300_000_000}) == first
+    assert process.call("other_work:process_id", {}) != first
+    assert process.deaths == 0
+
+
+def test_a_task_whose_processes_die_is_given_up_within_its_budget() -> None:
+    """It is said, and the training goes on without it."""
+    said: list[str] = []
+    task = RepeatedTask("other_work:die", {}, 0.01, lambda: False, said.append, LearnerSettings(restart_limit=2))
+    task.start()
+    wait_until(lambda: not task._thread.is_alive())
+    task.stop()
+
+    assert "died (exit code 3)" in said[0]
+    assert "3 times in ten minutes; it is given up" in said[-1]
