@@ -29,4 +29,6 @@ def open_trainer(
     present = recovery.recover(paths, settings, ledger, lambda sentence: tell("warning", sentence=sentence))
     ledger = retention.apply(paths, settings, ledger)
     intake = Intake(paths, settings, ledger, patient=patient)
-    return Trainer(paths, settings, ledger, present, intake, caution), intake
+    trainer = Trainer(paths, settings, ledger, present, intake, caution)
+    trainer.look()  # the first status says what waits; otherwise other work would take it that nothing does
+    return trainer, intake

@@ -109,8 +109,6 @@ class Worker:
                     self._trainer = None
                 if self._trainer is None or time.monotonic() >= self._retention_due:
                     self._open()  # and delete what is above the bounds
-                    if self._trainer is not None:
-                        self._trainer.look()  # otherwise other work would take it that nothing waits
                     self._publish("idle")
                 self._watch()
                 busy = self._one_round()
