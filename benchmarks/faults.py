@@ -34,6 +34,11 @@ FACTORY = "factory fails"
 """The fault whose env is killed, and whose factory raises when the new worker calls it."""
 
 
+def segments() -> set[str]:
+    """Named shared memory; other programs keep files of other names there."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("psm_", "torch_", "sem."))}
+
+
 def inject(count: int, seed: int) -> None:
     """Part 1."""
     with tempfile.TemporaryDirectory() as markers:
@@ -42,7 +47,7 @@ def inject(count: int, seed: int) -> None:
 
 def _inject(count: int, seed: int, markers: Path) -> None:
     rng = np.random.default_rng(seed)
-    shared = set(os.listdir("/dev/shm"))
+    shared = segments()
     makers = [partial(games.BuildFault, number, str(markers / str(number)), games.RAISE, length=LONG) for number in range(ENVS)]
     limits = {"step_seconds": 0.5, "memory_limit_bytes": 250 << 20, "restarts_per_env": 10**6, "restarts_in_all": 10**6}
     envs = ResilientAsyncVectorEnv(makers, reduce_after=0, **limits)
@@ -87,7 +92,7 @@ def _inject(count: int, seed: int, markers: Path) -> None:
     envs.close()
     left = psutil.Process().children(recursive=True)
     print(f"factories that have failed: {kinds[FACTORY] - len(list(markers.iterdir()))} of {kinds[FACTORY]}")
-    print(f"left behind: {len(left)} processes, {len(set(os.listdir('/dev/shm')) - shared)} files in /dev/shm")
+    print(f"left behind: {len(left)} processes, {len(segments() - shared)} shared memory segments")
 
 
 def run_long(steps: int) -> None:

@@ -170,7 +170,8 @@ def many_cores(monkeypatch):
 def test_steps_are_the_same_however_they_are_asked_for(many_cores, look, workers):
     """Looking or sleeping, every row is the one that Gymnasium's SyncVectorEnv has."""
     makers = [partial(gymnasium.make, "CartPole-v1")] * 4
-    envs, peer = ResilientAsyncVectorEnv(makers, num_workers=workers, spin_microseconds=look), SyncVectorEnv(makers)
+    envs = ResilientAsyncVectorEnv(makers, num_workers=workers, spin_microseconds=look, start_method="fork")
+    peer = SyncVectorEnv(makers)
     for results in zip(envs.reset(seed=1), peer.reset(seed=1), strict=True):
         np.testing.assert_equal(*results)
     actions = np.random.default_rng(0).integers(0, 2, (300, 4))
@@ -187,9 +188,8 @@ def test_steps_are_the_same_however_they_are_asked_for(many_cores, look, workers
 @pytest.mark.parametrize("fault", [KILL, RAISE, GARBAGE, CLOSE_PIPE])
 def test_who_looks_sees_faults_too(many_cores, fault):
     """In the very step, as by the link."""
-    envs = ResilientAsyncVectorEnv(
-        [partial(FaultyGame, number, 10**6) for number in range(2)], reduce_after=0, spin_microseconds=1000, close_seconds=0
-    )
+    makers = [partial(FaultyGame, number, 10**6) for number in range(2)]
+    envs = ResilientAsyncVectorEnv(makers, start_method="fork", reduce_after=0, spin_microseconds=1000, close_seconds=0)
     envs.reset()
     for _ in range(20):
         assert not envs.step([0, 0])[3].any()

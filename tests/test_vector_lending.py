@@ -35,7 +35,7 @@ class Frames(FaultyGame):
 
 def make(count=2, *, nested=False, **options):
     makers = [partial(Frames, number, nested=nested) for number in range(count)]
-    return ResilientAsyncVectorEnv(makers, num_workers=1, reduce_after=0, close_seconds=0, **options)
+    return ResilientAsyncVectorEnv(makers, num_workers=1, start_method="fork", reduce_after=0, close_seconds=0, **options)
 
 
 def is_lent(envs, array):
