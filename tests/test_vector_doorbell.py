@@ -108,7 +108,7 @@ def test_a_message_ends_the_look_of_a_worker():
 
 
 def test_looking_ends_where_it_does_not_pay():
-    """Three times in vain: the next go without; once more in vain: twice as many; long success begins anew."""
+    """Each failure doubles the steps that go without; a hundred looks that pay begin anew, fewer do not."""
     patience = Patience()
 
     def skipped() -> int:
@@ -117,19 +117,17 @@ def test_looking_ends_where_it_does_not_pay():
             count += 1
         return count
 
-    for _ in range(3):
-        assert skipped() == 0
-        patience.failed(interrupted=False)
-    assert skipped() == 64
-    patience.failed(interrupted=False)
-    assert skipped() == 128
-    patience.paid()
-    patience.failed(interrupted=True)
-    assert skipped() == 256, "a core that was taken away is enough by itself"
-    for _ in range(1000):
-        patience.paid()
-    patience.failed(interrupted=True)
-    assert skipped() == 64
+    for expected in (16, 32, 64):
+        patience.failed()
+        assert skipped() == expected
+    for paid, expected in ((99, 128), (100, 16), (30, 32)):
+        for _ in range(paid):
+            patience.paid()
+        patience.failed()
+        assert skipped() == expected
+    for _ in range(20):
+        patience.failed()
+    assert skipped() == 8192
 
 
 def _serve(words, steps, gate):

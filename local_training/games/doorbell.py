@@ -32,7 +32,8 @@ _NEWS = 1 << (_BATCH_BITS + _STEP_BITS + _GENERATION_BITS)
 _SEVERAL = (None,) * 16  # looks between two looks at the clock
 _BEGIN_SECONDS = 40e-6  # within which a worker that was rung has begun, unless it waits for our core
 _INTERRUPTED_SECONDS = 300e-6
-_FEWEST_SKIPPED, _MOST_SKIPPED = 64, 8192
+_FEWEST_SKIPPED, _MOST_SKIPPED = 16, 8192
+_ENOUGH_PAID = 100
 
 
 def memory_is_ordered() -> bool:
@@ -43,15 +44,15 @@ def memory_is_ordered() -> bool:
 class Patience:
     """Whether to look before sleeping: it has paid lately, and no other program wanted the core meanwhile.
 
-    After three looks in vain, or one within which our core was taken away, the next 64 steps go without; after that
-    each further failure doubles their number, until as many looks have paid.
+    After a look in vain, or one within which our core was taken away, the next 16 steps go without; after each further
+    one twice as many, until a hundred looks in a row have paid. So a caller that stops to think now and then loses
+    little, and a busy neighbour keeps its core.
     """
 
     def __init__(self) -> None:
         self._skip = 0
-        self._vain = 0
         self._paid = 0
-        self._length = _FEWEST_SKIPPED
+        self._length = _FEWEST_SKIPPED // 2
 
     def looks(self) -> bool:
         """Whether to look this time."""
@@ -62,17 +63,12 @@ class Patience:
 
     def paid(self) -> None:
         """Note that what was looked for came."""
-        self._vain = 0
         self._paid += 1
-        if self._paid >= self._length:
-            self._length = _FEWEST_SKIPPED
 
-    def failed(self, *, interrupted: bool) -> None:
+    def failed(self) -> None:
         """Note that it did not come, or that the core was taken away meanwhile."""
-        self._vain += 1
-        if interrupted or self._vain >= 3:
-            self._skip, self._paid = self._length, 0
-            self._length = min(2 * self._length, _MOST_SKIPPED)
+        self._length = _FEWEST_SKIPPED if self._paid >= _ENOUGH_PAID else min(2 * self._length, _MOST_SKIPPED)
+        self._skip, self._paid = self._length, 0
 
 
 class _Bell:
@@ -89,7 +85,7 @@ class _Bell:
         while True:
             for _ in _SEVERAL:
                 if words[word] != seen:
-                    return True, False
+                    return True, clock() - before > _INTERRUPTED_SECONDS
             now = clock()
             if now > end or now - before > _INTERRUPTED_SECONDS:
                 return False, now - before > _INTERRUPTED_SECONDS
@@ -97,10 +93,10 @@ class _Bell:
 
     def _look_patiently(self, word: int, seen: int, seconds: float) -> None:
         changed, interrupted = self._look(word, seen, seconds)
-        if changed:
+        if changed and not interrupted:
             self._patience.paid()
         else:
-            self._patience.failed(interrupted=interrupted)
+            self._patience.failed()
 
 
 class ParentsBell(_Bell):
