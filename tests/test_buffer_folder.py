@@ -17,7 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from local_training import atomic_files, buffer_folder, episode_file
+from local_training import atomic_files, buffer_folder, episode_file, leaving
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure
 from local_training.errors import EpisodeError
 from local_training.paths import Paths
@@ -308,10 +308,11 @@ class FolderMachine(RuleBasedStateMachine):
 
     @rule(departure=planned, calls=st.integers(1, 12))
     def move_and_die(self, departure: Departure | None, calls: int) -> None:
-        """The process is killed before one of its next system calls; the plan stands and is done again."""
+        """The process is killed before one of its next system calls; the next one looks aside first, and does the plan again."""
         if departure is not None:
             with dying_after(calls):
                 buffer_folder.move_out(self.paths, [departure], durable=self.durable)
+            leaving.put_all_back(self.paths)
             self._remember(departure)
 
     @rule(departure=consumes(planned))

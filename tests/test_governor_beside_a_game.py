@@ -195,20 +195,6 @@ def test_a_drain_is_not_governed(paths: Paths) -> None:
     assert len(learner_runs.trained(paths)) == 1
 
 
-@pytest.mark.parametrize(
-    ("max_workers", "allowed", "waiting", "replays_wait"),
-    [(2, 2, 5, False), (2, 1, 5, True), (2, 1, 0, False), (2, 0, 0, True), (1, 1, 5, True), (1, 1, 0, False)],
-)
-def test_replays_wait_for_a_worker_to_spare(
-    paths: Paths, monkeypatch: pytest.MonkeyPatch, max_workers: int, allowed: int, waiting: int, replays_wait: bool
-) -> None:
-    """They are analysed by the second worker, or by the only one when no episode waits; not at all during a pause."""
-    learner = learner_runs.learner(paths.root, max_workers=max_workers)
-    monkeypatch.setattr(learner, "get_stats", lambda: {"workers_allowed": allowed, "buffer_file_count": waiting})
-
-    assert learner._training_goes_first() is replays_wait
-
-
 def test_switched_off_nobody_waits(paths: Paths) -> None:
     """governor.enabled: false trains whatever the game says."""
     episodes.write(paths.buffer, "game.npz")

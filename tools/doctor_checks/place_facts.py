@@ -33,7 +33,7 @@ def look(paths: Paths, now: float) -> Places:
         not_writable=tuple(_not_writable(paths)),
         foreign_names=tuple(sorted(entry.name for entry in entries if _is_foreign(entry))),
         unfinished=tuple(name for name, age in sorted(ages.items()) if _says_unfinished(name) and age > STILL_SECONDS),
-        unreadable=tuple(name for name in waiting if not os.access(paths.buffer / name, os.R_OK)),
+        unreadable=tuple(name for name in waiting if _is_refused(paths.buffer / name)),
         waiting=len(waiting),
         oldest_waiting_seconds=max((ages[name] for name in waiting), default=0.0),
         future=tuple((name, -ages[name]) for name in waiting if ages[name] < 0),
@@ -120,6 +120,11 @@ def _other_roots(paths: Paths) -> Iterator[tuple[str, int]]:
             )
             if count:
                 yield str(root), count
+
+
+def _is_refused(path: Path) -> bool:
+    """Whether it is there and can't be read; a learner at work may have moved it on meanwhile."""
+    return not os.access(path, os.R_OK) and os.path.lexists(path)
 
 
 def _not_writable(paths: Paths) -> Iterator[str]:
