@@ -194,6 +194,21 @@ def test_the_core_loads_no_optional_package():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_learners_face_loads_nothing_of_the_learning() -> None:
+    """A game that starts a learner waits for its imports; batches, actions and the arithmetic belong to the worker."""
+    code = "import sys, tools.background_parallel_learner as face; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.split()
+
+    heavy = (
+        "local_training.actions",
+        "local_training.batch",
+        "local_training.learning",
+        "tools.learner.intake",
+        "tools.learner.worker",
+    )
+    assert not set(heavy) & set(loaded)
+
+
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_module_is_short_and_says_what_it_answers(module):
     """The docstring is line 1, and the file ends before it tires its reader."""

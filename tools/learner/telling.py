@@ -6,10 +6,12 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from local_training.visible_text import visible
-from tools.learner.intake import SetAside
+
+if TYPE_CHECKING:  # the game's process loads this module, and no learner
+    from tools.learner.intake import SetAside
 
 logger = logging.getLogger(__name__)
 
