@@ -6,3 +6,9 @@ from __future__ import annotations
 def visible(text: str) -> str:
     """The text with every character that does not print as its escape; one that prints stays as it is, in any script."""
     return text if text.isprintable() else "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """The text with what an encoding lacks as escapes; otherwise a file's name could end who prints it. None is UTF-8."""
+    known = encoding or "utf-8"
+    return text.encode(known, "backslashreplace").decode(known)

@@ -17,6 +17,7 @@ from typing import Any
 from local_training import settings_file
 from local_training.errors import BackgroundTrainingError, MachineError
 from local_training.settings import Settings
+from local_training.visible_text import encodable
 from tools import as_script
 
 USAGE_ERROR = 2
@@ -41,8 +42,7 @@ def settings_of(options: argparse.Namespace, **flags: Mapping[str, Any]) -> Sett
 def say(sentence: str) -> None:
     """Print a line at once; whoever reads along may have gone away, which ends no command."""
     with contextlib.suppress(OSError, ValueError):
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        print(sentence.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(encodable(sentence, getattr(sys.stdout, "encoding", None)), flush=True)
 
 
 def run(

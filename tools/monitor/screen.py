@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from local_training.visible_text import encodable
 from tools.monitor import dashboard
 from tools.monitor.dashboard import Line
 
@@ -41,7 +42,5 @@ class Screen:
             body = "".join(f"{text}{_END_OF_LINE}\n" for text in kept)
             text = f"{_CLEAR if self._first else ''}{_HOME}{body}{_END_OF_SCREEN}"
         self._first = False
-        # What the terminal's encoding lacks becomes an escape; otherwise a folder's name could end the monitor.
-        encoding = self._out.encoding or "utf-8"
-        self._out.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        self._out.write(encodable(text, self._out.encoding))
         self._out.flush()

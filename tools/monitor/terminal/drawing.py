@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from local_training.visible_text import encodable
 from tools.monitor.terminal import glyphs
 from tools.monitor.terminal.rows import (
     BAD,
@@ -119,8 +120,7 @@ class Canvas:
         return style.render(text, color_system=self._system) if self._system is not None else text
 
     def _send(self, text: str) -> None:
-        # What the terminal's encoding lacks becomes an escape; otherwise a folder's name could end the monitor.
-        self._out.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
+        self._out.write(encodable(text, self._encoding))
         self._out.flush()
 
 
