@@ -220,11 +220,9 @@ def _room(sample: Sample, former: Room | None, max_workers: int) -> Room:
 def _within_room(memory: Decision, sample: Sample) -> Decision:
     if memory.room is None or memory.room.processes >= memory.workers_allowed:
         return memory
-    reason = (
-        f"{memory.room.processes} of {memory.workers_allowed} processes, as others use {_percent(sample.others_cpu_percent)} of"
-    )
-    room = memory.room.processes
-    return replace(memory, state=GIVING_WAY, workers_allowed=room, reason=f"{reason} the processor", causes=(f"room for {room}",))
+    room, used = memory.room.processes, _percent(sample.others_cpu_percent)
+    reason = f"{room} of {memory.workers_allowed} processes, as others use {used} of the processor"
+    return replace(memory, state=GIVING_WAY, workers_allowed=room, reason=reason, causes=(f"room for {room}",))
 
 
 def _limits(sample: Sample, settings: GovernorSettings) -> dict[str, tuple[float | None, float, bool]]:
