@@ -169,19 +169,20 @@ def test_a_real_hog_pauses_the_worker(paths: Paths) -> None:
     hogs = [subprocess.Popen([sys.executable, "-c", HOG], start_new_session=True) for _ in range(os.cpu_count() or 1)]
     try:
         with _learner(paths.root, check_seconds=0.5) as learner:
-            wait_until(lambda: "of the processor" in learner.get_stats()["governor"])
+            # One reading of full load takes the second process; it pauses the first only if it lasts.
+            wait_until(lambda: "other programs use" in _governor(paths).get("reason", ""))
             facts = _governor(paths)
             for hog in hogs:
                 hog.kill()
             episodes.write(paths.buffer, "game.npz")
-            wait_until(lambda: learner.get_stats()["governor"] == "free")
             wait_until(lambda: len(learner_runs.trained(paths)) == 1)
+            wait_until(lambda: "paused" not in learner.get_stats()["governor"])
     finally:
         for hog in hogs:
             hog.kill()
             hog.wait()
 
-    assert "other programs use" in facts["reason"] and facts["readings"]["others_cpu_percent"] > 80.0
+    assert facts["readings"]["others_cpu_percent"] > 80.0
 
 
 def test_a_drain_is_not_governed(paths: Paths) -> None:
