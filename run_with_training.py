@@ -14,14 +14,14 @@ if __name__ == "__main__":
 import argparse
 import dataclasses
 import os
+import subprocess
 import sys
-import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from local_training import blas_threads, pausing
+from local_training import blas_threads, pausing, process_names
 from local_training.errors import BackgroundTrainingError, SettingsError
 from local_training.game_voice import GameVoice
 from local_training.paths import CHECKOUT
@@ -29,19 +29,20 @@ from local_training.settings import Settings
 from tools import command_line
 from tools.background_parallel_learner import BackgroundParallelLearner
 from tools.learner import child_process, console
+from tools.learner.lead import Lead
 
 if TYPE_CHECKING:
-    from local_training.games.greedy_games import Beside
+    from local_training.games.fork_server import ForkServer
+    from local_training.games.forked_command import ForkedCommand
+    from local_training.games.greedy_games import Beside, PlayingProcess
     from local_training.games.learning_curve import GameLog
     from local_training.games.play_order import PlayOrder
     from local_training.games.progress import Show
     from local_training.games.run_account import RunAccount
     from local_training.games.run_state import RunKeeper, RunState
+    from tools.learner.child_process import Child
 
 REPORT_EVERY_GAMES = 5
-LAST_BATCHES_SECONDS = 10.0
-STALLED_SECONDS = 5.0
-FIRST_COUNTS_SECONDS = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,17 +79,19 @@ def _run(options: argparse.Namespace) -> int:
     from local_training.games import learning_curve, run_account, run_state
 
     asked = _settings(options, {})
-    with run_state.RunKeeper(asked.paths) as keeper:
+    # Before anything is opened or locked: what is forked has it open too.
+    with _forks(options, asked) as forks, run_state.RunKeeper(asked.paths) as keeper:
         log = learning_curve.GameLog(keeper.paths, is_mine=keeper.is_mine)
         state = _begun(options, asked, keeper, log)
         settings = _settings(options, dataclasses.asdict(state.plan))
         if options.watch and settings.games.instances != 1:
             raise SettingsError("--watch", True, "one instance is needed", "command line")
-        learner = _started_learner(settings, options.quiet) if state.plan.training else None
+        learner = _started_learner(settings, options.quiet, forks) if state.plan.training else None
         try:
             account = run_account.RunAccount(keeper, log, state, settings.training.save_freq)
-            with _greedy_games(settings) if learner is not None and not options.watch else nullcontext() as greedy:
-                return _Session(settings, learner, options, account, greedy).run()
+            with _greedy_games(settings, forks) if learner is not None and not options.watch else nullcontext() as greedy:
+                session = _Session(settings, learner, options, account, greedy)
+                return session.run("spawn" if forks is None else "forkserver")
         finally:
             if learner is not None:
                 learner.stop()
@@ -108,28 +111,40 @@ def _settings(options: argparse.Namespace, plan: Mapping[str, Any]) -> Settings:
 def _begun(options: argparse.Namespace, asked: Settings, keeper: RunKeeper, log: GameLog) -> RunState:
     """The run to play: a new one, or with --resume the one that was broken off here."""
     from local_training.games import beginning
-    from local_training.games.run_state import RunPlan
 
-    fresh = RunPlan(
-        game=asked.games.game,
-        seed=asked.learning.seed,
-        games=options.games,
-        instances=asked.games.instances,
-        training=not options.no_training,
-        learning_rate=options.learning_rate,
-        first_number=log.played_before + 1,
-    )
-    given = {key: getattr(options, key) for key in ("game", "seed", "games", "instances", "learning_rate")}
-    given["training"] = False if options.no_training else None
-    state, told = beginning.chosen(keeper, log, fresh, given, options.resume)
+    state, told = beginning.begun(keeper, log, asked, vars(options))
     if told:
         _say(told)
     return state
 
 
-def _started_learner(settings: Settings, quiet: bool) -> BackgroundParallelLearner | None:
+def _forks(options: argparse.Namespace, settings: Settings) -> AbstractContextManager[ForkServer | None]:
+    """Where that is safe, what forks this run's processes: each of them would load the same things again otherwise."""
+    if options.no_training:
+        return nullcontext()
+    from local_training.games import evaluation, fork_of_ours, gymnasium_game, several_games  # noqa: F401  # for all
+    from tools.learner import worker  # noqa: F401
+
+    gymnasium_game.load(settings.games.game)
+    return fork_of_ours.serving()
+
+
+def _forked(forks: ForkServer, main: str, name: str, arguments: list[str], streams: tuple[int | None, int]) -> ForkedCommand:
+    from local_training.games.forked_command import Command, ForkedCommand
+
+    theirs = {key: value for key, value in child_process.worker_environment().items() if os.environ.get(key) != value}
+    return ForkedCommand(forks, Command(main, name, arguments, theirs, str(CHECKOUT)), *streams)
+
+
+def _started_learner(settings: Settings, quiet: bool, forks: ForkServer | None) -> BackgroundParallelLearner | None:
+    def start_worker(stderr: IO[bytes]) -> Child:
+        if forks is not None:
+            with suppress(OSError):
+                return _forked(forks, f"{child_process.WORKER}:main", process_names.LEARNER_WORKER, [], (None, stderr.fileno()))
+        return child_process.start_worker(stderr)
+
     say = (lambda sentence: None) if quiet else _say
-    learner = BackgroundParallelLearner(settings=settings)
+    learner = BackgroundParallelLearner(settings=settings, start_worker=start_worker)
     try:
         learner.start()
     except (BackgroundTrainingError, OSError) as error:
@@ -142,13 +157,24 @@ def _started_learner(settings: Settings, quiet: bool) -> BackgroundParallelLearn
     return learner
 
 
-def _greedy_games(settings: Settings) -> AbstractContextManager[Beside | None]:
+def _greedy_games(settings: Settings, forks: ForkServer | None) -> AbstractContextManager[Beside | None]:
     """Games without exploring beside the others, for the summary and the curve."""
     from local_training.games import greedy_games
 
-    command = [sys.executable, str(CHECKOUT / "tools" / "evaluate.py"), "--follow", "--root", str(settings.root)]
-    options = child_process.apart_from_terminal() | {"env": child_process.child_environment(dict(os.environ))}
-    return greedy_games.beside([*command, "--game", settings.games.game], **options)
+    arguments = ["--follow", "--root", str(settings.root), "--game", settings.games.game]
+
+    def start() -> PlayingProcess:
+        with open(os.devnull, "wb") as nowhere:
+            if forks is not None:
+                with suppress(OSError):
+                    return _forked(
+                        forks, "tools.evaluate:main", process_names.GREEDY_GAMES, arguments, (nowhere.fileno(), nowhere.fileno())
+                    )
+            command = [sys.executable, str(CHECKOUT / "tools" / "evaluate.py"), *arguments]
+            options = child_process.apart_from_terminal() | {"env": child_process.child_environment(dict(os.environ))}
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, **options)
+
+    return greedy_games.beside(start)
 
 
 class _Session:
@@ -167,13 +193,10 @@ class _Session:
         self._options = options
         self._account = account
         self._greedy = greedy
-        self._deposited = 0
-        self._first_fates = 0
-        self._last_fates = -1
-        self._progress_at = time.monotonic()
         self._voice = GameVoice(settings.paths)
+        self._lead = Lead(learner, settings.games.lead * settings.games.instances, self._voice.free)
 
-    def run(self) -> int:
+    def run(self, start_method: str) -> int:
         from local_training.games import play_order, progress
 
         plan = self._account.plan
@@ -184,12 +207,13 @@ class _Session:
             training=plan.training,
             render_mode="human" if self._options.watch else None,
             run_id=plan.run_id,
+            start_method=start_method,
         )
         with progress.display(plan.games, quiet=self._options.quiet, before=len(self._account.returns)) as show:
             try:
-                self._first_fates = self._fates_before()
+                self._lead.begin()
                 self._play(order, show)
-                self._wait_for_learner()
+                self._lead.wait_for_the_last()
                 if self._greedy is not None:
                     self._greedy.finish()
             except KeyboardInterrupt:
@@ -205,65 +229,20 @@ class _Session:
         from local_training.games import play_order, players
 
         account = self._account
-        for result in players.play(order, account.numbers(), account.plan.instances, self._may_go_on):
+        for result in players.play(order, account.numbers(), account.plan.instances, self._lead.may_grow):
             if isinstance(result, play_order.LostGame):
                 account.lose(result)
                 reason = f"{result.reason}. Its process is replaced"
                 _say(f"[WARNING] Game {result.number} was lost after {result.steps} steps: {reason}")
                 continue
             account.add(result)
-            self._deposited += result.saved
+            self._lead.deposited += result.saved
             show(result, account.returns, self._learner.get_stats()["model_version"] if self._learner else 0)
             self._report(len(account.returns))
-
-    def _may_go_on(self) -> bool:
-        """Whether the next game may start: these games are faster than any learner, and old data teach little.
-
-        A learner that makes no headway holds nothing up for longer than a few seconds.
-        """
-        lead = self._settings.games.lead
-        if self._learner is None or not self._learner.running or lead == 0:
-            return True
-        fates = self._fates()
-        behind = self._deposited - (fates - self._first_fates)
-        if fates != self._last_fates:
-            self._last_fates, self._progress_at = fates, time.monotonic()
-        if behind < lead * self._settings.games.instances:
-            return True
-        self._voice.free()
-        return time.monotonic() - self._progress_at > STALLED_SECONDS
-
-    def _fates_before(self) -> int:
-        """Fates of former runs, once the worker has read them from the root's records.
-
-        Otherwise they would count as this run's as soon as it has: nobody would wait for the last batches then.
-        """
-        deadline = time.monotonic() + FIRST_COUNTS_SECONDS
-        while self._learner is not None and self._learner.running and time.monotonic() < deadline:
-            if self._learner.get_stats()["active_workers"]:
-                break
-            time.sleep(0.01)
-        return self._fates()
-
-    def _fates(self) -> int:
-        """Episodes of which the learner knows what became."""
-        if self._learner is None:
-            return 0
-        stats = self._learner.get_stats()
-        return int(sum(stats[key] for key in ("files_processed", "files_skipped_old", "files_rejected", "files_duplicate")))
 
     def _report(self, games: int) -> None:
         if self._learner is not None and not self._options.quiet and games % REPORT_EVERY_GAMES == 0:
             _say(console.statistics(self._learner.get_stats()))
-
-    def _wait_for_learner(self) -> None:
-        """Let the last games' episodes be trained on, if that does not take long."""
-        deadline = time.monotonic() + LAST_BATCHES_SECONDS
-        while self._learner is not None and self._learner.running and time.monotonic() < deadline:
-            if self._fates() - self._first_fates >= self._deposited:
-                return
-            self._voice.free()
-            time.sleep(0.01)
 
     def _summarise(self) -> None:
         from local_training.games import greedy_games, learning_curve

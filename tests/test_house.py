@@ -53,7 +53,9 @@ BROAD_EXCEPT_ALLOWED = {
     "local_training.games.env_host",
     "local_training.games.env_worker",
     "local_training.games.fleet",
+    "local_training.games.fork_of_ours",
     "local_training.games.fork_server",
+    "local_training.games.forked_command",
     "local_training.games.resilient_game",
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from local_training import model_store
+from local_training import model_store, process_names
 from local_training.paths import CHECKOUT, Paths
 from tests.conftest import wait_until
 from tools.learner import ledger as ledgers
@@ -49,6 +49,16 @@ def _is_alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def _seats(pid: int) -> list[psutil.Process]:
+    """The processes that games are played in: forked on Linux, spawned elsewhere."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.name() == process_names.GAME_WORKER or "posix" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def test_games_are_played_trained_on_and_summed_up(root: Path) -> None:
@@ -171,7 +181,7 @@ def test_game_process_that_is_killed_costs_one_episode(root: Path) -> None:
         assert process.stdout is not None
         said = ""
         while "was lost" not in said:  # a process that is killed between two games costs nothing
-            seats = [child for child in psutil.Process(process.pid).children() if "posix" in child.cmdline()]
+            seats = _seats(process.pid)
             seats[0].kill()
             wait_until(lambda seat=seats[0]: not _is_alive(seat), 10)
             if select.select([process.stdout], [], [], 0.2)[0]:

@@ -29,7 +29,8 @@ from local_training.errors import LockUnavailableError, PausedError
 from local_training.root_lock import LearnerLock
 from local_training.settings import Settings
 from tools import command_line
-from tools.learner import console, priorities
+from tools.learner import child_process, console, priorities
+from tools.learner.child_process import StartWorker
 from tools.learner.repeated_task import RepeatedTask
 from tools.learner.stats import EMPTY
 from tools.learner.supervisor import Supervisor
@@ -62,6 +63,7 @@ class BackgroundParallelLearner:
         *,
         root: str | os.PathLike[str] | None = None,
         settings: Settings | None = None,
+        start_worker: StartWorker = child_process.start_worker,
     ) -> None:
         """Prepare a learner; nothing happens before `start`.
 
@@ -73,6 +75,7 @@ class BackgroundParallelLearner:
             max_file_age: seconds after which a waiting episode is too old; 0: never (3600).
             root: the folder that holds data/, models/ and logs/; by default the settings' one.
             settings: all other settings; by default config/default.yaml and the environment.
+            start_worker: how a worker process is started; by default in a new interpreter.
 
         Raises:
             SettingsError: a value is not allowed.
@@ -92,6 +95,7 @@ class BackgroundParallelLearner:
         self.archive_dir: Path = paths.archive
         self.model_path: Path = paths.model
         self.log_dir: Path = paths.logs
+        self._start_worker = start_worker
         self._lock: LearnerLock | None = None
         self._supervisor: Supervisor | None = None
         self._reporter: _Reporter | None = None
@@ -121,7 +125,7 @@ class BackgroundParallelLearner:
         except OSError:
             # A full disk, say. The learner begins when there is room, as it would have gone on had it filled up later.
             prepare = self._take_root
-        self._supervisor = Supervisor(self.settings, command_line.say, prepare)
+        self._supervisor = Supervisor(self.settings, command_line.say, prepare, self._start_worker)
         self._supervisor.start()
         if (pause := pausing.read(self._paths)) is not None:
             command_line.say(f"[WARNING] {PausedError(str(self._paths.root), pause.words)}")

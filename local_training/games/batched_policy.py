@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,49 +63,6 @@ class BatchedPolicy:
         noise = None if greedy else space.noise(self._rng, len(states))
         actions, log_probs = chosen(self.network, space, states, masks, noise)
         return BatchedChoice(actions, log_probs, np.full(len(states), self.version, np.int64), masks)
-
-
-class PolicyPerEnv:
-    """Each env plays its whole episode with one network, and draws from a generator of its own.
-
-    So what an episode is made of depends on its seed and its network only, not on who plays beside it.
-    """
-
-    def __init__(self, env_count: int, actions: ActionSpace) -> None:
-        self._actions = actions
-        self._networks: list[Network | None] = [None] * env_count
-        self._versions = np.zeros(env_count, np.int64)
-        self._rngs = [np.random.default_rng(0) for _ in range(env_count)]
-
-    def begin(self, index: int, network: Network, version: int, seed: Sequence[int]) -> None:
-        """Let env `index` play its next episode with this network."""
-        self._networks[index] = network
-        self._versions[index] = version
-        self._rngs[index] = np.random.default_rng(seed)
-
-    def end(self, index: int) -> None:
-        """No choices for this env until its next `begin`; its action does not matter meanwhile."""
-        self._networks[index] = None
-
-    def choose(self, states: Array, *, greedy: bool = False) -> BatchedChoice:
-        """Choose one action per env, in one forward pass per network.
-
-        Args:
-            states: [N, S] float32.
-            greedy: take the likeliest action instead of drawing one.
-        """
-        count = len(states)
-        actions, log_probs = self._actions.none(count), np.zeros(count, np.float32)
-        groups: dict[int, list[int]] = {}
-        for index, network in enumerate(self._networks):
-            if network is not None:
-                groups.setdefault(id(network), []).append(index)
-        for rows in groups.values():
-            network = self._networks[rows[0]]
-            assert network is not None
-            noise = None if greedy else np.concatenate([self._actions.noise(self._rngs[index], 1) for index in rows])
-            actions[rows], log_probs[rows] = chosen(network, self._actions, states[rows], None, noise)
-        return BatchedChoice(actions, log_probs, self._versions.copy(), None)
 
 
 def chosen(network: Network, space: ActionSpace, states: Array, masks: Array | None, noise: Array | None) -> tuple[Array, Array]:

@@ -8,6 +8,28 @@ from typing import Any
 from local_training.errors import RunStateError, SettingsError
 from local_training.games.learning_curve import GameLog
 from local_training.games.run_state import RunKeeper, RunPlan, RunState
+from local_training.settings import Settings
+
+
+def begun(keeper: RunKeeper, log: GameLog, asked: Settings, flags: Mapping[str, Any]) -> tuple[RunState, str]:
+    """The run to play, by the command line: a new one, or with --resume the one that was broken off here; as `chosen`.
+
+    Args:
+        asked: the settings under these flags.
+        flags: game, seed, games, instances, learning_rate, no_training and resume, as they were given.
+    """
+    fresh = RunPlan(
+        game=asked.games.game,
+        seed=asked.learning.seed,
+        games=flags["games"],
+        instances=asked.games.instances,
+        training=not flags["no_training"],
+        learning_rate=flags["learning_rate"],
+        first_number=log.played_before + 1,
+    )
+    given = {key: flags[key] for key in ("game", "seed", "games", "instances", "learning_rate")}
+    given["training"] = False if flags["no_training"] else None
+    return chosen(keeper, log, fresh, given, flags["resume"])
 
 
 def chosen(keeper: RunKeeper, log: GameLog, fresh: RunPlan, given: Mapping[str, Any], resume: bool) -> tuple[RunState, str]:

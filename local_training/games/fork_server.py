@@ -6,6 +6,7 @@ Unlike multiprocessing's, it never loads the caller's main module.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -13,11 +14,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, NoReturn, Protocol
 
+import psutil
+
+from local_training import process_names
 from local_training.games import worker_platform, worker_service
 
 _ANSWER_SECONDS = 30.0
@@ -27,6 +33,8 @@ def become_worker(numbers: tuple[int, int, int], stderr: int | None) -> NoReturn
     """In a freshly forked child: be a worker, and never return to what the parent was doing."""
     try:
         os.setsid()
+        process_names.call_this_process(process_names.GAME_WORKER)
+        reseed()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -39,6 +47,12 @@ def become_worker(numbers: tuple[int, int, int], stderr: int | None) -> NoReturn
         traceback.print_exc()
     finally:
         os._exit(1)
+
+
+def reseed() -> None:
+    """In a forked child: NumPy's global generator would draw what it draws in the other children. Python sees to its own."""
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
 
 
 def serve(link: socket.socket) -> None:
@@ -78,6 +92,9 @@ def _obey(
         link.close()
         for descriptor in ours:
             os.close(descriptor)
+        if "run" in request:
+            forked_command = importlib.import_module("local_training.games.forked_command")  # it needs this module's server
+            forked_command.become(request["run"], descriptors)
         worker, memory, lifeline, *stderr = descriptors
         become_worker((worker, memory, lifeline), stderr[0] if stderr else None)
     children.add(pid)
@@ -106,28 +123,44 @@ def _tell(link: socket.socket, **message: int) -> None:
     link.sendall(json.dumps(message).encode() + b"\n")
 
 
-class ForkServer:
-    """Our side of a server process."""
+class ServerProcess(Protocol):
+    """The process of a server, as subprocess.Popen shows it."""
 
-    def __init__(self, command: Callable[..., list[str]], environment: dict[str, str]) -> None:
+    def poll(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> int: ...
+
+
+class ForkServer:
+    """Our side of a server process. Safe for several threads."""
+
+    def __init__(self, start: Callable[[socket.socket, int, socket.socket], ServerProcess]) -> None:
+        """Start it.
+
+        Args:
+            start: is given the server's end of the link and of the lifeline, which it must hand on, and our end of the link.
+
+        Raises:
+            OSError: the machine can't start another process.
+        """
         ours, theirs = socket.socketpair()
         worker_lifeline, self._lifeline = worker_platform.open_lifeline()
-        numbers = (theirs.fileno(), worker_lifeline)
         try:
-            self._popen = subprocess.Popen(
-                command(*numbers), pass_fds=numbers, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
-            )
+            self._process = start(theirs, worker_lifeline, ours)
         finally:
             theirs.close()
             os.close(worker_lifeline)
         self._link = ours
+        self._lock = threading.RLock()
         self.owner = os.getpid()
         self._bytes = b""
         self._forked: list[int] = []
         self.statuses: dict[int, int] = {}
 
     def alive(self) -> bool:
-        return self.owner == os.getpid() and self._popen.poll() is None
+        return self.owner == os.getpid() and self._process.poll() is None
 
     def fork(self, numbers: tuple[int, int, int], stderr: Any) -> ServedProcess:
         """Have a worker forked.
@@ -135,27 +168,39 @@ class ForkServer:
         Raises:
             OSError: the server is gone, or does not answer.
         """
-        descriptors = [*numbers] if stderr is None else [*numbers, stderr.fileno()]
-        socket.send_fds(self._link, [b'{"fork": 1}\n'], descriptors)
-        end = time.monotonic() + _ANSWER_SECONDS
-        while not self._forked:
-            if not self.alive() or time.monotonic() > end:
-                raise ChildProcessError("the fork server does not answer")
-            select.select([self._link], [], [], 0.1)
-            self.read()
-        return ServedProcess(self._forked.pop(), self)
+        return self._ask({"fork": 1}, [*numbers] if stderr is None else [*numbers, stderr.fileno()])
+
+    def run(self, command: dict[str, Any], streams: tuple[int, int, int]) -> ServedProcess:
+        """Have a command run in a fork; see forked_command.py.
+
+        Raises:
+            OSError: the server is gone, or does not answer.
+        """
+        return self._ask({"run": command}, [*streams])
+
+    def _ask(self, request: dict[str, Any], descriptors: list[int]) -> ServedProcess:
+        with self._lock:
+            socket.send_fds(self._link, [json.dumps(request).encode() + b"\n"], descriptors)
+            end = time.monotonic() + _ANSWER_SECONDS
+            while not self._forked:
+                if not self.alive() or time.monotonic() > end:
+                    raise ChildProcessError("the fork server does not answer")
+                select.select([self._link], [], [], 0.1)
+                self.read()
+            return ServedProcess(self._forked.pop(), self)
 
     def read(self) -> None:
         """Take in what the server has told."""
-        with contextlib.suppress(BlockingIOError, ConnectionResetError):
-            self._bytes += self._link.recv(65536, socket.MSG_DONTWAIT)
-        *lines, self._bytes = self._bytes.split(b"\n")
-        for line in lines:
-            message = json.loads(line)
-            if "forked" in message:
-                self._forked.append(message["forked"])
-            else:
-                self.statuses[message["exited"]] = message["status"]
+        with self._lock:
+            with contextlib.suppress(BlockingIOError, ConnectionResetError):
+                self._bytes += self._link.recv(65536, socket.MSG_DONTWAIT)
+            *lines, self._bytes = self._bytes.split(b"\n")
+            for line in lines:
+                message = json.loads(line)
+                if "forked" in message:
+                    self._forked.append(message["forked"])
+                else:
+                    self.statuses[message["exited"]] = message["status"]
 
     def kill(self, pid: int) -> None:
         """Have a child killed; the server knows whether the number is still that child's."""
@@ -168,31 +213,42 @@ class ForkServer:
         worker_platform.close_lifeline(self._lifeline)
         if self.owner == os.getpid():
             with contextlib.suppress(ProcessLookupError):
-                self._popen.kill()
-            self._popen.wait()
+                self._process.kill()
+            self._process.wait()
 
 
 class ServedProcess:
-    """A worker that is a child of the server."""
+    """A worker that is a child of the server; it may outlive that."""
 
     def __init__(self, pid: int, server: ForkServer) -> None:
         self.pid = pid
         self._server = server
         self._status: int | None = None
+        self._process: psutil.Process | None = None
+        with contextlib.suppress(psutil.Error):  # it has ended already
+            self._process = psutil.Process(pid)
 
     def exit_status(self) -> int | None:
         if self._status is None:
             self._server.read()
             self._status = self._server.statuses.pop(self.pid, None)
-            if self._status is None and not self._server.alive():
-                self._status = -signal.SIGKILL  # its lifeline is cut below, and the kernel does the rest
+            if self._status is None and not self._server.alive() and not self._lives():
+                self._status = -signal.SIGKILL  # nobody is left who could tell
         return self._status
 
     def kill(self) -> None:
         end = time.monotonic() + 5.0
         while self.exit_status() is None and time.monotonic() < end:
-            self._server.kill(self.pid)
+            if self._server.alive():
+                self._server.kill(self.pid)
+            elif self._lives():
+                _kill_group(self.pid)
             select.select([self._server._link], [], [], 0.05)
+
+    def _lives(self) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return self._process is not None and self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
+        return False
 
 
 _server: ForkServer | None = None
@@ -205,8 +261,26 @@ def the_server(command: Callable[..., list[str]], environment: dict[str, str]) -
     if _server is None or not _server.alive():
         if _server is not None:
             _server.close()
-        _server = ForkServer(command, environment)
+        _server = ForkServer(partial(_started, command, environment))
     return _server
+
+
+def _started(
+    command: Callable[..., list[str]], environment: dict[str, str], link: socket.socket, lifeline: int, _: socket.socket
+) -> ServerProcess:
+    numbers = (link.fileno(), lifeline)
+    return subprocess.Popen(
+        command(*numbers), pass_fds=numbers, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+    )
+
+
+def adopt(server: ForkServer) -> None:
+    """Let a server that was started elsewhere be the one of this process; `release` ends it, as far as nobody else uses it."""
+    global _server
+    if _server is not None:
+        _server.close()
+    _server = server
+    hold()
 
 
 def hold() -> None:

@@ -7,8 +7,8 @@ import csv
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import IO, BinaryIO, NamedTuple, Protocol
 
 from local_training import model_store
 from local_training.errors import ModelError, ModelMissingError
@@ -55,23 +55,22 @@ def words(paths: Paths) -> str:
     return f"{sum(returns) / len(returns):.1f} (mean return of {played} of version {games[-1].version})"
 
 
+class PlayingProcess(Protocol):
+    """What is asked of it: the same as of subprocess.Popen."""
+
+    stdin: IO[bytes] | None
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def kill(self) -> None: ...
+
+
 class Beside:
     """The process that plays them, for the run that started it. If it fails, the run has no greedy games; that is all."""
 
-    def __init__(self, command: list[str], **options: Any) -> None:
-        """Start it.
-
-        Args:
-            command: calls `follow`, with `orders` from its stdin.
-            options: of subprocess.Popen.
-
-        Raises:
-            OSError: the machine starts no process.
-        """
-        nowhere = subprocess.DEVNULL
-        self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, **options
-        )
+    def __init__(self, process: PlayingProcess) -> None:
+        """`process` calls `follow`, with `orders` from its stdin."""
+        self._process = process
 
     def finish(self) -> None:
         """Have some games played with the last version, and wait for them."""
@@ -91,10 +90,10 @@ class Beside:
 
 
 @contextlib.contextmanager
-def beside(command: list[str], **options: Any) -> Iterator[Beside | None]:
+def beside(start: Callable[[], PlayingProcess]) -> Iterator[Beside | None]:
     """Such a process, ended on the way out; None where the machine starts none."""
     try:
-        process = Beside(command, **options)
+        process = Beside(start())
     except OSError:
         yield None
         return

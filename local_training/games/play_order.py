@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class PlayOrder:
-    """What all players need to know."""
+    """What all players need to know. `start_method` is that of VectorSettings."""
 
     game: str
     root: Path
@@ -16,6 +16,7 @@ class PlayOrder:
     training: bool = True
     render_mode: str | None = None
     run_id: str = ""
+    start_method: str = "spawn"
 
     def game_seed(self, number: int) -> int:
         """The seed of the game of this number; no two games of a run share one."""

@@ -1,23 +1,64 @@
-"""A game as one place of a vector env: it plays when it is told to, and sits still between its games."""
+"""A game as one place of a vector env: it plays whole games by itself, some milliseconds of one at each step it is asked for."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 
+from local_training import policy
 from local_training.actions import ActionSpace, Discrete
 from local_training.errors import SettingsError
+from local_training.games.episode_stream import EpisodeStream
 from local_training.games.gymnasium_game import GymnasiumGame
+from local_training.policy import Network
 
-PLAY = {"play": True}
-"""The options of a reset that begins a game; any other reset leaves the seat empty."""
+Array = npt.NDArray[Any]
+
+STRETCH_SECONDS = 0.005
+"""How long a seat plays before it answers: long beside what asking and answering costs, short beside what anybody waits for."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """What a reset that begins a game brings along; any other reset leaves the seat empty.
+
+    numbers: of the games that begin, by their seeds.
+    network, version: what plays them to their ends.
+    explores: whether actions are drawn, and what happens is recorded; otherwise the likeliest are taken.
+    """
+
+    numbers: dict[int, int]
+    network: Network
+    version: int
+    explores: bool
+
+    def as_options(self) -> dict[str, Any]:
+        """The options of that reset."""
+        return {"begin": self}
+
+
+@dataclass(frozen=True)
+class Played:
+    """A game that is over; `arrays` are those of its episode file, but for its name and id, if it was recorded."""
+
+    episode_return: float
+    steps: int
+    terminated: bool
+    arrays: dict[str, Any] | None
 
 
 class Seat(gymnasium.Env[Any, Any]):
-    """States and actions are as our agent sees them; steps between two games do nothing.
+    """Plays the game that a reset has begun, until it is over or STRETCH_SECONDS have passed, at each step.
+
+    So a message is exchanged for each stretch, not for each step of the game. What a step brings is how many steps of the
+    game were taken so far, and in the end `Played`; its action means nothing, and between two games it does nothing. What is
+    played depends on the game's seed, its number and its network only, not on how the stretches fall.
 
     A game that can't be made is no crash that a restart could mend: `refusal` says what is wrong, and the seat
     stays empty.
@@ -26,31 +67,60 @@ class Seat(gymnasium.Env[Any, Any]):
     def __init__(self, game: str) -> None:
         self.refusal: tuple[Any, ...] | None = None
         self.actions: ActionSpace = Discrete(1)
+        self.state_width = 1
         self.action_space: spaces.Space[Any] = spaces.Discrete(1)
+        self.observation_space = spaces.Box(0, np.iinfo(np.int64).max, (1,), np.int64)
         self._game: GymnasiumGame | None = None
         try:
             self._game = GymnasiumGame(game)
-            self.actions, self.action_space = self._game.actions, self._game.action_space
+            self.actions, self.state_width = self._game.actions, self._game.state_width
         except SettingsError as error:
             self.refusal = error.args
-        width = 1 if self._game is None else self._game.state_width
-        self.observation_space = spaces.Box(-np.inf, np.inf, (width,), np.float32)
-        self._nothing = np.zeros(width, np.float32)
-        self._playing = False
+        self._begin: Begin | None = None
+        self._stream = EpisodeStream()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self._playing = self._game is not None and bool(options and options.get("play"))
-        if not self._playing or self._game is None:
-            return self._nothing, {}
-        assert seed is not None
-        return self._game.reset(seed), {}
+        self._begin = begin = options.get("begin") if options else None
+        self._steps, self._return = 0, 0.0
+        if begin is not None and self._game is not None:
+            assert seed is not None
+            self._rng = np.random.default_rng([seed, begin.numbers[seed]])
+            self._stream.begin()
+            self._state = self._game.reset(seed)
+        return self._seen(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if not self._playing or self._game is None:
-            return self._nothing, 0.0, False, False, {}
-        state, reward, terminated, truncated = self._game.step(action)
-        self._playing = not (terminated or truncated)
-        return state, reward, terminated, truncated, {}
+        if self._begin is None or self._game is None:
+            return self._seen(), 0.0, False, False, {}
+        until = time.perf_counter() + STRETCH_SECONDS
+        before, terminated, truncated = self._return, False, False
+        while not (terminated or truncated):
+            terminated, truncated = self._play_step(self._game, self._begin)
+            if time.perf_counter() >= until:
+                break
+        played = {"played": self._played(terminated)} if terminated or truncated else {}
+        return self._seen(), self._return - before, terminated, truncated, played
+
+    def _play_step(self, game: GymnasiumGame, begin: Begin) -> tuple[bool, bool]:
+        state = self._state
+        choice = policy.choose(begin.network, state, None, self._rng, not begin.explores, self.actions)
+        self._state, reward, terminated, truncated = game.step(choice.action)
+        self._steps += 1
+        self._return += reward
+        if begin.explores:
+            self._stream.add(state, choice.action, reward, choice.log_prob, None, begin.version)
+        return terminated, truncated
+
+    def _played(self, terminated: bool) -> Played:
+        begin, self._begin = self._begin, None
+        arrays = None
+        if begin is not None and begin.explores:
+            ending = {"ending": "terminated" if terminated else "truncated"}
+            arrays = self._stream.take(terminated=terminated, final_state=self._state, space=self.actions, meta=ending)
+        return Played(self._return, self._steps, terminated, arrays)
+
+    def _seen(self) -> Array:
+        return np.array([self._steps], np.int64)
 
     def close(self) -> None:
         if self._game is not None:

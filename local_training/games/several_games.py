@@ -1,4 +1,4 @@
-"""Several games side by side, each in a process that is replaced when it fails; one choice of actions for all."""
+"""Several games side by side, each in a process that is replaced when it fails."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from local_training import settings_file
 from local_training.errors import SettingsError
-from local_training.games.batched_policy import PolicyPerEnv
 from local_training.games.gymnasium_game import RESULT, GameResult
 from local_training.games.play_order import LostGame, PlayOrder
-from local_training.games.recorder import EpisodeRecorder
-from local_training.games.seat import PLAY, Seat
+from local_training.games.seat import Begin, Played, Seat
 from local_training.games.vector_env import ResilientAsyncVectorEnv
+from local_training.outbox import Outbox
 from local_training.paths import Paths
 from local_training.policy_holder import PolicyHolder
-
-Array = npt.NDArray[Any]
 
 _ASK_SECONDS = 0.005
 _NOBODY_PLAYS_SECONDS = 0.001
@@ -37,7 +33,6 @@ class _Running:
     number: int
     seed: int
     version: int
-    episode_return: float = 0.0
     steps: int = 0
 
 
@@ -57,8 +52,13 @@ class SeveralGames:
         """
         self._order = order
         # Seats are reset one by one, each for a game of a given number; and a crash costs one episode, no more, no less.
+        # Nobody looks for an answer that takes milliseconds: the learner has a use for that core.
         self._envs = ResilientAsyncVectorEnv(
-            [partial(Seat, order.game)] * instances, autoreset_mode=AutoresetMode.DISABLED, on_exhausted="shrink"
+            [partial(Seat, order.game)] * instances,
+            autoreset_mode=AutoresetMode.DISABLED,
+            on_exhausted="shrink",
+            spin_microseconds=0,
+            start_method=order.start_method,
         )
         try:
             refusal = next((said for said in self._envs.call("refusal") if said is not None), None)
@@ -70,20 +70,16 @@ class SeveralGames:
             raise
 
     def _prepare(self, paths: Paths, instances: int) -> None:
-        actions = next(actions for actions in self._envs.call("actions") if actions is not None)
+        seats = zip(self._envs.call("actions"), self._envs.call("state_width"), strict=True)
+        actions, self._width = next((actions, width) for actions, width in seats if actions is not None)
         learning = settings_file.load(environment=os.environ).learning
-        self._width = int(np.prod(self._envs.single_observation_space.shape or ()))
         self._holder = PolicyHolder(paths, paths.model, learning, (), self._width, actions)
         self._holder.refresh()
-        self._policy = PolicyPerEnv(instances, actions)
+        self._outbox = Outbox(paths)
         self._games: list[_Running | None] = [None] * instances
-        self._recorder = None
-        if self._order.training:
-            self._recorder = EpisodeRecorder(
-                self._envs, paths, cut_episodes="drop", meta=_names_of(self._holder), result_of=lambda ending, total: RESULT
-            )
-        self._player = self._recorder or self._envs
-        self._states: Array = self._player.reset()[0]
+        self._nothing = np.zeros(instances, np.int64)
+        self._nobody = np.full(instances, None)
+        self._envs.reset()
 
     def play(self, numbers: Iterator[int], may_go_on: Callable[[], bool]) -> Iterator[GameResult | LostGame]:
         """Play games of these numbers; yields what became of each.
@@ -109,7 +105,7 @@ class SeveralGames:
             if any(self._games) or "down" in states:
                 yield from self._step()
             if not any(self._games):
-                time.sleep(_NOBODY_PLAYS_SECONDS)
+                time.sleep(max(0.0, ask_at - time.monotonic()) or _NOBODY_PLAYS_SECONDS)
 
     def _begin(self, numbers: dict[int, int]) -> Iterator[LostGame]:
         if self._order.training:
@@ -117,47 +113,48 @@ class SeveralGames:
         seeds: list[int | None] = [None] * len(self._games)
         mask = np.zeros(len(self._games), bool)
         for index, number in numbers.items():
-            seed = self._order.game_seed(number)
-            self._games[index] = _Running(number, seed, self._holder.version)
-            self._policy.begin(index, self._holder.network(self._width), self._holder.version, [seed, number])
-            if self._recorder is not None:
-                self._recorder.describe(index, game=self._order.game, seed=seed, number=number)
-                self._recorder.identify(index, self._order.episode_id(number))
-            seeds[index], mask[index] = seed, True
-        self._states, infos = self._player.reset(seed=seeds, options={**PLAY, "reset_mask": mask})
+            seeds[index], mask[index] = self._order.game_seed(number), True
+            self._games[index] = _Running(number, self._order.game_seed(number), self._holder.version)
+        by_seed = {self._order.game_seed(number): number for number in numbers.values()}
+        begin = Begin(by_seed, self._holder.network(self._width), self._holder.version, self._order.training)
+        _, infos = self._envs.reset(seed=seeds, options={**begin.as_options(), "reset_mask": mask})
         # A seat that failed over this reset has been reset once more, in a new process: only one given up has no game.
         yield from self._losses(infos, ("lost",))
 
     def _step(self) -> Iterator[GameResult | LostGame]:
-        choice = self._policy.choose(self._states, greedy=not self._order.training)
-        if self._recorder is not None:
-            self._recorder.remember(choice)
-        self._states, rewards, terminations, truncations, infos = self._player.step(choice.actions)
+        """Let all that play go on for a stretch."""
+        steps, _, _, _, infos = self._envs.step(self._nothing)
         yield from self._losses(infos, ("fault", "waiting", "lost"))
+        over = infos.get("played", self._nobody)
         for index, game in enumerate(self._games):
             if game is None:
                 continue
-            game.steps += 1
-            game.episode_return += float(rewards[index])
-            if terminations[index] or truncations[index]:
+            game.steps = int(steps[index, 0])
+            if over[index] is not None:
                 self._games[index] = None
-                self._policy.end(index)
-                saved = self._recorder is not None and bool(self._recorder.saved[index])
-                yield GameResult(
-                    game.number, game.seed, game.episode_return, game.steps, bool(terminations[index]), game.version, saved
-                )
+                yield self._result(index, game, over[index])
+
+    def _result(self, index: int, game: _Running, played: Played) -> GameResult:
+        saved = False
+        if played.arrays is not None:
+            arrays = dict(played.arrays)
+            facts = {"game": self._order.game, "seed": game.seed, "number": game.number, "result": RESULT, "env": index}
+            arrays["meta"] = {**_names_of(self._holder), **arrays["meta"], **facts}
+            if episode_id := self._order.episode_id(game.number):
+                arrays["episode_id"] = np.array(episode_id)
+            saved = self._outbox.deposit(arrays, RESULT) is not None
+        return GameResult(game.number, game.seed, played.episode_return, played.steps, played.terminated, game.version, saved)
 
     def _losses(self, infos: dict[str, Any], phases: tuple[str, ...]) -> Iterator[LostGame]:
         for index, restarted in enumerate(infos.get("worker_restarted", ())):
             game = self._games[index]
             if restarted and game is not None and infos["restart_phase"][index] in phases:
                 self._games[index] = None
-                self._policy.end(index)
                 yield LostGame(game.number, game.steps, str(infos["restart_reason"][index]))
 
     def close(self) -> None:
         """End all processes; games under way are forgotten."""
-        self._player.close()
+        self._envs.close()
 
 
 def _names_of(holder: PolicyHolder) -> dict[str, Any]:

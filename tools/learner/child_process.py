@@ -5,7 +5,48 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import IO, Any, Protocol
+
+from local_training.blas_threads import limit_blas_threads
+from local_training.paths import CHECKOUT
+
+WORKER = "tools.learner.worker"
+
+
+class Child(Protocol):
+    """What is asked of a process that somebody has started for us: the same as of subprocess.Popen."""
+
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def kill(self) -> None: ...
+
+
+StartWorker = Callable[[IO[bytes]], Child]
+"""Starts a worker, its streams pipes, but for the stderr that it is given. Raises OSError when the machine can't."""
+
+
+def start_worker(stderr: IO[bytes]) -> Child:
+    """Start a worker in an interpreter of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", WORKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        cwd=CHECKOUT,
+        env=worker_environment(),
+        **apart_from_terminal(),
+    )
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of a worker: a child's, with one BLAS thread."""
+    environment = child_environment(dict(os.environ))
+    limit_blas_threads(environment)
+    return environment
 
 
 def apart_from_terminal(platform: str = sys.platform) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from local_training import process_names
 from local_training.free_disk import free_bytes
 
 _FAMILY_SECONDS = 10.0
@@ -95,11 +96,14 @@ class MachineReadings:
 
 
 def _learner_processes() -> list[psutil.Process]:
-    """This process and what it started; likewise of the other workers with the same parent."""
+    """This process and what it started; likewise of the other workers of the one that has them work."""
     me = psutil.Process()
     found = {me.pid: me}
     try:
-        siblings = [child for child in psutil.Process(os.getppid()).children() if _is_ours(child)]
+        parent: psutil.Process | None = psutil.Process(os.getppid())
+        if parent is not None and parent.name() == process_names.FORK_SERVER:
+            parent = parent.parent()
+        siblings = [child for child in parent.children() if _is_ours(child)] if parent is not None else []
         for process in (me, *siblings):
             found |= {child.pid: child for child in (process, *process.children(recursive=True))}
     except (OSError, psutil.Error):

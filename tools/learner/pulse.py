@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
 
+from tools.learner.child_process import Child
 from tools.learner.telling import Tell
 
 BEAT_SECONDS = 1.0
@@ -46,7 +46,7 @@ class Watch:
     It counts its own looks and asks no clock: while the machine sleeps, or a debugger holds us, neither side is to blame.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: Child) -> None:
         self._process = process
         self._silent_looks = 0
         self._over = threading.Event()

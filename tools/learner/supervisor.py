@@ -9,18 +9,17 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
 from local_training import atomic_files, settings_file
-from local_training.blas_threads import limit_blas_threads
 from local_training.errors import AnotherLearnerError, BackgroundTrainingError, LockUnavailableError
-from local_training.paths import CHECKOUT, Paths
+from local_training.paths import Paths
 from local_training.settings import Settings
 from tools.learner import child_process, pulse, status
+from tools.learner.child_process import Child, StartWorker
 from tools.learner.pulse import Watch
 from tools.learner.restart_budget import RestartBudget
 from tools.learner.stats import EMPTY
@@ -40,20 +39,28 @@ class Supervisor:
     a batch that is cut short is trained by the next start, exactly once.
     """
 
-    def __init__(self, settings: Settings, say: Callable[[str], None], prepare: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        say: Callable[[str], None],
+        prepare: Callable[[], None] | None = None,
+        start_worker: StartWorker = child_process.start_worker,
+    ) -> None:
         """Prepare a supervisor; nothing happens before `start`.
 
         Args:
             say: is given sentences for the console.
             prepare: done before the first worker starts, and again after a while as long as it raises OSError.
+            start_worker: how a worker process is started.
         """
         self._settings = settings
         self._say = say
         self._prepare = prepare
+        self._start_worker = start_worker
         self._lock = threading.Lock()
         self._stats: dict[str, Any] = {**EMPTY, "max_workers": settings.learner.max_workers}
         self._stopping = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._thread = threading.Thread(target=self._run, name="background-learner", daemon=True)
         self._budget = RestartBudget(settings.learner.restart_limit)
         self._suspects = Suspects()
@@ -150,7 +157,7 @@ class Supervisor:
         self._troubles.met(sentence)
         status.write(self._settings.paths, "waiting", self.stats())
 
-    def _listen(self, process: subprocess.Popen[bytes]) -> int:
+    def _listen(self, process: Child) -> int:
         """Hear what the worker tells until it ends; its exit code."""
         with self._lock:
             self._process = process
@@ -171,25 +178,15 @@ class Supervisor:
             process.stdin.close()
         return exit_code
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> Child:
         paths = self._settings.paths
-        environment = child_process.child_environment(dict(os.environ))
-        limit_blas_threads(environment)
         with _error_file(paths) as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tools.learner.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                cwd=CHECKOUT,
-                env=environment,
-                **child_process.apart_from_terminal(),
-            )
+            process = self._start_worker(errors)
         first = {"root": str(paths.root), "settings": settings_file.as_sections(self._settings)}
         self._order(process, {**first, "careful": bool(self._budget.deaths), **self._suspects.orders()})
         return process
 
-    def _order(self, process: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
+    def _order(self, process: Child, order: dict[str, Any]) -> None:
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(order).encode() + b"\n")

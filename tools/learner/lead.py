@@ -1,0 +1,87 @@
+"""How far games are ahead of the learner beside them, and whether they should wait for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+LAST_BATCHES_SECONDS = 10.0
+STALLED_SECONDS = 5.0
+FIRST_COUNTS_SECONDS = 5.0
+_LOOK_SECONDS = 0.01
+
+
+class Learner(Protocol):
+    """What is asked of the learner."""
+
+    @property
+    def running(self) -> bool: ...
+
+    def get_stats(self) -> dict[str, Any]: ...
+
+
+class Lead:
+    """The episodes of which a learner does not yet know what becomes; none where there is no learner.
+
+    Attributes:
+        deposited: episodes that the games have delivered so far; whoever plays counts them here.
+    """
+
+    def __init__(self, learner: Learner | None, most: int, say_free: Callable[[], None]) -> None:
+        """Prepare.
+
+        Args:
+            most: episodes that the games may be ahead; 0: any number.
+            say_free: called while games wait: now is a good time to train.
+        """
+        self._learner = learner
+        self._most = most
+        self._say_free = say_free
+        self.deposited = 0
+        self._first = 0
+        self._last = -1
+        self._progress_at = time.monotonic()
+
+    def begin(self) -> None:
+        """Leave out what became of former runs' episodes, once the worker has read it from the root's records.
+
+        Otherwise they would count as this run's as soon as it has: nobody would wait for the last batches then.
+        """
+        deadline = time.monotonic() + FIRST_COUNTS_SECONDS
+        while self._learner is not None and self._learner.running and time.monotonic() < deadline:
+            if self._learner.get_stats()["active_workers"]:
+                break
+            time.sleep(_LOOK_SECONDS)
+        self._first = self._fates()
+
+    def may_grow(self) -> bool:
+        """Whether the next game may start: these games are faster than any learner, and old data teach little.
+
+        A learner that makes no headway holds nothing up for longer than a few seconds.
+        """
+        if self._learner is None or not self._learner.running or self._most == 0:
+            return True
+        fates = self._fates()
+        if fates != self._last:
+            self._last, self._progress_at = fates, time.monotonic()
+        if self.deposited - (fates - self._first) < self._most:
+            return True
+        self._say_free()
+        return time.monotonic() - self._progress_at > STALLED_SECONDS
+
+    def wait_for_the_last(self) -> None:
+        """Let the last games' episodes be trained on, if that does not take long."""
+        deadline = time.monotonic() + LAST_BATCHES_SECONDS
+        while self._learner is not None and self._learner.running and time.monotonic() < deadline:
+            if self._fates() - self._first >= self.deposited:
+                return
+            self._say_free()
+            time.sleep(_LOOK_SECONDS)
+
+    def _fates(self) -> int:
+        """Episodes of which the learner knows what became."""
+        if self._learner is None:
+            return 0
+        stats = self._learner.get_stats()
+        return int(sum(stats[key] for key in ("files_processed", "files_skipped_old", "files_rejected", "files_duplicate")))
