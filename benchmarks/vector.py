@@ -173,11 +173,11 @@ def player(envs: Any, actions: np.ndarray) -> Callable[[], int]:
 
 
 def half_player(halves: HalfBatches, actions: np.ndarray) -> Callable[[], int]:
-    """The same for half batches."""
-    half, observations = actions.shape[1] // 2, halves.reset(seed=0)
+    """The same for half batches and smaller parts."""
+    size, observations = actions.shape[1] // len(halves.parts), halves.reset(seed=0)
 
     def play() -> int:
-        halves.play(observations, lambda _, __: actions[0, :half], 32, lambda told: None)
+        halves.play(observations, lambda _, __: actions[0, :size], 32, lambda told: None)
         return 32 * actions.shape[1]
 
     return play
@@ -200,8 +200,10 @@ def compare(name: str, seconds: float, rounds: int) -> None:
         "ours, one worker per env": make_vector_env(makers, "async", rebuild_episodes=0),
     }
     players = {label: player(each, actions) for label, each in envs.items()}
-    halves = HalfBatches(makers, num_workers=count if waits else usable_cores(), rebuild_episodes=0, copy=False)
-    envs["ours, half batches"], players["ours, half batches"] = halves, half_player(halves, actions)
+    for label, parts in (("ours, half batches", 2), ("ours, batches of two", count // 2)):
+        workers = count if waits else usable_cores()
+        envs[label] = HalfBatches(makers, parts=parts, num_workers=workers, rebuild_episodes=0, copy=False)
+        players[label] = half_player(envs[label], actions)
     found = {label: Contender() for label in ("raw limit", *players)}
     for _ in range(rounds):
         found["raw limit"].add(*raw_limit(make, action_count, count if waits else usable_cores(), seconds))

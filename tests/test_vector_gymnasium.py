@@ -227,15 +227,25 @@ class WaitingGame(FaultyGame):
         return super().step(WAIT)
 
 
-def test_half_batches_play_what_a_whole_batch_would():
-    """Two halves in turn give the same transitions as one batch with the same seeds."""
+@pytest.mark.parametrize("parts", [2, 4])
+def test_half_batches_play_what_a_whole_batch_would(parts):
+    """Halves, or smaller parts, in turn give the same transitions as one batch with the same seeds."""
     steps, whole = 30, SyncVectorEnv([CART] * 4)
-    seen = {0: [], 1: []}
-    with HalfBatches([CART] * 4) as halves:
+    seen = {part: [] for part in range(parts)}
+    with HalfBatches([CART] * 4, parts=parts) as halves:
         first = halves.reset(seed=5)
-        halves.play(first, lambda half, observations: np.ones(2, int), steps, lambda told: seen[told[0]].append(told[1]))
+        chosen = np.ones(4 // parts, int)
+        halves.play(first, lambda part, observations: chosen, steps, lambda told: seen[told[0]].append(told[1]))
+        assert len(halves.health()) == parts
     np.testing.assert_equal(np.concatenate(first), whole.reset(seed=5)[0])
     for number in range(steps):
-        both = np.concatenate([seen[0][number], seen[1][number]])
+        together = np.concatenate([seen[part][number] for part in range(parts)])
         if number < 8:  # the first episodes; the resets after them have no seed
-            np.testing.assert_equal(both, whole.step(np.ones(4, int))[0])
+            np.testing.assert_equal(together, whole.step(np.ones(4, int))[0])
+
+
+@pytest.mark.parametrize(("count", "parts"), [(4, 3), (4, 1), (0, 2)])
+def test_half_batches_need_as_many_envs_for_each(count, parts):
+    """Anything else is refused with both numbers, before a process is started."""
+    with pytest.raises(ValueError, match=f"{count} env_fns in {parts} parts"):
+        HalfBatches([CART] * count, parts=parts)

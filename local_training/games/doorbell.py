@@ -144,16 +144,17 @@ class ParentsBell(_Bell):
 
     def look_for_answer(self) -> bool:
         """Look once, or for a moment if that pays; False if from now on only a ring tells of the answer."""
-        words = self._words
+        words, question = self._words, self._question
         self.looked_in_vain = False
         if not words[_PARENT_LOOKS]:
             return False
         answered = words[_ANSWERED]
-        if self._looks and answered & ~_NEWS != self._question:
+        if self._looks and answered & ~_NEWS != question:
             if self._rung and not self._begins():
                 self._move()
             self._look_patiently(_ANSWERED, answered, self._look_seconds)
-        if words[_ANSWERED] & ~_NEWS == self._question:
+            answered = words[_ANSWERED]
+        if answered & ~_NEWS == question:
             return True
         words[_PARENT_LOOKS] = 0
         self.looked_in_vain = True
@@ -203,9 +204,9 @@ class WorkersBell(_Bell):
     def answer(self, *, with_news: bool) -> bool:
         """Say that the step is done; True if the parent must be rung. News have gone through the link before."""
         words = self._words
-        if words[_LOOK_NANOSECONDS]:
-            self._answered_at = time.perf_counter_ns()
         words[_ANSWERED] = self._taken | _NEWS if with_news else self._taken
         looked_for = words[_PARENT_LOOKS]
+        if words[_LOOK_NANOSECONDS]:
+            self._answered_at = time.perf_counter_ns()
         self._is_looked_at = looked_for == self._taken
         return not with_news and looked_for not in (self._taken, -self._taken)

@@ -93,6 +93,8 @@ class EnvHost:
         """
         news = None
         owner, ours, progress = self._owner, self._generation, self._progress
+        rewards, terminations, truncations = self._rewards, self._terminations, self._truncations
+        needs_reset, read_action = self._needs_reset, self._read_action
         write = self._writers[buffer] if self._writers else None
         for index, env in self.envs.items():
             if owner[index] != ours:
@@ -100,11 +102,11 @@ class EnvHost:
             beats = progress[index] & 0x7FFFFFFE
             progress[index] = beats + 1
             try:
-                action = self._read_action(index) if actions is None else actions[index]  # type: ignore[misc]
-                if self._needs_reset[index]:  # only in NEXT_STEP mode
+                action = read_action(index) if actions is None else actions[index]  # type: ignore[misc]
+                if needs_reset[index]:  # only in NEXT_STEP mode
                     observation, info = env.reset()
                     reward, terminated, truncated = cast("tuple[Any, Any, Any]", (0.0, False, False))
-                    self._needs_reset[index] = False
+                    needs_reset[index] = False
                 else:
                     observation, reward, terminated, truncated, info = env.step(action)
                     if terminated or truncated:
@@ -114,9 +116,9 @@ class EnvHost:
                 else:
                     news = news or News()
                     news.observations[index] = observation
-                self._rewards[index] = reward
-                self._terminations[index] = terminated
-                self._truncations[index] = truncated
+                rewards[index] = reward
+                terminations[index] = terminated
+                truncations[index] = truncated
                 if info:
                     news = news or News()
                     news.infos[index] = info

@@ -26,6 +26,11 @@ class Gathering:
         self._fleet = fleet
         self.news = News()
 
+    def begin(self) -> None:
+        """Forget what was told about the step before."""
+        if self.news:
+            self.news = News()
+
     def absorb(self, handle: WorkerHandle, news: News, now: float) -> None:
         """Take in what a worker tells about its envs.
 
@@ -44,7 +49,7 @@ class Gathering:
 
     def quick_step(self) -> list[WorkerHandle]:
         """Take the answers of workers that have nothing to tell; returns the others."""
-        asked, slow = tuple(self._fleet.stepping), []
+        asked, slow = self._fleet.stepping, []
         # Who was asked last answers last: when he has, the others have already, and did not have to wake us.
         for handle in reversed(asked):
             try:
@@ -52,7 +57,7 @@ class Gathering:
                     slow.append(handle)
             except WorkerFault as fault:
                 self._fail(handle, fault)
-        if self._fleet.watch.any_readable():
+        if self._fleet.watch.readable_now():
             # A game may have closed a link, or written into it, and its worker answered nevertheless.
             return [handle for handle in asked if not handle.closed]
         return slow

@@ -86,7 +86,7 @@ class Roster:
         self.block: SharedBlock | None = None
         self.locals: list[LocalHost] = []
         self.retiring: list[tuple[WorkerHandle, float]] = []
-        self.stepping: list[WorkerHandle] = []
+        self.stepping: tuple[WorkerHandle, ...] = ()
         self.watch = worker_platform.Watch(())
         self.busy = True
         self.steps = 0
@@ -164,7 +164,7 @@ class Roster:
     def refresh_stepping(self) -> None:
         """Find anew who has rows to step."""
         hosts = {id(row.host) for row in self.rows if row.state in (RowState.LIVE, RowState.REBUILT)}
-        self.stepping = [handle for _, handle in self.handles() if id(handle) in hosts]
+        self.stepping = tuple(handle for _, handle in self.handles() if id(handle) in hosts)
         self.watch = worker_platform.Watch(handle.link for handle in self.stepping)
 
     def handles(self) -> Iterator[tuple[Slot, WorkerHandle]]:

@@ -117,26 +117,26 @@ def write_batch(rows: Rows, batch: Any) -> None:
         ValueError: the batch has not one action per row, or actions of another shape.
         TypeError: its numbers can't be cast, e.g. floats where whole numbers are needed.
     """
-    if isinstance(rows, dict):
-        for key, part in rows.items():
-            write_batch(part, batch[key])
-    elif isinstance(rows, tuple):
-        for part, values in zip(rows, batch, strict=True):
-            write_batch(part, values)
-    else:
+    if isinstance(rows, np.ndarray):
         values = batch if isinstance(batch, np.ndarray) else np.asarray(batch)
         if values.shape != rows.shape:
             raise ValueError(f"actions have shape {values.shape}; {rows.shape}, one action per env, is needed")
-        np.copyto(rows, values, casting="same_kind")
+        np.copyto(rows, values)  # casts within the same kind only
+    elif isinstance(rows, dict):
+        for key, part in rows.items():
+            write_batch(part, batch[key])
+    else:
+        for part, values in zip(rows, batch, strict=True):
+            write_batch(part, values)
 
 
 def copy_batch(rows: Rows) -> Rows:
     """A copy that no worker writes to."""
+    if isinstance(rows, np.ndarray):
+        return rows.copy()
     if isinstance(rows, dict):
         return {key: copy_batch(part) for key, part in rows.items()}
-    if isinstance(rows, tuple):
-        return tuple(copy_batch(part) for part in rows)
-    return rows.copy()
+    return tuple(copy_batch(part) for part in rows)
 
 
 def copy_row(target: Rows, source: Rows, index: int) -> None:

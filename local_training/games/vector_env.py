@@ -113,7 +113,7 @@ class ResilientAsyncVectorEnv(VectorFace):
         fleet = self._fleet
         if not fleet.was_reset:
             raise ResetNeeded("Cannot call `step` before calling `reset`")
-        self._gathering = Gathering(fleet)
+        self._gathering.begin()
         self._pending = None
         fleet.steps += 1
         singles = None
@@ -124,7 +124,7 @@ class ResilientAsyncVectorEnv(VectorFace):
         self._singles = singles
         self._step_number = number = self._step_number + 1
         batch = self._batches.advance()
-        handles = tuple(fleet.stepping)
+        handles = fleet.stepping
         for handle in handles:
             try:
                 if singles is None:
@@ -157,9 +157,9 @@ class ResilientAsyncVectorEnv(VectorFace):
         now = time.monotonic()
         fleet.look_after(now)
         unusual = self._see_to_unusual_rows(buffer, news, now) if fleet.busy else ()
-        done = self._block.terminations | self._block.truncations
-        if done.any():
-            self._end_episodes([index for index in done.nonzero()[0].tolist() if index not in unusual], buffer, news, now)
+        if self._block.any_ended():
+            ended = (self._block.terminations | self._block.truncations).nonzero()[0].tolist()
+            self._end_episodes([index for index in ended if index not in unusual], buffer, news, now)
         observations = self._batch(news.observations)
         infos = self._merge_infos(news.infos)
         fleet.raise_if_spent()
