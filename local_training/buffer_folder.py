@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from local_training import atomic_files, episode_file, leaving
+from local_training.file_signature import Signature, signature_of
 from local_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths
 
 TRAINED, STALE, DUPLICATE, REJECTED = "trained", "stale", "duplicate", "rejected"
@@ -33,14 +34,12 @@ _WINDOWS_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)")
 _OUR_PARTIAL = re.compile(r"\.game_\d{8}_\d{6}_[A-Za-z0-9]+_[0-9a-f]{8}\.npz\.part\Z")
 _ANY_PARTIAL = re.compile(r"\..+\.part\Z", re.DOTALL)
 
-Signature = tuple[int, int, int]
-
 
 @dataclass(frozen=True)
 class Departure:
     """One waiting file on its way out of the buffer.
 
-    signature: of the file that was read (see `signature_of`), or None to move whatever bears the name.
+    signature: of the file that was read (see file_signature.py), or None to move whatever bears the name.
     data: its bytes, kept for the rare case that the name has been given to a newer file meanwhile.
     note: the text of the reason file beside it; "" for none.
     """
@@ -96,11 +95,6 @@ def waiting_names(paths: Paths) -> list[str]:
 def is_episode_name(name: str) -> bool:
     """Whether a file of this name is meant to be taken; hidden names are still being written."""
     return name.casefold().endswith(EPISODE_SUFFIX) and not name.startswith(".")
-
-
-def signature_of(status: os.stat_result) -> Signature:
-    """What tells a file from one that has replaced it under the same name."""
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def folder_of(paths: Paths, fate: str) -> Path:

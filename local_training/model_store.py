@@ -31,8 +31,6 @@ POLICY_KEYS = ("W1", "b1", "W2", "b2", "W3", "b3")
 MAX_MODEL_BYTES = 2_000_000_000
 _HISTORY_NAME = re.compile(r"rl_agent_model_v(\d{9})\.npz\Z")
 
-Signature = tuple[int, int, int]
-
 
 @dataclass(frozen=True)
 class Model:
@@ -110,15 +108,6 @@ def read_bytes(path: Path) -> bytes:
         raise ModelError(str(path), f"it is {error} long", f"at most {MAX_MODEL_BYTES} bytes are allowed") from None
     except atomic_files.NotARegularFileError as error:
         raise ModelError(str(path), f"it is {error.strerror}", "a regular file is needed") from None
-
-
-def signature(path: Path) -> Signature | None:
-    """What changes whenever the file is replaced, for the price of one stat(); None if there is no file."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def commit(paths: Paths, data: bytes, *, durable: bool) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeGuard
 
 from local_training import atomic_files
+from local_training.file_signature import Signature, signature_of
 from local_training.paths import Paths
 
 _KEPT = 100
@@ -93,17 +94,16 @@ class PauseWatch:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._seen: tuple[int, int] | None = None
+        self._seen: Signature | None = None
         self._pause: Pause | None = None
 
     def look(self) -> Pause | None:
         """The pause that holds now."""
         try:
-            status = os.lstat(self._paths.paused)
+            seen = signature_of(os.lstat(self._paths.paused))
         except OSError:
             self._seen = self._pause = None
             return None
-        seen = status.st_mtime_ns, status.st_ino
         if seen != self._seen:
             self._seen, self._pause = seen, read(self._paths)
         return self._pause

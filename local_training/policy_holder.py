@@ -15,6 +15,7 @@ from local_training import manifest as manifests
 from local_training.actions import ActionSpace, Discrete
 from local_training.episode import Episode
 from local_training.errors import AnotherLearnerError, ModelError, ModelMissingError
+from local_training.file_signature import Signature, signature
 from local_training.learning import BatchReport, TrainingState
 from local_training.model_store import POLICY_KEYS, Model
 from local_training.paths import Paths
@@ -64,12 +65,12 @@ class PolicyHolder:
         self._training_state: TrainingState | None = None
         self._manifest: Mapping[str, Any] = {}
         self._unsaved_training = False
-        self._signature: model_store.Signature | None = None
+        self._signature: Signature | None = None
 
     def refresh(self) -> bool:
         """Pick up a newer model; True if there was one. Costs one stat() if there is not."""
         try:
-            found = model_store.signature(self.model_path)
+            found = signature(self.model_path)
             if found is None or found == self._signature:
                 return False
             self._adopt(model_store.read(self.model_path, POLICY_KEYS))
@@ -157,7 +158,7 @@ class PolicyHolder:
         return self._training_state
 
     def _save_shared(self, target: Path) -> bool:
-        if not self._unsaved_training and model_store.signature(target) is not None:
+        if not self._unsaved_training and signature(target) is not None:
             model_store.read(target, POLICY_KEYS)
             return True
         for folder in (self._paths.root, self._paths.data, self._paths.models):
@@ -196,7 +197,7 @@ class PolicyHolder:
         atomic_files.write_atomically(target, data, durable=True)
         model_store.read(target, POLICY_KEYS)
         if target == self.model_path:
-            self._signature = model_store.signature(target)
+            self._signature = signature(target)
             self.version = version
             self._unsaved_training = False
         return True

@@ -20,6 +20,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from local_training import atomic_files, buffer_folder, episode_file, leaving
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure
 from local_training.errors import EpisodeError
+from local_training.file_signature import signature_of
 from local_training.paths import Paths
 
 FATES = (TRAINED, STALE, DUPLICATE, REJECTED)
@@ -29,7 +30,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs links, pipes and na
 def departure_of(paths: Paths, name: str, fate: str = TRAINED, **more: object) -> Departure:
     """As the learner makes it: from what lies there now."""
     path = paths.buffer / name
-    signature = buffer_folder.signature_of(os.lstat(path))
+    signature = signature_of(os.lstat(path))
     return Departure(name, fate, **{"stored_as": name, "signature": signature, **more})  # type: ignore[arg-type]
 
 
@@ -296,9 +297,7 @@ class FolderMachine(RuleBasedStateMachine):
             del self.expected_waiting[name]
         stored_as = buffer_folder.stored_name(self.paths, fate, name, digest, self._promised(fate))
         self._promises().add((fate, stored_as))
-        return Departure(
-            name, fate, stored_as, buffer_folder.signature_of(os.lstat(path)), data, "why" if fate != TRAINED else ""
-        )
+        return Departure(name, fate, stored_as, signature_of(os.lstat(path)), data, "why" if fate != TRAINED else "")
 
     def _promises(self) -> set[tuple[str, str]]:
         return self.__dict__.setdefault("promised", set())
@@ -424,7 +423,7 @@ def test_a_move_that_the_machine_refuses_leaves_no_copy_behind(paths: Paths, mon
     """A disk that says "not found" of a file that is there has failed; a copy in the archive would make it a duplicate."""
     source = episodes.write(paths.buffer, "x.npz")
     data = source.read_bytes()
-    departure = Departure("x.npz", TRAINED, "x.npz", buffer_folder.signature_of(os.lstat(source)), data)
+    departure = Departure("x.npz", TRAINED, "x.npz", signature_of(os.lstat(source)), data)
 
     def refused(*_: object, **__: object) -> None:
         raise FileNotFoundError(errno.ENOENT, "the disk lies")

@@ -30,7 +30,7 @@ fates = dict(pair.split("=") for pair in sys.argv[4:])
 paths, calls = Paths(root), 0
 departures = []
 for name, fate in fates.items():
-    signature = buffer_folder.signature_of(os.lstat(paths.buffer / name))
+    signature = signature_of(os.lstat(paths.buffer / name))
     departures.append(Departure(name, fate, name, signature, note="" if fate == "trained" else "because"))
 
 def dying(real):

@@ -13,6 +13,7 @@ from conftest import wait_until
 from local_training import buffer_folder, episode_file
 from local_training.buffer_folder import TRAINED, Departure
 from local_training.errors import EpisodeError
+from local_training.file_signature import signature_of
 from local_training.paths import CHECKOUT, Paths
 
 PRODUCER = """
@@ -72,7 +73,7 @@ def test_moving_out_while_others_bring_in_loses_nothing(paths: Paths):
         ended = all(producer.poll() is not None for producer in producers)
         departures = []
         for name in buffer_folder.waiting_names(paths):
-            signature = buffer_folder.signature_of(os.lstat(paths.buffer / name))
+            signature = signature_of(os.lstat(paths.buffer / name))
             departures.append(Departure(name, TRAINED, name, signature))
         buffer_folder.move_out(paths, departures, durable=True)
         return ended
@@ -97,13 +98,13 @@ def test_what_was_read_reaches_the_archive_although_the_name_is_rewritten_all_th
         try:
             status = os.lstat(path)
             data = path.read_bytes()
-            sure = buffer_folder.signature_of(os.lstat(path)) == buffer_folder.signature_of(status)
+            sure = signature_of(os.lstat(path)) == signature_of(status)
         except FileNotFoundError:
             return ended
         if sure and data not in taken.values():
             stored_as = f"{len(taken)}.npz"
             taken[stored_as] = data
-            departure = Departure("x.npz", TRAINED, stored_as, buffer_folder.signature_of(status), data)
+            departure = Departure("x.npz", TRAINED, stored_as, signature_of(status), data)
             buffer_folder.move_out(paths, [departure], durable=len(taken) % 2 == 0)
         return ended
 

@@ -15,6 +15,7 @@ import pytest
 
 from local_training import buffer_folder, leaving
 from local_training.buffer_folder import TRAINED, Departure
+from local_training.file_signature import signature_of
 from local_training.paths import Paths
 
 CALLS = ("link", "unlink", "rename", "replace", "fsync", "lstat", "open", "listdir", "rmdir")
@@ -87,7 +88,7 @@ def _moved(root: Paths, durable: bool, actions: dict[int, str]) -> tuple[Writer,
         folder.mkdir(parents=True, exist_ok=True)
     path = root.buffer / NAME
     path.write_bytes(b"old")
-    departure = Departure(NAME, TRAINED, NAME, buffer_folder.signature_of(os.lstat(path)), b"old")
+    departure = Departure(NAME, TRAINED, NAME, signature_of(os.lstat(path)), b"old")
     writer = Writer(root)
     interleaved = Interleaved({number: getattr(writer, action) for number, action in actions.items()})
     with interleaved.at_work():

@@ -22,6 +22,7 @@ import pytest
 from conftest import wait_until
 
 from local_training import metrics, model_store
+from local_training.file_signature import signature
 from local_training.paths import Paths
 from tools.learner import fold
 from tools.learner import ledger as ledgers
@@ -103,10 +104,10 @@ def _kill(process: psutil.Process | subprocess.Popen[str]) -> None:
 def _let_it_come_far(paths: Paths, learner: subprocess.Popen[str], rng: random.Random) -> None:
     """Wait until there is somebody to kill; now and then until a batch has been committed; and then for a moment."""
     deadline = time.monotonic() + 10.0
-    former = model_store.signature(paths.model)
+    former = signature(paths.model)
     patient = rng.random() < 0.5
     while time.monotonic() < deadline and learner.poll() is None:
-        if learner_runs.workers_of(learner.pid) and not (patient and model_store.signature(paths.model) == former):
+        if learner_runs.workers_of(learner.pid) and not (patient and signature(paths.model) == former):
             break
         time.sleep(0.01)
     time.sleep(rng.uniform(0.0, 0.02 if patient else 0.5))  # the moment is the point of the test: nothing is waited for

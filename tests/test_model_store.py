@@ -13,6 +13,7 @@ import pytest
 from local_training import bounded_npz, model_store
 from local_training.actions import Discrete
 from local_training.errors import ModelError, ModelMissingError
+from local_training.file_signature import signature
 from local_training.paths import Paths
 
 MANIFEST = {"format": 1, "action_names": ["left", "right"], "note": "ü"}
@@ -97,7 +98,7 @@ def test_a_broken_model_is_refused_by_name(data: bytes, sentence: str):
 
 def test_a_missing_model_is_not_a_broken_one(paths: Paths):
     """The first game of all has none."""
-    assert model_store.signature(paths.model) is None
+    assert signature(paths.model) is None
     with pytest.raises(ModelMissingError, match="no model is there yet"):
         model_store.read(paths.model)
     paths.model.mkdir()
@@ -110,7 +111,7 @@ def test_the_signature_changes_with_every_commit(paths: Paths):
     seen = set()
     for version in range(20):
         model_store.commit(paths, model_store.pack(arrays(), version, MANIFEST), durable=False)
-        seen.add(model_store.signature(paths.model))
+        seen.add(signature(paths.model))
 
     assert len(seen) == 20
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from local_training import atomic_files, batch, buffer_folder, episode_file, pausing
 from local_training.actions import ActionSpace
-from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure, Signature
+from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure
 from local_training.episode import Episode
 from local_training.errors import EpisodeError, MachineError
+from local_training.file_signature import Signature, signature_of
 from local_training.paths import MODEL_NAME, Paths
 from local_training.settings import Settings
 from local_training.visible_text import visible
@@ -142,8 +143,7 @@ def duplicate(name: str, sha256: str, signature: Signature, episode_id: str, for
 
     Args:
         episode_id: by which it was recognised; "" if by its bytes.
-        former: name and version of the episode that was trained on, or is just about to be: the reason is the same, as
-            the file may be looked at before a crash and after it.
+        former: name and version of the episode that was, or is about to be, trained on: before and after a crash the same.
     """
     what = f"episode_id {episode_id!a} was" if episode_id else "the same bytes were"
     version = f"version {former[1]}" if former[1] != UNKNOWN_VERSION else "a version that is not known any more"
@@ -203,7 +203,7 @@ class Intake:
             if name in self._deadly:
                 reason = self._deadly.pop(name)  # the next file of this name may be a harmless one
                 return self._rejected(name, "", None, reason)
-            if self._needs_time(name, buffer_folder.signature_of(status)):
+            if self._needs_time(name, signature_of(status)):
                 return LeftAlone(name)
             data = _read_patiently(path, self._settings.limits.max_memory_bytes)
         except FileNotFoundError:
@@ -213,7 +213,7 @@ class Intake:
         except OverflowError as error:
             limit = self._settings.limits.max_memory_bytes
             reason = f"it is {error} long; at most {limit} bytes (limits.max_memory_bytes) are allowed"
-            return self._rejected(name, "", buffer_folder.signature_of(status), reason)
+            return self._rejected(name, "", signature_of(status), reason)
         except OSError as error:
             if error.errno not in _FAULTS_OF_ONE_FILE and name not in self._unreadable:
                 raise MachineError(f"reading {path}", str(error)) from error
@@ -222,7 +222,7 @@ class Intake:
         return self._judge_data(name, data, status, model)
 
     def _judge_data(self, name: str, data: bytes, status: os.stat_result, model: ModelFacts | None) -> Verdict:
-        signature = buffer_folder.signature_of(status)
+        signature = signature_of(status)
         sha256 = hashlib.sha256(data).hexdigest()
         age_seconds = self._clock.age_seconds(status.st_mtime)
         known = self._ledger.trained_as(sha256)

@@ -12,6 +12,7 @@ from local_training import buffer_folder, model_store, yield_point
 from local_training.actions import ActionSpace
 from local_training.buffer_folder import DUPLICATE
 from local_training.errors import EpisodeError, ModelError
+from local_training.file_signature import signature
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
 from local_training.settings import Settings
@@ -84,7 +85,7 @@ class Trainer:
         self._settings = settings
         self._intake = intake
         self._caution = caution
-        self._signature = model_store.signature(paths.model)
+        self._signature = signature(paths.model)
         self._snapshot: deque[str] = deque()
         self.history = MetricsHistory(paths, ledger)
         self.history.begin(present)
@@ -141,7 +142,7 @@ class Trainer:
         """Take what the guard has chosen: nearly always the version that there is."""
         if chosen is not self.present:
             self.present = chosen
-            self._signature = model_store.signature(self._paths.model)
+            self._signature = signature(self._paths.model)
 
     def _collect(self) -> Round:
         """The next batch. In a backlog several share the price of one commit.
@@ -216,7 +217,7 @@ class Trainer:
         started, accepted = _working_seconds(), done.accepted
         lines = self.settlement.ledger_lines(accepted)
         successor = generation.successor(self.present, lines, [item.episode for item in accepted], self._settings.learning)
-        if model_store.signature(self._paths.model) != self._signature:
+        if signature(self._paths.model) != self._signature:
             raise ModelError(
                 str(self._paths.model), "another program has changed it", "the batch is trained again from what is there now"
             )
@@ -224,7 +225,7 @@ class Trainer:
         trained = _working_seconds()
         model_store.commit(self._paths, successor.data, durable=self._settings.learner.durable)
         done.stage_seconds |= {"train": trained - started, "commit": _working_seconds() - trained}
-        self._signature = model_store.signature(self._paths.model)
+        self._signature = signature(self._paths.model)
         self.present = successor
         return successor
 

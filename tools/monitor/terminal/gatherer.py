@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from local_training.file_signature import Signature, signature
 from local_training.free_disk import free_bytes
 from local_training.metrics import MetricsReader
 from local_training.paths import Paths
@@ -52,12 +53,11 @@ class _Watched:
     """A file, and what it was like when it was last read."""
 
     path: Path
-    seen: tuple[int, int, int] | None = field(default=(-1, -1, -1))
+    seen: Signature | None = field(default=(-1, -1, -1))
 
     def has_changed(self) -> bool:
         try:
-            status = os.stat(self.path)
-            now = status.st_mtime_ns, status.st_size, status.st_ino
+            now = signature(self.path)
         except OSError:
             now = None
         changed, self.seen = now != self.seen, now

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from local_training import atomic_files
+from local_training.file_signature import Signature, signature_of
 
 _LARGEST_BYTES = 20_000_000
 MOST_OPENINGS = 8
@@ -20,17 +21,16 @@ class BuildOrders:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._signature: tuple[int, int, int] | None = None
+        self._signature: Signature | None = None
         self._content: Mapping[str, Any] | None = None
 
     def look(self) -> Mapping[str, Any] | None:
         try:
-            found = os.stat(self._path)
-            signature = found.st_ino, found.st_size, found.st_mtime_ns
-            if signature != self._signature:
+            found = signature_of(os.stat(self._path))
+            if found != self._signature:
                 content = json.loads(atomic_files.read_regular_file(self._path, max_bytes=_LARGEST_BYTES))
                 self._content = content if isinstance(content, dict) else None
-                self._signature = signature
+                self._signature = found
         except (OSError, ValueError, OverflowError, RecursionError):
             self._content, self._signature = None, None
         return self._content
