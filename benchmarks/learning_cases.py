@@ -5,6 +5,7 @@ Every learner is judged by the same rule (`Judge`), and what judging costs is on
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
 import signal
@@ -110,13 +111,14 @@ def _played(game: str, seed: int, paths: Paths, most_steps: int) -> tuple[float,
     """Run the command until enough steps are played; when it began, and (moments, CPU seconds spent until then)."""
     keep_all = {"LOCAL_TRAINING_LEARNER_HISTORY_EVERY": "1", "LOCAL_TRAINING_LEARNER_HISTORY_SIZE": "10000"}
     flags = ["--game", game, "--instances", "2", "--seed", str(seed), "--root", str(paths.root), "--quiet"]
+    environment = _environment_of_a_user() | keep_all
     begun = time.time()
     command = [sys.executable, str(CHECKOUT / "run_with_training.py"), *flags]
     # Who is started in the background of a shell inherits that Ctrl+C is ignored, and so would the command.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # A group of its own, so that Ctrl+C reaches all of it and none of us.
-    running = subprocess.Popen(command, env={**os.environ, **keep_all}, stdout=subprocess.DEVNULL, start_new_session=True)
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
     watched, seconds_of = psutil.Process(running.pid), dict[int, float]()
     moments, spent = [begun], [0.0]
     try:
@@ -133,6 +135,14 @@ def _played(game: str, seed: int, paths: Paths, most_steps: int) -> tuple[float,
             running.send_signal(signal.SIGINT)
         running.wait(60)
     return begun, (moments, spent)
+
+
+def _environment_of_a_user() -> dict[str, str]:
+    """Ours, with byte code: where Python must keep none, we would be compiled anew in every run, and installed peers not."""
+    for folder in ("local_training", "tools"):
+        compileall.compile_dir(CHECKOUT / folder, quiet=1)
+    compileall.compile_file(CHECKOUT / "run_with_training.py", quiet=1)
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:

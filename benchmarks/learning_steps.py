@@ -26,6 +26,7 @@ import gymnasium  # noqa: E402
 import numpy as np  # noqa: E402
 
 from local_training import learning, policy  # noqa: E402
+from local_training.actions import Discrete  # noqa: E402
 from local_training.episode import Episode  # noqa: E402
 from local_training.settings import LearningSettings  # noqa: E402
 
@@ -92,7 +93,7 @@ def steps_to_target(options, seed, settings):
     target, every, most = TARGETS[options.game]
     settings = dataclasses.replace(settings, seed=seed)
     judge = gymnasium.make(options.game, disable_env_checker=True)
-    state = learning.new_state(judge.observation_space.shape[0], int(judge.action_space.n), settings)
+    state = learning.new_state(judge.observation_space.shape[0], Discrete(int(judge.action_space.n)), settings)
     policies, history, waiting, started = [state.policy], [], [], time.process_time()
     players = [Player(options.game, seed * 1000 + number + 1) for number in range(GAMES_AT_A_TIME)]
     chance = np.random.default_rng(seed + 99)
