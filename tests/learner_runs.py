@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -16,6 +16,10 @@ from local_training.settings import Settings
 from tools.background_parallel_learner import BackgroundParallelLearner
 from tools.learner import drain as drains
 from tools.learner import ledger as ledgers
+from tools.learner import supervisor
+
+if TYPE_CHECKING:
+    import pytest
 
 COMMAND = CHECKOUT / "tools" / "background_parallel_learner.py"
 
@@ -28,6 +32,36 @@ def settings(root: Path, *, learning: dict[str, Any] | None = None, **learner: A
     if hasattr(Settings, "governor"):
         sections["governor"] = {"enabled": False}
     return Settings(root=root).with_values("test", **sections)
+
+
+IN_THE_MIDDLE = """
+import os
+from tools.learner import gate, worker
+rest, points, done = gate.Gate.rest, 0, False
+def counted(self):
+    global points
+    points += 1
+    if points >= int(os.environ["MIDDLE_AT"]) and not done:
+        exec(os.environ["IN_THE_MIDDLE"], globals())
+        self._look_due = float("-inf")  # however quick the machine is, it is noticed before the batch ends
+    return rest(self)
+gate.Gate.rest = counted
+os._exit(worker.main())
+"""
+"""A worker that does something at its yield points, until it says that it is `done`."""
+
+
+def worker_does_in_the_middle(statements: str, monkeypatch: pytest.MonkeyPatch, at: int = 100) -> None:
+    """Have the worker itself do something in the middle of its work: no other process need be quick enough for it."""
+    real = subprocess.Popen
+    monkeypatch.setenv("IN_THE_MIDDLE", statements)
+    monkeypatch.setenv("MIDDLE_AT", str(at))
+
+    def popen(arguments: list[str], **more: Any) -> subprocess.Popen[bytes]:
+        is_for_worker = arguments[1:] == ["-m", "tools.learner.worker"]  # which it goes on to say, so that it is known as one
+        return real([sys.executable, "-c", IN_THE_MIDDLE, *arguments[1:]] if is_for_worker else arguments, **more)
+
+    monkeypatch.setattr(supervisor.subprocess, "Popen", popen)
 
 
 def drain(root: Path, *, learning: dict[str, Any] | None = None, **learner: Any) -> dict[str, Any]:
@@ -45,7 +79,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, **ours}
 
 
-def command(root: Path, *flags: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+def command(root: Path, *flags: str, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
     """Run the learner's command to its end."""
     arguments = [sys.executable, str(COMMAND), "--root", str(root), *flags]
     return subprocess.run(

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from commands import run_tool
-from conftest import wait_until
+from conftest import PATIENCE_SECONDS, wait_until
 
 from local_training import episode, learning, shared_work
 from local_training.actions import Discrete
@@ -113,8 +112,10 @@ def test_members_share_the_parts_of_both_networks() -> None:
         trained(WIDE, batches=1)
 
         beats = crew._seats.flags[:, seats.BEAT].tolist()
-    leader, *others = beats
-    assert min(others) > 0.3 * leader
+    steps = sum(game.steps for game in games_of(1))
+    minibatches = WIDE.epochs * -(-steps // WIDE.minibatch_steps)
+    # A hand shows life at each part that it makes, and has no other reason to; who leads does while it waits, too.
+    assert min(beats) >= minibatches
 
 
 @pytest.mark.parametrize(("workers", "limit"), [(2, 0), (2, 1000), (4, 1000)])
@@ -154,7 +155,7 @@ def test_members_that_are_killed_change_nothing(workers: int, limit: int) -> Non
 @pytest.mark.parametrize("seat", [0, 1, 2], ids=["leads", "policy's hand", "value network's hand"])
 def test_a_member_that_hangs_is_replaced(seat: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No life for a while, whatever its part is: killed, its work done again, and another takes its seat."""
-    monkeypatch.setattr(hands, "HANG_SECONDS", 0.3)
+    monkeypatch.setattr(hands, "HANG_SECONDS", 1.0)
     alone = trained(WIDE, batches=1)
 
     with a_crew(4) as (crew, said):
@@ -162,7 +163,9 @@ def test_a_member_that_hangs_is_replaced(seat: int, monkeypatch: pytest.MonkeyPa
         wait_until(lambda: hanging.ready)
         os.kill(hanging.process.pid, signal.SIGSTOP)
         together = trained(WIDE, batches=1)
-        wait_until(lambda: hanging.gone)
+        while not hanging.gone:  # on a busy machine others may be taken to hang before it is asked for anything
+            wait_until(lambda: crew.tend(4, 1) or crew.size == 3)
+            assert equal(together, trained(WIDE, batches=1))
         wait_until(lambda: crew.tend(4, 1) or crew.size == 3)
 
         assert crew.done_again >= 1
@@ -170,6 +173,16 @@ def test_a_member_that_hangs_is_replaced(seat: int, monkeypatch: pytest.MonkeyPa
         assert crew._members[seat] is not hanging
         assert equal(together, trained(WIDE, batches=1))
     assert equal(alone, together)
+
+
+def test_a_machine_that_stands_still_makes_nobody_hang() -> None:
+    """Looks that come late count little, and a beat ends the silence."""
+    moment = [0.0]
+    silence, heard = hands.Silence(lambda: moment[0]), []
+    for moment[0], beat in ((0.1, 1), (0.3, 1), (90.0, 1), (90.2, 1), (90.3, 2), (90.4, 2)):
+        heard.append(round(silence.seconds(beat), 6))
+
+    assert heard == [0.0, 0.2, 0.7, 0.9, 0.0, 0.1]
 
 
 def test_a_member_that_takes_too_much_memory_is_replaced() -> None:
@@ -180,9 +193,7 @@ def test_a_member_that_takes_too_much_memory_is_replaced() -> None:
         former = member.process.pid
 
         crew.tend(2, 1)
-        time_out = time.monotonic() + 10.0
-        while crew.size == 0 and time.monotonic() < time_out:
-            crew.tend(2, 1)
+        wait_until(lambda: crew.tend(2, 1) or crew.size)
 
         assert "memory" in said[0]
         assert not psutil.pid_exists(former)
@@ -221,7 +232,7 @@ def test_a_crew_grows_and_shrinks_in_the_middle_of_a_training() -> None:
             crew.tend(allowed, waiting)
             sizes.append(1 + crew.size)
             for member in crew._members.values():
-                assert member.wait_free(30.0)
+                assert member.wait_free(PATIENCE_SECONDS)
             games = games_of(version)
             state, _ = learning.learn(state, games, WIDE, version, history)
             history += games
@@ -247,21 +258,27 @@ def test_a_member_stands_still_with_the_worker() -> None:
         assert crew.begin(shared_work.CriticTask(big.critic, sizes, states, objective, orders, pace)) is not None
         wait_until(lambda: member.epochs)
 
+        def done() -> int:
+            """Epochs whose result lies on the desk; what the member says of them may be heard later."""
+            return int(member._results.any(axis=(1, 2)).sum())
+
         crew.hold(True)
         flags = crew._seats.flags[0]
         before = int(flags[seats.BEAT])
         wait_until(lambda: int(flags[seats.BEAT]) > before + 3)
-        epochs, before = len(member.epochs), int(flags[seats.BEAT])
+        epochs, before = done(), int(flags[seats.BEAT])
         wait_until(lambda: int(flags[seats.BEAT]) > before + 20)
-        held = len(member.epochs)
+        held = done()
         crew.hold(False)
         wait_until(lambda: len(member.epochs) > held)
 
-    assert held <= epochs + 1
+    assert 0 < held == epochs
 
 
 @pytest.mark.slow
-def test_a_learner_whose_processes_are_killed_makes_what_one_process_makes(paths: Paths, tmp_path: Path) -> None:
+def test_a_learner_whose_processes_are_killed_makes_what_one_process_makes(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Worker and second process are killed in the middle; both are gone, others go on, and the model is the same."""
     twin = Paths(tmp_path / "twin")
     twin.buffer.mkdir(parents=True)
@@ -272,19 +289,45 @@ def test_a_learner_whose_processes_are_killed_makes_what_one_process_makes(paths
     wide = {"epochs": 2, "hidden": 128}
     learner_runs.drain(twin.root, learning=wide, max_workers=1)
 
-    with learner_runs.learner(paths.root, learning=wide, share_from=0, max_workers=4):
-        for _ in range(2):
-            wait_until(lambda: len(_members()) == 3, 60.0)
-            (worker,) = learner_runs.workers_of(os.getpid())
-            members = _members()
-            members[0].kill()
-            worker.kill()
-            wait_until(lambda worker=worker, members=members: not any(one.is_running() for one in (worker, *members)))
-        wait_until(lambda: not any(paths.buffer.iterdir()), 120.0)
+    killed = tmp_path / "killed.txt"
+    monkeypatch.setenv("KILLED", str(killed))
+    monkeypatch.setenv("MODEL", str(paths.model))
+    learner_runs.worker_does_in_the_middle(KILL_TWICE, monkeypatch, at=1)
+    with learner_runs.learner(paths.root, learning=wide, share_from=0, max_workers=4) as learner:
+        wait_until(lambda: not any(paths.buffer.iterdir()))
+        restarts = learner.get_stats()["worker_restarts"]
+    families = [[int(pid) for pid in line.split()] for line in killed.read_text().splitlines()]
 
+    assert restarts == 2
+    assert [len(family) for family in families] == [4, 4], "a worker and three members"
+    wait_until(lambda: not any(_lives(pid) for family in families for pid in family))
     assert not _members()
     assert paths.model.read_bytes() == twin.model.read_bytes()
     assert "Identical, bit for bit" in run_tool("rebuild_model.py", paths.root)
+
+
+KILL_TWICE = """
+import pathlib, signal, psutil
+from local_training import model_store
+pids, model = pathlib.Path(os.environ["KILLED"]), pathlib.Path(os.environ["MODEL"])
+deaths = pids.read_text().splitlines() if pids.exists() else []
+if len(deaths) < 2 and model.exists() and model_store.read(model).version >= 1 + 2 * len(deaths):
+    ripe = globals().get("ripe", 0) + 1
+    if ripe == 8:
+        members = psutil.Process().children()
+        with pids.open("a") as file:
+            print(os.getpid(), *(member.pid for member in members), file=file)
+        members[0].kill()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""In the middle of the second batch, and of the fourth: a batch that was trained on in vain twice would be taken apart."""
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _members() -> list[psutil.Process]:

@@ -21,6 +21,7 @@ from tools.learner.shared_desk import Array, Layout, SharedMemory
 HANG_SECONDS = 10.0
 """A member that owes something and shows no life for so long is given up."""
 LOOK_SECONDS = 0.02
+_LONGEST_LOOK_SECONDS = 0.5
 
 
 class Who(NamedTuple):
@@ -28,6 +29,27 @@ class Who(NamedTuple):
 
     seat: int
     life: int
+
+
+class Silence:
+    """How long a member has shown no life, as seen by who looks again and again.
+
+    A look that comes late counts as one of half a second: when the machine stood still, or another was let run, the member
+    stood still too, and is not to blame.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._beat = -1
+        self._seconds = 0.0
+        self._looked = clock()
+
+    def seconds(self, beat: int) -> float:
+        """Look at its beat; the seconds since that last changed."""
+        moment = self._clock()
+        self._seconds = 0.0 if beat != self._beat else self._seconds + min(moment - self._looked, _LONGEST_LOOK_SECONDS)
+        self._beat, self._looked = beat, moment
+        return self._seconds
 
 
 class Table(Protocol):
@@ -180,7 +202,7 @@ class _Hand:
         return Made(self._desk.outputs[start:stop] if epoch < 0 else self._desk.gradient, sums)
 
     def _answer(self, is_lost: Callable[[Who], bool], rest: Callable[[], None], patience: float) -> Sums | None:
-        alive_at, beat = time.monotonic(), -1
+        silence = Silence()
         while True:
             if self._end.poll(LOOK_SECONDS):
                 said = json.loads(self._end.recv_bytes())
@@ -188,9 +210,7 @@ class _Hand:
                     return tuple(said["sums"])
                 continue
             rest()
-            if int(self._flags[BEAT]) != beat:
-                alive_at, beat = time.monotonic(), int(self._flags[BEAT])
-            if is_lost(self.who) or time.monotonic() - alive_at > patience:
+            if silence.seconds(int(self._flags[BEAT])) > patience or is_lost(self.who):
                 return None
 
     def _send(self, message: dict[str, Any]) -> None:

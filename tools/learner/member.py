@@ -118,7 +118,7 @@ class Member:
         """
         flags = self._seats.flags[self.who.seat]
         flags[ENOUGH] = epochs
-        alive_at, beat = time.monotonic(), -1
+        silence = hands.Silence()
         while True:
             with self.news:
                 if len(self.epochs) >= epochs:
@@ -127,9 +127,7 @@ class Member:
                     return None
                 self.news.wait(LOOK_SECONDS)
             yield_point.reached()
-            if int(flags[BEAT]) != beat:
-                alive_at, beat = time.monotonic(), int(flags[BEAT])
-            elif time.monotonic() - alive_at > hands.HANG_SECONDS:
+            if silence.seconds(int(flags[BEAT])) > hands.HANG_SECONDS:
                 self.kill("it hung")
                 return None
         assert self._results is not None
