@@ -10,7 +10,7 @@ from pathlib import Path
 from local_training.paths import CHECKOUT
 
 
-def run_tool(script: str, root: Path, *arguments: str, exit_code: int = 0, timeout_seconds: float = 120.0) -> str:
+def run_tool(script: str, root: Path, *arguments: str, exit_code: int = 0, timeout_seconds: float = 300.0) -> str:
     """Run tools/<script> on a root, check its exit code, and return what it printed, errors included."""
     command = [sys.executable, str(CHECKOUT / "tools" / script), *arguments, "--root", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=timeout_seconds, env=os.environ)

@@ -314,7 +314,7 @@ def test_writers_of_one_name_leave_one_whole_file(root: Path):
     path = root / "x.npz"
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path), letter], cwd=CHECKOUT) for letter in "ab"]
 
-    wait_until(lambda: all(writer.poll() is not None for writer in writers), 60)
+    wait_until(lambda: all(writer.poll() is not None for writer in writers))
 
     assert [writer.returncode for writer in writers] == [0, 0]
     assert path.read_bytes() in (b"a" * 50_000, b"b" * 50_000)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import episodes
 import pytest
+from conftest import PATIENCE_SECONDS
 
 from local_training import buffer_folder, leaving
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure
@@ -52,7 +53,7 @@ print(calls)
 def run_mover(root: Path, die_at: int, durable: str) -> subprocess.CompletedProcess[bytes]:
     fates = [f"{name}={fate}" for name, fate in FATES.items()]
     command = [sys.executable, "-c", MOVER, str(root), str(die_at), durable, *fates]
-    return subprocess.run(command, capture_output=True, cwd=CHECKOUT, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, cwd=CHECKOUT, timeout=PATIENCE_SECONDS, check=False)
 
 
 def filled(root: Path) -> tuple[Paths, dict[str, bytes]]:
@@ -112,7 +113,7 @@ buffer_folder.deposit(Paths(Path(sys.argv[1])), arrays, "Victory")
 def test_a_producer_killed_in_its_deposit_leaves_nothing_to_train_on(call: str, paths: Paths):
     """Only a partial file is left, which the next sweep takes away."""
     command = [sys.executable, "-c", DEPOSITOR, str(paths.root), call]
-    assert subprocess.run(command, cwd=CHECKOUT, timeout=60, check=False).returncode == -signal.SIGKILL
+    assert subprocess.run(command, cwd=CHECKOUT, timeout=PATIENCE_SECONDS, check=False).returncode == -signal.SIGKILL
     assert buffer_folder.waiting_names(paths) == [] and len(os.listdir(paths.buffer)) == 1
 
     assert len(buffer_folder.sweep_partials(paths)) == 1

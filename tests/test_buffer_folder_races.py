@@ -33,7 +33,9 @@ OVERWRITER = """
 import os, sys
 from pathlib import Path
 path = Path(sys.argv[1])
-for number in range(300):
+number, enough = 0, Path(sys.argv[2])
+while not enough.exists():
+    number += 1
     partial = path.with_name(".mine.part")
     partial.write_bytes(b"%d" % number)
     os.replace(partial, path)
@@ -55,7 +57,7 @@ def test_all_that_four_producers_deposit_is_found_whole(paths: Paths):
                 seen[name] = episode_file.read((paths.buffer / name).read_bytes()).episode_return
         return ended
 
-    wait_until(look, 60)
+    wait_until(look)
 
     assert [producer.returncode for producer in producers] == [0] * 4
     assert sorted(seen.values()) == sorted(5.0 * (100 * number + step) for number in range(4) for step in range(40))
@@ -78,7 +80,7 @@ def test_moving_out_while_others_bring_in_loses_nothing(paths: Paths):
         buffer_folder.move_out(paths, departures, durable=True)
         return ended
 
-    wait_until(move, 60)
+    wait_until(move)
 
     assert [producer.returncode for producer in producers] == [0, 0]
     found = [episode_file.read(path.read_bytes()).episode_return for path in paths.archive.glob("*.npz")]
@@ -88,9 +90,9 @@ def test_moving_out_while_others_bring_in_loses_nothing(paths: Paths):
 
 def test_what_was_read_reaches_the_archive_although_the_name_is_rewritten_all_the_time(paths: Paths):
     """A writer replaces one name again and again; each content that was decided over is archived once, and is that very one."""
-    path = paths.buffer / "x.npz"
+    path, enough = paths.buffer / "x.npz", paths.root / "enough"
     path.write_bytes(b"first")
-    writer = subprocess.Popen([sys.executable, "-c", OVERWRITER, str(path)], cwd=CHECKOUT)
+    writer = subprocess.Popen([sys.executable, "-c", OVERWRITER, str(path), str(enough)], cwd=CHECKOUT)
     taken: dict[str, bytes] = {}
 
     def take() -> bool:
@@ -106,11 +108,13 @@ def test_what_was_read_reaches_the_archive_although_the_name_is_rewritten_all_th
             taken[stored_as] = data
             departure = Departure("x.npz", TRAINED, stored_as, signature_of(status), data)
             buffer_folder.move_out(paths, [departure], durable=len(taken) % 2 == 0)
+        if len(taken) == 50:
+            enough.touch()
         return ended
 
-    wait_until(take, 60)
+    wait_until(take)
 
-    assert writer.returncode == 0 and len(taken) > 1
+    assert writer.returncode == 0 and len(taken) >= 50
     assert {name: (paths.archive / name).read_bytes() for name in taken} == taken
 
 
@@ -123,7 +127,7 @@ def test_a_sweep_never_takes_a_living_writers_file(paths: Paths):
         buffer_folder.sweep_partials(paths)
         return ended
 
-    wait_until(sweep, 60)
+    wait_until(sweep)
 
     assert producer.returncode == 0
     assert len(list(paths.buffer.glob("*.npz"))) == 60

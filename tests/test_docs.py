@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import PATIENCE_SECONDS
 
 from local_training import errors, settings_file
 from local_training.settings import Settings
@@ -46,7 +47,9 @@ def run_python(arguments: list[str], folder: Path) -> subprocess.CompletedProces
     """Run Python in a folder as a user would, our packages within reach; warnings of ours are errors there too."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONWARNINGS": OUR_WARNINGS, "MPLBACKEND": "Agg"}
     environment.pop(settings_file.ROOT_VARIABLE, None)
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert done.returncode == 0, f"{arguments}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done
 

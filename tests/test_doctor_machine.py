@@ -23,12 +23,12 @@ from typing import Any
 
 import psutil
 import pytest
+from conftest import PATIENCE_SECONDS, wait_until
 
 from local_training import pausing
 from local_training.paths import CHECKOUT, Paths
 from local_training.root_lock import LearnerLock, RootLock
 from tests import doctor_roots, learner_runs
-from tests.conftest import wait_until
 from tests.doctor_roots import drop, found, look
 from tools.doctor_checks import all_checks, machine_facts
 from tools.learner import status
@@ -59,7 +59,7 @@ def _told(paths: Paths, *command: str) -> list[str]:
     """What the doctor's command finds, run from within another command."""
     arguments = [*(command or (sys.executable, str(DOCTOR))), "--root", str(paths.root), "--json"]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    done = subprocess.run(arguments, capture_output=True, encoding="utf-8", timeout=60, env=environment)
+    done = subprocess.run(arguments, capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS, env=environment)
     assert done.stdout, done.stderr
     return [finding["check"] for finding in json.loads(done.stdout)["findings"]]
 
@@ -296,7 +296,7 @@ def test_a_learner_that_was_killed(played):
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    psutil.wait_procs(workers, timeout=10)
+    psutil.wait_procs(workers, timeout=PATIENCE_SECONDS)
     assert list(found(played.root)) == ["stale-card"]
     _rewrite_status(played, updated_at=time.time() - 100)
     assert "no lock file to delete" in found(played.root)["learner-is-dead"]

@@ -10,6 +10,7 @@ from typing import Any
 import episodes
 import numpy as np
 import pytest
+from conftest import PATIENCE_SECONDS
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -95,7 +96,7 @@ def test_another_program_reads_what_we_write_and_we_read_what_it_writes(root: Pa
         "assert arrays['states'].shape == (12, 4) and str(arrays['episode_id']) == 'episode 1 ✓'\n"
         "np.savez('plain.npz', **arrays); np.savez_compressed('packed.npz', **arrays)\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=PATIENCE_SECONDS)
 
     ours, *theirs = (episode_file.read((root / name).read_bytes()) for name in ("ours.npz", "plain.npz", "packed.npz"))
 

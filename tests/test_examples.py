@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE_SECONDS
 
 from local_training import model_store
 from local_training.paths import CHECKOUT, Paths
@@ -19,7 +20,12 @@ EXAMPLES = CHECKOUT / "examples"
 def _run(cwd: Path, script: Path, *options: str) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LOCAL_TRAINING", "PYTHONPATH"))}
     done = subprocess.run(
-        [sys.executable, str(script), *options], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, str(script), *options],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import learner_runs
 import numpy as np
 import psutil
 import pytest
-from conftest import wait_until
+from conftest import PROMPT_SECONDS, wait_until
 
 from local_training.game_voice import GameVoice
 from local_training.paths import Paths
@@ -24,11 +24,10 @@ from tools.background_parallel_learner import BackgroundParallelLearner
 from tools.learner import status, supervisor
 from tools.learner.machine_readings import MachineReadings
 
-STOP_SECONDS = 2.0
 STRICT = {"enabled": True, "check_seconds": 0.1, "rest_factor": 1e6, "longest_rest_seconds": 600.0}
 """Above a limit, stand still until it is over."""
 STEPS = 4000
-LONG_BATCH = {"epochs": 20, "kl_limit": 1e9, "hidden": 64}
+LONG_BATCH = {"epochs": 4, "kl_limit": 1e9, "hidden": 64}
 
 HOG = "import sys\nprint('up', flush=True)\nwhile True: pass"
 
@@ -53,6 +52,20 @@ def _governor(paths: Paths) -> dict[str, Any]:
     return dict((status.read(paths) or {}).get("governor", {}))
 
 
+def _seen(paths: Paths, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The first status that fulfils the condition; the next one may say something else already."""
+    seen: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        snapshot = status.read(paths)
+        if snapshot is not None and condition(snapshot):
+            seen.append(snapshot)
+        return bool(seen)
+
+    wait_until(look)
+    return seen[0]
+
+
 def _state(paths: Paths) -> str:
     return str((status.read(paths) or {}).get("state"))
 
@@ -73,8 +86,12 @@ def _voice(paths: Paths) -> Iterator[GameVoice]:
         voice.close()
 
 
-def test_a_busy_game_stops_a_batch_in_its_middle_and_the_bits_stay_the_same(paths: Paths, tmp_path: Path) -> None:
+def test_a_busy_game_stops_a_batch_in_its_middle_and_the_bits_stay_the_same(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The worker waits before a batch and within it, and what it has learnt at last is what a drain learns, bit for bit."""
+    game = paths.game_voice / "in the middle.txt"
+    learner_runs.worker_does_in_the_middle(f"open({str(game)!r}, 'w').write('busy 3600'); done = True", monkeypatch)
     twin = Paths(tmp_path / "twin")
     twin.buffer.mkdir(parents=True)
     log_probs = np.full(STEPS, np.log(1 / 3), np.float32)  # without them a batch is gone through once only
@@ -82,27 +99,23 @@ def test_a_busy_game_stops_a_batch_in_its_middle_and_the_bits_stay_the_same(path
         for root in (paths, twin):
             episodes.write(root.buffer, f"game_{number}.npz", seed=number, steps=STEPS, log_probs=log_probs)
     with _voice(paths) as voice, _learner(paths.root, LONG_BATCH) as learner:
-        voice.busy(60.0)
-        wait_until(lambda: _state(paths) == "paused")
-        before_the_batch = (_governor(paths), learner.get_stats()["governor"], learner_runs.trained(paths))
+        voice.busy(3600.0)
+        wait_until(lambda: learner.get_stats()["governor"] == "paused: the game is busy")
+        before_the_batch = (_seen(paths, lambda seen: seen["state"] == "paused")["governor"], learner_runs.trained(paths))
         voice.close()
-        begun = _worker_seconds()
-        wait_until(lambda: _worker_seconds() > begun + 0.15)
-        voice.busy(60.0)
-        wait_until(lambda: _state(paths) == "paused" and _governor(paths)["workers_allowed"] == 0)
+        wait_until(game.exists)
+        _seen(paths, lambda seen: seen["state"] == "paused" and seen["updated_at"] >= game.stat().st_mtime)
         stood_still_at = _worker_seconds()
         time.sleep(0.5)
         worked = _worker_seconds() - stood_still_at
         within_the_batch = (learner_runs.trained(paths), paths.model.exists())
-        voice.free()
-        wait_until(lambda: learner.get_stats()["governor"] == "free" and _state(paths) == "training")
-        gone_on_within_the_batch = not paths.model.exists()
-        wait_until(lambda: len(learner_runs.trained(paths)) == 3, 60.0)
+        game.unlink()
+        wait_until(lambda: len(learner_runs.trained(paths)) == 3)
 
     assert before_the_batch[0]["reason"] == "the game is busy" and before_the_batch[0]["state"] == "paused"
-    assert before_the_batch[1:] == ("paused: the game is busy", [])
+    assert before_the_batch[1] == []
     assert within_the_batch == ([], False)
-    assert worked < 0.1 and gone_on_within_the_batch
+    assert worked < 0.1
     learner_runs.drain(twin.root, learning=LONG_BATCH)
     assert paths.model.read_bytes() == twin.model.read_bytes()
 
@@ -111,14 +124,14 @@ def test_a_paused_learner_stops_at_once(paths: Paths) -> None:
     """Who waits for a game does not make the game wait for its own end; the episodes stay in the buffer."""
     episodes.write(paths.buffer, "game.npz")
     with _voice(paths) as voice:
-        voice.busy(60.0)
+        voice.busy(3600.0)
         with _learner(paths.root) as learner:
             wait_until(lambda: _state(paths) == "paused")
             started = time.monotonic()
             learner.stop()
             took = time.monotonic() - started
 
-    assert took < STOP_SECONDS
+    assert took < PROMPT_SECONDS < STRICT["longest_rest_seconds"]
     assert episodes.fates(paths)["buffer"] == ["game.npz"]
 
 
@@ -145,15 +158,14 @@ def test_others_load_pauses_and_its_end_lets_it_go_on(paths: Paths, tmp_path: Pa
         for number in range(4):
             # The first batch may pass: nobody has had to wait yet, so no rest is due.
             episodes.write(paths.buffer, f"game_{number}.npz", seed=number)
-        wait_until(lambda: _state(paths) == "paused" and "paused" in learner.get_stats()["governor"])
-        facts, waiting = _governor(paths), learner.get_stats()["buffer_file_count"]
+        facts = _seen(paths, lambda seen: seen["state"] == "paused" and seen["stats"]["buffer_file_count"] >= 1)["governor"]
+        wait_until(lambda: "paused" in learner.get_stats()["governor"])
         load.write_text("3")
         wait_until(lambda: len(learner_runs.trained(paths)) == 4)
         wait_until(lambda: _governor(paths)["state"] == "free")
 
     assert "other programs use 97 % of the processor (limit 80 %)" in facts["reason"]
     assert facts["workers_allowed"] == 0 and facts["readings"]["others_cpu_percent"] == 97.0
-    assert waiting >= 1
     assert sorted(name for name, _ in learner_runs.trained(paths)) == [f"game_{number}.npz" for number in range(4)]
     log = paths.governor_log.read_text("utf-8")
     assert "other programs use" in log and log.splitlines()[-1].endswith("free")
@@ -189,7 +201,7 @@ def test_a_drain_is_not_governed(paths: Paths) -> None:
     """Who asks for a drain wants it now: no game and no limit holds it up."""
     episodes.write(paths.buffer, "game.npz")
     with _voice(paths) as voice:
-        voice.busy(60.0)
+        voice.busy(3600.0)
         done = learner_runs.command(paths.root, "--drain", "--max-file-age", "0")
 
     assert done.returncode == 0
@@ -200,7 +212,7 @@ def test_switched_off_nobody_waits(paths: Paths) -> None:
     """governor.enabled: false trains whatever the game says."""
     episodes.write(paths.buffer, "game.npz")
     with _voice(paths) as voice:
-        voice.busy(60.0)
+        voice.busy(3600.0)
         with _learner(paths.root, enabled=False) as learner:
             wait_until(lambda: len(learner_runs.trained(paths)) == 1)
             wait_until(lambda: learner.get_stats()["governor"] == "off")

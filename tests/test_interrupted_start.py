@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE_SECONDS
 
 from local_training.paths import CHECKOUT
 
@@ -59,7 +60,7 @@ def test_interrupt_while_a_command_loads_shows_no_traceback(command: list[str], 
             said += more
         os.killpg(process.pid, signal.SIGINT)
         try:
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=PATIENCE_SECONDS)
         finally:
             process.kill()
 
@@ -77,7 +78,11 @@ def test_command_is_found_however_it_is_started(how: str, tmp_path: Path) -> Non
     folder = CHECKOUT if how == "module" else tmp_path
 
     done = subprocess.run(
-        [sys.executable, *started, "--all", "--root", str(tmp_path)], env=environment, cwd=folder, capture_output=True, timeout=60
+        [sys.executable, *started, "--all", "--root", str(tmp_path)],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

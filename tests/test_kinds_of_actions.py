@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_SECONDS
 
 from local_training import episode, episode_file, model_store, policy
 from local_training.actions import Box, MultiBinary, MultiDiscrete
@@ -143,7 +144,11 @@ def test_games_side_by_side_are_played_and_learnt_from(tmp_path):
     """The command needs no word about the kind of actions, in processes of their own neither."""
     command = [sys.executable, "run_with_training.py", "--game", "tests.kinds_games:Locks-v0", "--games", "6", "--quiet"]
     done = subprocess.run(
-        [*command, "--instances", "2", "--root", str(tmp_path)], cwd=CHECKOUT, capture_output=True, text=True, timeout=120
+        [*command, "--instances", "2", "--root", str(tmp_path)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE_SECONDS
 
 from local_training.paths import CHECKOUT
 
@@ -61,7 +62,7 @@ class Sandbox:
         self._asked.unlink(missing_ok=True)
         environment = {"PATH": str(self.programs), "ASKED": str(self._asked), "TOO_OLD": str(too_old), **more}
         command = [str(self.checkout / "bat" / script), *options]
-        return subprocess.run(command, cwd="/", env=environment, capture_output=True, encoding="utf-8", timeout=30)
+        return subprocess.run(command, cwd="/", env=environment, capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS)
 
     def start(self, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
         return self.run("start_model_training.sh", *options, **more)

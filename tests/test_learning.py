@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_SECONDS
 
 from local_training import learning, policy
 from local_training.actions import Discrete
@@ -417,7 +418,9 @@ def test_two_processes_make_the_same_bits():
     """Any version can be rebuilt: the same episodes in the same batches, in another process, byte for byte."""
     folders = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
     answers = [
-        subprocess.run([sys.executable, "-c", FOLD, *folders], capture_output=True, text=True, check=True, timeout=120).stdout
+        subprocess.run(
+            [sys.executable, "-c", FOLD, *folders], capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+        ).stdout
         for _ in range(2)
     ]
 

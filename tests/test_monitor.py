@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import wait_until
+from conftest import PATIENCE_SECONDS, PROMPT_SECONDS, wait_until
 from hypothesis import given
 
 from local_training import buffer_folder
@@ -58,7 +58,7 @@ def _text(snapshot: Snapshot) -> str:
 
 def _command(*options: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *map(str, options)]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, **more)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS, **more)
 
 
 def _episode() -> dict[str, Any]:
@@ -288,7 +288,7 @@ def test_once_shows_a_real_root_and_changes_nothing(paths: Paths) -> None:
     for _ in range(4):
         buffer_folder.deposit(paths, _episode(), "Victory")
     drain = [sys.executable, str(CHECKOUT / "tools" / "background_parallel_learner.py"), "--drain", "--quiet", "--root"]
-    subprocess.run([*drain, str(paths.root)], check=True, timeout=60)
+    subprocess.run([*drain, str(paths.root)], check=True, timeout=PATIENCE_SECONDS)
     buffer_folder.deposit(paths, _episode(), "Defeat")
     before = _tree(paths.root)
 
@@ -375,7 +375,7 @@ def test_dead_writer_is_noticed(paths: Paths) -> None:
     """The number of a process that has ended belongs to nobody on this machine."""
     writer = "import sys; from pathlib import Path; from local_training.paths import Paths; from tools.learner import status; "
     writer += "status.write(Paths(Path(sys.argv[1])), 'idle', {})"
-    subprocess.run([sys.executable, "-c", writer, str(paths.root)], cwd=CHECKOUT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", writer, str(paths.root)], cwd=CHECKOUT, check=True, timeout=PATIENCE_SECONDS)
     assert reading.status_facts(paths).writer_is_gone
     status.write(paths, "idle", {})
     assert not reading.status_facts(paths).writer_is_gone
@@ -406,8 +406,8 @@ def test_plain_lines_on_a_terminal_fit_it_and_ends_with_ctrl_c(paths: Paths) -> 
         seen += os.read(leader, 65536)
     pressed = time.monotonic()
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
-    assert time.monotonic() - pressed < 2
+    assert process.wait(PATIENCE_SECONDS) == 0
+    assert time.monotonic() - pressed < PROMPT_SECONDS
     os.close(leader)
 
     first = seen.decode().split("\x1b[H")[1]
@@ -423,7 +423,7 @@ def test_reader_who_leaves_ends_the_monitor_quietly(paths: Paths) -> None:
     process.stdout.close()
     complaint = process.stderr.read()
     process.stderr.close()
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
     assert complaint == b""
 
 

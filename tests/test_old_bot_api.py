@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from conftest import PATIENCE_SECONDS
 
 from local_training import episode_file
 from local_training.actions import Discrete
@@ -51,7 +52,7 @@ for game in range(5):
         said["saved_experience"] = agent.save_experience_data(os.path.join(base, "a game.npz"))
     ended.append(agent.end_episode(final_reward=1.0 if game % 2 else -1.0))
 
-deadline = time.time() + 30
+deadline = time.time() + 280
 while learner.get_stats()["files_processed"] < 5 and time.time() < deadline:
     time.sleep(0.02)
 said["stats"] = learner.get_stats()
@@ -87,7 +88,7 @@ def _play(root: Path, folder: Path) -> tuple[dict, list[str], str]:
         "EXECUTIONS": str(executions),
     }
     done = subprocess.run(
-        [sys.executable, str(bot)], cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=120
+        [sys.executable, str(bot)], cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS
     )
     assert done.returncode == 0, done.stderr
     said = next(line for line in done.stdout.splitlines() if line.startswith("SAID "))

@@ -75,7 +75,7 @@ def test_a_long_call_gives_signs_of_life(process: TaskProcess, monkeypatch: pyte
     heard = []
     monkeypatch.setattr(pulse.Watch, "heard", lambda self: heard.append(self))
 
-    process.call("other_work:sleep", {"seconds": 1.2})
+    process.call("other_work:sleep", {"seconds": 2.5})
 
     assert len(heard) >= 2, "a beat and the answer"
 

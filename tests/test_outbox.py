@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from pathlib import Path
+from typing import Any
 
 import episodes
 import pytest
@@ -29,9 +30,21 @@ def disk_refuses(monkeypatch: pytest.MonkeyPatch, times: int) -> Failing:
     return failing
 
 
-def returns_in(folder: Path) -> list[float]:
-    """The first reward of each waiting episode, oldest file first."""
-    files = sorted(folder.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns)
+@pytest.fixture
+def arrived(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files in the order in which they came; by their times, several may have come at once."""
+    files: list[Path] = []
+    deposit = buffer_folder.deposit_packed
+
+    def noted(*arguments: Any, **more: Any) -> Path:
+        files.append(deposit(*arguments, **more))
+        return files[-1]
+
+    monkeypatch.setattr(buffer_folder, "deposit_packed", noted)
+    return files
+
+
+def first_rewards(files: list[Path]) -> list[float]:
     return [float(episode_file.read(path.read_bytes()).rewards[0]) for path in files]
 
 
@@ -43,7 +56,9 @@ def test_an_episode_goes_straight_to_the_buffer(outbox: Outbox, paths: Paths):
     assert (outbox.waiting, outbox.given_up) == (0, 0)
 
 
-def test_what_the_disk_refuses_is_deposited_later_in_its_order(outbox: Outbox, paths: Paths, monkeypatch: pytest.MonkeyPatch):
+def test_what_the_disk_refuses_is_deposited_later_in_its_order(
+    outbox: Outbox, arrived: list[Path], monkeypatch: pytest.MonkeyPatch
+):
     """Three games on a full disk; the fourth finds room, and all four are there."""
     disk_refuses(monkeypatch, 3)
 
@@ -51,7 +66,7 @@ def test_what_the_disk_refuses_is_deposited_later_in_its_order(outbox: Outbox, p
 
     assert found[:3] == [None] * 3 and found[3] is not None
     assert outbox.waiting == 0
-    assert returns_in(paths.buffer) == [float(episodes.arrays(seed)["rewards"][0]) for seed in range(4)]
+    assert first_rewards(arrived) == [float(episodes.arrays(seed)["rewards"][0]) for seed in range(4)]
 
 
 def test_retry_deposits_without_a_further_game(outbox: Outbox, paths: Paths, monkeypatch: pytest.MonkeyPatch):
@@ -62,11 +77,11 @@ def test_retry_deposits_without_a_further_game(outbox: Outbox, paths: Paths, mon
 
     assert outbox.retry() is not None
 
-    assert outbox.waiting == 0 and len(returns_in(paths.buffer)) == 1
+    assert outbox.waiting == 0 and len(list(paths.buffer.glob("*.npz"))) == 1
 
 
 def test_memory_is_bounded_and_what_is_given_up_is_said(
-    paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    paths: Paths, arrived: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """The oldest go first, each is counted and logged, and the newest are kept."""
     size = len(episode_file.pack(episodes.arrays(0)))
@@ -80,7 +95,7 @@ def test_memory_is_bounded_and_what_is_given_up_is_said(
     assert (outbox.waiting, outbox.given_up) == (3, 7)
     assert len([record for record in caplog.records if "given up" in record.message]) == 7
     outbox.retry()
-    assert returns_in(paths.buffer) == [float(episodes.arrays(seed)["rewards"][0]) for seed in (7, 8, 9)]
+    assert first_rewards(arrived) == [float(episodes.arrays(seed)["rewards"][0]) for seed in (7, 8, 9)]
 
 
 def test_what_is_no_episode_is_refused_at_once_even_on_a_full_disk(outbox: Outbox, paths: Paths, monkeypatch: pytest.MonkeyPatch):
@@ -94,7 +109,7 @@ def test_what_is_no_episode_is_refused_at_once_even_on_a_full_disk(outbox: Outbo
     assert outbox.waiting == 0
 
 
-def test_later_changes_of_the_arrays_change_nothing(outbox: Outbox, paths: Paths, monkeypatch: pytest.MonkeyPatch):
+def test_later_changes_of_the_arrays_change_nothing(outbox: Outbox, arrived: list[Path], monkeypatch: pytest.MonkeyPatch):
     """A game may reuse its arrays while the episode waits."""
     disk_refuses(monkeypatch, 1)
     arrays = episodes.arrays(5)
@@ -104,7 +119,7 @@ def test_later_changes_of_the_arrays_change_nothing(outbox: Outbox, paths: Paths
 
     outbox.retry()
 
-    assert returns_in(paths.buffer) == [expected]
+    assert first_rewards(arrived) == [expected]
 
 
 def test_a_buffer_that_was_deleted_is_made_again(outbox: Outbox, paths: Paths):

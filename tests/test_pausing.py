@@ -18,7 +18,7 @@ import faulty_disk
 import learner_runs
 import numpy as np
 import pytest
-from conftest import wait_until
+from conftest import PATIENCE_SECONDS, wait_until
 
 from local_training import pausing
 from local_training.errors import PausedError
@@ -30,7 +30,7 @@ from tools.monitor.reading import Reader
 
 MONITOR = "monitor_background_training.py"
 STEPS = 4000
-LONG_BATCH = {"epochs": 20, "kl_limit": 1e9, "hidden": 64}
+LONG_BATCH = {"epochs": 4, "kl_limit": 1e9, "hidden": 64}
 
 
 def _status(paths: Paths) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def test_a_paused_learner_trains_nothing_and_then_everything(paths: Paths, monke
             wait_until(lambda: _status(paths)["state"] == "idle")
         finally:
             process.send_signal(signal.SIGINT)
-            said.append(process.communicate(timeout=20)[0])
+            said.append(process.communicate(timeout=PATIENCE_SECONDS)[0])
 
     assert "is paused, by" in said[0] and "is already paused" in said[1] and "goes on" in said[3]
     assert all(text.startswith("[WARNING]") and "so nothing is trained" in text for text in (said[2], said[4]))
@@ -183,8 +183,13 @@ def test_an_idle_learner_says_that_it_is_paused_and_goes_on_at_once(paths: Paths
         wait_until(lambda: _status(paths)["state"] == "idle" and learner.get_stats()["workers_allowed"] > 0)
 
 
-def test_a_batch_is_paused_in_its_middle_and_the_bits_stay_the_same(paths: Paths, tmp_path: Path) -> None:
+def test_a_batch_is_paused_in_its_middle_and_the_bits_stay_the_same(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The model that comes of it is the one of a drain, bit for bit."""
+    pause = "import pathlib; from local_training import pausing; from local_training.paths import Paths; "
+    pause += f"pausing.pause(Paths(pathlib.Path({str(paths.root)!r}))); done = True"
+    learner_runs.worker_does_in_the_middle(pause, monkeypatch)
     twin = Paths(tmp_path / "twin")
     twin.buffer.mkdir(parents=True)
     for root in (paths, twin):
@@ -195,15 +200,13 @@ def test_a_batch_is_paused_in_its_middle_and_the_bits_stay_the_same(paths: Paths
     with learner_runs.learner(paths.root, learning=LONG_BATCH) as learner:
         wait_until(lambda: _status(paths).get("state") == "paused")
         pausing.resume(paths)
-        wait_until(lambda: _status(paths)["state"] == "training" and learner.get_stats()["workers_allowed"] > 0)
-        (worker,) = learner_runs.workers_of(os.getpid())
-        begun = worker.cpu_times().user
-        wait_until(lambda: worker.cpu_times().user > begun + 0.15)
-        pausing.pause(paths)
-        wait_until(lambda: _status(paths)["state"] == "paused" and learner.get_stats()["governor"].startswith("paused"))
+        wait_until(lambda: pausing.read(paths) is not None)
+        asked = paths.paused.stat().st_mtime
+        wait_until(lambda: _status(paths)["state"] == "paused" and _status(paths)["updated_at"] >= asked)
+        wait_until(lambda: learner.get_stats()["governor"].startswith("paused"))
         half_done = (learner_runs.trained(paths), paths.model.exists())
         pausing.resume(paths)
-        wait_until(lambda: len(learner_runs.trained(paths)) == 3, 60.0)
+        wait_until(lambda: len(learner_runs.trained(paths)) == 3)
 
     assert half_done == ([], False)
     learner_runs.drain(twin.root, learning=LONG_BATCH)

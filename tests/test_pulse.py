@@ -13,7 +13,7 @@ from typing import Any
 import episodes
 import learner_runs
 import pytest
-from conftest import wait_until
+from conftest import PATIENCE_SECONDS, wait_until
 
 from local_training.paths import Paths
 from tools.learner import pulse, supervisor
@@ -45,7 +45,7 @@ def test_a_silent_process_is_killed_and_one_that_speaks_is_not(monkeypatch: pyte
     monkeypatch.setattr(pulse, "HANG_SECONDS", 0.5)
     with _started("import time; time.sleep(600)") as process:
         with Watch(process) as watch:
-            process.wait(30.0)
+            process.wait(PATIENCE_SECONDS)
         assert watch.killed
     with _started("import time; time.sleep(600)") as process:
         with Watch(process) as watch:
@@ -75,7 +75,7 @@ def test_a_worker_that_hangs_is_replaced(
     """It is stopped dead, and says nothing any more: another one trains what waits."""
     monkeypatch.setattr(pulse, "HANG_SECONDS", 5.0)
     with learner_runs.learner(paths.root, rescan_seconds=0.2, restart_limit=100) as learner:
-        wait_until(lambda: learner.get_stats()["active_workers"] == 1, 60.0)
+        wait_until(lambda: learner.get_stats()["active_workers"] == 1)
         (worker,) = learner_runs.workers_of(os.getpid())
         os.kill(worker.pid, signal.SIGSTOP)
         episodes.write(paths.buffer, "game.npz")
@@ -100,7 +100,7 @@ def test_a_worker_that_leaks_is_replaced_between_two_batches(
     for number in range(3):
         episodes.write(paths.buffer, f"game_{number}.npz", seed=number)
     with learner_runs.learner(paths.root, batch_size=1, worker_memory_bytes=250_000_000) as learner:
-        wait_until(lambda: learner.get_stats()["files_processed"] == 3, 60.0)
+        wait_until(lambda: learner.get_stats()["files_processed"] == 3)
         counts = learner.get_stats()
 
     assert counts["worker_restarts"] == 1

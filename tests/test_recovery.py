@@ -12,7 +12,7 @@ import episodes
 import learner_runs
 import numpy as np
 import pytest
-from conftest import wait_until
+from conftest import PATIENCE_SECONDS, wait_until
 
 from local_training import bounded_npz, model_store
 from local_training.blas_threads import BLAS_THREAD_VARIABLES
@@ -390,7 +390,7 @@ def test_an_environment_with_other_blas_threads_is_told_from_a_changed_model(pat
         f"import numpy, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path({str(learner_runs.COMMAND)!r}, run_name='__main__')"
     )
     command = [sys.executable, "-c", code, "x", "--root", str(paths.root), "--drain", "--quiet"]
-    subprocess.run(command, check=True, env={**learner_runs.environment(), **threads}, timeout=60)
+    subprocess.run(command, check=True, env={**learner_runs.environment(), **threads}, timeout=PATIENCE_SECONDS)
     recorded = model_store.read(paths.model).manifest["numeric_fingerprint"]
     if " threads 2 " not in recorded:
         pytest.skip(f"this BLAS shares nothing out, or can't be asked: {recorded}")

@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import wait_until
+from replay_fakes import replays_folder
 
 from local_training.paths import Paths
 from local_training.settings import Settings
 from tests import episodes
-from tests.conftest import wait_until
-from tests.replay_fakes import replays_folder
 from tools.background_parallel_learner import BackgroundParallelLearner
 
 pytest.importorskip("sc2reader", reason="the replays extra is not installed")
@@ -34,8 +34,8 @@ def test_new_replays_are_learnt_from_while_training_goes_on(paths: Paths, tmp_pa
         for seed in range(5):
             episodes.write(paths.buffer, f"game_{seed}.npz", seed)
         shutil.copy(source[0], folder)
-        wait_until(lambda: learner.get_stats()["replays_analyzed"] == 1, 60)
-        wait_until(lambda: learner.get_stats()["files_processed"] == 5, 60)
+        wait_until(lambda: learner.get_stats()["replays_analyzed"] == 1)
+        wait_until(lambda: learner.get_stats()["files_processed"] == 5)
 
     summary = json.loads(paths.build_orders.read_text("utf-8"))
     assert summary["counts"]["seen"] == 1
@@ -47,7 +47,7 @@ def test_missing_replay_folder_is_said_and_training_goes_on(
     """A folder that is not there is named once, and costs no episode."""
     with BackgroundParallelLearner(settings=_settings(paths.root, tmp_path / "nowhere")) as learner:
         episodes.write(paths.buffer, "game.npz")
-        wait_until(lambda: learner.get_stats()["files_processed"] == 1, 60)
-        wait_until(lambda: learner.get_stats()["errors"] > 1, 60)
+        wait_until(lambda: learner.get_stats()["files_processed"] == 1)
+        wait_until(lambda: learner.get_stats()["errors"] > 1)
 
     assert capsys.readouterr().out.count("nowhere") == 1

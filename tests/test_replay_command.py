@@ -6,10 +6,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE_SECONDS, wait_until
 from replay_fakes import install_fake_library, write_replays
 
 from local_training.paths import CHECKOUT
@@ -27,7 +27,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def run(environment: dict[str, str], *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], env=environment, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=60
+        [*COMMAND, *arguments],
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=PATIENCE_SECONDS,
     )
 
 
@@ -126,13 +132,10 @@ def test_watching_reads_what_comes_until_it_is_stopped(environment: dict[str, st
         wait_for_seen(tmp_path, 2)
     finally:
         process.terminate()
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, errors.decode()
 
 
 def wait_for_seen(tmp_path: Path, count: int) -> None:
-    deadline = time.monotonic() + 30
     summary = tmp_path / "root" / "models" / "learned_build_orders.json"
-    while not summary.exists() or json.loads(summary.read_bytes())["counts"]["seen"] != count:
-        assert time.monotonic() < deadline, f"{count} replays were never seen"
-        time.sleep(0.05)
+    wait_until(lambda: summary.exists() and json.loads(summary.read_bytes())["counts"]["seen"] == count)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import replay_oracle
+from conftest import PATIENCE_SECONDS
 from replay_fakes import replays_folder
 
 from local_training.paths import CHECKOUT, Paths
@@ -147,7 +148,7 @@ def analyse(replays: Path, root: Path, *arguments: str) -> subprocess.Popen[byte
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, errors.decode()
 
 
@@ -158,10 +159,10 @@ def summary_bytes(root: Path) -> bytes:
 def test_a_second_run_is_quick_and_reads_no_replay(replays: Path, root: Path):
     """All files looked at, none opened, the summary's bytes and time untouched."""
     before = Paths(root).build_orders.stat().st_mtime_ns
-    started = time.monotonic()
+    started = time.process_time()
     counts = replay_archive.analyse_some(str(root), str(replays), ReplaySettings(), 10_000)
 
-    assert time.monotonic() - started < 1.0
+    assert time.process_time() - started < 1.0
     assert counts["read"] == 0
     assert Paths(root).build_orders.stat().st_mtime_ns == before
 

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from conftest import PATIENCE_SECONDS, PROMPT_SECONDS, wait_until
 from replay_fakes import install_fake_library, write_replays
 
 from local_training.errors import WorkerError
@@ -27,13 +27,6 @@ QUICK = ReplaySettings(timeout_seconds=1.0, workers=2)
 @pytest.fixture(autouse=True)
 def fake_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", install_fake_library(tmp_path))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
 
 
 def reasons_of(folder: Path, *contents: str, settings: ReplaySettings = QUICK) -> dict[str, str]:
@@ -53,12 +46,12 @@ def test_a_hung_file_costs_its_time_and_the_others_go_on(tmp_path: Path):
     found = reasons_of(tmp_path / "replays", "fine", "hang in c", "hang in python", "later")
 
     assert found == {"fine": "no-players", "hang in c": "timeout", "hang in python": "timeout", "later": "no-players"}
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < PATIENCE_SECONDS
 
 
 def test_a_file_that_waits_without_working_is_given_up_too(tmp_path: Path):
     """It uses no processor time; the clock, with patience, ends it."""
-    quick = ReplaySettings(timeout_seconds=0.2, workers=2)
+    quick = ReplaySettings(timeout_seconds=0.5, workers=2)
 
     assert reasons_of(tmp_path / "replays", "wait", "fine", settings=quick) == {"wait": "timeout", "fine": "no-players"}
 
@@ -154,9 +147,9 @@ def test_ctrl_c_stops_everything_within_two_seconds(tmp_path: Path):
     asked = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
 
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
 
-    assert time.monotonic() - asked < 2.0
+    assert time.monotonic() - asked < PROMPT_SECONDS
     assert process.returncode == 130
     assert errors.decode().splitlines() == ["[INFO] Interrupted; what was read is kept"]
     assert gone(workers)

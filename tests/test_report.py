@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,7 +108,7 @@ def test_a_browser_runs_nothing_of_it(made, tmp_path):
     flags += ["--disable-background-networking", "--disable-component-update"]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [str(CHROMIUM), *flags, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS)
     assert "<title>Training report: Light</title>" in done.stdout
     assert done.stdout.count("<img alt=") == 6
 

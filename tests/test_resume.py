@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -11,12 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import PATIENCE_SECONDS, wait_until
 
 from local_training import atomic_files
 from local_training.errors import RunStateError, SettingsError
 from local_training.paths import CHECKOUT, Paths
 from tests.commands import run_tool
-from tests.conftest import wait_until
 from tools.learner import ledger as ledgers
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
@@ -33,20 +34,26 @@ CARTPOLE = ("--game", "CartPole-v1")
 
 
 def _run(root: Path, *arguments: str, exit_code: int = 0) -> str:
-    done = subprocess.run([*COMMAND, str(root), *arguments], capture_output=True, text=True, encoding="utf-8", timeout=120)
+    done = subprocess.run(
+        [*COMMAND, str(root), *arguments], capture_output=True, text=True, encoding="utf-8", timeout=PATIENCE_SECONDS
+    )
     assert done.returncode == exit_code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def _killed(root: Path, *arguments: str, after_games: int) -> int:
     """Kill a run outright after so many games; the games that are in its log."""
-    log = Paths(root).games_log
-    with subprocess.Popen([*COMMAND, str(root), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") > after_games, 60)
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-    wait_until(lambda: not any(_is_alive(child) for child in family), 20)
-    return len(_games(root))
+    log, all_games = Paths(root).games_log, int(arguments[arguments.index("--games") + 1])
+    while True:
+        with subprocess.Popen([*COMMAND, str(root), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") > after_games)
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+        wait_until(lambda family=family: not any(_is_alive(child) for child in family))  # type: ignore[misc]
+        if len(_games(root)) < all_games:
+            return len(_games(root))
+        shutil.rmtree(root)  # it was quicker than we, and there is nothing to go on with
+        root.mkdir()
 
 
 def _is_alive(process: psutil.Process) -> bool:

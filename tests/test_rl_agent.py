@@ -13,6 +13,7 @@ import episodes
 import learner_runs
 import numpy as np
 import pytest
+from conftest import PATIENCE_SECONDS
 from fakes import Failing
 
 from local_training import atomic_files, episode_file, learning, model_store, rl_agent
@@ -218,7 +219,12 @@ def test_training_here_makes_a_rewarded_action_more_likely(paths: Paths):
         "print(*RLAgent(root=sys.argv[1]).get_action(np.full(4, 0.5), training=False))"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", code, str(paths.root)], capture_output=True, text=True, cwd=CHECKOUT, check=True, timeout=60
+        [sys.executable, "-c", code, str(paths.root)],
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+        check=True,
+        timeout=PATIENCE_SECONDS,
     )
     action, name, probability = agent.get_action(np.full(4, 0.5), training=False)
     assert answer.stdout.split() == [str(action), name, str(probability)]

@@ -14,7 +14,7 @@ import episodes
 import filelock
 import learner_runs
 import pytest
-from conftest import wait_until
+from conftest import PATIENCE_SECONDS, wait_until
 from fakes import Failing
 
 from local_training.errors import AnotherLearnerError, LockUnavailableError, MachineError
@@ -57,7 +57,7 @@ def test_a_second_learner_is_refused_with_the_first_ones_process(paths: Paths, h
 def test_the_lock_dies_with_its_holder(paths: Paths, holder: subprocess.Popen[bytes]):
     """Killed without a chance to tidy up, it blocks nobody."""
     holder.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
-    holder.wait(20)
+    holder.wait(PATIENCE_SECONDS)
     lock = LearnerLock(paths)
 
     lock.acquire()
@@ -115,7 +115,7 @@ def test_waiting_ends_when_the_holder_dies_or_the_time_is_up(paths: Paths, holde
     assert not lock.wait_acquired(0.1)
     holder.kill()
 
-    assert lock.wait_acquired(20.0)
+    assert lock.wait_acquired(PATIENCE_SECONDS)
 
     lock.release()
     wait_until(lambda: holder.poll() is not None)

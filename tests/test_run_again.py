@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conftest import PATIENCE_SECONDS
+
 from local_training import model_store
 from local_training.paths import CHECKOUT, Paths
 
@@ -13,7 +15,7 @@ from local_training.paths import CHECKOUT, Paths
 def _summary(root: Path) -> dict[str, str]:
     options = ["--game", "CartPole-v1", "--games", "5", "--quiet", "--root", str(root)]
     command = [sys.executable, str(CHECKOUT / "run_with_training.py"), *options]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in done.stdout.splitlines())}
 

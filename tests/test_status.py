@@ -11,7 +11,7 @@ import time
 import episodes
 import learner_runs
 import pytest
-from conftest import wait_until
+from conftest import PATIENCE_SECONDS, wait_until
 
 from local_training.paths import Paths
 from tools.learner import stats, status
@@ -74,7 +74,7 @@ def test_a_reader_in_another_process_sees_whole_snapshots_only(paths: Paths) -> 
         assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
         for number in range(301):
             status.write(paths, "training", {"last": number, "padding": "x" * 50_000})
-        output, errors = reader.communicate(timeout=60)
+        output, errors = reader.communicate(timeout=PATIENCE_SECONDS)
 
     assert errors == ""
     assert int(output) > 1

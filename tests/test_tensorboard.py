@@ -12,7 +12,7 @@ import episodes
 import learner_runs
 import numpy as np
 import pytest
-from conftest import wait_until
+from conftest import PATIENCE_SECONDS, wait_until
 
 from local_training import metrics
 from local_training.errors import BackgroundTrainingError
@@ -60,7 +60,12 @@ def _command(paths: Paths, *flags: str) -> list[str]:
 
 def _once(paths: Paths) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        _command(paths, "--once"), capture_output=True, text=True, env=learner_runs.environment(), timeout=60, check=False
+        _command(paths, "--once"),
+        capture_output=True,
+        text=True,
+        env=learner_runs.environment(),
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
 
 
@@ -95,8 +100,10 @@ def test_it_follows_and_goes_on_after_a_kill(paths: Paths) -> None:
             try:
                 assert process.stdout is not None and process.stdout.readline().startswith(b"[OK]")
                 before = _event_files(paths)[0].stat().st_size
-                _recorded(paths, last, last + (2 if last == 6 else 0))
+                newest = last + (2 if last == 6 else 0)
+                _recorded(paths, last, newest)
                 wait_until(lambda before=before: _event_files(paths)[0].stat().st_size > before)  # type: ignore[misc]
+                wait_until(lambda newest=newest: newest in _points(paths)["rollout/ep_rew_mean"])  # type: ignore[misc]
             finally:
                 process.kill()
     assert len(_event_files(paths)) == 1

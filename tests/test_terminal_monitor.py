@@ -19,8 +19,9 @@ from typing import Any
 import episodes
 import learner_runs
 import numpy as np
+import psutil
 import pytest
-from conftest import wait_until
+from conftest import PATIENCE_SECONDS, PROMPT_SECONDS, wait_until
 from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -368,7 +369,7 @@ def _live(root: Path, *command: str) -> Iterator[_Live]:
     live = _Live(process, leader)
     try:
         yield live
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
         live.read_rest()
         assert termios.tcgetattr(follower) == before
     finally:
@@ -410,11 +411,13 @@ def test_the_terminal_is_given_back_however_it_ends(paths: Paths, end: str) -> N
         else:
             live.process.send_signal(signal.SIGTSTP)
             live.wait_shown(b"\x1b[?1049l")
+            # Told to go on before it stands still, it would stand still after that, for ever.
+            wait_until(lambda: psutil.Process(live.process.pid).status() == psutil.STATUS_STOPPED)
             live.process.send_signal(signal.SIGCONT)
             live.wait_shown(b"BACKGROUND TRAINING", 2)
             live.press(b"q")
-        live.process.wait(10)
-        assert time.monotonic() - pressed < 5
+        live.process.wait(PATIENCE_SECONDS)
+        assert time.monotonic() - pressed < PROMPT_SECONDS
     assert live.seen.count(b"\x1b[?25h") == live.seen.count(b"\x1b[?25l") == live.seen.count(b"\x1b[?1049l")
 
 

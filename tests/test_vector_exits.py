@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from vector_fixtures import nothing_left_behind, wait_for  # noqa: F401
+from conftest import PATIENCE_SECONDS, wait_until
+from vector_fixtures import nothing_left_behind  # noqa: F401
 from vector_games import LOOP, STOP, FaultyGame
 
 from local_training.games import ResilientAsyncVectorEnv
@@ -57,13 +58,13 @@ def test_a_killed_parent_takes_its_workers_with_it(method, state):
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert run.returncode == -signal.SIGKILL
     pids = [int(word) for word in run.stdout.split()]
     assert len(pids) == (4 if state == "with a game server" else 2)
-    wait_for(lambda: all(is_gone(pid) for pid in pids), 5)
+    wait_until(lambda: all(is_gone(pid) for pid in pids))
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
@@ -86,7 +87,9 @@ def test_a_script_without_a_main_guard_runs_once(method, tmp_path):
         """),
         encoding="utf-8",
     )
-    run = subprocess.run([sys.executable, str(script)], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(
+        [sys.executable, str(script)], env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert run.stdout == "main\n(5, 5)\n", run.stderr
     assert not run.stderr
 
@@ -96,7 +99,7 @@ def test_a_program_from_standard_input_can_have_workers():
     program = "import gymnasium\nfrom local_training.games import *\n"
     program += "envs = ResilientAsyncVectorEnv([lambda: gymnasium.make('CartPole-v1')])\nprint(envs.reset(seed=1)[0].shape)\n"
     run = subprocess.run(
-        [sys.executable], input=program, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable], input=program, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )
     assert run.stdout == "(1, 4)\n", run.stderr
 
@@ -151,9 +154,9 @@ def test_a_forked_child_of_the_parent_does_not_keep_workers_alive():
         [sys.executable, "-c", textwrap.dedent(script)], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
     )
     child, worker = (int(word) for word in process.stdout.readline().split())
-    process.wait(10)
+    process.wait(PATIENCE_SECONDS)
     try:
-        wait_for(lambda: is_gone(worker), 5)
+        wait_until(lambda: is_gone(worker))
     finally:
         os.kill(child, signal.SIGKILL)
         process.stdout.close()

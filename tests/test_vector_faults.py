@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 from vector_fixtures import nothing_left_behind, step_until  # noqa: F401
-from vector_games import CLOSE_PIPE, FAULTS, GARBAGE, KILL, LOOP, NORMAL, RAISE, BuildFault, FaultyGame
+from vector_games import CLOSE_PIPE, FAULTS, GARBAGE, KILL, LEAK, LOOP, NORMAL, RAISE, STOP, BuildFault, FaultyGame
 
 from local_training.games import ResilientAsyncVectorEnv, StableProcessPoolEnv
 from local_training.games.vector_errors import EnvCallError, RestartBudgetError
 
-QUICK = {"step_seconds": 0.5, "reset_seconds": 0.5, "memory_limit_bytes": 300 << 20, "reduce_after": 0}
+NEVER_REST = {"reduce_after": 0}
+HASTY = {"step_seconds": 2.0, "reset_seconds": 2.0}
+"""Only what hangs needs a time limit to be found out: a machine that is busy might let any other worker run into one too."""
 REASONS = {
     "kill": "SIGKILL",
     "segfault": "SIGSEGV",
@@ -22,7 +24,7 @@ REASONS = {
     "exit": "exit code 7",
     "raise": "game 1 has had enough",
     "loop": "hung",
-    "leak": ("memory", "hung"),
+    "leak": "memory",
     "garbage": "garbled pipe",
     "closed pipe": ("exit code", "broken pipe"),
 }
@@ -39,6 +41,12 @@ def actions(count, **faults):
     return chosen
 
 
+def limits_for(fault):
+    """The limits that find such a fault out."""
+    found_out_by = {STOP: HASTY, LOOP: HASTY, LEAK: {"memory_limit_bytes": 300 << 20}}
+    return NEVER_REST | found_out_by.get(fault, {})
+
+
 def is_back(index):
     return lambda results: not results[3][index]
 
@@ -47,7 +55,7 @@ def is_back(index):
 @pytest.mark.parametrize("name", FAULTS)
 def test_one_worker_fails_and_the_others_step_on(name, mode):
     """The row says so and invents nothing; the env is back in a new process; no other env notices."""
-    envs = ResilientAsyncVectorEnv(games(3), autoreset_mode=mode, **QUICK)
+    envs = ResilientAsyncVectorEnv(games(3), autoreset_mode=mode, **limits_for(FAULTS[name]))
     first, _ = envs.reset(seed=1)
     good = envs.step(actions(3))[0]
     observations, rewards, terminations, truncations, infos = envs.step(actions(3, e1=FAULTS[name]))
@@ -69,9 +77,9 @@ def test_one_worker_fails_and_the_others_step_on(name, mode):
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_forked_workers_are_replaced_too(method):
     """The other start methods recover the same way, from a death and from a worker that lives and has to be killed."""
-    envs = ResilientAsyncVectorEnv(games(2), start_method=method, reduce_after=0)
+    envs = ResilientAsyncVectorEnv(games(2), start_method=method, **NEVER_REST)
     envs.reset()
-    for fault in (KILL, GARBAGE):  # each is an event; a time limit might pass on a busy machine by itself
+    for fault in (KILL, GARBAGE):
         assert envs.step(actions(2, e0=fault))[3].tolist() == [True, False]
         step_until(envs, is_back(0), actions(2))
     envs.close()
@@ -79,7 +87,7 @@ def test_forked_workers_are_replaced_too(method):
 
 def test_two_faults_at_once_are_two_restarts():
     """Even half of all workers in one step."""
-    envs = ResilientAsyncVectorEnv(games(4), **QUICK)
+    envs = ResilientAsyncVectorEnv(games(4), **NEVER_REST)
     envs.reset()
     results = envs.step(actions(4, e0=KILL, e2=RAISE))
     assert results[3].tolist() == [True, False, True, False]
@@ -94,7 +102,7 @@ def test_a_fault_within_reset_is_waited_for(fault, tmp_path):
     """reset returns a first observation of every env, the failed one's from a new process."""
     marker = tmp_path / "fail once"
     makers = [partial(FaultyGame, number, 10**6, reset_fault=str(marker) if number else "", fault=fault) for number in range(2)]
-    envs = ResilientAsyncVectorEnv(makers, **QUICK)
+    envs = ResilientAsyncVectorEnv(makers, **limits_for(fault))
     marker.touch()
     observations, infos = envs.reset(seed=3)
     assert observations[:, 3].tolist() == [0, 0]
@@ -108,8 +116,8 @@ def test_a_fault_while_an_env_is_built_is_tried_again(fault, tmp_path):
     """Construction, too, may fail once."""
     marker = tmp_path / "fail once"
     marker.touch()
-    # Only the loop needs a time limit to be seen; a busy machine might let other workers run into it too.
-    limits = {"start_seconds": 3.0, "backoff_limit_seconds": 0.1} if fault == LOOP else {}
+    # Only the loop needs a time limit to be seen; forked, no other worker has so much to do at its start that it needs long.
+    limits = {"start_seconds": 3.0, "backoff_limit_seconds": 0.1, "start_method": "fork"} if fault == LOOP else {}
     envs = ResilientAsyncVectorEnv([FaultyGame, partial(BuildFault, 1, str(marker), fault)], reduce_after=0, **limits)
     envs.reset()
     assert envs.step(actions(2))[1].tolist() == [1, 1]
@@ -131,7 +139,7 @@ def test_a_crash_loop_is_named_with_the_last_words(tmp_path):
 
 def test_when_the_budget_is_spent_it_raises():
     """And the vector env can still be closed, or used without that env."""
-    envs = ResilientAsyncVectorEnv(games(2), restarts_per_env=0, **QUICK)
+    envs = ResilientAsyncVectorEnv(games(2), restarts_per_env=0, **NEVER_REST)
     envs.reset()
     with pytest.raises(RestartBudgetError, match="SIGKILL"):
         envs.step(actions(2, e0=KILL))
@@ -141,7 +149,7 @@ def test_when_the_budget_is_spent_it_raises():
 
 def test_when_the_budget_is_spent_it_shrinks():
     """The lost env's row is masked for good; the last env's loss is an error."""
-    envs = ResilientAsyncVectorEnv(games(2), restarts_per_env=0, on_exhausted="shrink", **QUICK)
+    envs = ResilientAsyncVectorEnv(games(2), restarts_per_env=0, on_exhausted="shrink", **NEVER_REST)
     envs.reset()
     assert envs.step(actions(2, e0=KILL))[3].tolist() == [True, False]
     results = envs.step(actions(2))
@@ -159,7 +167,7 @@ def test_when_the_budget_is_spent_it_shrinks():
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_when_the_budget_is_spent_it_falls_back_into_this_process(mode):
     """The env lives on here; its row is as good as any."""
-    envs = ResilientAsyncVectorEnv(games(2), restarts_per_env=0, on_exhausted="sync", autoreset_mode=mode, **QUICK)
+    envs = ResilientAsyncVectorEnv(games(2), restarts_per_env=0, on_exhausted="sync", autoreset_mode=mode, **NEVER_REST)
     envs.reset(seed=1)
     assert envs.step(actions(2, e0=KILL))[3].tolist() == [True, False]
     results = step_until(envs, is_back(0), actions(2))
@@ -190,7 +198,7 @@ def test_an_exception_costs_the_neighbours_in_its_worker_nothing():
 
 def test_a_death_in_a_pool_takes_the_neighbours_episodes_and_no_others():
     """The price of several envs per worker, as documented; the culprit is the env whose code ran."""
-    envs = StableProcessPoolEnv(games(4), max_workers=2, timeout=0.5, reduce_after=0)
+    envs = StableProcessPoolEnv(games(4), max_workers=2, **NEVER_REST)
     envs.reset()
     results = envs.step(actions(4, e3=KILL))
     assert results[3].tolist() == [False, False, True, True]
@@ -202,7 +210,7 @@ def test_a_death_in_a_pool_takes_the_neighbours_episodes_and_no_others():
 
 def test_a_worker_lost_over_a_call_is_an_error_of_that_call_only():
     """There is no honest answer to give; the next call has one."""
-    envs = ResilientAsyncVectorEnv(games(2), **QUICK)
+    envs = ResilientAsyncVectorEnv(games(2), **NEVER_REST)
     envs.reset()
     with pytest.raises(EnvCallError, match="_misbehave has no answer from env 0"):
         envs.call("_misbehave", KILL)
@@ -215,7 +223,7 @@ def test_a_worker_lost_over_a_call_is_an_error_of_that_call_only():
 
 def test_waiting_for_restarts_leaves_no_masked_rows():
     """With wait_for_restart there is the fault's row and then the first observation, nothing between."""
-    envs = ResilientAsyncVectorEnv(games(2), wait_for_restart=True, **QUICK)
+    envs = ResilientAsyncVectorEnv(games(2), wait_for_restart=True, **NEVER_REST)
     envs.reset()
     assert envs.step(actions(2, e0=KILL))[3].tolist() == [True, False]
     results = envs.step(actions(2))
@@ -225,7 +233,7 @@ def test_waiting_for_restarts_leaves_no_masked_rows():
 
 def test_disabled_autoreset_leaves_a_failed_env_to_the_callers_reset():
     """The row stays truncated until it is reset; that reset waits for the new worker."""
-    envs = ResilientAsyncVectorEnv(games(2), autoreset_mode="Disabled", **QUICK)
+    envs = ResilientAsyncVectorEnv(games(2), autoreset_mode="Disabled", **NEVER_REST)
     envs.reset()
     assert envs.step(actions(2, e1=KILL))[3].tolist() == [False, True]
     assert envs.step(actions(2))[3].tolist() == [False, True]
@@ -240,7 +248,7 @@ def test_the_same_seed_gives_the_same_rebuilt_env(tmp_path):
     """A seeded run stays repeatable through restarts, and never plays the same episode twice for it."""
     draws = []
     for _ in range(2):
-        envs = ResilientAsyncVectorEnv(games(1), **QUICK)
+        envs = ResilientAsyncVectorEnv(games(1), **NEVER_REST)
         envs.reset(seed=11)
         before = envs.get_attr("np_random")[0].random()
         envs.step([KILL])

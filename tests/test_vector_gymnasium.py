@@ -7,7 +7,9 @@ from functools import partial
 
 import gymnasium
 import numpy as np
+import psutil
 import pytest
+from conftest import wait_until
 from gymnasium import spaces
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -151,9 +153,13 @@ def test_a_callers_time_limit_loses_nothing():
     """step_wait(timeout) may give up waiting; the results are there for the next call."""
     envs = ResilientAsyncVectorEnv([FaultyGame])
     envs.reset()
-    envs.step_async([WAIT])
+    worker = psutil.Process(envs.health()["workers"][0]["pid"])
+    worker.suspend()  # otherwise it might have answered before we ask, on a machine that is busy with other things
+    wait_until(lambda: worker.status() == psutil.STATUS_STOPPED)
+    envs.step_async([0])
     with pytest.raises(multiprocessing.TimeoutError):
         envs.step_wait(timeout=0.0)
+    worker.resume()
     assert envs.step_wait()[1].tolist() == [1.0]
     envs.close()
 

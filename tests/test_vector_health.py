@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_workers_are_renewed_between_episodes_and_nobody_loses_a_step(mode, work
         before = observations
         return envs.health()["preventive_rebuilds"] >= 4
 
-    step_until(envs, renewed, [0, 0], 30)
+    step_until(envs, renewed, [0, 0])
     assert len(processes) > 2
     assert envs.health()["failures"] == 0
     step_until(envs, lambda _: len(psutil.Process().children()) <= 3, [0, 0])
@@ -66,7 +67,10 @@ def test_a_worker_above_its_memory_is_renewed_between_episodes():
 def test_envs_rest_after_three_failures_and_come_back_when_it_is_calm():
     """Down to half of them, and no further; then all are back."""
     envs = ResilientAsyncVectorEnv(
-        [partial(FaultyGame, number, 10**6) for number in range(4)], reduce_after=3, reduce_window_seconds=60, calm_seconds=0.8
+        [partial(FaultyGame, number, 10**6) for number in range(4)],
+        reduce_after=3,
+        reduce_window_seconds=3600,
+        calm_seconds=3600,
     )
     envs.reset()
     for index in (0, 1, 2, 3):
@@ -74,6 +78,7 @@ def test_envs_rest_after_three_failures_and_come_back_when_it_is_calm():
         kill[index] = KILL
         envs.step(kill)
     assert envs.health()["resting"] == [2, 3]
+    envs._fleet.tracker.calm_seconds = 0.0  # it is calm
     step_until(envs, lambda _: not envs.health()["resting"], np.zeros(4, int))
     step_until(envs, lambda results: not results[3].any(), np.zeros(4, int))
     assert envs.health()["reductions"] == 2
@@ -85,12 +90,13 @@ def test_health_is_plain_and_tells_what_happened():
     """Counts by kind, the last failures with reason, the workers with memory."""
     envs = ResilientAsyncVectorEnv([partial(FaultyGame, 0, 10**6)])
     envs.reset()
+    begun = time.monotonic()
     envs.step([KILL])
     step_until(envs, lambda results: not results[3].any(), [0])
-    health = envs.health()
+    health, took = envs.health(), time.monotonic() - begun
     assert health["failures_by_kind"] == {"died": 1}
     assert health["recent_failures"][0]["detail"] == "killed by SIGKILL"
-    assert 0 < health["recovery_seconds_median"] < 5
+    assert 0 < health["recovery_seconds_median"] < took
     assert health["workers"][0]["memory_bytes"] > 1 << 20
     assert health["envs_by_state"]["live"] == 1
     envs.close()
@@ -118,7 +124,7 @@ def test_many_rebuilds_leave_memory_and_descriptors_flat():
     envs.reset()
     sizes = []
     for wanted in (20, 60):
-        step_until(envs, lambda _, wanted=wanted: envs.health()["preventive_rebuilds"] >= wanted, [0, 0], 60)
+        step_until(envs, lambda _, wanted=wanted: envs.health()["preventive_rebuilds"] >= wanted, [0, 0])
         sizes.append((len(descriptors()), psutil.Process().memory_info().rss))
     assert abs(sizes[1][0] - sizes[0][0]) <= 6, "a standby and a retired worker may be open"
     assert sizes[1][1] - sizes[0][1] < 8 << 20

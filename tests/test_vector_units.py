@@ -7,6 +7,7 @@ import pickle
 import gymnasium
 import numpy as np
 import pytest
+from conftest import wait_until
 from gymnasium import spaces
 from gymnasium.vector.utils import create_empty_array
 from hypothesis import given
@@ -212,12 +213,9 @@ def test_on_windows_a_worker_ends_with_its_parents_process(monkeypatch):
     monkeypatch.setattr(worker_platform, "leave", left.append)
     system = FakeWindows()
     thread = worker_platform.start_watcher(lambda: None, lambda: None)
-    thread.join(5)
+    wait_until(lambda: not thread.is_alive())
     worker_platform.die_with_process(77, system)
-    for _ in range(1000):
-        if left:
-            break
-        thread.join(0.005)
+    wait_until(lambda: left)
     assert left == [1]
     assert system.calls == [("open", 0x00100000, 77), ("wait", "handle", -1)]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import episodes
 import learner_runs
 import pytest
+from conftest import PATIENCE_SECONDS
 from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,7 +146,11 @@ def test_whole_learner_trains_on_what_waited_while_the_clock_was_put_forward(pat
     waits = episodes.write(paths.root, "waits.npz", 2)
 
     done = subprocess.run(
-        [sys.executable, "-c", LEAPING, str(paths.root), str(waits)], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", LEAPING, str(paths.root), str(waits)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
 
     assert done.stdout == "0\n", done.stderr

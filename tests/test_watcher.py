@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+from conftest import PATIENCE_SECONDS
 
 from tools.learner.watcher import BufferWatcher
 
@@ -45,7 +46,7 @@ def test_a_file_that_is_renamed_into_the_buffer_is_a_hint(watcher, tmp_path):
     """As every episode arrives: written elsewhere or under another name, then renamed."""
     (tmp_path / "new.npz").write_bytes(b"data")
     (tmp_path / "new.npz").rename(tmp_path / "buffer ü" / "new.npz")
-    assert watcher._hint.wait(30.0)
+    assert watcher._hint.wait(PATIENCE_SECONDS)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only watchdog's emitter for inotify holds events back")
@@ -53,7 +54,7 @@ def test_arrivals_do_not_wait_behind_files_that_leave(watcher, tmp_path):
     """watchdog holds the event of a file that is moved away back for half a second, and all that come after it."""
     (tmp_path / "buffer ü" / "old.npz").rename(tmp_path / "old.npz")
     (tmp_path / "buffer ü" / "new.npz").write_bytes(b"data")
-    assert watcher._hint.wait(30.0)
+    assert watcher._hint.wait(PATIENCE_SECONDS)
     assert not [path for path in watcher.heard if path.endswith("old.npz")]
 
 
@@ -62,6 +63,6 @@ def test_a_folder_that_is_deleted_and_made_again_is_noticed(watcher, tmp_path):
     assert watcher.sees()
     (tmp_path / "buffer ü" / "old.npz").unlink()
     (tmp_path / "buffer ü").rmdir()
-    assert watcher._hint.wait(30.0)
+    assert watcher._hint.wait(PATIENCE_SECONDS)
     (tmp_path / "buffer ü").mkdir()
     assert not watcher.sees()

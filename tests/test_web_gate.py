@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import web_pages
+from conftest import PATIENCE_SECONDS, PROMPT_SECONDS
 
 from tools.monitor.web.gate import Gate
 
@@ -29,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[web_pages.Serve
 
 def _asked(server: web_pages.Server, *lines: str, method: str = "GET", path: str = "/") -> tuple[int, bytes]:
     """Status and body of a request with exactly these header lines; PORT stands for the server's port."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         for line in lines:
@@ -119,7 +120,7 @@ def test_websockets_are_for_the_page_only(server: web_pages.Server, lines: list[
 
 
 def _asked_for_socket(server: web_pages.Server, lines: list[str]) -> int:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(_request(server, lines))
         return int(connection.recv(1000).split()[1])
 
@@ -131,7 +132,7 @@ def _request(server: web_pages.Server, lines: list[str]) -> bytes:
 
 def test_browsers_are_told_what_they_may_do(server: web_pages.Server) -> None:
     """Even if a hostile text became part of the page, it could load nothing and send nothing elsewhere."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)
     connection.request("GET", "/")
     heads = connection.getresponse().headers
     connection.close()
@@ -154,7 +155,7 @@ def test_it_listens_on_this_machine_only(server: web_pages.Server) -> None:
 def test_a_port_in_use_is_told_in_one_line(server: web_pages.Server, root: Path) -> None:
     """Exit code 5, and what to do."""
     command = [sys.executable, str(web_pages.SCRIPT), "--web", "--port", str(server.port), "--root", str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 5
     assert done.stderr.startswith(f"[ERROR] opening port {server.port}: ") and "--port names another one" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -175,11 +176,11 @@ def test_port_80_needs_no_number() -> None:
 def test_it_ends_at_once_with_a_page_open_and_leaves_nothing(root: Path, number: int) -> None:
     """Within seconds, in good order and without a complaint; and the root is as it was."""
     with web_pages.server(root, ends_by=number) as running:
-        connection = socket.create_connection(("127.0.0.1", running.port), timeout=20)
+        connection = socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE_SECONDS)
         lines = _upgrade("Host: 127.0.0.1:PORT", "Origin: http://127.0.0.1:PORT")
         connection.sendall(_request(running, lines))
         assert b" 101 " in connection.recv(1000)
         ended = time.monotonic()
-    assert time.monotonic() - ended < 10
+    assert time.monotonic() - ended < PROMPT_SECONDS
     connection.close()
     assert list(root.iterdir()) == []

@@ -1,23 +1,15 @@
-"""What the vector env tests share: waiting with a deadline, and the proof that nothing is left behind."""
+"""What the vector env tests share: stepping until something is so, and the proof that nothing is left behind."""
 
 from __future__ import annotations
 
 import gc
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Poll until the condition holds; fail the test after the time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true in time"
-        time.sleep(0.005)
+from conftest import GRACE_SECONDS, wait_until
 
 
 def descriptors() -> list[str]:
@@ -31,14 +23,18 @@ def descriptors() -> list[str]:
     return found
 
 
-def step_until(envs, condition: Callable[[tuple], object], actions, seconds: float = 20.0) -> tuple:
+def step_until(envs, condition: Callable[[tuple], object], actions) -> tuple:
     """Step until a result fulfils the condition."""
-    end = time.monotonic() + seconds
-    while True:
+    fulfilled: list[tuple] = []
+
+    def look() -> bool:
         results = envs.step(actions)
         if condition(results):
-            return results
-        assert time.monotonic() < end, "the condition did not come true in time"
+            fulfilled.append(results)
+        return bool(fulfilled)
+
+    wait_until(look, rest_seconds=0.0)
+    return fulfilled[0]
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +43,6 @@ def nothing_left_behind() -> Iterator[None]:
     before, threads = descriptors(), set(threading.enumerate())
     yield
     gc.collect()
-    wait_for(lambda: not psutil.Process().children(recursive=True), 3)
+    wait_until(lambda: not psutil.Process().children(recursive=True), GRACE_SECONDS)
     assert set(threading.enumerate()) <= threads
     assert len(descriptors()) <= len(before), sorted(set(descriptors()) - set(before))

@@ -28,6 +28,8 @@ FAULTS = {
     "closed pipe": CLOSE_PIPE,
 }
 
+_LEAKS = 20  # of 32 MB each; however long nobody looks, a test takes no more of the machine's memory
+
 
 class FaultyGame(gymnasium.Env[Any, Any]):
     """Observation: [number, process id, episode, step]; reward: the step. It ends after `length` steps.
@@ -91,7 +93,8 @@ class FaultyGame(gymnasium.Env[Any, Any]):
                 time.perf_counter()
         elif action == LEAK:
             while True:
-                self.kept.append(np.ones(4_000_000))
+                if len(self.kept) < _LEAKS:
+                    self.kept.append(np.ones(4_000_000))
                 time.sleep(0.01)
         elif action in (GARBAGE, CLOSE_PIPE):
             _spoil_sockets(close=action == CLOSE_PIPE)

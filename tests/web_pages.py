@@ -14,6 +14,7 @@ from typing import Any
 
 import learner_runs
 import pytest
+from conftest import PATIENCE_SECONDS
 
 from local_training.paths import CHECKOUT
 
@@ -51,7 +52,7 @@ def server(root: Path, *, ends_by: int = signal.SIGINT) -> Iterator[Server]:
         yield Server(process, port, said[1].split()[-1])
         assert process.poll() is None, "the server has ended by itself"
         process.send_signal(ends_by)
-        rest, complaints = process.communicate(timeout=20)
+        rest, complaints = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, rest, complaints) == (0, "Monitoring stopped; the learner goes on.\n", "")
     finally:
         if process.poll() is None:
