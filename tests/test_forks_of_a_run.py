@@ -15,7 +15,8 @@ import pytest
 
 from local_training import process_names
 from local_training.paths import CHECKOUT, Paths
-from tests.conftest import wait_until
+from tests import learner_runs
+from tests.conftest import PATIENCE_SECONDS, wait_until
 from tools.learner import ledger as ledgers
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
@@ -68,7 +69,7 @@ def _games(root: Path) -> list[int]:
 
 def test_forked_command_has_streams_arguments_and_a_code_of_its_own() -> None:
     """It gets what subprocess.Popen would give it, and what it is forked from goes on undisturbed, once."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
     lines = [line for line in done.stdout.splitlines() if line]
     assert lines == ["['answerer', '7'] go on six times seven / True answerer", "code 5", "oh", "over"], done.stderr
@@ -89,17 +90,18 @@ def test_nothing_is_forked_beside_a_second_thread() -> None:
 
 def test_run_goes_on_without_what_it_was_forked_from(root: Path) -> None:
     """The fork server is killed: no game and no version is lost, what has to be started anew is, and nothing is left behind."""
-    command = [*COMMAND, "--games", "12", "--root", str(root)]
+    command = [*COMMAND, "--games", "100", "--root", str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8") as process:
-        wait_until(lambda: len(_games(root)) > 1, 60)
+        wait_until(lambda: len(_games(root)) > 1)
         family = _processes(process.pid)
         names = (process_names.LEARNER_WORKER, process_names.GREEDY_GAMES, process_names.GAME_WORKER)
         assert [len(family[name]) for name in names] == [1, 1, 2]
         family[process_names.FORK_SERVER][0].kill()
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 0 and "SUMMARY" in said and "Errors:" not in said, said
-    assert sorted(_games(root)) == list(range(1, 13))
-    assert len([line for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained"]) == 12
+    assert sorted(_games(root)) == list(range(1, 101))
+    assert learner_runs.command(root, "--drain", "--quiet").returncode == 0  # a busy run does not wait for its last batches
+    assert len([line for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained"]) == 100
     left = [child for children in family.values() for child in children]
-    wait_until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in left), 10)
+    wait_until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in left))
