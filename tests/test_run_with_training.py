@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import os
 import re
 import select
@@ -110,7 +111,7 @@ def test_summary_tells_of_a_root_that_holds_another_game(root: Path) -> None:
 
 
 @pytest.mark.parametrize("instances", ["1", "2"])
-def test_the_policy_is_shown_without_exploring_too(root: Path, instances: str) -> None:
+def test_the_policy_is_shown_without_exploring_too(root: Path, instances: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Games of their own, whose seeds no training game has: one a version on the way, a few of the last; the summary tells it."""
     printed = _run(root, "--games", "60", "--instances", instances, "--quiet")
 
@@ -118,12 +119,15 @@ def test_the_policy_is_shown_without_exploring_too(root: Path, instances: str) -
     games = greedy_games.read(Paths(root))
     versions = [game.version for game in games]
     last = [game.episode_return for game in games if game.version == model.version]
-    assert versions == sorted(versions) and len(last) >= greedy_games.LAST_GAMES
+    assert versions == sorted(versions) and last  # a busy machine does not play all of the last ones in their time
     assert len({game.seed for game in games}) == len(games) and all(game.seed >= 2**31 for game in games)
     assert f"Greedy, without exploring: {sum(last) / len(last):.1f} (mean return of {len(last)} games of version" in printed
     with contextlib.closing(GymnasiumGame("CartPole-v1")) as game:
-        again = evaluation.returns_of(game, model, [game.seed for game in games][-2:], greedy=True)
-    assert again == last[-2:]
+        again = evaluation.returns_of(game, model, [one.seed for one in games][-len(last) :], greedy=True)
+        monkeypatch.setattr(greedy_games, "LAST_SECONDS", PATIENCE_SECONDS)
+        greedy_games.follow(Paths(root), game, "CartPole-v1", greedy_games.Orders(io.BytesIO(b"last\n")))
+    assert again == last
+    assert len(greedy_games.read(Paths(root))) - len(games) in (greedy_games.LAST_GAMES, greedy_games.LAST_GAMES + 1)
 
 
 def test_several_instances_play_at_a_time(root: Path) -> None:
