@@ -37,7 +37,7 @@ def rows(quick: bool) -> list[Row]:
         ours, peer = harness.take_turns(rounds, *measures)
         what = f"batch of 10 without its learning, {remembered:,} episodes in the ledger, {many // 10:,} in the archive"
         found = [Row(what, "ms", ours, peer, "none")]
-        found.append(_opening_row(folder, remembered, rounds))
+        found += _opening_rows(folder, remembered, rounds)
         crowded, few = _crowded(folder / "crowded", many), _crowded(folder / "few", 2 * BATCHES * 10 * rounds)
         ours, peer = harness.take_turns(rounds, *(_next_batches_milliseconds(trainer) for trainer in (crowded, few)))
         found.append(Row(f"batch of 10 without its learning, {many:,} files waiting", "ms", ours, peer, "few"))
@@ -97,12 +97,14 @@ def _next_batches_milliseconds(trainer: Trainer) -> harness.Measure:
     return lambda: statistics.median(batch() for _ in range(BATCHES))
 
 
-def _opening_row(folder: Path, remembered: int, rounds: int) -> Row:
-    """How long the start takes to read what the ledger remembers; every start pays it once."""
-    roots = (folder / "archive", folder / "plain")
-    measures = [lambda root=root: harness.seconds_of(lambda: _opened(root)) for root in roots]
+def _opening_rows(folder: Path, remembered: int, rounds: int) -> list[Row]:
+    """How long a start takes to know what the ledger remembers: with its index, and once without."""
+    many, none = folder / "archive", folder / "plain"
+    measures = [lambda root=root: harness.seconds_of(lambda: _opened(root)) for root in (many, none)]
     ours, peer = harness.take_turns(min(rounds, 2), *measures)
-    return Row(f"start: recovery with {remembered:,} episodes in the ledger", "s", ours, peer, "without")
+    what = f"start: recovery with {remembered:,} episodes in the ledger"
+    Paths(many).ledger_index.unlink(missing_ok=True)
+    return [Row(what, "s", ours, peer, "without"), Row(f"{what}, its index lost", "s", [measures[0]()], peer[:1], "without")]
 
 
 def _opened(root: Path) -> None:

@@ -61,6 +61,11 @@ class Paths:
         return self.data / "ledger.jsonl"
 
     @cached_property
+    def ledger_index(self) -> Path:
+        """What the ledger's lines amount to; made anew where it is missing or does not fit."""
+        return self.data / ".ledger_index"
+
+    @cached_property
     def game_voice(self) -> Path:
         """What games say to the learner, a file each; made by the first that speaks."""
         return self.data / "game_voice"

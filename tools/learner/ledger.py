@@ -16,8 +16,9 @@ from typing import Any
 from local_training import atomic_files
 from local_training.buffer_folder import DELETED, TRAINED
 from local_training.paths import MODEL_NAME
+from tools.learner.ledger_index import Kept, LedgerIndex
 from tools.learner.line_index import LineIndex, key_of
-from tools.learner.sound_lines import cut, parse, sound_lines
+from tools.learner.sound_lines import cut, parse, sound_lines, sound_lines_of
 
 Line = Mapping[str, Any]
 
@@ -37,6 +38,10 @@ among them it is known that it was, but not in which batch: it serves as memory,
 
 UNKNOWN_VERSION = 0
 """The version in such a line."""
+
+
+_KEPT = ("counts", "last_group", "newest_published", "former_chain", "_newest_seq")
+"""What a ledger's index holds besides lines and places."""
 
 
 def is_of_history(line: Line) -> bool:
@@ -130,11 +135,12 @@ class Ledger:
     promise to notice another process that writes to the file: that is what the root's lock is for.
     """
 
-    def __init__(self, path: Path, *, durable: bool, remember_newest: int = 0) -> None:
+    def __init__(self, path: Path, *, durable: bool, remember_newest: int = 0, index: Path | None = None) -> None:
         """Read the file, and cut a torn end off it.
 
         Args:
             remember_newest: how many lines of trained episodes to keep whole in `newest`.
+            index: where to keep what the lines amount to, see ledger_index.py; None: nowhere, all of them are read.
 
         Raises:
             LedgerError: it is damaged in the middle.
@@ -153,9 +159,23 @@ class Ledger:
         self._size = 0
         self._newest_seq = 0
         self._end = 0
-        for line, end in sound_lines(path):
+        self._index = LedgerIndex(index)
+        self._read()
+        self._index.keep_if_due(self._size, self._kept)
+
+    def _read(self) -> None:
+        try:
+            data = atomic_files.read_regular_file(self.path)
+        except FileNotFoundError:
+            data = b""
+        known = self._index.known(data, self.newest.maxlen or 0)
+        if known is not None:
+            self._recall(known)
+        begin, lines = self._end, sound_lines_of(self.path, data[self._end :], self._end, self._size)
+        for line, end in lines:
             self._remember(line, end)
-        cut(path, self._end, durable=durable)
+        self._index.add(memoryview(data)[begin : self._end])
+        cut(self.path, self._end, durable=self.durable)
 
     @property
     def last_seq(self) -> int:
@@ -189,6 +209,8 @@ class Ledger:
         atomic_files.append_whole(self.path, b"".join(texts), durable=self.durable)
         for line, text in zip(lines, texts, strict=True):
             self._remember(line, self._end + len(text))
+            self._index.add(text)
+        self._index.keep_if_due(self._size, self._kept)
 
     def tell_of(self, version: int, commit: Mapping[str, Any], data: bytes) -> Line:
         """Make sure that there is a line about a model that was published; return it."""
@@ -223,6 +245,19 @@ class Ledger:
             if line is not None and line.get(field) == wanted:
                 return line
         return None
+
+    def _kept(self) -> Kept:
+        facts = {name: getattr(self, name) for name in _KEPT}
+        newest = {"newest": list(self.newest), "remember_newest": self.newest.maxlen, "size": self._size}
+        return Kept(self._end, facts | newest, (self._by_hash, self._by_id, self._marks))
+
+    def _recall(self, kept: Kept) -> None:
+        for name in _KEPT:
+            setattr(self, name, kept.facts[name])
+        self.counts = Counter(self.counts)
+        self.newest.extend(kept.facts["newest"])
+        self._size, self._end = kept.facts["size"], kept.end
+        self._by_hash, self._by_id, self._marks = kept.indexes
 
     def _remember(self, line: Line, end: int) -> None:
         place, self._end = self._end, end

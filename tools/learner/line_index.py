@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Numbers = npt.NDArray[Any]
+
 _FEWEST_LOOSE = 4096
 _LOOSE_SHARE = 32
 
@@ -20,9 +22,10 @@ def key_of(text: str) -> int:
 class LineIndex:
     """Places by key: a sorted array, and a small dict of the newest, which joins it from time to time."""
 
-    def __init__(self) -> None:
-        self._keys: npt.NDArray[Any] = np.empty(0, np.uint64)
-        self._places: npt.NDArray[Any] = np.empty(0, np.uint64)
+    def __init__(self, keys: Numbers | None = None, places: Numbers | None = None) -> None:
+        """Go on from what `arrays` gave, or from nothing."""
+        self._keys = np.empty(0, np.uint64) if keys is None else keys
+        self._places = np.empty(0, np.uint64) if places is None else places
         self._loose: dict[int, list[int]] = {}
 
     def add(self, key: int, place: int) -> None:
@@ -35,6 +38,11 @@ class LineIndex:
         wanted = np.uint64(key)
         first, end = np.searchsorted(self._keys, wanted), np.searchsorted(self._keys, wanted, "right")
         return [*self._places[first:end].tolist(), *self._loose.get(key, ())]
+
+    def arrays(self) -> tuple[Numbers, Numbers]:
+        """All keys in their order, with their places."""
+        self._tidy()
+        return self._keys, self._places
 
     def _tidy(self) -> None:
         pairs = [(key, place) for key, places in self._loose.items() for place in places]

@@ -25,7 +25,7 @@ def open_trainer(
     recovery.make_skeleton(paths, durable=durable)
     buffer_folder.sweep_partials(paths)
     leaving.put_all_back(paths)
-    ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes)
+    ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes, index=paths.ledger_index)
     present = recovery.recover(paths, settings, ledger, lambda sentence: tell("warning", sentence=sentence))
     ledger = retention.apply(paths, settings, ledger)
     intake = Intake(paths, settings, ledger, patient=patient)

@@ -12,7 +12,8 @@ from tools.learner.telling import Tell
 
 BEAT_SECONDS = 1.0
 HANG_SECONDS = 60.0
-"""A worker that says nothing for so long hangs. Its longest silence is the reading of a ledger of a million lines."""
+"""A worker that says nothing for so long hangs. Its longest silence is the reading of a ledger of a million lines that has
+lost its index."""
 _LOOKS = 10
 
 

@@ -50,7 +50,9 @@ def shortened(paths: Paths, settings: Settings, ledger: Ledger) -> Ledger:
         atomic_files.write_atomically(fold.base_path(paths, cut.after.chain), cut.after.data, durable=ledger.durable)
     atomic_files.write_atomically(ledger.path, ledgers.encode([summary, *kept]), durable=ledger.durable)
     _forget_bases(paths, kept)
-    return Ledger(ledger.path, durable=ledger.durable, remember_newest=settings.learning.replay_episodes)
+    return Ledger(
+        ledger.path, durable=ledger.durable, remember_newest=settings.learning.replay_episodes, index=paths.ledger_index
+    )
 
 
 def _cut(paths: Paths, groups: Groups, replay_episodes: int, room: int) -> _Cut:

@@ -22,14 +22,23 @@ def sound_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         data = atomic_files.read_regular_file(path)
     except FileNotFoundError:
         return
-    position = count = 0
+    yield from sound_lines_of(path, data)
+
+
+def sound_lines_of(path: Path, data: bytes, begin: int = 0, count: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """Likewise of what lies in the file after its first `begin` bytes, which are so many lines.
+
+    Raises:
+        LedgerError: as `sound_lines` does.
+    """
+    position = 0
     while position < len(data):
         end = data.find(b"\n", position)
         line = parse(data[position:end]) if end >= 0 else None
         if line is None:
             break
         position, count = end + 1, count + 1
-        yield line, position
+        yield line, begin + position
     if any(parse(rest) is not None for rest in data[position:].split(b"\n")[1:]):
         remedy = "Restore the file from a copy, or move it away: a new one is then made from the archive and the model"
         raise LedgerError(str(path), f"line {count + 1} is damaged, with sound lines after it", remedy)
