@@ -19,7 +19,7 @@ import pytest
 from commands import run_tool
 from conftest import PATIENCE_SECONDS, wait_until
 
-from local_training import episode, learning, shared_work
+from local_training import episode, learning, shared_work, yield_point
 from local_training.actions import Discrete
 from local_training.episode import Episode
 from local_training.objectives import CriticObjective
@@ -243,6 +243,35 @@ def test_a_crew_grows_and_shrinks_in_the_middle_of_a_training() -> None:
 
     assert sizes == [2, 4, 2, 3, 1, 4, 2]
     assert equal(alone, learning.to_arrays(state))
+
+
+@pytest.mark.parametrize("moment", [1, 6, 12])
+def test_processes_for_which_there_is_no_room_any_more_go_in_the_middle_of_a_lesson(moment: int) -> None:
+    """At any yield point: they are gone at once, nobody speaks of a death, and what they had begun is done by the worker."""
+    alone, reached, left = trained(WIDE, batches=1), 0, list[int]()
+
+    def rest() -> float:
+        nonlocal reached
+        reached += 1
+        if reached == moment:
+            members = [member.process for member in crew._members.values()]
+            crew.limit(2)
+            left.append(crew.size)
+            crew.limit(1)
+            left.extend(process.poll() is None for process in members)
+        return 0.0
+
+    with a_crew(4) as (crew, said):
+        for member in crew._members.values():
+            assert member.wait_free(30.0)
+        assert sorted(crew.pids()) == sorted(member.process.pid for member in crew._members.values())
+        yield_point.rest_with(rest)
+        try:
+            together = trained(WIDE, batches=1)
+        finally:
+            yield_point.rest_with(None)
+        assert (left, crew.size, crew.pids(), said) == ([1, 0, 0, 0], 0, [], [])
+    assert equal(alone, together)
 
 
 def test_a_member_stands_still_with_the_worker() -> None:

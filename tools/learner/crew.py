@@ -85,8 +85,7 @@ class Crew:
         wanted = min(allowed, self._settings.max_workers) - 1 if self._clock() < self._needed_until else 0
         if not self._forced:
             wanted = min(wanted, 2 * self._parts - 1)
-        for seat in sorted(self._members)[max(wanted, 0) :]:
-            self._dismiss(self._members[seat])
+        self.limit(wanted + 1)
         if wanted <= 0:
             self.close()
         while len(self._members) < wanted and self._start_due is not None and self._clock() >= self._start_due:
@@ -133,6 +132,15 @@ class Crew:
         """Stand still with the worker, and go on with it."""
         for member in self._members.values():
             member.hold(standing)
+
+    def limit(self, allowed: int) -> None:
+        """Have at most so many processes work, this one included, from now on: those that are too many leave their work to
+        the others, in the middle of a lesson too."""
+        for seat in sorted(self._members)[max(allowed - 1, 0) :]:
+            self._dismiss(self._members[seat])
+
+    def pids(self) -> list[int]:
+        return [member.process.pid for member in self._members.values()]
 
     def close(self) -> None:
         self._hands = None

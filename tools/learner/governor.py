@@ -5,13 +5,14 @@ Pure: readings, settings, the last decision and a moment in, the next decision o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from local_training.game_voice import BUSY, FREE, SLOW, STEADY
 from local_training.settings import GovernorSettings
+from tools.learner import room
+from tools.learner.room import Room
 
 BY_THE_USER = "user"
 """The cause that the user's own pause is."""
@@ -25,8 +26,6 @@ BACK_BELOW = 0.9
 AFTER_SLOW_SECONDS = (1.0, 16.0)
 """How long frames must have been as usual again before training goes on: at first, and at most."""
 _SOON_AGAIN_SECONDS = 10.0
-_NOT_A_GAME = 0.2
-"""So much of one processor is always used by something."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Sample:
     number: of the machine's reading; the game is asked more often than the machine, and a reading counts once.
     processors: how many the machine has.
     others_cpu_percent: of the whole machine, without the learner's own processes.
+    glance, glance_cpu_percent: number and value of the newest short look at the same, between two readings.
     memory_percent, gpu_memory_percent: likewise without our own.
     battery_percent: only while the machine runs on it.
     game, game_remark: the game's word (see game_voice) and what it adds.
@@ -46,6 +46,8 @@ class Sample:
     number: int = 0
     processors: int | None = None
     others_cpu_percent: float | None = None
+    glance: int = 0
+    glance_cpu_percent: float | None = None
     memory_percent: float | None = None
     gpu_memory_percent: float | None = None
     gpu_percent: float | None = None
@@ -79,14 +81,6 @@ class SlowFrames:
 
 
 @dataclass(frozen=True)
-class Room:
-    """How many processes find a processor that others leave alone, and how many readings in a row have seen room for more."""
-
-    processes: int
-    against: int = 0
-
-
-@dataclass(frozen=True)
 class Decision:
     """What the learner may do, and why; also the governor's memory, for the next decision.
 
@@ -102,14 +96,15 @@ class Decision:
     causes: tuple[str, ...] = ()
     at_once: bool = False
     number: int = -1
+    glance: int = 0
     strains: Mapping[str, Strain] = field(default_factory=dict)
     frames: SlowFrames = SlowFrames()
-    room: Room | None = None
+    room: Room = field(default_factory=Room)
 
 
 def first(settings: GovernorSettings, max_workers: int) -> Decision:
-    """The decision before anything has been seen: work."""
-    return Decision(AT_WORK if settings.enabled else OFF, max_workers)
+    """The decision before anything has been seen: work, in a single process."""
+    return _within_room(Decision(AT_WORK, max_workers)) if settings.enabled else Decision(OFF, max_workers)
 
 
 def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_workers: int, moment: float) -> Decision:
@@ -121,7 +116,8 @@ def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_wor
     empty disk or battery holds training up for `longest_rest_seconds` at a time; then one batch is trained all the same,
     so that learning never stops for good. A game that says "free" or "steady" knows better than the processor's load.
     Of all this only the user's pause counts where the settings switch the governor off. When nothing applies, there may
-    be as many processes as find a processor of their own beside what others use, but for a game that says "free".
+    be as many processes as find a processor of their own beside what others use, but for a game that says "free"; a single
+    one until readings have shown that there is room.
 
     Args:
         moment: seconds of a clock that never goes back.
@@ -129,11 +125,10 @@ def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_wor
     if not settings.enabled:
         unasked = first(settings, max_workers)
         return _paused_by_user(unasked, sample) if sample.user_pause else unasked
-    memory = replace(first(settings, max_workers), number=sample.number, strains=former.strains, room=former.room)
-    memory = replace(memory, frames=_frames(sample.game, former.frames, moment))
+    memory = Decision(AT_WORK, max_workers, number=sample.number, glance=sample.glance, strains=former.strains)
+    memory = replace(memory, frames=_frames(sample.game, former.frames, moment), room=_room(sample, former, max_workers))
     if sample.number != former.number:
         memory = replace(memory, strains=_strains(sample, settings, former.strains, moment))
-        memory = replace(memory, room=_room(sample, former.room, max_workers))
     if sample.user_pause:
         return _paused_by_user(memory, sample)
     if sample.game == BUSY:
@@ -146,7 +141,7 @@ def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_wor
     passed = [name for name, strain in memory.strains.items() if strain.passed and not _game_knows_better(name, sample)]
     if passed:
         return _giving_way(passed, sample, settings, memory, max_workers, moment)
-    return memory if sample.game == FREE else _within_room(memory, sample)
+    return memory if sample.game == FREE else _within_room(memory)
 
 
 def _paused(memory: Decision, reason: str, *causes: str, at_once: bool = False) -> Decision:
@@ -206,23 +201,22 @@ def _giving_way(
     return replace(memory, state=GIVING_WAY, workers_allowed=1, reason=reason, causes=tuple(passed))
 
 
-def _room(sample: Sample, former: Room | None, max_workers: int) -> Room:
-    """Less room counts at once, more of it after some readings in a row. The first process has its place always."""
-    seen = max_workers
-    if sample.processors is not None and sample.others_cpu_percent is not None:
-        left = sample.processors * (1.0 - sample.others_cpu_percent / 100.0)
-        seen = min(max(math.floor(left + _NOT_A_GAME), 1), max_workers)
-    if former is None or seen <= former.processes or former.against + 1 >= READINGS_IN_A_ROW:
-        return Room(seen)
-    return replace(former, against=former.against + 1)
+def _room(sample: Sample, former: Decision, max_workers: int) -> Room:
+    seen = former.room
+    if sample.glance != former.glance:
+        seen = room.after_glance(seen, sample.processors, sample.glance_cpu_percent, max_workers)
+    if sample.number != former.number:
+        seen = room.after_reading(seen, sample.processors, sample.others_cpu_percent, max_workers)
+    return seen
 
 
-def _within_room(memory: Decision, sample: Sample) -> Decision:
-    if memory.room is None or memory.room.processes >= memory.workers_allowed:
+def _within_room(memory: Decision) -> Decision:
+    found, most = memory.room.processes, memory.workers_allowed
+    if found >= most:
         return memory
-    room, used = memory.room.processes, _percent(sample.others_cpu_percent)
-    reason = f"{room} of {memory.workers_allowed} processes, as others use {used} of the processor"
-    return replace(memory, state=GIVING_WAY, workers_allowed=room, reason=reason, causes=(f"room for {room}",))
+    return replace(
+        memory, state=GIVING_WAY, workers_allowed=found, reason=room.words(memory.room, most), causes=(f"room for {found}",)
+    )
 
 
 def _limits(sample: Sample, settings: GovernorSettings) -> dict[str, tuple[float | None, float, bool]]:

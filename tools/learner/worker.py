@@ -84,7 +84,7 @@ class Worker:
         self._pulse = Pulse(tell)
         self._growth = Growth(settings.learner.worker_memory_bytes, tell)
         self.crew = Crew(settings.learner, lambda sentence: tell("warning", sentence=sentence))
-        self.gate = Gate(settings, self._stopping, self._show, self.crew.hold, self._pulse.beat)
+        self.gate = Gate(settings, self._stopping, self._show, self.crew, self._pulse.beat)
 
     def stop(self) -> None:
         self._stopping.set()
