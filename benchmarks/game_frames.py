@@ -1,14 +1,16 @@
 """What a game at 60 FPS notices of the learner: `python benchmarks/game_frames.py [--quick]`.
 
 Three kinds of game, each with the learner off, idle, flat out, and as a thread of the game's own process, as the predecessor
-had it. A frame's time is that of its work; it is lost when it is not done before the next one is due. Further: what the
-learner costs the game's process, and how soon it stands still.
+had it. A frame's time is that of its work; it is lost when it is not done before the next one is due. It is kept waiting while
+somebody else has its processor, or its interpreter: that is what a learner can do to it, whereas how fast a processor works is
+the machine's affair, on a virtual one at least. Further: what the learner costs the game's process, and how soon it stands still.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,14 +39,16 @@ FRAME_SECONDS = 1 / 60
 OFF, IDLE, FLAT_OUT, SPEAKING, THREAD = "no learner", "idle", "flat out", "flat out, the game tells its frames", "in a thread"
 WAITING_FILES = 30
 STEPS = 300
+LONG_WAIT_MILLISECONDS = 1.0
 Work = Callable[[], None]
+Frames = list[tuple[float, float]]
 
 
 def rows(quick: bool) -> list[Row]:
     """Frames of every game and learner, then the cost in the game's process."""
     rounds, seconds = (1, 0.5) if quick else (3, 2.0)
     games = _games()
-    found: dict[tuple[str, str], list[list[float]]] = {(game, kind): [] for game in games for kind in _KINDS}
+    found: dict[tuple[str, str], list[Frames]] = {(game, kind): [] for game in games for kind in _KINDS}
     for _ in range(rounds):
         for kind in _KINDS:
             with _KINDS[kind](kind) as voice:
@@ -54,14 +58,21 @@ def rows(quick: bool) -> list[Row]:
     return table + _costs(quick)
 
 
-def _rows_of(game: str, kind: str, found: dict[tuple[str, str], list[list[float]]]) -> Iterator[Row]:
+def _rows_of(game: str, kind: str, found: dict[tuple[str, str], list[Frames]]) -> Iterator[Row]:
     if kind == OFF:
         return
 
-    def lost(frames: list[float]) -> float:
-        return 100.0 * sum(frame > 1000 * FRAME_SECONDS for frame in frames) / len(frames)
+    def slowest(frames: Frames) -> float:
+        return float(np.percentile([taken for taken, _ in frames], 99))
 
-    for what, unit, figure in (("p99", "ms", lambda frames: float(np.percentile(frames, 99))), ("lost", "%", lost)):
+    def lost(frames: Frames) -> float:
+        return 100.0 * sum(taken > 1000 * FRAME_SECONDS for taken, _ in frames) / len(frames)
+
+    def waiting(frames: Frames) -> float:
+        return 100.0 * sum(waited > LONG_WAIT_MILLISECONDS for _, waited in frames) / len(frames)
+
+    long_wait = f"kept waiting for more than {LONG_WAIT_MILLISECONDS:g} ms"
+    for what, unit, figure in (("p99", "ms", slowest), ("lost", "%", lost), (long_wait, "%", waiting)):
         ours, peer = ([figure(frames) for frames in found[game, which]] for which in (kind, OFF))
         yield Row(f"frames of {game}, learner {kind}, {what}", unit, ours, peer, OFF)
 
@@ -94,21 +105,22 @@ def _worth(piece: Work, seconds: float) -> Work:
     return work
 
 
-def _frames(work: Work, seconds: float, voice: GameVoice | None) -> list[float]:
-    """Milliseconds of work of each frame; what is late is late, as in a game."""
-    taken = []
+def _frames(work: Work, seconds: float, voice: GameVoice | None) -> Frames:
+    """Milliseconds of work of each frame, and how many of them it was kept waiting; what is late is late, as in a game."""
+    frames = []
     begun = due = time.perf_counter()
     end = due + seconds
     while begun < end:
+        used = time.thread_time()
         work()
-        worked = time.perf_counter() - begun
-        taken.append(1000 * worked)
+        worked, used = time.perf_counter() - begun, time.thread_time() - used
+        frames.append((1000 * worked, 1000 * (worked - used)))
         if voice is not None:
             voice.frame(worked)
         due += FRAME_SECONDS
         time.sleep(max(0.0, due - time.perf_counter()))
         begun = time.perf_counter()
-    return taken
+    return frames
 
 
 @contextlib.contextmanager
@@ -196,7 +208,11 @@ def _costs(quick: bool) -> list[Row]:
     milliseconds = [_import_milliseconds("tools.background_parallel_learner") for _ in range(2 if quick else 4)]
     table.append(Row("import of the learner into a game that has NumPy", "ms", milliseconds))
     waits = _standing_still_milliseconds(2 if quick else 10)
-    return [*table, Row('from "busy" to the worker standing still', "ms", waits)]
+    table.append(Row('from "busy" to the worker standing still', "ms", waits))
+    if os.cpu_count() == 2:  # with more of them there is room for all
+        waits = _making_room_milliseconds(1 if quick else 5)
+        table.append(Row("from a game's first frame to the second process being gone", "ms", waits))
+    return table
 
 
 def _thread_share(seconds: float) -> float:
@@ -232,6 +248,32 @@ def _standing_still_milliseconds(rounds: int) -> list[float]:
             voice.busy()
             waits.append(1000 * (_last_worked(worker.pid, 0.4) - started))
     return [max(wait, 0.0) for wait in waits]
+
+
+def _making_room_milliseconds(rounds: int) -> list[float]:
+    """From the first frame of a game that says nothing until only one process trains; none where others leave no room for two."""
+    units, waits = _games()["a game in pure Python"], []
+    with _learner(FLAT_OUT):
+        for _ in range(rounds):
+            deadline = time.perf_counter() + 20.0
+            while not (found := _second_processes()):
+                if time.perf_counter() > deadline:
+                    return waits
+                time.sleep(0.5)  # seldom: looking for them is a load, too
+            time.sleep(1.0)
+            started = time.perf_counter()
+            while found[0].is_running() and found[0].status() != psutil.STATUS_ZOMBIE:
+                _frames(units, FRAME_SECONDS, None)
+            waits.append(1000 * (time.perf_counter() - started))
+    return waits
+
+
+def _second_processes() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found += [child] if "tools.learner.crew_member" in child.cmdline() else []
+    return found
 
 
 def _last_worked(worker: int, seconds: float) -> float:
