@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 
 MAX_MEMBERS = 100
 _MAX_COMMENT_BYTES = 65535
+_ZIP64_LOCATOR_BYTES = 20
 _END_RECORD = struct.Struct("<4s4H2LH")
 _CENTRAL_ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
@@ -143,6 +144,9 @@ def _end_record(data: bytes) -> tuple[int, int, int]:
     if position < 0 or position + _END_RECORD.size > len(data):
         raise NpzError("unfinished", "the end of the zip archive is missing", "a complete file is needed")
     _, disk, first_disk, here, total, size, start, comment = _END_RECORD.unpack_from(data, position)
+    if data[max(0, position - _ZIP64_LOCATOR_BYTES) : position].startswith(b"PK\x06\x07"):
+        found = "the archive has the zip64 end record of archives that are larger than 4 GB"
+        raise NpzError("bad-zip", found, "an archive with a plain end record, as numpy.savez writes it, is needed")
     if total > MAX_MEMBERS:
         raise NpzError("too-many-members", f"the archive holds {total} members", f"at most {MAX_MEMBERS} are allowed")
     if disk or first_disk or here != total or start + size != position or position + _END_RECORD.size + comment != len(data):

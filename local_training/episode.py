@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,10 @@ Array = npt.NDArray[Any]
 
 REQUIRED = ("states", "actions", "rewards")
 OPTIONAL = ("log_probs", "policy_version", "action_mask", "terminated", "final_state", "episode_id", "meta")
+
+_DEEPEST_META = 100
+_JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,9 @@ def _meta(raw: Any) -> Mapping[str, Any]:
     text = json.dumps(dict(raw)) if isinstance(raw, Mapping) else _text("meta", raw, 100_000)
     if not text:
         return {}
+    # Python's own bound depends on how deep the caller is: what was trained on could not be read in a recovery.
+    if (depth := _nesting(text)) > _DEEPEST_META:
+        raise EpisodeError("bad-meta", f"meta is nested {depth} deep", f"{_DEEPEST_META} at most is needed")
     try:
         meta = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -226,6 +234,17 @@ def _meta(raw: Any) -> Mapping[str, Any]:
     if not isinstance(meta, dict):
         raise EpisodeError("bad-meta", f"meta holds a JSON {type(meta).__name__}", "a JSON object is needed")
     return meta
+
+
+def _nesting(text: str) -> int:
+    """How deep the lists and objects of a JSON text lie within one another."""
+    if text.count("[") + text.count("{") <= _DEEPEST_META:
+        return 1
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_JSON_TEXT.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _shape_error(name: str, found: tuple[int, ...], needed: tuple[int, ...]) -> EpisodeError:

@@ -16,6 +16,7 @@ from local_training.errors import NpzError
 MAX_HEADER_BYTES = 1024
 ENOUGH_BYTES = 12 + MAX_HEADER_BYTES
 _DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|U[1-9]\d{0,6})\Z")
+_LONGER_TEXT = re.compile(r"[<>|=]?U[1-9]\d{7,}\Z")
 _NUMPY_HEADER = re.compile(
     rb"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), "
     rb"'shape': \(((?:0|[1-9]\d{0,15})(?:,|(?:, (?:0|[1-9]\d{0,15}))+))?\), \} *\n"
@@ -44,7 +45,7 @@ def read(name: str, start: bytes | memoryview) -> NpyHeader:
         start: its first ENOUGH_BYTES, or all of it if it has fewer.
 
     Raises:
-        NpzError: "bad-header", "wrong-dtype" or "pickled-object".
+        NpzError: "bad-header", "wrong-dtype", "too-large" or "pickled-object".
     """
     version = start[6] if len(start) >= 12 and start[:6] == b"\x93NUMPY" else 0
     size_bytes = 2 if version == 1 else 4
@@ -84,6 +85,8 @@ def _checked_header(name: str, fields: dict[str, Any], data_start: int) -> NpyHe
         raise NpzError(
             "pickled-object", f"{name} holds pickled Python objects", "plain numbers are needed; pickles are never loaded"
         )
+    if isinstance(descr, str) and _LONGER_TEXT.match(descr):
+        raise NpzError("too-large", f"{name} is of type {descr[:20]}", "a text of fewer than 10,000,000 letters is needed")
     if not isinstance(descr, str) or not _DTYPE.match(descr):
         raise NpzError("wrong-dtype", f"{name} is of type {ascii(descr)[:60]}", "bool, integer, float or text is needed")
     sound = isinstance(shape, tuple) and len(shape) <= 8 and isinstance(fortran_order, bool)

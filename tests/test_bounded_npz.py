@@ -81,6 +81,15 @@ def test_a_large_member_that_lies_about_its_size_is_refused(wrong: int):
     assert caught.value.reason == "lying-header"
 
 
+def test_an_archive_for_more_than_4_gb_is_called_so():
+    """Its usual end record holds 65,535 for "look elsewhere"; nobody is told that there are so many members."""
+    elsewhere = b"PK\6\6" + bytes(52) + b"PK\6\7" + bytes(16)
+    data = archive([Member(b"states.npy", array("'<f4'", "()", bytes(4)))], after_directory=elsewhere, count=65535)
+
+    with pytest.raises(NpzError, match="zip64 end record"):
+        bounded_npz.read(data, LIMIT)
+
+
 def test_unwanted_members_are_not_unpacked():
     """What nobody asks for may be anything; its zip entry is checked all the same."""
     data = archive([Member(b"x.npy", array("'<f4'", "(1,)", bytes(4))), Member(b"junk.npy", b"junk", crc=1)])

@@ -86,7 +86,19 @@ def test_a_torn_end_is_cut_off(path: Path, cut: int) -> None:
     assert [line["name"] for line in ledgers.read_lines(path)] == ["a.npz", "c.npz"]
 
 
-@pytest.mark.parametrize("rubbish", [b"\0" * 4096, b"\xff\xfe garbage", b"[1, 2]\n", b'{"seq": 1}\n', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"\0" * 4096,
+        b"\xff\xfe garbage",
+        b"[1, 2]\n",
+        b'{"seq": 1}\n',
+        b"[" * 100_000,
+        b'{"seq": "x", "sha256": 5, "name": [], "fate": "trained"}\n',
+        b'{"seq": 1, "sha256": "", "name": "", "fate": "summary", "counts": 5}\n',
+        b'{"seq": 1, "sha256": "", "name": "a.npz", "fate": "deleted"}\n',
+    ],
+)
 def test_rubbish_at_the_end_is_cut_off(path: Path, rubbish: bytes) -> None:
     """A power cut may leave zeros or old disk content behind the last flush."""
     _ledger(path).append([_line("a.npz")])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from local_training import bounded_npz, model_store
+from local_training import bounded_npz, episode, model_store
 from local_training.blas_threads import BLAS_THREAD_VARIABLES
 from local_training.errors import LedgerError
 from local_training.paths import Paths
@@ -147,6 +147,36 @@ def test_the_very_first_version_put_back_is_brought_up_to_date(paths: Paths) -> 
     _drain(paths)
 
     assert learner_runs.picture(paths) == before
+
+
+def test_what_was_trained_on_can_be_read_again_from_deeper_down(paths: Paths) -> None:
+    """How deep a meta may be nested does not depend on who asks: a recovery calls from further down than the drain did."""
+    for depth in (100, 101, *range(800, 990, 4)):
+        meta = np.array('{"a":' * depth + "1" + "}" * depth)
+        episodes.write(paths.buffer, f"deep_{depth:03}.npz", seed=depth, meta=meta)
+    episodes.write(paths.buffer, "flat.npz", meta=np.array(f'{{"a": [{"[], " * 200}0]}}'))
+    _drain(paths)
+    before = paths.model.read_bytes()
+    paths.model.unlink()
+    shutil.rmtree(paths.history, ignore_errors=True)
+
+    _drain(paths)
+
+    assert paths.model.read_bytes() == before
+    assert episodes.fates(paths)["trained"] == ["deep_100.npz", "flat.npz"]
+
+
+def test_a_trained_episode_that_is_refused_nowadays_is_named(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stricter version of the program goes on from the model; where it would have to train again, it names the episode."""
+    episodes.write(paths.buffer, "deep.npz", meta=np.array('{"a":[[1]]}'))
+    _drain(paths)
+    monkeypatch.setattr(episode, "_DEEPEST_META", 2)
+    _one_more(paths)
+    paths.model.unlink()
+    shutil.rmtree(paths.history)
+
+    with pytest.raises(LedgerError, match=r"'deep\.npz' of version 1 can't be read any more: meta is nested 3 deep"):
+        _drain(paths)
 
 
 def test_a_missing_episode_is_named_when_it_is_needed(played: Paths) -> None:

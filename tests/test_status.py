@@ -47,7 +47,10 @@ def test_a_snapshot_is_read_back(paths: Paths) -> None:
     assert before <= snapshot["updated_at"] <= time.time()
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema": 2, "state": "idle"}', "\0" * 100])
+BEYOND_FLOATS = f'{{"schema": 1, "stats": {{"files_processed": {"9" * 400}}}}}'
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema": 2, "state": "idle"}', "\0" * 100, BEYOND_FLOATS])
 def test_no_or_a_damaged_or_a_strange_snapshot_is_none(paths: Paths, content: str | None) -> None:
     """A monitor of this version shows nothing rather than something wrong."""
     if content is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from local_training import atomic_files, episode_file, model_store
 from local_training.actions import kinds
 from local_training.episode import Episode
-from local_training.errors import LedgerError
+from local_training.errors import EpisodeError, LedgerError
 from local_training.paths import Paths
 from local_training.settings import UNLIMITED, LearningSettings
 from tools.learner import generation
@@ -132,7 +132,7 @@ def episode_of(paths: Paths, line: Line) -> Episode:
     """The trained episode of a ledger line, from the archive or, before its move, from the buffer.
 
     Raises:
-        LedgerError: it lies nowhere with the bytes it was trained with.
+        LedgerError: it lies nowhere with the bytes it was trained with, or these are refused nowadays.
     """
     places = (paths.archive / line.get("archived_as", line["name"]), paths.buffer / line["name"])
     for place in places:
@@ -141,9 +141,17 @@ def episode_of(paths: Paths, line: Line) -> Episode:
         except (FileNotFoundError, atomic_files.NotARegularFileError):
             continue
         if hashlib.sha256(data).hexdigest() == line["sha256"]:
-            return episode_file.read(data, UNLIMITED)
+            return _readable(paths, line, data)
     found = f"{line['name']!a} of version {line['seq']} is not in the archive with the bytes it was trained with"
     raise LedgerError(str(paths.ledger), found, "Put the file back, or use tools/rollback_model.py to go on without it")
+
+
+def _readable(paths: Paths, line: Line, data: bytes) -> Episode:
+    try:
+        return episode_file.read(data, UNLIMITED)
+    except EpisodeError as error:  # whoever trained on it was less strict
+        found = f"{line['name']!a} of version {line['seq']} can't be read any more: {error}"
+        raise LedgerError(str(paths.ledger), found, "Use tools/rollback_model.py to go on without it") from error
 
 
 def _base(paths: Paths, line: Line) -> Generation:

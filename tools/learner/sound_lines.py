@@ -12,6 +12,16 @@ from local_training import atomic_files
 from local_training.errors import LedgerError
 
 
+_NEEDED = ("seq", "sha256", "name", "fate")
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys((*_NEEDED[1:], "archived_as", "was", "reason", "episode_id", "chain", "by"), (str,)),
+    **dict.fromkeys(("seq", "recent", "policy_version"), (int,)),
+    **dict.fromkeys(("steps", "return"), (int, float)),
+    **dict.fromkeys(("base", "start", "learning", "counts"), (dict,)),
+    "sizes": (list,),
+}
+
+
 def sound_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """The sound lines, each with the number of bytes up to its end.
 
@@ -50,9 +60,21 @@ def parse(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(line, dict) or not all(key in line for key in ("seq", "sha256", "name", "fate")):
-        return None
-    return line
+    return line if isinstance(line, dict) and _is_sound(line) else None
+
+
+def _is_sound(line: dict[str, Any]) -> bool:
+    """Whether a line can be worked with; not whether it is true: that is what the chain is for."""
+    for key in _NEEDED:
+        if key not in line:
+            return False
+    for key, value in line.items():
+        allowed = _TYPES.get(key)
+        if allowed is not None and type(value) not in allowed:
+            return False
+    if line["fate"] == "summary":
+        return "counts" in line and all(type(count) is int for count in line["counts"].values())
+    return line["fate"] != "deleted" or "was" in line
 
 
 def cut(path: Path, sound_bytes: int, *, durable: bool) -> None:

@@ -43,7 +43,18 @@ def write(paths: Paths, state: str, stats: Mapping[str, Any], **more: Any) -> No
 def read(paths: Paths) -> dict[str, Any] | None:
     """The newest snapshot, or None if there is none that can be read."""
     try:
-        content = json.loads(atomic_files.read_regular_file(paths.status, max_bytes=10_000_000))
+        text = atomic_files.read_regular_file(paths.status, max_bytes=10_000_000)
+        content = json.loads(text, parse_int=_countable)
     except (OSError, ValueError, OverflowError, RecursionError):
         return None
     return content if isinstance(content, dict) and content.get("schema") == SCHEMA else None
+
+
+def _countable(digits: str) -> int:
+    """A whole number that readers may calculate with.
+
+    Raises:
+        OverflowError: it is beyond what a float can hold.
+    """
+    float(number := int(digits))
+    return number
