@@ -16,6 +16,7 @@ from typing import Any
 
 from local_training import settings_file
 from local_training.errors import BackgroundTrainingError, MachineError
+from local_training.paths import Paths
 from local_training.settings import Settings
 from local_training.visible_text import encodable
 from tools import as_script
@@ -25,9 +26,26 @@ USAGE_ERROR = 2
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add --root, --config and --debug."""
-    parser.add_argument("--root", type=Path, metavar="DIR", help="folder with data/, models/ and logs/")
+    parser.add_argument("--root", type=_folder, metavar="DIR", help="folder with data/, models/ and logs/")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings that differ from config/default.yaml")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+
+
+def _folder(text: str) -> Path:
+    """A folder's name; an empty one, as of a script's unset variable, would mean the folder where one stands."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a folder is needed, and it is empty")
+    return Path(text)
+
+
+def check_there_is_a_run(paths: Paths) -> None:
+    """Make no folders under a mistyped name.
+
+    Raises:
+        MachineError: no learner has worked in this root.
+    """
+    if not paths.data.is_dir():
+        raise MachineError(f"reading {paths.root}", "there is no run in it; --root names the folder that holds data/")
 
 
 def settings_of(options: argparse.Namespace, **flags: Mapping[str, Any]) -> Settings:
@@ -43,6 +61,12 @@ def say(sentence: str) -> None:
     """Print a line at once; whoever reads along may have gone away, which ends no command."""
     with contextlib.suppress(OSError, ValueError):
         print(encodable(sentence, getattr(sys.stdout, "encoding", None)), flush=True)
+
+
+def answer(text: str) -> None:
+    """Print what was asked for; whoever reads along may go away when he has seen enough, which ends no command."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text)
 
 
 def run(
@@ -62,7 +86,9 @@ def run(
     with contextlib.suppress(ValueError):  # only a main thread may say what a signal means
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return command(options)
+        code = command(options)
+        _write_out()
+        return code
     except KeyboardInterrupt:
         return as_script.INTERRUPTED
     except BackgroundTrainingError as error:
@@ -73,6 +99,24 @@ def run(
         if as_script.was_interrupted(error):
             return as_script.INTERRUPTED
         return _failed(error, 1, options.debug)
+
+
+def _write_out() -> None:
+    """Write what stdout still holds, rather than leave it to the end of the process, which would have a code of its own.
+
+    Raises:
+        OSError: the disk is full, say; but not that nobody reads any more.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 def _failed(error: Exception, exit_code: int, debug: bool) -> int:

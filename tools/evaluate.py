@@ -97,9 +97,9 @@ def _run(options: argparse.Namespace) -> int:
     facts = {"game": name, "episodes": options.episodes, "seed": options.seed, **_facts(contenders, returns)}
     evaluation.remember(paths, facts)
     if options.json:
-        print(json.dumps({**facts, "returns": {mode: lists[0] for mode, lists in returns.items()}}))
+        command_line.answer(json.dumps({**facts, "returns": {mode: lists[0] for mode, lists in returns.items()}}))
         return 0
-    print("\n".join(_sentences(facts)))
+    command_line.answer("\n".join(_sentences(facts)))
     return 0
 
 

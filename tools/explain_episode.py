@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
         unseen += not fates and name is not None
         unknown = "forgotten or never seen" if any(line["fate"] == ledgers.SUMMARY for line in lines) else "never seen"
         for fate in fates or ([{"name": name, "fate": unknown}] if name is not None else []):
-            print(json.dumps(fate) if options.json else sentence(fate))
+            command_line.answer(json.dumps(fate) if options.json else sentence(fate))
     return 1 if unseen else 0
 
 

@@ -60,6 +60,8 @@ def _monitor(options: argparse.Namespace) -> int:
     paths = command_line.settings_of(options).paths
     if options.pause or options.resume:
         return _tell_learner(paths, options)
+    if not 0 <= options.port <= 65535:
+        raise SettingsError("--port", options.port, "a port from 0 to 65535 is needed", "command line")
     if options.web:
         return _serve(paths, options.port)
     if options.interval is not None and not SHORTEST_SECONDS <= options.interval <= LONGEST_SECONDS:

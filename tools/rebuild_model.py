@@ -64,18 +64,19 @@ def _run(options: argparse.Namespace) -> int:
     blas_threads.limit_blas_threads()
     settings = command_line.settings_of(options)
     paths, durable = settings.paths, settings.learner.durable
+    command_line.check_there_is_a_run(paths)
     lock = LearnerLock(paths)
     lock.acquire()
     try:
         rebuilt = _rebuilt(paths, options)
         output = options.output or paths.models / "rebuilt_model.npz"
         atomic_files.write_atomically(output, rebuilt.data, durable=durable)
-        print(f"[OK] Rebuilt up to version {rebuilt.version}: {output}")
+        command_line.answer(f"[OK] Rebuilt up to version {rebuilt.version}: {output}")
         if options.publish:
             from tools.learner import publishing
 
             published = publishing.publish(paths, rebuilt, "rebuilt from the archive", durable=durable)
-            print(f"[OK] Published as version {published.version}: {paths.model}")
+            command_line.answer(f"[OK] Published as version {published.version}: {paths.model}")
             return 0
     finally:
         lock.release()
@@ -89,7 +90,7 @@ def _rebuilt(paths: Paths, options: argparse.Namespace) -> Generation:
 
     begin = beginnings.find(paths, list(ledgers.read_lines(paths.ledger)), options.to)
     if not begin.all_of_it:
-        print(
+        command_line.answer(
             f"[INFO] Retention has deleted episodes of version {begin.version} or before; training again what came after "
             f"version {begin.version}, which is kept in {paths.history}"
         )
@@ -145,11 +146,11 @@ def _compared(paths: Paths, rebuilt: Generation) -> int:
 
     present = model_store.read_bytes(paths.model)
     if present == rebuilt.data:
-        print(f"[OK] Identical, bit for bit, with {paths.model}")
+        command_line.answer(f"[OK] Identical, bit for bit, with {paths.model}")
         return 0
     there = model_store.unpack(present, str(paths.model))
     if there.manifest.get("commit", {}).get("kind", BASE) == BASE:
-        print(f"[OK] {paths.model} was published as version {there.version}, and has not been trained since")
+        command_line.answer(f"[OK] {paths.model} was published as version {there.version}, and has not been trained since")
         return 0
     if there.version != rebuilt.version:
         why = f"it is version {there.version}"

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 from local_training import atomic_files
-from local_training.errors import MachineError
 from tools import command_line
 from tools.run_report import report, run_facts
 
@@ -41,13 +40,12 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     settings = command_line.settings_of(options)
     paths = settings.paths
-    if not paths.data.is_dir():
-        raise MachineError(f"reading {paths.root}", "there is no run in it; --root names the folder that holds data/")
+    command_line.check_there_is_a_run(paths)
     out = (options.out or paths.logs / "report.html").absolute()
     written = report.write(run_facts.gather(settings), run_facts.private_words(paths), time.time())
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_files.write_atomically(out, written.page.encode("utf-8", "replace"), durable=False)
     for name, png in written.pictures.items() if not options.no_png else ():
         atomic_files.write_atomically(out.with_name(f"{out.stem}_{name}.png"), png, durable=False)
-    print(f"[OK] Report written to {out}")
+    command_line.answer(f"[OK] Report written to {out}")
     return 0

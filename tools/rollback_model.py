@@ -40,6 +40,7 @@ def _run(options: argparse.Namespace) -> int:
 
     settings = command_line.settings_of(options)
     paths = settings.paths
+    command_line.check_there_is_a_run(paths)
     lock = LearnerLock(paths)
     lock.acquire()
     try:
@@ -48,5 +49,5 @@ def _run(options: argparse.Namespace) -> int:
         published = publishing.publish(paths, found, reason, durable=settings.learner.durable)
     finally:
         lock.release()
-    print(f"[OK] Version {options.version} is published again, as version {published.version}: {paths.model}")
+    command_line.answer(f"[OK] Version {options.version} is published again, as version {published.version}: {paths.model}")
     return 0

@@ -38,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
     facts = gather(options)
     findings = all_checks.examine(facts)
     tell = finding.as_json if options.json else finding.as_text
-    print(tell(notes(facts), findings, len(all_checks.CHECKS)))
+    command_line.answer(tell(notes(facts), findings, len(all_checks.CHECKS)))
     return 1 if findings else 0
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from local_training import atomic_files
 from local_training.errors import LedgerError
 
-
 _NEEDED = ("seq", "sha256", "name", "fate")
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys((*_NEEDED[1:], "archived_as", "was", "reason", "episode_id", "chain", "by"), (str,)),
