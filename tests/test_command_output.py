@@ -92,11 +92,49 @@ def test_a_mistyped_root_is_named_and_not_made(tmp_path: Path, command: tuple[st
     [
         (("background_parallel_learner.py", "--drain", "--root", ""), "--root: the name of a folder is needed"),
         (("monitor_background_training.py", "--web", "--port", "70000"), "--port is 70000; a port from 0 to 65535"),
+        (("rebuild_model.py", "--output", os.devnull), f"the name of a file is needed, and {os.devnull!r} is none"),
+        (("report.py", "--out", ""), "the name of a file is needed, and '' is none"),
     ],
-    ids=["an empty root", "an impossible port"],
+    ids=["an empty root", "an impossible port", "a device to be replaced", "an empty name"],
 )
 def test_what_can_not_be_meant_is_bad_usage(command: tuple[str, ...], words: str) -> None:
-    """A script's unset variable as the root would mean the folder where one stands."""
+    """A script's unset variable as the root would mean the folder where one stands; root's model would take /dev/null's place."""
     code, said = _run(*command)
 
     assert code == 2 and words in said
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("raise RuntimeError('my own mistake')", "of 'game.npz' it made this: RuntimeError: my own mistake"),
+        ("return arrays['rewards'][1:]", "of 'game.npz' it made this: rewards has 11 steps, states has 12"),
+    ],
+    ids=["raises", "too short"],
+)
+def test_a_relabelling_that_fails_is_named_with_its_episode(played: Paths, body: str, words: str) -> None:
+    """Whose mistake it is, and for which game it shows, of hundreds; and nothing is published."""
+    file = played.root / "rewards.py"
+    file.write_text(f"def other(name, arrays):\n    {body}\n")
+    before = played.model.read_bytes()
+
+    code, said = _run("rebuild_model.py", "--relabel", f"{file}:other", "--publish", "--root", str(played.root))
+
+    assert code == 2 and words in said and "Traceback" not in said
+    assert played.model.read_bytes() == before
+
+
+def test_episodes_are_trained_again_with_other_rewards(played: Paths) -> None:
+    """Relabelled by what they were, the model stays; by others, it becomes another one."""
+    file = played.root / "rewards.py"
+    file.write_text(
+        "def same(name, arrays):\n    return arrays['rewards']\n\ndef less(name, arrays):\n    return arrays['rewards'] - 1\n"
+    )
+    made = played.models / "rebuilt_model.npz"
+
+    policies = {}
+    for function in ("same", "less"):
+        assert _run("rebuild_model.py", "--relabel", f"{file}:{function}", "--root", str(played.root)) == (0, "")
+        policies[function] = model_store.read(made).arrays["W1"].tobytes()
+
+    assert policies["same"] == model_store.read(played.model).arrays["W1"].tobytes() != policies["less"]

@@ -38,6 +38,14 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def output_file(text: str) -> Path:
+    """The file that a user wants written; it is renamed into place, which would put it where a device or a pipe was."""
+    path = Path(text)
+    if not text or (path.exists() and not path.is_file()):
+        raise argparse.ArgumentTypeError(f"the name of a file is needed, and {text!r} is none")
+    return path
+
+
 def check_there_is_a_run(paths: Paths) -> None:
     """Make no folders under a mistyped name.
 

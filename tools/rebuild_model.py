@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from local_training import atomic_files, blas_threads
-from local_training.errors import LedgerError, SettingsError
+from local_training.errors import EpisodeError, LedgerError, SettingsError
 from local_training.paths import Paths
 from local_training.root_lock import LearnerLock
 from tools import command_line
@@ -54,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE:FUNCTION",
         help="give episodes other rewards: a function of the episode's name and a dict of its arrays that returns [T] rewards",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the model (models/rebuilt_model.npz)")
+    where = "where to write the model (models/rebuilt_model.npz)"
+    parser.add_argument("--output", type=command_line.output_file, metavar="FILE", help=where)
     parser.add_argument("--publish", action="store_true", help="publish it to the games as the next version")
     return parser
 
@@ -80,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
             return 0
     finally:
         lock.release()
-    altered = options.without or options.relabel or options.to is not None
+    altered = options.without or options.relabel is not None or options.to is not None
     return 0 if altered else _compared(paths, rebuilt)
 
 
@@ -94,7 +95,7 @@ def _rebuilt(paths: Paths, options: argparse.Namespace) -> Generation:
             f"[INFO] Retention has deleted episodes of version {begin.version} or before; training again what came after "
             f"version {begin.version}, which is kept in {paths.history}"
         )
-    if options.without or options.relabel:
+    if options.without or options.relabel is not None:
         made = fold.altered_fold(paths, begin.groups, _change(options), begin.start)
     else:
         made = fold.fold(paths, begin.groups, begin.start, begin.before)
@@ -112,12 +113,20 @@ def _change(options: argparse.Namespace) -> Change:
     from local_training import episode as episodes
     from local_training.episode import Episode
 
-    relabel = _function(options.relabel) if options.relabel else None
+    relabel = None if options.relabel is None else _function(options.relabel)
 
     def change(line: Mapping[str, Any], episode: Episode) -> Episode | None:
         if any(fnmatch.fnmatchcase(line["name"], pattern) for pattern in options.without):
             return None
-        return episode if relabel is None else episodes.with_rewards(episode, relabel(line["name"], episode.as_arrays()))
+        if relabel is None:
+            return episode
+        try:
+            return episodes.with_rewards(episode, relabel(line["name"], episode.as_arrays()))
+        except Exception as error:
+            kind = "" if isinstance(error, EpisodeError) else f"{type(error).__name__}: "
+            raise SettingsError(
+                "--relabel", options.relabel, f"of {line['name']!a} it made this: {kind}{error}", "command line"
+            ) from error
 
     return change
 

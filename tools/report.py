@@ -13,7 +13,6 @@ if __name__ == "__main__":
 
 import argparse
 import time
-from pathlib import Path
 
 from local_training import atomic_files
 from tools import command_line
@@ -32,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
         "and its pictures as PNG files beside it.",
     )
     command_line.add_common(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (by default logs/report.html in the root)")
+    parser.add_argument(
+        "--out", type=command_line.output_file, metavar="FILE", help="the page (by default logs/report.html in the root)"
+    )
     parser.add_argument("--no-png", action="store_true", help="only the page; its pictures are within it anyway")
     return parser
 
