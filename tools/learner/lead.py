@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 LAST_BATCHES_SECONDS = 10.0
-STALLED_SECONDS = 5.0
+STALLED_SECONDS, LONGEST_STALLED_SECONDS = 5.0, 60.0
 FIRST_COUNTS_SECONDS = 5.0
 _LOOK_SECONDS = 0.01
 
@@ -28,7 +28,9 @@ class Lead:
         deposited: episodes that the games have delivered so far; whoever plays counts them here.
     """
 
-    def __init__(self, learner: Learner | None, most: int, say_free: Callable[[], None]) -> None:
+    def __init__(
+        self, learner: Learner | None, most: int, say_free: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Prepare.
 
         Args:
@@ -41,7 +43,10 @@ class Lead:
         self.deposited = 0
         self._first = 0
         self._last = -1
-        self._progress_at = time.monotonic()
+        self._waits = False
+        self._clock = clock
+        self._progress_at = clock()
+        self._patience = STALLED_SECONDS
 
     def begin(self) -> None:
         """Leave out what became of former runs' episodes, once the worker has read it from the root's records.
@@ -58,17 +63,23 @@ class Lead:
     def may_grow(self) -> bool:
         """Whether the next game may start: these games are faster than any learner, and old data teach little.
 
-        A learner that makes no headway holds nothing up for longer than a few seconds.
+        A learner that makes no headway holds nothing up for longer than a few seconds. One that is slow, beside other programs,
+        is waited for twice as long as it has needed for a batch: otherwise games would take what it has of the processor,
+        their files would pile up, and its batches become larger and slower still.
         """
         if self._learner is None or not self._learner.running or self._most == 0:
             return True
         fates = self._fates()
         if fates != self._last:
-            self._last, self._progress_at = fates, time.monotonic()
-        if self.deposited - (fates - self._first) < self._most:
+            needed, self._progress_at = self._clock() - self._progress_at, self._clock()
+            if self._last >= 0 and self._waits:
+                self._patience = min(max(self._patience, 2 * needed), LONGEST_STALLED_SECONDS)
+            self._last = fates
+        self._waits = self.deposited - (fates - self._first) >= self._most
+        if not self._waits:
             return True
         self._say_free()
-        return time.monotonic() - self._progress_at > STALLED_SECONDS
+        return self._clock() - self._progress_at > self._patience
 
     def wait_for_the_last(self) -> None:
         """Let the last games' episodes be trained on, if that does not take long."""
