@@ -22,7 +22,6 @@ from local_training.game_voice import GameVoice
 from local_training.paths import Paths
 from tools.background_parallel_learner import BackgroundParallelLearner
 from tools.learner import status, supervisor
-from tools.learner.machine_readings import MachineReadings
 
 STRICT = {"enabled": True, "check_seconds": 0.1, "rest_factor": 1e6, "longest_rest_seconds": 600.0}
 """Above a limit, stand still until it is over."""
@@ -171,30 +170,25 @@ def test_others_load_pauses_and_its_end_lets_it_go_on(paths: Paths, tmp_path: Pa
     assert "other programs use" in log and log.splitlines()[-1].endswith("free")
 
 
-def test_a_real_hog_pauses_the_worker(paths: Paths) -> None:
-    """As above with programs that really take all processors; only where the machine has no other load to speak of."""
-    readings = MachineReadings(paths.root)
-    readings.take()
-    time.sleep(1.0)
-    if (readings.take().others_cpu_percent or 100.0) > 50.0:
-        pytest.skip("the processor is busy with other programs")
+def test_a_real_hog_is_given_way_to(paths: Paths) -> None:
+    """As above with programs that really take all processors, whatever else the machine does."""
     hogs = [subprocess.Popen([sys.executable, "-c", HOG], start_new_session=True) for _ in range(os.cpu_count() or 1)]
+
+    def is_seen(snapshot: dict[str, Any]) -> bool:
+        facts = snapshot["governor"]
+        return "other programs use" in facts["reason"] and (facts["readings"]["others_cpu_percent"] or 0.0) > 80.0
+
     try:
-        with _learner(paths.root, check_seconds=0.5) as learner:
-            # One reading of full load takes the second process; it pauses the first only if it lasts.
-            wait_until(lambda: "other programs use" in _governor(paths).get("reason", ""))
-            facts = _governor(paths)
+        with _learner(paths.root, check_seconds=0.5):
+            _seen(paths, is_seen)
             for hog in hogs:
                 hog.kill()
-            episodes.write(paths.buffer, "game.npz")
+            episodes.write(paths.buffer, "game.npz")  # of others there may be no end, but the first batch need not wait
             wait_until(lambda: len(learner_runs.trained(paths)) == 1)
-            wait_until(lambda: "paused" not in learner.get_stats()["governor"])
     finally:
         for hog in hogs:
             hog.kill()
             hog.wait()
-
-    assert facts["readings"]["others_cpu_percent"] > 80.0
 
 
 def test_a_drain_is_not_governed(paths: Paths) -> None:
