@@ -90,7 +90,7 @@ def test_nothing_is_forked_beside_a_second_thread() -> None:
 
 def test_run_goes_on_without_what_it_was_forked_from(root: Path) -> None:
     """The fork server is killed: no game and no version is lost, what has to be started anew is, and nothing is left behind."""
-    command = [*COMMAND, "--games", "100", "--root", str(root)]
+    command = [*COMMAND, "--games", "40", "--root", str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8") as process:
         wait_until(lambda: len(_games(root)) > 1)
         family = _processes(process.pid)
@@ -100,8 +100,8 @@ def test_run_goes_on_without_what_it_was_forked_from(root: Path) -> None:
         said, _ = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 0 and "SUMMARY" in said and "Errors:" not in said, said
-    assert sorted(_games(root)) == list(range(1, 101))
+    assert sorted(_games(root)) == list(range(1, 41))
     assert learner_runs.command(root, "--drain", "--quiet").returncode == 0  # a busy run does not wait for its last batches
-    assert len([line for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained"]) == 100
+    assert len([line for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained"]) == 40
     left = [child for children in family.values() for child in children]
     wait_until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in left))

@@ -186,7 +186,7 @@ def test_interrupt_ends_the_run_with_a_summary_and_nothing_left_running(root: Pa
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
 def test_game_process_that_is_killed_costs_one_episode(root: Path) -> None:
     """Its game is named as lost, its seat plays on in a new process, and every other game is there."""
-    command = [*COMMAND, "--root", str(root), "--game", "Acrobot-v1", "--games", "100", "--instances", "2", "--quiet"]
+    command = [*COMMAND, "--root", str(root), "--game", "Acrobot-v1", "--games", "40", "--instances", "2", "--quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         wait_until(lambda: _is_playing(root))
         assert process.stdout is not None
@@ -204,7 +204,7 @@ def test_game_process_that_is_killed_costs_one_episode(root: Path) -> None:
     lost = re.findall(r"Game (\d+) was lost after \d+ steps: died: killed by SIGKILL", said)
     assert f"{len(lost)}; the last one, game {lost[-1]}: died" in said
     played = [int(game["number"]) for game in _games(root)]
-    assert sorted([*played, *map(int, lost)]) == list(range(1, 101))
+    assert sorted([*played, *map(int, lost)]) == list(range(1, 41))
     assert len(_trained(root)) == len(played)
 
 
