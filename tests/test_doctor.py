@@ -192,13 +192,25 @@ def test_numbers_that_are_none(played):
 
 
 def test_many_rejected_files(played):
-    """The most frequent reason is named, with a cure of its own."""
+    """The most frequent reason is named, with a cure of its own: while they wait for a learner, and once it has rejected them."""
+    (played.buffer / "being_written.npz").touch()
+    assert found(played.root) == {}
+    (played.buffer / "being_written.npz").unlink()
     for number in range(4):
         (played.buffer / f"text{number}.npz").write_bytes(b"state 1, action 2")
     drop(played.buffer, "no_rewards.npz", 50, 12, rewards=None)
+    words = _only(played, "many-rejected")
+    assert "5 of the 5 newest waiting files" in words and "4 of them as 'not-a-zip'" in words and "numpy.savez" in words
     _drain(played)
     words = _only(played, "many-rejected")
     assert "5 of the last 17" in words and "4 of them as 'not-a-zip'" in words and "numpy.savez" in words
+
+
+def test_a_file_where_a_folder_has_to_be(played):
+    """Made by a script that wrote to the folder before it was there."""
+    played.buffer.rmdir()
+    played.buffer.touch()
+    assert f"{played.buffer} is no folder" in _only(played, "not-writable")
 
 
 def test_cures_are_for_reasons_that_exist():

@@ -65,6 +65,7 @@ class Places:
     elsewhere: folders with episodes in which no learner looks, and how many lie there.
     other_roots: likewise of other roots nearby; looked for only while this one has seen no episode.
     not_writable: folders and files that this user may not write, and who owns them.
+    no_folders: what lies where a folder has to be.
     foreign_names: files in the buffer whose names don't end in .npz.
     unfinished: names in the buffer that say "still being written", and have stood still for a minute.
     future: waiting files from the future, and by how many seconds.
@@ -78,6 +79,7 @@ class Places:
     elsewhere: tuple[tuple[str, int], ...] = ()
     other_roots: tuple[tuple[str, int], ...] = ()
     not_writable: tuple[str, ...] = ()
+    no_folders: tuple[str, ...] = ()
     foreign_names: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()

@@ -75,6 +75,9 @@ def unfinished_files(facts: Facts) -> Trouble | None:
 
 def not_writable(facts: Facts) -> Trouble | None:
     """The user of this process may not write what a learner has to write."""
+    if in_the_way := facts.places.no_folders:
+        cause = f"{_named(in_the_way)} is no folder, and the learner needs one there."
+        return Trouble(cause, "Move it away: the learner makes the folders that it lacks.")
     denied = facts.places.not_writable
     refused = facts.machine.probe.trouble
     if not denied and not refused:

@@ -31,6 +31,7 @@ def look(paths: Paths, now: float) -> Places:
         elsewhere=tuple(_strays(paths)),
         other_roots=tuple(_other_roots(paths)) if fresh else (),
         not_writable=tuple(_not_writable(paths)),
+        no_folders=tuple(str(path) for path in paths.folders if os.path.lexists(path) and not path.is_dir()),
         foreign_names=tuple(sorted(entry.name for entry in entries if _is_foreign(entry))),
         unfinished=tuple(name for name, age in sorted(ages.items()) if _says_unfinished(name) and age > STILL_SECONDS),
         unreadable=tuple(name for name in waiting if _is_refused(paths.buffer / name)),

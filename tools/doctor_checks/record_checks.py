@@ -16,6 +16,8 @@ from tools.monitor import words
 _SHARE_OF_REJECTED = 0.1
 _SHARE_OF_OTHERS = 0.5
 _CODE = re.compile(r"\[([a-z-]+)\]\Z")
+_MAY_BE_UNFINISHED = ("unfinished", "empty")
+_UNFINISHED_SECONDS = 60.0
 _CHECKS_OF_THEIR_OWN = ("wrong-width", "action-out-of-range", "not-finite")
 
 _CURES = {
@@ -149,12 +151,27 @@ def many_rejected(facts: Facts) -> Trouble | None:
     reasons = Counter(code for code in _rejected_codes(facts) if code not in _CHECKS_OF_THEIR_OWN)
     count = sum(reasons.values())
     if not count or count < _SHARE_OF_REJECTED * len(facts.records.recent):
-        return None
+        return _bound_to_be_rejected(facts)
     code, times = reasons.most_common(1)[0]
     example = next((_words_of(line) for line in reversed(facts.records.recent) if _code(line) == code), "")
     cause = f"{count} of the last {len(facts.records.recent)} files were rejected, {times} of them as '{code}'"
     cure = _CURES.get(code, "docs/file-formats.md tells what a file must hold.")
     return Trouble(f"{cause}: {words.visible(example, 300)}.", f"{cure} Each has its reason beside it in {facts.paths.rejected}.")
+
+
+def _bound_to_be_rejected(facts: Facts) -> Trouble | None:
+    """A good part of what waits is unusable; but what may be in the middle of being written is given a minute."""
+    fresh = facts.machine.now - _UNFINISHED_SECONDS
+    bad = [seen for seen in facts.waiting if seen.reason and (seen.reason not in _MAY_BE_UNFINISHED or seen.modified < fresh)]
+    reasons = Counter(seen.reason for seen in bad if seen.reason not in _CHECKS_OF_THEIR_OWN)
+    count = sum(reasons.values())
+    if not count or count < _SHARE_OF_REJECTED * len(facts.waiting):
+        return None
+    code, times = reasons.most_common(1)[0]
+    example = next(seen for seen in reversed(bad) if seen.reason == code)
+    cause = f"{count} of the {len(facts.waiting)} newest waiting files can't be trained on, {times} of them as '{code}'"
+    cure = _CURES.get(code, "docs/file-formats.md tells what a file must hold.")
+    return Trouble(f"{cause}: {words.name(example.name)}: {words.visible(example.found, 300)}.", cure)
 
 
 def mostly_stale(facts: Facts) -> Trouble | None:
