@@ -25,6 +25,7 @@ import os, signal, sys
 from pathlib import Path
 from local_training import atomic_files, buffer_folder
 from local_training.buffer_folder import Departure
+from local_training.file_signature import signature_of
 from local_training.paths import Paths
 root, die_at, durable = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "durable"
 fates = dict(pair.split("=") for pair in sys.argv[4:])
