@@ -97,6 +97,21 @@ def is_episode_name(name: str) -> bool:
     return name.casefold().endswith(EPISODE_SUFFIX) and not name.startswith(".")
 
 
+def check_movable(paths: Paths, name: str, status: os.stat_result) -> None:
+    """Refuse what this user may see in the buffer and not move: another one's folder, or any file in a sticky buffer.
+
+    Raises:
+        PermissionError: it will never leave the buffer; the others shall not wait for it.
+    """
+    owner = os.geteuid() if hasattr(os, "geteuid") else 0
+    movable = not stat.S_ISDIR(status.st_mode) or os.access(paths.buffer / name, os.R_OK | os.W_OK | os.X_OK)
+    if movable and owner not in (0, status.st_uid):
+        buffer = os.stat(paths.buffer)
+        movable = not buffer.st_mode & stat.S_ISVTX or buffer.st_uid == owner
+    if not movable:
+        raise PermissionError(errno.EACCES, "this user may not move it out of the buffer", name)
+
+
 def folder_of(paths: Paths, fate: str) -> Path:
     folders = {TRAINED: paths.archive, STALE: paths.stale, DUPLICATE: paths.duplicate, REJECTED: paths.rejected}
     return folders[fate]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -190,6 +193,54 @@ def test_a_new_model_can_be_started_as_the_reason_says(paths: Paths) -> None:
 
     assert (counts["files_processed"], counts["model_version"]) == (1, 1)
     assert model_store.read(paths.model).state_width == 7
+
+
+AS_NOBODY = """
+import os, sys
+from tools import background_parallel_learner
+assert background_parallel_learner.main(["--drain", "--quiet", "--root", sys.argv[2]]) == 0
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.exit(background_parallel_learner.main(["--drain", "--root", sys.argv[1]]))
+"""
+"""A drain by somebody whose rights count; all is loaded while it may still be read."""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs rights as POSIX has them")
+@pytest.mark.parametrize("sticky", [False, True], ids=["a folder of somebody else", "a sticky buffer"])
+def test_what_may_not_be_moved_out_costs_the_others_nothing(sticky: bool) -> None:
+    """Whoever may write into a shared buffer can put a thing there that nobody else may move: it is named, and stays."""
+    if sticky and os.geteuid() != 0:
+        pytest.skip("needs a second user")
+    with tempfile.TemporaryDirectory(prefix="shared buffer ") as folder:
+        os.chmod(folder, 0o755)
+        paths = Paths(Path(folder) / "root")
+        for made in (paths.root, *paths.folders):
+            made.mkdir(exist_ok=True)
+        names = ["game_1.npz", "game_2.npz"]
+        for number, name in enumerate(names):
+            episodes.write(paths.buffer, name, seed=number)
+        for path in (paths.root, *paths.root.rglob("*")):
+            if os.geteuid() == 0:
+                os.chown(path, 65534, 65534)
+        odd = paths.buffer / "a.npz"
+        if sticky:
+            episodes.write(paths.buffer, odd.name, seed=9)
+            os.chown(paths.buffer, 0, 0)
+            os.chmod(paths.buffer, 0o1777)
+        else:
+            odd.mkdir(mode=0o555)
+
+        mine = Paths(Path(folder) / "mine")
+        mine.buffer.mkdir(parents=True)
+        episodes.write(mine.buffer, "game.npz")
+
+        command = [sys.executable, "-c", AS_NOBODY, str(paths.root), str(mine.root)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+        assert done.returncode == 5 and "a.npz" in done.stderr and "may not move it" in done.stderr, done.stdout + done.stderr
+        assert episodes.fates(paths)["trained"] == names
+        assert odd.exists() and not paths.ledger.read_text().count("a.npz")
 
 
 def test_a_file_that_may_not_be_read_costs_the_others_no_time(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,10 +201,10 @@ class Intake:
         try:
             status = _status_of(path)
             if name in self._deadly:
-                reason = self._deadly.pop(name)  # the next file of this name may be a harmless one
-                return self._rejected(name, "", None, reason)
+                return self._rejected(name, "", None, self._deadly.pop(name))  # the next of this name may be harmless
             if self._needs_time(name, signature_of(status)):
                 return LeftAlone(name)
+            buffer_folder.check_movable(self._paths, name, status)
             data = _read_patiently(path, self._settings.limits.max_memory_bytes)
         except FileNotFoundError:
             return None
