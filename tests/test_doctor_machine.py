@@ -265,6 +265,7 @@ def test_a_learner_in_the_way_of_another(at_work):
     assert f"process {os.getpid()} (" in found(at_work.root, "--before-start")["another-learner"]
 
 
+@pytest.mark.leaves_partials  # of the episode that was being written when the game was killed
 def test_a_game_whose_learner_was_refused(at_work):
     """Two of run_with_training.py in one root: the second one plays, and has no learner."""
     pytest.importorskip("gymnasium", reason="the games extra is not installed")
