@@ -194,7 +194,9 @@ class _Session:
         self._account = account
         self._greedy = greedy
         self._voice = GameVoice(settings.paths)
-        self._lead = Lead(learner, settings.games.lead * settings.games.instances, self._voice.free)
+        # Two at least, so that one is played while another is learnt from.
+        most = max(2, settings.games.lead * settings.games.instances) if settings.games.lead else 0
+        self._lead = Lead(learner, most, self._voice.free)
 
     def run(self, start_method: str) -> int:
         from local_training.games import play_order, progress

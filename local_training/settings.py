@@ -192,8 +192,9 @@ class GameSettings(Section):
 
     game: str = setting("LunarLander-v3", "Gymnasium id of the game; CartPole-v1 is the quickest to learn.")
     lead: int = setting(
-        3,
-        "Episodes per instance that games may be ahead of the learner before they wait for it; 0: they never wait.",
+        1,
+        "Episodes per instance that games may be ahead of the learner before they wait for it, two in all at least; "
+        "0: they never wait.",
         at_least=0,
     )
     instances: int = setting(

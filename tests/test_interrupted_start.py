@@ -50,7 +50,9 @@ def test_interrupt_while_a_command_loads_shows_no_traceback(command: list[str], 
     (tmp_path / "modules" / package).mkdir(parents=True)
     (tmp_path / "modules" / package / "__init__.py").write_text(SLOW)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "modules")}
-    arguments = [sys.executable, str(CHECKOUT / command[0]), *command[1:], "--root", str(root / "new")]
+    new = root / "new"
+    (new / "data").mkdir(parents=True)  # some commands look for a run before they load anything
+    arguments = [sys.executable, str(CHECKOUT / command[0]), *command[1:], "--root", str(new)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(arguments, **pipes, env=environment, cwd=tmp_path, start_new_session=True) as process:
         said = b""
