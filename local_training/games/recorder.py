@@ -38,7 +38,6 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
     Attributes:
         outbox: what the disk has not taken yet waits here.
         episodes: files made so far.
-        saved: [N] bool, whether each env's newest episode lies in the buffer.
 
     Example: `choice = recorder.choose(policy, observations)`, then `recorder.step(choice.actions)`.
     """
@@ -83,9 +82,6 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
             raise TypeError(f"the observation space is {env.single_observation_space}; an episode file needs one array")
         self.outbox = Outbox(paths, durable=durable)
         self.episodes = 0
-        self.saved = np.zeros(env.num_envs, bool)
-        self._episode_meta: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
-        self._episode_ids = [""] * env.num_envs
         self._segment_steps = segment_steps
         self._drops_cut = cut_episodes == "drop"
         self._meta = dict(meta or {})
@@ -113,14 +109,6 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
     def to_game(self, actions: Array) -> Any:
         """Chosen actions [N] or [N, D] as the envs take them, for games that shape them, or do not count from 0."""
         return np.array([self._actions.to_game(action) for action in actions])
-
-    def describe(self, index: int, **meta: Any) -> None:
-        """Say something about an env's episodes, for the meta of their files; until it is said anew."""
-        self._episode_meta[index] = meta
-
-    def identify(self, index: int, episode_id: str) -> None:
-        """Call the env's next file so instead of by a random id: a second one of this id will not be trained on."""
-        self._episode_ids[index] = episode_id
 
     # --- playing
 
@@ -193,12 +181,9 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         stream = self._streams[index]
         episode_return = stream.total_reward
         result = self._result_of(ending, episode_return)
-        meta = {**self._meta, **self._episode_meta[index], "result": result, "ending": ending, "env": index, **more}
+        meta = {**self._meta, "result": result, "ending": ending, "env": index, **more}
         arrays = stream.take(terminated=terminated, final_state=final_state, space=self._actions.space, meta=meta)
-        if self._episode_ids[index]:
-            arrays["episode_id"] = np.array(self._episode_ids[index])
-            self._episode_ids[index] = ""
-        self.saved[index] = self.outbox.deposit(arrays, result) is not None
+        self.outbox.deposit(arrays, result)
         self.episodes += 1
 
     def close(self, **kwargs: Any) -> None:
