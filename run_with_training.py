@@ -129,19 +129,25 @@ def _forks(options: argparse.Namespace, settings: Settings) -> AbstractContextMa
     return fork_of_ours.serving()
 
 
-def _forked(forks: ForkServer, main: str, name: str, arguments: list[str], streams: tuple[int | None, int]) -> ForkedCommand:
+def _forked(
+    forks: ForkServer | None, main: str, name: str, arguments: list[str], streams: tuple[int | None, int]
+) -> ForkedCommand | None:
+    """A process of this run, forked; None where nothing forks, and it has to be started in a new interpreter."""
+    if forks is None:
+        return None
     from local_training.games.forked_command import Command, ForkedCommand
 
     theirs = {key: value for key, value in child_process.worker_environment().items() if os.environ.get(key) != value}
-    return ForkedCommand(forks, Command(main, name, arguments, theirs, str(CHECKOUT)), *streams)
+    with suppress(OSError):
+        return ForkedCommand(forks, Command(main, name, arguments, theirs, str(CHECKOUT)), *streams)
+    return None
 
 
 def _started_learner(settings: Settings, quiet: bool, forks: ForkServer | None) -> BackgroundParallelLearner | None:
     def start_worker(stderr: IO[bytes]) -> Child:
-        if forks is not None:
-            with suppress(OSError):
-                return _forked(forks, f"{child_process.WORKER}:main", process_names.LEARNER_WORKER, [], (None, stderr.fileno()))
-        return child_process.start_worker(stderr)
+        streams = (None, stderr.fileno())
+        forked = _forked(forks, f"{child_process.WORKER}:main", process_names.LEARNER_WORKER, [], streams)
+        return forked or child_process.start_worker(stderr)
 
     say = (lambda sentence: None) if quiet else _say
     learner = BackgroundParallelLearner(settings=settings, start_worker=start_worker)
@@ -165,11 +171,9 @@ def _greedy_games(settings: Settings, forks: ForkServer | None) -> AbstractConte
 
     def start() -> PlayingProcess:
         with open(os.devnull, "wb") as nowhere:
-            if forks is not None:
-                with suppress(OSError):
-                    return _forked(
-                        forks, "tools.evaluate:main", process_names.GREEDY_GAMES, arguments, (nowhere.fileno(), nowhere.fileno())
-                    )
+            streams = (nowhere.fileno(), nowhere.fileno())
+            if forked := _forked(forks, "tools.evaluate:main", process_names.GREEDY_GAMES, arguments, streams):
+                return forked
             command = [sys.executable, str(CHECKOUT / "tools" / "evaluate.py"), *arguments]
             options = child_process.apart_from_terminal() | {"env": child_process.child_environment(dict(os.environ))}
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, **options)

@@ -112,10 +112,11 @@ class SeveralGames:
             self._holder.refresh()
         seeds: list[int | None] = [None] * len(self._games)
         mask = np.zeros(len(self._games), bool)
+        by_seed = {}
         for index, number in numbers.items():
-            seeds[index], mask[index] = self._order.game_seed(number), True
-            self._games[index] = _Running(number, self._order.game_seed(number), self._holder.version)
-        by_seed = {self._order.game_seed(number): number for number in numbers.values()}
+            seed = self._order.game_seed(number)
+            seeds[index], mask[index], by_seed[seed] = seed, True, number
+            self._games[index] = _Running(number, seed, self._holder.version)
         begin = Begin(by_seed, self._holder.network(self._width), self._holder.version, self._order.training)
         _, infos = self._envs.reset(seed=seeds, options={**begin.as_options(), "reset_mask": mask})
         # A seat that failed over this reset has been reset once more, in a new process: only one given up has no game.

@@ -40,8 +40,6 @@ class VectorFace(VectorEnv[Any, Any, Any]):
 
     def _merge_infos(self, infos: dict[int, dict[str, Any]]) -> dict[str, Any]:
         merged: dict[str, Any] = {}
-        if not infos:
-            return merged
         for index in sorted(infos):
             merged = self._add_info(merged, infos[index], index)
         return merged

@@ -50,8 +50,7 @@ def words(room: Room, most: int) -> str:
     """Why there are fewer processes than the most."""
     if room.against or room.others_cpu_percent is None:
         return f"{room.processes} of {most} processes, until it is certain that there is room for more"
-    used = "?" if room.others_cpu_percent is None else f"{room.others_cpu_percent:.0f} %"
-    return f"{room.processes} of {most} processes, as others use {used} of the processor"
+    return f"{room.processes} of {most} processes, as others use {room.others_cpu_percent:.0f} % of the processor"
 
 
 def _seats(processors: int | None, others_cpu_percent: float | None, most: int, not_a_game: float) -> int:
