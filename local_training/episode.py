@@ -87,7 +87,8 @@ def from_arrays(arrays: Mapping[str, Any], limits: LimitSettings | None = None) 
 
     Raises:
         EpisodeError: with the reason "missing-array", "wrong-dtype", "wrong-shape", "too-large", "not-finite",
-            "absurd-magnitude", "action-out-of-range", "illegal-action", "unexpected-mask" or "bad-meta".
+            "absurd-magnitude", "action-out-of-range", "illegal-action", "bad-mask", "unexpected-mask" or
+            "bad-meta".
     """
     limits = limits or LimitSettings()
     for name in REQUIRED:

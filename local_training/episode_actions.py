@@ -12,6 +12,7 @@ from local_training.actions import kinds
 from local_training.actions.discrete import Discrete, shape_error
 from local_training.actions.space import ActionSpace
 from local_training.errors import EpisodeError
+from local_training.plain_values import truth_values
 from local_training.settings import LimitSettings
 
 Array = npt.NDArray[Any]
@@ -32,7 +33,7 @@ def read(raw: Array, raw_mask: Any, meta: Mapping[str, Any], steps: int, limits:
 
     Raises:
         EpisodeError: "wrong-dtype", "wrong-shape", "not-finite", "action-out-of-range", "illegal-action",
-            "unexpected-mask" or "bad-meta".
+            "bad-mask", "unexpected-mask" or "bad-meta".
     """
     declared = _declared(meta, limits)
     if declared is None or isinstance(declared, Discrete):
@@ -71,9 +72,7 @@ def _numbers(raw: Array, steps: int, limits: LimitSettings) -> Array:
 
 
 def _mask(raw: Any, steps: int, limits: LimitSettings) -> Array:
-    mask = np.asarray(raw)
-    if mask.dtype != np.bool_:
-        raise EpisodeError("wrong-dtype", f"action_mask is of type {mask.dtype}", "bool is needed")
+    mask = truth_values(raw)
     if mask.ndim != 2 or mask.shape[0] != steps or not 1 <= mask.shape[1] <= limits.max_actions:
         raise EpisodeError("wrong-shape", f"action_mask has shape {mask.shape}", f"({steps}, number of actions) is needed")
     return np.ascontiguousarray(mask)

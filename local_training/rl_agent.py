@@ -18,6 +18,7 @@ from local_training.errors import BackgroundTrainingError
 from local_training.game_voice import GameVoice
 from local_training.outbox import Outbox
 from local_training.paths import MODEL_NAME, Paths
+from local_training.plain_values import truth_values
 from local_training.policy_holder import GUIDE_ACTIONS, PolicyHolder
 from local_training.recording import Recording, state_vector
 from local_training.settings import LearningSettings
@@ -116,7 +117,8 @@ class RLAgent:
         Args:
             state: [S] numbers, or more axes, which are flattened; uint8 is scaled by 1/255.
             training: True draws from the policy and records the step; False takes the likeliest action, unrecorded.
-            action_mask: [A], true where an action is legal now; for MultiDiscrete those of all numbers behind one another.
+            action_mask: [A], True or 1 where an action is legal now, False or 0 elsewhere; other numbers are refused, since
+                0 means the opposite in an additive mask. For MultiDiscrete those of all numbers behind one another.
 
         Returns:
             The action, its name, and the probability with which the policy chooses it. The action is its number, or an
@@ -128,7 +130,7 @@ class RLAgent:
         if training and not len(self._recording):
             self.refresh()
         vector = state_vector(state)
-        mask = None if action_mask is None else np.asarray(action_mask, bool)
+        mask = None if action_mask is None else truth_values(action_mask)
         network = self._holder.network(len(vector))
         actions = self._holder.known_actions
         if mask is not None:

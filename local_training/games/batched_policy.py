@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from local_training import policy
 from local_training.actions import ActionSpace, Discrete
+from local_training.plain_values import truth_values
 from local_training.policy import Network
 
 Array = npt.NDArray[Any]
@@ -52,13 +53,15 @@ class BatchedPolicy:
 
         Args:
             observations: [N, ...]; further axes are flattened, uint8 is scaled by 1/255, as in an episode file.
-            masks: [N, A] bool, True where legal.
+            masks: [N, A], True or 1 where legal, False or 0 elsewhere.
             greedy: take the likeliest action instead of drawing one.
 
         Raises:
-            EpisodeError: states of another width than the network's, or a mask that leaves no action.
+            EpisodeError: states of another width than the network's, a mask that leaves no action, or one that holds
+                anything but truth values.
         """
         states = state_rows(observations)
+        masks = None if masks is None else truth_values(masks)
         space = self._actions or Discrete(len(self.network.b3))
         noise = None if greedy else space.noise(self._rng, len(states))
         actions, log_probs = chosen(self.network, space, states, masks, noise)
@@ -69,6 +72,7 @@ def chosen(network: Network, space: ActionSpace, states: Array, masks: Array | N
     """Actions and their log-probabilities [B] for states [B, S].
 
     Args:
+        masks: [B, A] bool.
         noise: of the space; None takes the likeliest.
 
     Raises:

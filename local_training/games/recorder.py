@@ -16,6 +16,7 @@ from local_training.games.episode_stream import EpisodeStream
 from local_training.games.game_actions import GameActions
 from local_training.outbox import Outbox
 from local_training.paths import Paths
+from local_training.plain_values import truth_values
 
 Array = npt.NDArray[Any]
 ResultOf = Callable[[str, float], str]
@@ -159,7 +160,7 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         if choice is not None and not np.array_equal(choice.actions[index], action):
             choice = None  # somebody has played something else than was chosen
         log_prob = None if choice is None else float(choice.log_probs[index])
-        mask = None if choice is None or choice.masks is None else np.array(choice.masks[index], bool)
+        mask = None if choice is None or choice.masks is None else truth_values(choice.masks[index]).copy()
         version = None if choice is None else int(choice.policy_versions[index])
         self._streams[index].add(state, action, reward, log_prob, mask, version)
 

@@ -31,6 +31,7 @@ _CURES = {
     "absurd-magnitude": "Scale states and rewards to about 1, or raise limits.max_magnitude.",
     "too-large": "Save an episode per game, not all games in one file; or raise limits.* in the settings.",
     "illegal-action": "The action that was taken must be True in action_mask at its step.",
+    "bad-mask": "action_mask holds True (or 1) for each legal action and False (or 0) for each other; nothing to add to logits.",
     "unexpected-mask": "Leave action_mask out: only discrete and multi_discrete actions can be masked.",
     "wrong-action-kind": "One root holds one game with one kind of actions: use another --root.",
     "bad-meta": "meta must be the text of a JSON object: numpy.array(json.dumps({...})).",
