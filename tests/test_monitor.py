@@ -38,7 +38,7 @@ SNAPSHOT = Snapshot(
     now=NOW,
     buffer=FolderFacts("/r/data/buffer", "", 3, 3, 4096, (FileFacts("new.npz", 2048, NOW - 1),), arrived=2, looked_at=NOW),
     archive=FolderFacts("/r/data/archive", "", 40, 40, 81920, (FileFacts("old.npz", 1024, NOW - 9),), arrived=5, looked_at=NOW),
-    model=ModelFileFacts("/r/models/rl_agent_model.npz", size_bytes=140_000, modified=NOW - 197),
+    model=ModelFileFacts("/r/models/rl_agent_model.npz", size_bytes=140_000, modified=NOW - 197, version=12),
     status=StatusFacts(
         {
             "state": "idle",

@@ -76,7 +76,7 @@ SNAPSHOT = Snapshot(
     now=NOW,
     buffer=FolderFacts("/r/buffer", "", 3, 3, 4096, (FileFacts("new.npz", 2048, NOW - 1),), arrived=2, looked_at=NOW),
     archive=FolderFacts("/r/archive", "", 123_456, 4_000, 81920, (FileFacts("old.npz", 9, NOW - 9),), looked_at=NOW - 30),
-    model=ModelFileFacts("/r/models/rl_agent_model.npz", size_bytes=140_000, modified=NOW - 197),
+    model=ModelFileFacts("/r/models/rl_agent_model.npz", size_bytes=140_000, modified=NOW - 197, version=12),
     status=StatusFacts(
         {
             "state": "paused",

@@ -25,7 +25,8 @@ from types import TracebackType
 from typing import Any
 
 from local_training import blas_threads, pausing, settings_file
-from local_training.errors import LockUnavailableError, PausedError
+from local_training.errors import LockUnavailableError, ModelError, PausedError
+from local_training.paths import Paths
 from local_training.root_lock import LearnerLock
 from local_training.settings import Settings
 from tools import command_line
@@ -164,10 +165,16 @@ class BackgroundParallelLearner:
             self._lock = None
 
     def get_stats(self) -> dict[str, Any]:
-        """The newest counts; keys as in tools/learner/stats.py. Costs a copy of a small dict."""
+        """The newest counts; keys as in tools/learner/stats.py. Costs a copy of a small dict.
+
+        While this learner does not run, `model_version` is read from the model file, which others may have replaced.
+        """
         if self._supervisor is None:
-            return {**EMPTY, "max_workers": self.settings.learner.max_workers}
-        stats = self._supervisor.stats()
+            stats = {**EMPTY, "max_workers": self.settings.learner.max_workers}
+        else:
+            stats = self._supervisor.stats()
+        if not self.running:
+            stats["model_version"] = _published_version(self._paths, stats["model_version"])
         if self._replays is not None:
             stats["replays_analyzed"] += self._replays.done
             stats["errors"] += self._replays.errors
@@ -192,6 +199,17 @@ class BackgroundParallelLearner:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.stop()
+
+
+def _published_version(paths: Paths, known: int) -> int:
+    """The version in the model file; what is known if that can't be read."""
+    # Only now, as it loads NumPy, which a learner that runs needs in its worker only.
+    from local_training import model_store
+
+    try:
+        return model_store.read(paths.model, model_store.POLICY_KEYS).version
+    except (ModelError, OSError):  # a missing model is an OSError, too
+        return known
 
 
 class _Reporter:

@@ -107,7 +107,8 @@ class Supervisor:
                 break
             exit_code = self._listen(process)
             with self._lock:
-                self._stats["active_workers"] = 0
+                # What is true of a running worker only; "governor" would otherwise stay what it was for ever.
+                self._stats.update(active_workers=0, governor="")
             if self._stopping.is_set():
                 break
             if self._refusal:

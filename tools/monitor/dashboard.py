@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tools.monitor import life_signs, words
 from tools.monitor.advice import Advice
@@ -35,7 +34,7 @@ def lines(
         _header(snapshot),
         _folder("BUFFER DIRECTORY (Pending Training)", snapshot.buffer, snapshot.now, _buffer_words(snapshot.buffer)),
         _folder("ARCHIVE DIRECTORY (Processed)", snapshot.archive, snapshot.now, _archive_words(snapshot.archive)),
-        _model(snapshot.model, _stats(snapshot), snapshot.now),
+        _model(snapshot.model, snapshot.now),
         _learner(snapshot),
         _what_to_do(advised),
         _statistics(snapshot),
@@ -99,14 +98,15 @@ def _archive_words(folder: FolderFacts) -> tuple[str, str]:
     return "nothing archived since the last look", "Recently Archived"
 
 
-def _model(model: ModelFileFacts, stats: Mapping[str, Any], now: float) -> list[Line]:
+def _model(model: ModelFileFacts, now: float) -> list[Line]:
     shown = [Line("MODEL STATUS"), *_rows([("Path", words.visible(model.path), DETAIL)])]
     if model.size_bytes is None or model.modified is None:
         return [*shown, *_rows([("Status", words.visible(model.trouble), ESSENTIAL)])]
-    version = words.number(stats["model_version"], ",d") if "model_version" in stats else "unknown"
+    version = "unknown" if model.version is None else f"{model.version:,}"
+    status = ("Status", words.visible(model.trouble), ESSENTIAL) if model.trouble else ("Status", "Model exists", USEFUL)
     return shown + _rows(
         [
-            ("Status", "Model exists", USEFUL),
+            status,
             ("Size", words.size(model.size_bytes), DETAIL),
             ("Modified", words.moment(model.modified), DETAIL),
             ("Update", f"Model updated {words.ago(model.modified, now)}!", ESSENTIAL),
@@ -116,20 +116,21 @@ def _model(model: ModelFileFacts, stats: Mapping[str, Any], now: float) -> list[
 
 
 def _learner(snapshot: Snapshot) -> list[Line]:
-    stats = _stats(snapshot)
+    stats = life_signs.current_stats(snapshot)
     shown = [Line("LEARNER"), *_rows([("State", life_signs.state_words(snapshot.status, snapshot.now), ESSENTIAL)])]
     if snapshot.pause is not None:
         shown += _rows([("Paused", f"{words.visible(snapshot.pause.words)}; --resume ends it", ESSENTIAL)])
     if not stats:
         return shown
-    workers = f"{words.number(stats.get('active_workers', 0), 'd')}/{words.number(stats.get('max_workers', 0), 'd')} active"
+    active, most = words.number(stats.get("active_workers", "?"), "d"), words.number(stats.get("max_workers", 0), "d")
     restarts = words.number(stats.get("worker_restarts", 0), "d")
     errors = words.number(stats.get("errors", 0), "d")
     error = words.visible(stats.get("last_error") or "none", 400)
+    governed = ": ".join(part for part in life_signs.throttle(snapshot) if part)
     return shown + _rows(
         [
-            ("Worker", f"{workers}, {restarts} restarts", USEFUL),
-            ("Governor", words.visible(stats.get("governor") or "unknown", 200), USEFUL),
+            ("Worker", f"{active}/{most} active, {restarts} restarts", USEFUL),
+            ("Governor", governed[:200] or "-", USEFUL),
             ("Errors", errors, USEFUL),
             ("Last Error", error, ESSENTIAL if stats.get("last_error") else DETAIL),
         ]
@@ -157,7 +158,7 @@ _STATISTICS = (
 
 def _statistics(snapshot: Snapshot) -> list[Line]:
     """Two statistics to a line."""
-    stats = _stats(snapshot)
+    stats = life_signs.current_stats(snapshot)
     cells = [f"{title + ':':<22}{words.number(stats[key], form)}" for title, key, form in _STATISTICS if key in stats]
     if not cells:
         return []
@@ -180,8 +181,3 @@ def _log(snapshot: Snapshot) -> list[Line]:
     count = len(snapshot.log_lines)
     texts = [f"  {words.visible(text)}" for text in snapshot.log_lines]
     return shown + [Line(text, _NEWEST_LOG_LINE + count - 1 - index) for index, text in enumerate(texts)]
-
-
-def _stats(snapshot: Snapshot) -> Mapping[str, Any]:
-    stats = (snapshot.status.content or {}).get("stats")
-    return stats if isinstance(stats, Mapping) else {}

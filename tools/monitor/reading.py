@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from local_training import model_store
+from local_training.errors import ModelError, ModelMissingError
+from local_training.file_signature import Signature, signature_of
 from local_training.free_disk import free_bytes
 from local_training.paths import Paths
 from local_training.pausing import PauseWatch
@@ -20,6 +23,8 @@ from tools.monitor.snapshot import ModelFileFacts, Snapshot, StatusFacts
 
 LOG_LINES = 10
 _TAIL_BYTES = 8192
+_MODEL_REST_FACTOR = 100.0
+"""Reading the model is followed by a rest of this many times its duration: 1 % of a core at most, however large it is."""
 
 
 class Reader:
@@ -30,6 +35,7 @@ class Reader:
         self._paths = paths
         self._started = started
         self._pauses = PauseWatch(paths)
+        self._model = ModelWatch(paths.model)
         self._buffer = FolderCensus(paths.buffer, measured_per_look=measured_per_look)
         self._archive = FolderCensus(paths.archive, measured_per_look=measured_per_look)
 
@@ -41,7 +47,7 @@ class Reader:
             now=now,
             buffer=self._buffer.look(now),
             archive=self._archive.look(now),
-            model=model_facts(self._paths.model),
+            model=self._model.look(),
             status=status_facts(self._paths),
             log_path=str(self._paths.training_log),
             log_lines=last_lines(self._paths.training_log, LOG_LINES),
@@ -50,16 +56,51 @@ class Reader:
         )
 
 
-def model_facts(path: Path) -> ModelFileFacts:
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return ModelFileFacts(str(path), "no model yet")
-    except OSError as error:
-        return ModelFileFacts(str(path), f"can't be looked at: {error.strerror or error}")
-    if not stat.S_ISREG(found.st_mode):
-        return ModelFileFacts(str(path), "not a regular file")
-    return ModelFileFacts(str(path), size_bytes=found.st_size, modified=found.st_mtime)
+class ModelWatch:
+    """The published model, read again only when its file has changed; a look without a change costs one lstat()."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._path = path
+        self._clock = clock
+        self._seen: Signature | None = None
+        self._due = float("-inf")
+        self._facts = ModelFileFacts(str(path), "no model yet")
+
+    def look(self) -> ModelFileFacts:
+        """What is published now; of a large model that changes all the time, what was published a moment ago."""
+        try:
+            found = os.lstat(self._path)
+        except FileNotFoundError:
+            return self._unread("no model yet")
+        except OSError as error:
+            return self._unread(f"can't be looked at: {error.strerror or error}")
+        if not stat.S_ISREG(found.st_mode):
+            return self._unread("not a regular file")
+        begun = self._clock()
+        if signature_of(found) != self._seen and begun >= self._due:
+            self._facts = self._read(found)
+            self._due = self._clock() + _MODEL_REST_FACTOR * (self._clock() - begun)
+        return self._facts
+
+    def _read(self, found: os.stat_result) -> ModelFileFacts:
+        version, trouble = None, ""
+        self._seen = signature_of(found)
+        try:
+            # As an agent reads it, so that a model that no game could play with is not shown as a sound one.
+            version = model_store.read(self._path, model_store.POLICY_KEYS).version
+        except ModelMissingError:
+            return self._unread("no model yet")
+        except ModelError as error:
+            trouble = f"can't be used: {error.found}"
+        except OSError as error:
+            trouble = f"can't be read: {error.strerror or error}"
+            self._seen = None  # the next look may succeed
+        return ModelFileFacts(str(self._path), trouble, found.st_size, found.st_mtime, version)
+
+    def _unread(self, trouble: str) -> ModelFileFacts:
+        self._seen, self._due = None, float("-inf")
+        self._facts = ModelFileFacts(str(self._path), trouble)
+        return self._facts
 
 
 def status_facts(paths: Paths) -> StatusFacts:

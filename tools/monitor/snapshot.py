@@ -42,12 +42,16 @@ class FolderFacts:
 
 @dataclass(frozen=True)
 class ModelFileFacts:
-    """The model file from outside; None for what is not known, and `trouble` says why."""
+    """The published model; None for what is not known, and `trouble` says why.
+
+    version: what the file itself says, and not what a learner said when it last wrote its status.
+    """
 
     path: str
     trouble: str = ""
     size_bytes: int | None = None
     modified: float | None = None
+    version: int | None = None
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ class Gatherer:
         )
         self._replays = ReplayCensus(paths)
         self._pauses = PauseWatch(paths)
+        self._model = reading.ModelWatch(paths.model)
         self._metrics = MetricsReader(paths)
         self._flow = Flow()
         self._status_file, self._log_file = _Watched(paths.status), _Watched(paths.training_log)
@@ -114,7 +115,7 @@ class Gatherer:
             now=now,
             buffer=self._buffer.look(now) if anew or last is None else last.buffer,
             archive=self._archive.look(now) if anew or last is None else last.archive,
-            model=reading.model_facts(self._paths.model),
+            model=self._model.look(),
             status=status,
             log_path=str(self._paths.training_log),
             log_lines=self._log,

@@ -66,17 +66,16 @@ def learner(facts: LiveFacts, width: int, signs: Glyphs) -> list[Ranked]:
     said = life_signs.state_words(snapshot.status, snapshot.now)
     mood = _mood(said, content, paused=snapshot.pause is not None)
     shown = paragraph("State", f"{signs.dot} {said}", mood, width, 2)
-    governed = content.get("governor")
-    state, reason = (governed.get("state"), governed.get("reason")) if isinstance(governed, Mapping) else (None, None)
-    text = ": ".join(words.visible(part, 300) for part in (state, reason) if part)
-    text = text or words.visible(stats.get("governor") or "not known", 300)
-    shown += paragraph("Governor", text, WARNING if reason else PLAIN, width, 2)
+    state, reason = life_signs.throttle(snapshot)
+    if state or reason:
+        text = ": ".join(part for part in (state, reason) if part)
+        shown += paragraph("Governor", text, WARNING if reason else PLAIN, width, 2)
     if stats:
         shown += [_worker(facts, stats), *_totals(stats)]
     model = snapshot.model
     if model.size_bytes is None or model.modified is None:
         return [*shown, labelled("Model", words.visible(model.trouble))]
-    version = f"version {words.number(stats['model_version'], ',d')}, " if "model_version" in stats else ""
+    version = f"version {model.version:,}, " if model.version is not None else f"{words.visible(model.trouble)}; "
     updated = f"updated {words.ago(model.modified, snapshot.now)}, {words.size(model.size_bytes)}"
     return [*shown, labelled("Model", f"{version}{updated}")]
 
@@ -236,11 +235,11 @@ def _replays(facts: LiveFacts, signs: Glyphs) -> list[Ranked]:
 
 
 def _worker(facts: LiveFacts, stats: Mapping[str, Any]) -> Ranked:
-    active, most = words.number(stats.get("active_workers", 0), "d"), words.number(stats.get("max_workers", 0), "d")
+    active, most = words.number(stats.get("active_workers", "?"), "d"), words.number(stats.get("max_workers", 0), "d")
     text = f"{active}/{most} active"
     figures = facts.learning.figures
     cpu, memory = figures.get("cpu_percent", math.nan), figures.get("memory_mb", math.nan)
-    if math.isfinite(cpu) and math.isfinite(memory):
+    if math.isfinite(cpu) and math.isfinite(memory) and life_signs.is_running(facts.snapshot.status, facts.snapshot.now):
         text += f", {cpu:.0f} % of a core, {memory:.0f} MB"
     restarts, errors = (words.number(stats.get(key, 0), ",d") for key in ("worker_restarts", "errors"))
     plurals = [_counted(number, noun) for number, noun in ((restarts, "restart"), (errors, "error"))]
@@ -267,8 +266,7 @@ def _counted(number: str, noun: str) -> str:
 
 
 def _stats(facts: LiveFacts) -> Mapping[str, Any]:
-    stats = (facts.snapshot.status.content or {}).get("stats")
-    return stats if isinstance(stats, Mapping) else {}
+    return life_signs.current_stats(facts.snapshot)
 
 
 def _mood(said: str, content: Mapping[str, Any], *, paused: bool) -> str:

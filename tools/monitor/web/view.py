@@ -61,14 +61,16 @@ def _mood(said: str, content: Mapping[str, Any]) -> str:
 
 
 def _tiles(facts: Facts) -> list[tuple[str, str]]:
-    found = (facts.snapshot.status.content or {}).get("stats")
-    stats = found if isinstance(found, Mapping) else {}
+    stats = life_signs.current_stats(facts.snapshot)
+    version = facts.snapshot.model.version
     waiting = f"{facts.snapshot.buffer.count:,}"
-    tiles = [("Version", "model_version", ",d"), ("Games trained", "files_processed", ",d"), ("Steps", "total_samples", ",d")]
+    tiles = [("Games trained", "files_processed", ",d"), ("Steps", "total_samples", ",d")]
     tiles += [("Mean return, last batch", "mean_return", ",.4g")]
     shown = [(title, words.number(stats[key], form) if key in stats else UNKNOWN) for title, key, form in tiles]
-    workers = f"{words.number(stats.get('active_workers', 0), 'd')} of {words.number(stats.get('max_workers', 0), 'd')}"
-    governor = words.visible(stats.get("governor") or UNKNOWN, 120)
+    active = words.number(stats["active_workers"], "d") if "active_workers" in stats else "?"
+    workers = f"{active} of {words.number(stats.get('max_workers', 0), 'd')}"
+    governor = ": ".join(part for part in life_signs.throttle(facts.snapshot) if part)[:120] or UNKNOWN
+    shown.insert(0, ("Version", UNKNOWN if version is None else f"{version:,}"))
     return [*shown, ("Waiting", waiting), ("Workers", workers if stats else UNKNOWN), ("Governor", governor)]
 
 
