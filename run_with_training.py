@@ -79,6 +79,7 @@ def _run(options: argparse.Namespace) -> int:
     from local_training.games import learning_curve, run_account, run_state
 
     asked = _settings(options, {})
+    command_line.make_root(asked.root)
     # Before anything is opened or locked: what is forked has it open too.
     with _forks(options, asked) as forks, run_state.RunKeeper(asked.paths) as keeper:
         log = learning_curve.GameLog(keeper.paths, is_mine=keeper.is_mine)

@@ -77,7 +77,7 @@ def test_the_folder_may_come_from_the_environment(environment: dict[str, str], t
         (("not there",), 2, "'not there'"),
         ((".", "--workers", "0"), 2, "workers is 0"),
         ((".", "--timeout", "-1"), 2, "timeout_seconds is -1.0"),
-        ((".", "--root", "a file"), 5, "a file"),
+        ((".", "--root", "a file"), 2, "a file"),
         ((".", "--details", "no folder/details.jsonl"), 5, "no folder"),
     ],
 )

@@ -63,6 +63,7 @@ def _analyse(options: argparse.Namespace) -> int:
     if not folder or not os.path.exists(folder):
         needed = "a folder that is there is needed, as argument or in REPLAY_ARCHIVE_DIR"
         raise SettingsError("DIR", folder, needed, "command line")
+    command_line.make_root(settings.root)
     analysis.demand_library()
     archive = ReplayArchive(settings.paths, settings.replays, folder)
     archive.prepare()

@@ -262,6 +262,7 @@ def _run(options: argparse.Namespace) -> int:
         "verbose": False if options.quiet else None,
     }
     settings = command_line.settings_of(options, learner=learner_flags)
+    command_line.make_root(settings.root)
     return _drain(settings, options.quiet) if options.drain else _learn_until_interrupted(settings)
 
 

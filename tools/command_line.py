@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from local_training import settings_file
-from local_training.errors import BackgroundTrainingError, MachineError
+from local_training.errors import BackgroundTrainingError, MachineError, SettingsError
 from local_training.paths import Paths
 from local_training.settings import Settings
 from local_training.visible_text import encodable
@@ -60,9 +61,96 @@ def settings_of(options: argparse.Namespace, **flags: Mapping[str, Any]) -> Sett
     """The settings under these options: files, then environment, then flags (by section; None is "not given").
 
     Raises:
-        SettingsError: an unknown key or a value that is not allowed.
+        SettingsError: an unknown key or a value that is not allowed; a root that can't be a folder.
+        MachineError: the root can't be reached, or not be made.
     """
-    return settings_file.load(options.config, os.environ, flags, options.root)
+    settings = settings_file.load(options.config, os.environ, flags, options.root)
+    check_root(settings.root)
+    return settings
+
+
+_IMPOSSIBLE_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
+_REASONS = {
+    errno.ENOENT: "it is not there, and the system makes nothing of this name",
+    errno.ENOTDIR: "a part of its name is a file, not a folder",
+    errno.EEXIST: "something else is there under this name",
+    errno.EISDIR: "it is a folder; a file is needed",
+    errno.EACCES: "this user has no permission",
+    errno.EPERM: "the system does not allow it",
+    errno.EROFS: "its file system is read-only",
+    errno.ENOSPC: "No space left on the disk",
+    errno.EDQUOT: "this user's disk quota is used up",
+    errno.EIO: "the disk reports an input/output error",
+    errno.EMFILE: "this process has too many files open",
+    errno.ENFILE: "this machine has too many files open",
+    errno.ENAMETOOLONG: "the name is longer than the file system allows",
+    errno.EINVAL: "the file system allows no such name",
+    errno.ELOOP: "its links lead in a circle",
+}
+"""What the numbers of the system's errors mean, in words."""
+
+
+def check_root(root: Path) -> None:
+    """Refuse a root that is no folder and can't become one. Nothing is made.
+
+    Raises:
+        SettingsError: its name is impossible, or it or a part of it is a file.
+        MachineError: the machine does not let this user reach it, or make it.
+    """
+    try:
+        os.stat(root / "data")  # below it: a root that may not be entered is of no use
+    except ValueError:  # a NUL, or letters that no file system can store
+        raise _no_root(root, "a name without NUL and half letters is needed") from None
+    except FileNotFoundError:
+        pass
+    except NotADirectoryError:
+        raise _no_root(root, _file_in_the_way(root)) from None
+    except OSError as error:
+        if error.errno in _IMPOSSIBLE_NAMES:
+            raise _no_root(root, f"{_REASONS[error.errno]}; another name is needed") from None
+        raise MachineError(f"opening the root {root}", reason_of(error)) from None
+    if root.exists():
+        return
+    if root.is_symlink():
+        raise _no_root(root, f"it is a link to {os.readlink(root)}, where nothing is; a folder is needed")
+    above = next((folder for folder in root.parents if folder.exists()), None)
+    if above is None:
+        raise _no_root(root, f"there is no drive {root.anchor} on this machine")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise MachineError(f"making the root {root}", f"{above} may not be written to by this user")
+
+
+def make_root(root: Path) -> None:
+    """Make a root's folder, if it is not there; for commands that write to it.
+
+    Raises:
+        SettingsError, MachineError: as `check_root` does.
+    """
+    check_root(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _IMPOSSIBLE_NAMES:
+            raise _no_root(root, f"{_REASONS[error.errno]}; another name is needed") from None
+        raise MachineError(f"making the root {root}", reason_of(error)) from None
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise MachineError(f"opening the root {root}", "it may not be written to by this user")
+
+
+def _no_root(root: Path, needed: str) -> SettingsError:
+    text = str(root)
+    shown = text if len(text) <= 120 else f"{text[:60]}...{text[-20:]}"
+    return SettingsError("the root", shown, needed, "--root")
+
+
+def _file_in_the_way(root: Path) -> str:
+    file = next(path for path in (*reversed(root.parents), root) if path.exists() and not path.is_dir())
+    return f"a folder is needed, and {'it' if file == root else file} is a file"
+
+
+def reason_of(error: OSError) -> str:
+    """Why the machine failed, in words; the system's own where we have none."""
+    return _REASONS.get(error.errno or 0, error.strerror or str(error))
 
 
 def say(sentence: str) -> None:
@@ -131,6 +219,9 @@ def _failed(error: Exception, exit_code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     sentence = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and not isinstance(error, BackgroundTrainingError) and error.errno in _REASONS:
+        names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        sentence = f"{names}: {reason_of(error)}" if names else reason_of(error)
     if not isinstance(error, (BackgroundTrainingError, OSError)):
         sentence = f"{type(error).__name__}: {sentence}"
     print(f"[ERROR] {sentence}", file=sys.stderr)

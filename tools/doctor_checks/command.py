@@ -45,6 +45,7 @@ def _run(options: argparse.Namespace) -> int:
 def gather(options: argparse.Namespace) -> Facts:
     """All facts of one moment; nothing is changed, but for a few probe files that are gone when this returns."""
     settings, trouble = _settings(options)
+    command_line.check_root(settings.root)
     paths = settings.paths
     machine = machine_facts.look(paths, os.environ)
     records = record_facts.records(paths)
