@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -209,9 +208,6 @@ def _costs(quick: bool) -> list[Row]:
     table.append(Row("import of the learner into a game that has NumPy", "ms", milliseconds))
     waits = _standing_still_milliseconds(2 if quick else 10)
     table.append(Row('from "busy" to the worker standing still', "ms", waits))
-    if os.cpu_count() == 2:  # with more of them there is room for all
-        waits = _making_room_milliseconds(1 if quick else 5)
-        table.append(Row("from a game's first frame to the second process being gone", "ms", waits))
     return table
 
 
@@ -248,32 +244,6 @@ def _standing_still_milliseconds(rounds: int) -> list[float]:
             voice.busy()
             waits.append(1000 * (_last_worked(worker.pid, 0.4) - started))
     return [max(wait, 0.0) for wait in waits]
-
-
-def _making_room_milliseconds(rounds: int) -> list[float]:
-    """From the first frame of a game that says nothing until only one process trains; none where others leave no room for two."""
-    units, waits = _games()["a game in pure Python"], []
-    with _learner(FLAT_OUT):
-        for _ in range(rounds):
-            deadline = time.perf_counter() + 20.0
-            while not (found := _second_processes()):
-                if time.perf_counter() > deadline:
-                    return waits
-                time.sleep(0.5)  # seldom: looking for them is a load, too
-            time.sleep(1.0)
-            started = time.perf_counter()
-            while found[0].is_running() and found[0].status() != psutil.STATUS_ZOMBIE:
-                _frames(units, FRAME_SECONDS, None)
-            waits.append(1000 * (time.perf_counter() - started))
-    return waits
-
-
-def _second_processes() -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            found += [child] if "tools.learner.crew_member" in child.cmdline() else []
-    return found
 
 
 def _last_worked(worker: int, seconds: float) -> float:

@@ -1,7 +1,8 @@
-"""Samples a second of the update, against a plain PyTorch loop and against the bare matrix products of the same steps.
+"""Samples a second of the update: with the value network's thread and without, against PyTorch and bare matrix products.
 
 A sample is one step gone through once, by both networks. The peers are given advantages and targets ready made; ours makes
-them, keeps its normalisers and measures how far the policy has moved, on the clock.
+them, keeps its normalisers and measures how far the policy has moved, on the clock. The worker uses the thread from
+`lesson.THREAD_HIDDEN` units on; here it is measured below that, too.
 `python benchmarks/training_speed.py [--quick]`
 """
 
@@ -9,8 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import harness
 from harness import Row
@@ -19,93 +19,85 @@ from local_training.actions import Discrete
 
 import numpy as np  # isort: skip  # harness sets the number of its threads first
 
-from local_training import episode, learning, passes, policy, shared_work
+from local_training import episode, learning, lesson, passes, policy
 from local_training.episode import Episode
-from local_training.passes import PART_STEPS, WIDE_HIDDEN, Passes, Sizes
-from local_training.settings import LearnerSettings, LearningSettings
-from tools.learner.crew import Crew
+from local_training.passes import PART_STEPS, Passes, Sizes
+from local_training.settings import LearningSettings
 
 STATE_WIDTH, ACTION_COUNT = 50, 5
-GAMES, STEPS = 2, 1792
-"""As many steps as the learner goes through for a game of 256 steps and what it replays with it."""
+GAMES = {200: 10, 1792: 2}
+"""How many games of how many steps: short ones, and as many steps as the learner goes through for a game of 256 steps and
+what it replays with it."""
+LONG = 1792
+PEERS_HIDDEN = (64, 256)
 
 
 def rows(quick: bool) -> list[Row]:
-    """For each network: ours with one process and with two (with four too if they can share it), against the peers."""
-    found = []
-    for hidden in (64, 256):
+    """The thread's gain for each network and length of games; for two of the networks the peers."""
+    rounds, found = 2 if quick else 9, []
+    for hidden in (64, 128, 256, 512):
         # No replay and no early stop, so that all sides go through the same number of samples.
         settings = LearningSettings(hidden=hidden, replay_ratio=0.0, kl_limit=1e9)
-        found += _rows_of(settings, 2 if quick else 9)
+        for steps in GAMES:
+            found += _rows_of(settings, steps, rounds)
     return found
 
 
-def _rows_of(settings: LearningSettings, rounds: int) -> list[Row]:
-    what = f"update of {STATE_WIDTH}→{settings.hidden}→{settings.hidden}→{ACTION_COUNT}"
-    games = _games()
-    is_wide = settings.hidden >= WIDE_HIDDEN
-    with _crew(2) as crew, _crew(4 if is_wide else 1) as four:
-        measures = {"one": _ours(games, settings, None), "two": _ours(games, settings, crew)}
-        measures |= {"four": _ours(games, settings, four)} if is_wide else {}
+def _rows_of(settings: LearningSettings, steps: int, rounds: int) -> list[Row]:
+    what = f"update of {STATE_WIDTH}→{settings.hidden}→{settings.hidden}→{ACTION_COUNT}, games of {steps} steps"
+    games = _games(steps)
+    measures = {"one": _ours(games, settings, in_thread=False), "two": _ours(games, settings, in_thread=True)}
+    if steps == LONG and settings.hidden in PEERS_HIDDEN:
         measures |= {"products": _products(settings), "products, two": _products(settings, threads=2)}
         measures |= _torch(games, settings)
-        for measure in measures.values():
-            measure()
-        figures = dict(zip(measures, harness.take_turns(rounds, *measures.values()), strict=True))
+    for measure in measures.values():
+        measure()
+    figures = dict(zip(measures, harness.take_turns(rounds, *measures.values()), strict=True))
     one, two = figures["one"], figures["two"]
-    found = [
-        Row(f"{what}, one process", "samples/s", one, figures["products"], "bare matrix products, one thread"),
-        Row(f"{what}, two processes", "samples/s", two, figures["products, two"], "bare matrix products, two threads"),
-    ]
-    if is_wide:
-        found.append(Row(f"{what}, four processes", "samples/s", figures["four"], one, "ours, one process"))
-    for name in ("PyTorch, 1 thread", f"PyTorch, {os.cpu_count()} threads"):
-        for label, mine in (("one process", one), ("two processes", two)):
-            if name in figures:
-                found.append(Row(f"{what}, {label}", "samples/s", mine, figures[name], name))
+    found = [Row(f"{what}, with value thread", "samples/s", two, one, "one thread")]
+    if "products" in figures:
+        found += [
+            Row(f"{what}, one thread", "samples/s", one, figures["products"], "bare matrix products, one thread"),
+            Row(f"{what}, with value thread", "samples/s", two, figures["products, two"], "bare matrix products, two threads"),
+        ]
+    for name in (name for name in figures if name.startswith("PyTorch")):
+        for label, mine in (("one thread", one), ("with value thread", two)):
+            found.append(Row(f"{what}, {label}", "samples/s", mine, figures[name], name))
     return found
 
 
-def _games() -> list[Episode]:
+def _games(steps: int) -> list[Episode]:
     rng = np.random.default_rng(2)
     return [
         episode.from_arrays(
             {
-                "states": rng.standard_normal((STEPS, STATE_WIDTH), dtype=np.float32),
-                "actions": rng.integers(0, ACTION_COUNT, STEPS),
-                "rewards": rng.standard_normal(STEPS, dtype=np.float32),
-                "log_probs": np.full(STEPS, -np.log(ACTION_COUNT), np.float32),
+                "states": rng.standard_normal((steps, STATE_WIDTH), dtype=np.float32),
+                "actions": rng.integers(0, ACTION_COUNT, steps),
+                "rewards": rng.standard_normal(steps, dtype=np.float32),
+                "log_probs": np.full(steps, -np.log(ACTION_COUNT), np.float32),
             }
         )
-        for _ in range(GAMES)
+        for _ in range(GAMES[steps])
     ]
 
 
-def _rate(action: Callable[[], object], settings: LearningSettings) -> float:
-    return GAMES * STEPS * settings.epochs / harness.seconds_of(action)
+def _rate(action: Callable[[], object], samples: int) -> float:
+    return samples / harness.seconds_of(action)
 
 
-@contextmanager
-def _crew(processes: int) -> Iterator[Crew]:
-    crew = Crew(LearnerSettings(share_from=0, max_workers=processes), print)
-    try:
-        crew.tend(processes, 1)
-        yield crew
-    finally:
-        crew.close()
-
-
-def _ours(games: list[Episode], settings: LearningSettings, crew: Crew | None) -> harness.Measure:
+def _ours(games: list[Episode], settings: LearningSettings, in_thread: bool) -> harness.Measure:
     state = learning.new_state(STATE_WIDTH, Discrete(ACTION_COUNT), settings)
     _, report = learning.learn(state, games, settings, 1)
     assert report.epochs == settings.epochs, "otherwise samples are counted that were not gone through"
+    samples = sum(game.steps for game in games) * settings.epochs
 
     def measure() -> float:
-        shared_work.share_with(crew)
+        usual = lesson.THREAD_HIDDEN
+        lesson.THREAD_HIDDEN = 1 if in_thread else settings.hidden + 1
         try:
-            return _rate(lambda: learning.learn(state, games, settings, 1), settings)
+            return _rate(lambda: learning.learn(state, games, settings, 1), samples)
         finally:
-            shared_work.share_with(None)
+            lesson.THREAD_HIDDEN = usual
 
     return measure
 
@@ -138,7 +130,8 @@ def _products(settings: LearningSettings, threads: int = 1) -> harness.Measure:
         return products
 
     kits = [[passes_of(ACTION_COUNT), passes_of(1)] for _ in range(threads)]
-    repeats = GAMES * STEPS * settings.epochs // PART_STEPS
+    samples = GAMES[LONG] * LONG * settings.epochs
+    repeats = samples // PART_STEPS
 
     def all_passes() -> None:
         def share(kit: list[Callable[[], None]]) -> None:
@@ -153,7 +146,7 @@ def _products(settings: LearningSettings, threads: int = 1) -> harness.Measure:
         for helper in helpers:
             helper.join()
 
-    return lambda: _rate(all_passes, settings)
+    return lambda: _rate(all_passes, samples)
 
 
 def _torch(games: list[Episode], settings: LearningSettings) -> dict[str, harness.Measure]:
@@ -163,11 +156,12 @@ def _torch(games: list[Episode], settings: LearningSettings) -> dict[str, harnes
     except ImportError:
         return {}
     update = torch_peer.update(games, settings, ACTION_COUNT)
+    samples = sum(game.steps for game in games) * settings.epochs
 
     def with_threads(count: int) -> harness.Measure:
         def measure() -> float:
             torch_peer.set_threads(count)
-            return _rate(update, settings)
+            return _rate(update, samples)
 
         return measure
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from local_training import batch as batches
-from local_training import normaliser, passes, policy, reinforce, shared_work
+from local_training import normaliser, passes, policy, reinforce
 from local_training.batch import Batch
 from local_training.episode import Episode
 from local_training.network_training import NetworkTraining, Pace
@@ -20,13 +22,16 @@ from local_training.normaliser import Normaliser
 from local_training.objectives import ActorObjective, CriticObjective
 from local_training.passes import Passes, Sizes
 from local_training.settings import LearningSettings
-from local_training.shared_work import CriticTask, Task
 from local_training.training_state import TrainingState
 
 Array = npt.NDArray[Any]
 
 MEMORY_STEPS = 20_000.0
 """Steps after which old returns and advantages fade: a policy that gets better earns others than it used to."""
+
+THREAD_HIDDEN = 128
+"""Hidden units from which on a thread trains the value network beside the policy. In smaller networks the matrix products,
+during which NumPy lets the other thread run, are too short to gain anything by it."""
 
 
 @dataclass
@@ -162,6 +167,31 @@ def _critic_sizes(state: TrainingState) -> Sizes:
     return Sizes(state.state_width, state.hidden, 1)
 
 
+@contextlib.contextmanager
+def _epoch_beside(critic: NetworkTraining, order: Array, in_thread: bool) -> Iterator[None]:
+    """Train the value network for one epoch while the body trains the policy: in a thread of its own, or after it.
+
+    The thread has ended when this returns, however the body ended; what it raised is raised here.
+    """
+    if not in_thread:
+        yield
+        critic.epoch(order)
+        return
+    with ThreadPoolExecutor(1, "value-network") as pool:
+        future = pool.submit(_epoch, critic, order)
+        try:
+            yield
+        except BaseException:
+            critic.abandon()  # otherwise Ctrl+C in a drain would wait for the end of a long epoch
+            raise
+        future.result()
+
+
+def _epoch(critic: NetworkTraining, order: Array) -> None:
+    with np.errstate(all="ignore"):  # each thread begins with the default, which warns; see `learning.learn`
+        critic.epoch(order)
+
+
 class _Lesson:
     """The weights on their way through one lesson, and what it counts; the state it began with stays as it is."""
 
@@ -189,16 +219,16 @@ class _Lesson:
         )
         pace = Pace(plan.minibatch_steps, plan.learning_rate, settings.gradient_norm)
         orders = [self.rng.permutation(batch.steps) for _ in range(plan.epochs)]
-        critic = shared_work.begun(CriticTask(self.begun.critic, _critic_sizes(self.begun), states, to_judge, orders, pace))
-        actor = shared_work.trained_here(Task(self.begun.actor, _actor_sizes(self.begun), states, to_act, orders, pace))
+        critic = NetworkTraining(self.begun.critic, _critic_sizes(self.begun), states, to_judge, pace)
+        actor = NetworkTraining(self.begun.actor, _actor_sizes(self.begun), states, to_act, pace)
         for order in orders:
-            actor.epoch(order)
-            self.tally.epochs += 1
-            self.tally.kl = before.divergence(space.chances(actor.outputs(), batch.mask))
+            with _epoch_beside(critic, order, in_thread=self.begun.hidden >= THREAD_HIDDEN):
+                actor.epoch(order)
+                self.tally.epochs += 1
+                self.tally.kl = before.divergence(space.chances(actor.outputs(), batch.mask))
             if not self.tally.kl <= settings.kl_limit:
                 break
-        self.actor = actor.present
-        self.critic, self.tally.value_loss = critic.after(self.tally.epochs)
+        self.actor, self.critic, self.tally.value_loss = actor.present, critic.present, to_judge.loss
         self._count(actor, to_act)
 
     def result(self) -> TrainingState:

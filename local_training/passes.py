@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 PART_STEPS = 256
 """Steps of one pass at most: its arrays fit into a processor's cache. Gradients are made over parts and added in order."""
 WIDE_HIDDEN, WIDE_PART_STEPS = 128, 128
-"""From so many hidden units on, a part has at most so many steps, so that processes can share a usual minibatch."""
+"""From so many hidden units on, a part has at most so many steps. Part of the arithmetic: other borders give other last bits."""
 
 
 class Sizes(NamedTuple):
@@ -54,8 +54,7 @@ def layers_of(vector: Array, sizes: Sizes) -> Layers:
 def parts_of(steps: int, hidden: int) -> list[slice]:
     """The parts that a gradient over so many steps is the sum of, in their order.
 
-    They follow from steps and width alone, never from who makes them. A small network's minibatch is one part: to share it
-    would cost more than it saves.
+    They follow from steps and width alone, as the bits of a model depend on them.
     """
     if hidden < WIDE_HIDDEN:
         return [slice(start, min(start + PART_STEPS, steps)) for start in range(0, steps, PART_STEPS)]

@@ -54,14 +54,9 @@ class LearnerSettings(Section):
     )
     max_workers: int = setting(
         2,
-        "Processes that train, at most. Two networks are trained at the same time; from 128 hidden units on two can share each.",
+        "Training and replay analysis side by side: with 1, replays are analysed only while no episodes wait.",
         at_least=1,
         at_most=64,
-    )
-    share_from: int = setting(
-        20_000_000,
-        "Work of a lesson (steps, each as often as it is gone through, times weights) from which on processes share it.",
-        at_least=0,
     )
     worker_memory_bytes: int = setting(
         4_000_000_000,
@@ -248,9 +243,17 @@ class Settings:
         return dataclasses.replace(self, **changed)
 
 
+RETIRED = {
+    "learner.share_from": "this setting has been removed, as training no longer uses several processes: delete it",
+}
+"""Settings of earlier versions that are gone, and what to do about them."""
+
+
 def _replaced(section: AnySection, name: str, values: dict[str, Any], source: str) -> AnySection:
     known = {setting_field.name: setting_field for setting_field in dataclasses.fields(section)}
     for key in values:
+        if f"{name}.{key}" in RETIRED:
+            raise SettingsError(f"{name}.{key}", values[key], RETIRED[f"{name}.{key}"], source)
         if key not in known:
             raise SettingsError(
                 f"{name}.{key}", values[key], "known keys are " + ", ".join(sorted(known)) + nearest(key, known), source

@@ -11,7 +11,7 @@ import yaml
 
 from local_training.errors import SettingsError
 from local_training.paths import CHECKOUT
-from local_training.settings import Settings, nearest
+from local_training.settings import RETIRED, Settings, nearest
 
 _LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's, where it is there: it takes a tenth of the time."""
@@ -134,9 +134,11 @@ def _known_variables() -> list[str]:
 
 def _check_known(environment: Mapping[str, str]) -> None:
     """Refuse misspelt variables: what they were meant to change would silently stay as it is."""
+    retired = {f"{_PREFIX}{key.replace('.', '_')}".upper(): sentence for key, sentence in RETIRED.items()}
     for name in unknown_variables(environment):
         near = nearest(name.upper(), _known_variables())
-        raise SettingsError(name, environment[name], f"no setting has this name{near}", "environment variable")
+        sentence = retired.get(name.upper(), f"no setting has this name{near}")
+        raise SettingsError(name, environment[name], sentence, "environment variable")
 
 
 def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:

@@ -2,14 +2,17 @@
 
 Which process gives way, and to whom, is a matter of the process as its priority is, so it is set once for the process
 and not handed through the arithmetic. What is computed does not depend on it; a test compares the bits.
+Both threads of an update come by here: while one stands still in `rest`, the other one waits for the lock.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 _rest: Callable[[], float] | None = None
 _rested_seconds = 0.0
+_lock = threading.Lock()
 
 
 def rest_with(rest: Callable[[], float] | None) -> None:
@@ -22,7 +25,8 @@ def reached() -> None:
     """Stand still if this process has to. Costs next to nothing where nobody asked for it."""
     global _rested_seconds
     if _rest is not None:
-        _rested_seconds += _rest()
+        with _lock:
+            _rested_seconds += _rest()
 
 
 def rested_seconds() -> float:

@@ -7,28 +7,24 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from local_training.settings import GovernorSettings
 from tools.learner import governor
 from tools.learner.governor import GIVING_WAY, PAUSED, Decision, Sample
-from tools.learner.room import Room
 
 SETTINGS = GovernorSettings(rest_factor=1000.0, free_disk_bytes=100_000_000)
 """With long rests, so that giving way is standing still."""
 
 
 class Run:
-    """A governor with its readings, a second apart; it has seen room for all before, unless it is a newcomer."""
+    """A governor with its readings, a second apart."""
 
-    def __init__(self, settings: GovernorSettings = SETTINGS, max_workers: int = 2, *, newcomer: bool = False) -> None:
+    def __init__(self, settings: GovernorSettings = SETTINGS, max_workers: int = 2) -> None:
         self.settings, self.max_workers = settings, max_workers
         self.decision = governor.first(settings, max_workers)
-        if not newcomer:
-            self.decision = dataclasses.replace(self.decision, room=Room(max_workers))
-        self.moment, self.number, self.glance = 0.0, 0, 0
+        self.moment, self.number = 0.0, 0
         self.batch: dict[str, Any] = {"last_batch_seconds": 1.0, "last_batch_ended": 0.0}
 
     def reads(self, *, after: float = 1.0, **seen: Any) -> Decision:
@@ -36,15 +32,10 @@ class Run:
         self.number += 1
         return self.hears(after=after, **seen)
 
-    def glances(self, percent: float | None, *, after: float = 0.2, **seen: Any) -> Decision:
-        """One more short look at the processor only."""
-        self.glance += 1
-        return self.hears(after=after, glance_cpu_percent=percent, **seen)
-
     def hears(self, *, after: float = 0.03, **seen: Any) -> Decision:
         """One more look at the game only."""
         self.moment += after
-        sample = Sample(number=self.number, glance=self.glance, **{**self.batch, **seen})
+        sample = Sample(number=self.number, **{**self.batch, **seen})
         self.decision = governor.decide(sample, self.settings, self.decision, self.max_workers, self.moment)
         return self.decision
 
@@ -114,74 +105,6 @@ def test_memory_and_gpu_memory_count_as_the_processor_does() -> None:
     assert decision.workers_allowed == 0
     assert "91 % of the memory (limit 85 %)" in decision.reason and "97 % of the GPU memory (limit 90 %)" in decision.reason
     assert decision.causes == ("memory", "GPU memory")
-
-
-@pytest.mark.parametrize(
-    ("processors", "percent", "allowed"),
-    [(2, 5.0, 2), (2, 10.0, 2), (2, 25.0, 1), (2, 79.0, 1), (1, 5.0, 1), (4, 25.0, 3), (4, 12.0, 3), (4, 70.0, 1), (16, 40.0, 4)],
-)
-def test_each_process_but_the_first_needs_a_processor_that_others_leave_alone(
-    processors: int, percent: float, allowed: int
-) -> None:
-    """A game that works for half of each frame wants the whole of its processor when a frame begins."""
-    decision = Run(max_workers=4 if processors > 2 else 2).reads(processors=processors, others_cpu_percent=percent)
-
-    assert decision.workers_allowed == allowed
-    assert (decision.state == GIVING_WAY) == (allowed < (4 if processors > 2 else 2))
-
-
-def test_less_room_counts_at_once_and_more_only_after_some_readings() -> None:
-    """A game that begins finds its processor free within a second; a moment's lull starts no process."""
-    run = Run()
-
-    def reads(percent: float) -> int:
-        return run.reads(processors=2, others_cpu_percent=percent).workers_allowed
-
-    assert [reads(5.0), reads(30.0)] == [2, 1]
-    assert [reads(5.0), reads(5.0), reads(30.0), reads(5.0), reads(5.0), reads(5.0)] == [1, 1, 1, 1, 1, 2]
-    assert run.decision.reason == ""
-
-
-def test_a_newcomer_works_alone_until_readings_have_shown_room() -> None:
-    """A learner begins together with its game, more often than not: the game's first second is not tried at its cost."""
-    run = Run(newcomer=True)
-
-    def reads(percent: float | None) -> int:
-        return run.reads(processors=2, others_cpu_percent=percent).workers_allowed
-
-    assert run.decision.workers_allowed == 1
-    assert "1 of 2 processes, until it is certain that there is room for more" in run.decision.reason
-    assert [reads(None), reads(5.0), reads(60.0), reads(4.0), reads(4.0), reads(4.0)] == [1, 1, 1, 1, 1, 2]
-    assert (run.decision.state, run.decision.reason) == ("free", "")
-
-
-def test_a_newcomer_on_a_machine_that_cant_be_read_gets_all_its_processes() -> None:
-    """What is not known stops nothing for good."""
-    run = Run(newcomer=True)
-
-    assert [run.reads().workers_allowed for _ in range(4)] == [1, 1, 2, 2]
-
-
-def test_a_glance_takes_room_away_and_never_gives_any() -> None:
-    """A game that begins between two readings need not wait for the next one; a few ticks too many are no game."""
-    run = Run()
-    run.reads(processors=2, others_cpu_percent=5.0)
-
-    assert [run.glances(percent, processors=2).workers_allowed for percent in (None, 3.0, 14.0, 25.0)] == [2, 2, 2, 1]
-    assert "as others use 25 % of the processor" in run.decision.reason
-    assert {run.glances(0.0, processors=2).workers_allowed for _ in range(20)} == {1}
-    assert [run.reads(processors=2, others_cpu_percent=5.0).workers_allowed for _ in range(3)] == [1, 1, 2]
-    assert run.hears(processors=2, glance_cpu_percent=99.0).workers_allowed == 2
-
-
-def test_a_game_in_its_menu_leaves_room_for_all() -> None:
-    """Its own load while it waits for the learner does not count."""
-    run = Run()
-
-    assert run.reads(processors=2, others_cpu_percent=60.0).workers_allowed == 1
-    assert "1 of 2 processes, as others use 60 % of the processor" in run.decision.reason
-    assert run.hears(processors=2, others_cpu_percent=60.0, game="free").workers_allowed == 2
-    assert run.hears(processors=2, others_cpu_percent=60.0, game="steady").workers_allowed == 1
 
 
 def test_a_rest_is_so_many_times_the_batch() -> None:
@@ -332,9 +255,6 @@ def test_what_was_seen_during_a_pause_counts_after_it() -> None:
 SAMPLES = st.builds(
     Sample,
     number=st.integers(0, 3),
-    glance=st.integers(0, 3),
-    glance_cpu_percent=st.none() | st.floats(0, 100),
-    processors=st.none() | st.integers(1, 8),
     others_cpu_percent=st.none() | st.floats(0, 100),
     memory_percent=st.none() | st.floats(0, 100),
     gpu_memory_percent=st.none() | st.floats(0, 100),
@@ -373,7 +293,7 @@ def test_the_limits_are_those_of_the_guides() -> None:
 
 def test_facts_are_what_a_monitor_needs() -> None:
     """State, reason, workers and every reading by name, in plain values."""
-    sample = Sample(1, 4, 12.34, memory_percent=50.0, free_disk_bytes=1e9, game="steady")
+    sample = Sample(1, 12.34, memory_percent=50.0, free_disk_bytes=1e9, game="steady")
     facts = governor.facts(governor.first(SETTINGS, 2), sample)
 
     assert set(facts) == {"state", "reason", "workers_allowed", "readings"}

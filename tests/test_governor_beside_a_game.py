@@ -26,7 +26,7 @@ from tools.learner import status, supervisor
 STRICT = {"enabled": True, "check_seconds": 0.1, "rest_factor": 1e6, "longest_rest_seconds": 600.0}
 """Above a limit, stand still until it is over."""
 STEPS = 4000
-LONG_BATCH = {"epochs": 4, "kl_limit": 1e9, "hidden": 64}
+LONG_BATCH = {"epochs": 4, "kl_limit": 1e9}
 
 HOG = "import sys\nprint('up', flush=True)\nwhile True: pass"
 
@@ -85,11 +85,13 @@ def _voice(paths: Paths) -> Iterator[GameVoice]:
         voice.close()
 
 
+@pytest.mark.parametrize("hidden", [64, 128], ids=["one thread", "two threads"])
 def test_a_busy_game_stops_a_batch_in_its_middle_and_the_bits_stay_the_same(
-    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hidden: int, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker waits before a batch and within it, and what it has learnt at last is what a drain learns, bit for bit."""
-    game = paths.game_voice / "in the middle.txt"
+    """The worker waits before a batch and within it, with all its threads, and what it has learnt at last is what a drain
+    learns, bit for bit."""
+    game, learning = paths.game_voice / "in the middle.txt", {**LONG_BATCH, "hidden": hidden}
     learner_runs.worker_does_in_the_middle(f"open({str(game)!r}, 'w').write('busy 3600'); done = True", monkeypatch)
     twin = Paths(tmp_path / "twin")
     twin.buffer.mkdir(parents=True)
@@ -97,7 +99,7 @@ def test_a_busy_game_stops_a_batch_in_its_middle_and_the_bits_stay_the_same(
     for number in range(3):
         for root in (paths, twin):
             episodes.write(root.buffer, f"game_{number}.npz", seed=number, steps=STEPS, log_probs=log_probs)
-    with _voice(paths) as voice, _learner(paths.root, LONG_BATCH) as learner:
+    with _voice(paths) as voice, _learner(paths.root, learning) as learner:
         voice.busy(3600.0)
         wait_until(lambda: learner.get_stats()["governor"] == "paused: the game is busy")
         before_the_batch = (_seen(paths, lambda seen: seen["state"] == "paused")["governor"], learner_runs.trained(paths))
@@ -115,7 +117,7 @@ def test_a_busy_game_stops_a_batch_in_its_middle_and_the_bits_stay_the_same(
     assert before_the_batch[1] == []
     assert within_the_batch == ([], False)
     assert worked < 0.1
-    learner_runs.drain(twin.root, learning=LONG_BATCH)
+    learner_runs.drain(twin.root, learning=learning)
     assert paths.model.read_bytes() == twin.model.read_bytes()
 
 

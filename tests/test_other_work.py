@@ -18,7 +18,7 @@ from local_training.paths import Paths
 from local_training.settings import LearnerSettings
 from tools import background_parallel_learner
 from tools.background_parallel_learner import BackgroundParallelLearner
-from tools.learner import priorities, pulse
+from tools.learner import pulse
 from tools.learner.repeated_task import RepeatedTask
 from tools.learner.task_process import TaskProcess
 
@@ -33,11 +33,17 @@ def process() -> Iterator[TaskProcess]:
 
 @pytest.mark.parametrize(
     ("allowed", "training", "waiting", "waits"),
-    [(0, 0, 0, True), (0, 1, 5, True), (1, 1, 5, True), (1, 1, 0, False), (2, 1, 5, False), (2, 2, 5, True), (2, 2, 0, False)],
+    [(0, 0, 0, True), (0, 1, 5, True), (1, 1, 5, True), (1, 1, 0, False), (1, 0, 5, False), (2, 1, 5, False), (2, 1, 0, False)],
 )
-def test_training_comes_first(allowed: int, training: int, waiting: int, waits: bool) -> None:
-    """Other work is begun where a process is to spare, or nothing waits to be trained on."""
-    assert priorities.other_work_waits(allowed, training, waiting) == waits
+def test_training_comes_first(
+    allowed: int, training: int, waiting: int, waits: bool, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other work is begun where one more worker is allowed, or nothing waits to be trained on, and not while all is paused."""
+    learner = BackgroundParallelLearner(root=root)
+    counts = {"workers_allowed": allowed, "active_workers": training, "buffer_file_count": waiting}
+    monkeypatch.setattr(learner, "get_stats", lambda: counts)
+
+    assert learner._training_goes_first() == waits
 
 
 def test_other_work_waits_until_what_waits_is_trained(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,7 @@ def test_a_number_may_be_written_in_any_way(text: str, config: Path):
         ("learning: {gamma: none}", "learning.gamma is 'none'; a number"),
         ("lerner: {batch_size: 1}", "known sections are root, learner, limits"),
         ("learner: {batch: 1}", "learner.batch is 1; known keys are backlog_steps, batch_size"),
+        ("learner: {share_from: 0}", "learner.share_from is 0; this setting has been removed, as training no longer uses"),
         ("learner: {1: 1}", "learner.1 is 1; known keys are"),
         ("learner: 5", "learner is 5; keys with values are needed"),
         ("learner:", "learner is None; keys with values are needed"),
@@ -182,6 +183,14 @@ def test_a_misspelt_variable_is_refused_and_the_nearest_one_named(name: str, nea
         settings_file.load(environment={name: "5"})
 
     assert str(caught.value) == f"environment variable: {name} is '5'; no setting has this name; the nearest is {nearest}"
+
+
+def test_a_variable_of_a_setting_that_is_gone_is_refused_with_the_reason():
+    """As in a file: no other setting is offered in its place."""
+    with pytest.raises(SettingsError) as caught:
+        settings_file.load(environment={"LOCAL_TRAINING_LEARNER_SHARE_FROM": "0"})
+
+    assert "LOCAL_TRAINING_LEARNER_SHARE_FROM is '0'; this setting has been removed" in str(caught.value)
 
 
 def test_variables_that_are_no_settings_are_left_alone():

@@ -30,7 +30,7 @@ from local_training.paths import Paths
 from local_training.root_lock import LearnerLock
 from local_training.settings import Settings
 from tools import command_line
-from tools.learner import child_process, console, priorities
+from tools.learner import child_process, console
 from tools.learner.child_process import StartWorker
 from tools.learner.repeated_task import RepeatedTask
 from tools.learner.stats import EMPTY
@@ -69,7 +69,7 @@ class BackgroundParallelLearner:
         """Prepare a learner; nothing happens before `start`.
 
         Args:
-            max_workers: worker processes, at most (2).
+            max_workers: 2: replays are analysed beside the training; 1: while no episodes wait (2).
             enable_replay_analysis: analyse StarCraft II replays beside the training (True).
             enable_model_training: train on episodes (True).
             verbose: print a report every 30 s (True).
@@ -188,10 +188,13 @@ class BackgroundParallelLearner:
         return RepeatedTask(_REPLAY_TASK, arguments, rest, self._training_goes_first, command_line.say, limits)
 
     def _training_goes_first(self) -> bool:
-        """Whether other work should wait, as training needs all the processes that may work now."""
+        """Whether no further replays may be read now; those that are being read are finished in any case.
+
+        Training counts as one of the workers that are allowed, as long as episodes wait.
+        """
         stats = self.get_stats()
-        waiting = stats["buffer_file_count"] if self.settings.learner.enable_model_training else 0
-        return priorities.other_work_waits(stats["workers_allowed"], stats["active_workers"], waiting)
+        trains = self.settings.learner.enable_model_training and stats["buffer_file_count"] and stats["active_workers"]
+        return bool(stats["workers_allowed"] < (2 if trains else 1))
 
     def __enter__(self) -> BackgroundParallelLearner:
         self.start()
@@ -246,7 +249,9 @@ def _parser() -> argparse.ArgumentParser:
     command_line.add_common(parser)
     parser.add_argument("--drain", action="store_true", help="train on what lies in the buffer, then exit")
     parser.add_argument("--max-file-age", type=float, metavar="S", help="seconds after which an episode is too old; 0: never")
-    parser.add_argument("--workers", type=int, metavar="N", help="worker processes, at most")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="2: analyse replays beside the training; 1: while no episodes wait"
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="episodes in one batch, at most")
     parser.add_argument("--durability", choices=("full", "fast"), help="full: survives a power cut; fast: survives a crash")
     parser.add_argument("--quiet", action="store_true", help="print errors only")

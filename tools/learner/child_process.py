@@ -57,11 +57,6 @@ def apart_from_terminal(platform: str = sys.platform) -> dict[str, Any]:
     return {"start_new_session": True}
 
 
-def without_window(platform: str = sys.platform) -> dict[str, Any]:
-    """Arguments of subprocess.Popen for a child of a child: it is apart from the terminal already."""
-    return {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0x8000000)} if platform == "win32" else {}
-
-
 def child_environment(environment: dict[str, str]) -> dict[str, str]:
     """The environment of a worker: our packages are found, as are the game's, and texts are UTF-8."""
     paths = [entry if entry else os.getcwd() for entry in sys.path]

@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from local_training import pausing, shared_work
+from local_training import pausing
 from local_training.errors import AnotherLearnerError, MachineError, PausedError
 from local_training.root_lock import LearnerLock, RootLock
 from local_training.settings import Settings
 from tools.learner import opening, recovery, retention, status
-from tools.learner.crew import Crew
 from tools.learner.metrics_history import Circumstances
 from tools.learner.stats import EMPTY
 from tools.learner.tally import Tally
@@ -44,13 +43,7 @@ def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
         try:
             if not worker_lock.wait_acquired(_FORMER_WORKER_SECONDS):
                 raise AnotherLearnerError(str(paths.root), "the worker of a learner that was killed still finishes its batch")
-            crew = Crew(settings.learner, lambda sentence: tell("warning", sentence=sentence))
-            try:
-                shared_work.share_with(crew)
-                return _drained(settings, tell, crew)
-            finally:
-                shared_work.share_with(None)
-                crew.close()
+            return _drained(settings, tell)
         finally:
             worker_lock.release()
             learner_lock.release()
@@ -60,14 +53,13 @@ def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
         raise MachineError(f"draining {paths.buffer}", f"{error}. What was committed stays; run it again") from error
 
 
-def _drained(settings: Settings, tell: Callable[..., None], crew: Crew) -> dict[str, Any]:
+def _drained(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
     trainer, _ = opening.open_trainer(settings.paths, settings, tell, patient=False)
     tally, troubles = Tally(), []
     traps = TrapWatch(settings.paths, settings.learner.log_bytes)
     trainer.look()
     pause = None
     while trainer.waiting() and (pause := pausing.read(settings.paths)) is None:
-        crew.tend(settings.learner.max_workers, trainer.waiting())
         done = trainer.work_on_next()
         tally.add(done, time.time())
         trainer.history.add(done, Circumstances(trainer.waiting(), "off"))

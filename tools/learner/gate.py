@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from local_training.game_voice import GameListener
 from local_training.pausing import PauseWatch
@@ -20,32 +20,16 @@ LOOK_SECONDS = 0.03
 """How often the games are listened to, at least while there is something to stop."""
 _STANDING_SECONDS = 0.1
 """While everything stands still, nobody is in a hurry."""
-GLANCE_SECONDS = 0.2
-"""How often it is looked whether there is still room for as many processes as may work, while more than one may."""
 SHOW_SECONDS = 5.0
 _LOG_BYTES = 500_000
-
-
-class Helpers(Protocol):
-    """The processes that work for this one."""
-
-    def hold(self, standing: bool) -> None:
-        """Stand still with it in the middle of a batch, and go on with it."""
-
-    def limit(self, allowed: int) -> None:
-        """Be no more than may work beside it, at once."""
-
-    def pids(self) -> Collection[int]:
-        """Their numbers."""
 
 
 class Gate:
     """One worker's way to ask whether it may work.
 
     It promises that a game's "busy" and the user's pause stop a batch in its middle, at the next yield point after
-    LOOK_SECONDS, that helpers for which others leave no processor are gone soon after GLANCE_SECONDS, and that a worker
-    which has been told to stop waits no longer. It does not promise that a batch which the machine's readings speak
-    against is interrupted: it is finished.
+    LOOK_SECONDS, and that a worker which has been told to stop waits no longer. It does not promise that a batch which
+    the machine's readings speak against is interrupted: it is finished.
     """
 
     def __init__(
@@ -53,7 +37,6 @@ class Gate:
         settings: Settings,
         stopping: threading.Event,
         show: Callable[[str], None],
-        helpers: Helpers,
         beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,17 +46,16 @@ class Gate:
         self._max_workers = settings.learner.max_workers
         self._stopping = stopping
         self._show = show
-        self._helpers = helpers
         self._beat = beat
         self._clock = clock
         self._listener = GameListener(settings.paths)
         self._pauses = PauseWatch(settings.paths)
-        self._readings = MachineReadings(settings.paths.root, helpers.pids) if settings.governor.enabled else None
+        self._readings = MachineReadings(settings.paths.root) if settings.governor.enabled else None
         self._log = TrainingLog(settings.paths.governor_log, _LOG_BYTES)
         self._sample = Sample()
         self._decision = governor.first(self._settings, self._max_workers)
         self._look_due = float("-inf")
-        self._reading_due = self._glance_due = float("-inf")
+        self._reading_due = float("-inf")
         self._show_due = float("-inf")
 
     def wait_open(self) -> bool:
@@ -101,10 +83,8 @@ class Gate:
         begun = self._clock()
         if begun < self._look_due or not self.look().at_once:
             return 0.0
-        self._helpers.hold(True)
         while not self._stopping.is_set() and self.look().at_once:
             self._stand_still()
-        self._helpers.hold(False)
         self._show("training")
         return self._clock() - begun
 
@@ -125,14 +105,9 @@ class Gate:
         if self._readings is not None and moment >= self._reading_due:
             self._reading_due = moment + self._settings.check_seconds
             seen |= dataclasses.asdict(self._readings.take())
-        if self._readings is not None and moment >= self._glance_due and self._decision.workers_allowed > 1:
-            self._glance_due = moment + GLANCE_SECONDS
-            seen |= {"glance": self._sample.glance + 1, "glance_cpu_percent": self._readings.glance()}
         self._sample = dataclasses.replace(self._sample, **seen)
         former = self._decision
         self._decision = governor.decide(self._sample, self._settings, former, self._max_workers, moment)
-        if 0 < self._decision.workers_allowed < former.workers_allowed:
-            self._helpers.limit(self._decision.workers_allowed)
         if self._decision.causes != former.causes:
             self._log.add(f"{time.strftime('[%Y-%m-%d %H:%M:%S]')} {self.text()}\n")
             self._show_due = moment

@@ -11,8 +11,6 @@ from typing import Any
 
 from local_training.game_voice import BUSY, FREE, SLOW, STEADY
 from local_training.settings import GovernorSettings
-from tools.learner import room
-from tools.learner.room import Room
 
 BY_THE_USER = "user"
 """The cause that the user's own pause is."""
@@ -33,9 +31,7 @@ class Sample:
     """What was seen at one moment; None is "not known", and stops nothing.
 
     number: of the machine's reading; the game is asked more often than the machine, and a reading counts once.
-    processors: how many the machine has.
     others_cpu_percent: of the whole machine, without the learner's own processes.
-    glance, glance_cpu_percent: number and value of the newest short look at the same, between two readings.
     memory_percent, gpu_memory_percent: likewise without our own.
     battery_percent: only while the machine runs on it.
     game, game_remark: the game's word (see game_voice) and what it adds.
@@ -44,10 +40,7 @@ class Sample:
     """
 
     number: int = 0
-    processors: int | None = None
     others_cpu_percent: float | None = None
-    glance: int = 0
-    glance_cpu_percent: float | None = None
     memory_percent: float | None = None
     gpu_memory_percent: float | None = None
     gpu_percent: float | None = None
@@ -84,7 +77,8 @@ class SlowFrames:
 class Decision:
     """What the learner may do, and why; also the governor's memory, for the next decision.
 
-    workers_allowed: 0 to the most; with 0, nothing is read and nothing is trained.
+    workers_allowed: of training and other work beside it, how many may work at a time: `max_workers` of them, 1 while giving
+        way, or 0: then nothing is read and nothing is trained.
     causes: what the reason is about, without the figures that change all the time.
     at_once: stand still in the middle of a batch too. Only the user's and the game's own words do that; the machine's
         readings can wait for the end of a batch.
@@ -96,15 +90,13 @@ class Decision:
     causes: tuple[str, ...] = ()
     at_once: bool = False
     number: int = -1
-    glance: int = 0
     strains: Mapping[str, Strain] = field(default_factory=dict)
     frames: SlowFrames = SlowFrames()
-    room: Room = field(default_factory=Room)
 
 
 def first(settings: GovernorSettings, max_workers: int) -> Decision:
-    """The decision before anything has been seen: work, in a single process."""
-    return _within_room(Decision(AT_WORK, max_workers)) if settings.enabled else Decision(OFF, max_workers)
+    """The decision before anything has been seen."""
+    return Decision(AT_WORK if settings.enabled else OFF, max_workers)
 
 
 def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_workers: int, moment: float) -> Decision:
@@ -115,9 +107,7 @@ def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_wor
     batch, then a rest of `rest_factor` times its length. Whatever is not said by user or game in so many words or by an
     empty disk or battery holds training up for `longest_rest_seconds` at a time; then one batch is trained all the same,
     so that learning never stops for good. A game that says "free" or "steady" knows better than the processor's load.
-    Of all this only the user's pause counts where the settings switch the governor off. When nothing applies, there may
-    be as many processes as find a processor of their own beside what others use, but for a game that says "free"; a single
-    one until readings have shown that there is room.
+    Of all this only the user's pause counts where the settings switch the governor off.
 
     Args:
         moment: seconds of a clock that never goes back.
@@ -125,8 +115,8 @@ def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_wor
     if not settings.enabled:
         unasked = first(settings, max_workers)
         return _paused_by_user(unasked, sample) if sample.user_pause else unasked
-    memory = Decision(AT_WORK, max_workers, number=sample.number, glance=sample.glance, strains=former.strains)
-    memory = replace(memory, frames=_frames(sample.game, former.frames, moment), room=_room(sample, former, max_workers))
+    frames = _frames(sample.game, former.frames, moment)
+    memory = Decision(AT_WORK, max_workers, number=sample.number, strains=former.strains, frames=frames)
     if sample.number != former.number:
         memory = replace(memory, strains=_strains(sample, settings, former.strains, moment))
     if sample.user_pause:
@@ -140,8 +130,8 @@ def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_wor
             return _paused(memory, _words(name, sample, settings), name)
     passed = [name for name, strain in memory.strains.items() if strain.passed and not _game_knows_better(name, sample)]
     if passed:
-        return _giving_way(passed, sample, settings, memory, max_workers, moment)
-    return memory if sample.game == FREE else _within_room(memory)
+        return _giving_way(passed, sample, settings, memory, moment)
+    return memory
 
 
 def _paused(memory: Decision, reason: str, *causes: str, at_once: bool = False) -> Decision:
@@ -188,9 +178,7 @@ def _for_slow_frames(sample: Sample, settings: GovernorSettings, memory: Decisio
     return _paused(memory, reason, "slow frames", at_once=True)
 
 
-def _giving_way(
-    passed: list[str], sample: Sample, settings: GovernorSettings, memory: Decision, max_workers: int, moment: float
-) -> Decision:
+def _giving_way(passed: list[str], sample: Sample, settings: GovernorSettings, memory: Decision, moment: float) -> Decision:
     """Rest after each batch, in proportion to it; nobody waits for ever."""
     rest = min(settings.rest_factor * sample.last_batch_seconds, settings.longest_rest_seconds)
     since = max(min(memory.strains[name].since for name in passed), sample.last_batch_ended)
@@ -199,24 +187,6 @@ def _giving_way(
         return _paused(memory, f"{reason}; a rest of {rest:.1f} s before the next batch", *passed)
     reason += "; one batch at a time, with rests between them"
     return replace(memory, state=GIVING_WAY, workers_allowed=1, reason=reason, causes=tuple(passed))
-
-
-def _room(sample: Sample, former: Decision, max_workers: int) -> Room:
-    seen = former.room
-    if sample.glance != former.glance:
-        seen = room.after_glance(seen, sample.processors, sample.glance_cpu_percent, max_workers)
-    if sample.number != former.number:
-        seen = room.after_reading(seen, sample.processors, sample.others_cpu_percent, max_workers)
-    return seen
-
-
-def _within_room(memory: Decision) -> Decision:
-    found, most = memory.room.processes, memory.workers_allowed
-    if found >= most:
-        return memory
-    return replace(
-        memory, state=GIVING_WAY, workers_allowed=found, reason=room.words(memory.room, most), causes=(f"room for {found}",)
-    )
 
 
 def _limits(sample: Sample, settings: GovernorSettings) -> dict[str, tuple[float | None, float, bool]]:

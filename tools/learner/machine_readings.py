@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from local_training import process_names
 from local_training.free_disk import free_bytes
 
 _FAMILY_SECONDS = 10.0
-_OUR_MODULES = ("tools.learner.worker", "tools.learner.task_worker", "tools.learner.crew_member")
+_OUR_MODULES = ("tools.learner.worker", "tools.learner.task_worker")
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,12 @@ class Reading:
     """
 
     number: int
-    processors: int | None
     others_cpu_percent: float | None
     memory_percent: float | None
     gpu_memory_percent: float | None
     gpu_percent: float | None
     free_disk_bytes: float | None
     battery_percent: float | None
-
-
-@dataclass
-class _Clocks:
-    """What the processors had worked at the last look, all of them and for us, in seconds."""
-
-    machine: tuple[float, float] | None = None
-    ours: dict[int, float] = field(default_factory=dict)
 
 
 class MachineReadings:
@@ -51,20 +42,13 @@ class MachineReadings:
     was not given ("steal") is nobody's.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        helpers: Callable[[], Iterable[int]] = tuple,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`folder` lies on the disk whose free space counts; `helpers` tells the processes that this one has started and
-        may start at any moment: they are never taken for somebody else's."""
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        """`folder` lies on the disk whose free space counts."""
         self._folder = folder
-        self._helpers = helpers
         self._clock = clock
         self._number = 0
-        self._at_reading, self._at_glance = _Clocks(), _Clocks()
-        self._known_helpers: dict[int, psutil.Process] = {}
+        self._machine_seconds: tuple[float, float] | None = None
+        self._our_seconds: dict[int, float] = {}
         self._family: list[psutil.Process] = []
         self._family_due = float("-inf")
         self._gpu = _gpu_readings()
@@ -74,7 +58,6 @@ class MachineReadings:
         gpu_memory, gpu = self._gpu.take() if self._gpu is not None else (None, None)
         return Reading(
             number=self._number,
-            processors=psutil.cpu_count(),
             others_cpu_percent=self._others_cpu_percent(),
             memory_percent=self._others_memory_percent(),
             gpu_memory_percent=gpu_memory,
@@ -83,20 +66,12 @@ class MachineReadings:
             battery_percent=_battery_percent(),
         )
 
-    def glance(self) -> float | None:
-        """The processor's share since the last glance alone: cheap, and rough if that was not long ago."""
-        return self._since(self._at_glance)
-
     def _others_cpu_percent(self) -> float | None:
-        return self._since(self._at_reading)
-
-    def _since(self, last: _Clocks) -> float | None:
         busy, total = _machine_seconds()
         ours = {process.pid: seconds for process in self._us() if (seconds := _seconds_of(process)) is not None}
-        former, last.machine = last.machine, (busy, total)
-        # A helper that was not there at the last look has begun since.
-        mine = sum(seconds - last.ours.get(pid, 0.0 if pid in self._known_helpers else seconds) for pid, seconds in ours.items())
-        last.ours = ours
+        former, self._machine_seconds = self._machine_seconds, (busy, total)
+        mine = sum(seconds - self._our_seconds.get(pid, seconds) for pid, seconds in ours.items())
+        self._our_seconds = ours
         if former is None or total <= former[1]:
             return None
         return min(100.0, max(0.0, 100.0 * (busy - former[0] - mine) / (total - former[1])))
@@ -109,21 +84,13 @@ class MachineReadings:
             return None
         return max(0.0, 100.0 * (memory.total - memory.available - mine) / memory.total)
 
-    def _us(self) -> Iterable[psutil.Process]:
-        """This process, its helpers, and the learner's others: these are looked for now and then only, as that means
-        looking at every process."""
+    def _us(self) -> list[psutil.Process]:
+        """This process and the learner's others: looked for now and then only, as that means looking at every process."""
         moment = self._clock()
         if moment >= self._family_due:
             self._family_due = moment + _FAMILY_SECONDS
             self._family = _learner_processes()
-        self._known_helpers = {pid: helper for pid in self._helpers() if (helper := self._helper(pid)) is not None}
-        return ({process.pid: process for process in self._family} | self._known_helpers).values()
-
-    def _helper(self, pid: int) -> psutil.Process | None:
-        try:
-            return self._known_helpers.get(pid) or psutil.Process(pid)
-        except psutil.Error:
-            return None
+        return self._family
 
 
 def _learner_processes() -> list[psutil.Process]:

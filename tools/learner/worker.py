@@ -19,12 +19,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from local_training import settings_file, shared_work, yield_point
+from local_training import settings_file, yield_point
 from local_training.errors import BackgroundTrainingError, LockUnavailableError, MachineError, ModelError
 from local_training.root_lock import RootLock
 from local_training.settings import Settings
 from tools.learner import opening, quiet_process, status
-from tools.learner.crew import Crew
 from tools.learner.gate import Gate
 from tools.learner.growth import Growth
 from tools.learner.metrics_history import Circumstances
@@ -83,8 +82,7 @@ class Worker:
         self._known: dict[str, Any] = {}
         self._pulse = Pulse(tell)
         self._growth = Growth(settings.learner.worker_memory_bytes, tell)
-        self.crew = Crew(settings.learner, lambda sentence: tell("warning", sentence=sentence))
-        self.gate = Gate(settings, self._stopping, self._show, self.crew, self._pulse.beat)
+        self.gate = Gate(settings, self._stopping, self._show, self._pulse.beat)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -129,7 +127,6 @@ class Worker:
             self._careful = self._careful and rounds < _CAREFUL_ROUNDS
             if not busy:
                 self._rest()
-        self.crew.close()
         if self._watcher is not None:
             self._watcher.stop()
 
@@ -179,7 +176,7 @@ class Worker:
         CLOCK.look()
         if not self._trainer.waiting():
             self._tally.left_alone = 0
-        self.crew.tend(self.gate.workers_allowed, waiting=self._trainer.look())
+        self._trainer.look()
         if not self._settings.learner.enable_model_training or not self._trainer.waiting():
             self._go_well()
             return False
@@ -230,7 +227,7 @@ class Worker:
             "governor": self.gate.text(),
             "workers_allowed": self.gate.workers_allowed,
             "traps": self._traps.text(),
-            "active_workers": 1 + self.crew.size,
+            "active_workers": 1,
             "max_workers": self._settings.learner.max_workers,
         }
         return self._known
@@ -269,7 +266,6 @@ def main() -> int:
     lock = RootLock(settings.paths.worker_lock)
     worker = Worker(settings, tell, lock=lock, **{key: first[key] for key in ("careful", "deadly", "alone")})
     yield_point.rest_with(worker.gate.rest)
-    shared_work.share_with(worker.crew)
     threading.Thread(target=_obey, args=(orders, worker), daemon=True).start()
     try:
         worker.run()

@@ -1,0 +1,220 @@
+"""The thread that trains the value network beside the policy: the same bits with and without it, and nothing left of it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import episodes
+import learner_runs
+import numpy as np
+import pytest
+from commands import run_tool
+from conftest import wait_until
+
+from local_training import episode, learning, lesson, yield_point
+from local_training.actions import Discrete
+from local_training.episode import Episode
+from local_training.objectives import ActorObjective, CriticObjective
+from local_training.paths import Paths
+from local_training.settings import LearningSettings
+
+WIDTH, ACTIONS = 5, 3
+WIDE = LearningSettings(hidden=lesson.THREAD_HIDDEN, epochs=2)
+
+
+def game(steps: int, seed: int, *, recorded: bool = True, masked: bool = False) -> Episode:
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, Any] = {
+        "states": rng.normal(size=(steps, WIDTH)).astype(np.float32),
+        "actions": rng.integers(0, ACTIONS, steps),
+        "rewards": rng.normal(size=steps).astype(np.float32),
+    }
+    if recorded:
+        arrays["log_probs"] = np.full(steps, -np.log(ACTIONS), np.float32)
+    if masked:
+        arrays["action_mask"] = np.ones((steps, ACTIONS), bool)
+    return episode.from_arrays(arrays)
+
+
+def trained(settings: LearningSettings = WIDE, batches: int = 1) -> tuple[dict[str, bytes], list[learning.BatchReport]]:
+    """The bytes of all arrays after some batches of games of every kind, and what was reported of the batches."""
+    state, history, reports = learning.new_state(WIDTH, Discrete(ACTIONS), settings), list[Episode](), []
+    for version in range(1, batches + 1):
+        games = [game(150 * version, version), game(700, 10 + version, masked=True), game(90, 20 + version, recorded=False)]
+        state, report = learning.learn(state, games, settings, version, history)
+        history += games
+        reports.append(report)
+    return {name: array.tobytes() for name, array in learning.to_arrays(state).items()}, reports
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LearningSettings(hidden=64, epochs=3),
+        LearningSettings(hidden=256, epochs=2),
+        LearningSettings(hidden=128, epochs=5, kl_limit=1e-9),
+        LearningSettings(hidden=128, epochs=2, minibatch_steps=5000),
+    ],
+    ids=["64 units", "256 units", "stops after one epoch", "one large minibatch"],
+)
+def test_the_thread_changes_no_bit(settings: LearningSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, moments, normalisers and all figures of the report are the same with the thread and without it."""
+    monkeypatch.setattr(lesson, "THREAD_HIDDEN", 1)
+    beside = trained(settings, batches=2)
+    monkeypatch.setattr(lesson, "THREAD_HIDDEN", 10_000)
+
+    assert beside == trained(settings, batches=2)
+
+
+@pytest.mark.parametrize(("hidden", "threads"), [(127, 1), (128, 2)])
+def test_the_thread_is_used_from_128_units_on(hidden: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below, it would be slower than one thread; it ends with the epoch, so none is left."""
+    seen = set()
+    for kind in (ActorObjective, CriticObjective):
+
+        def arranged(self: Any, order: Any, arrange: Any = kind.arrange) -> None:
+            seen.add((type(self), threading.current_thread()))
+            arrange(self, order)
+
+        monkeypatch.setattr(kind, "arrange", arranged)
+
+    trained(LearningSettings(hidden=hidden))
+
+    main = threading.main_thread()
+    assert {thread for kind, thread in seen if kind is ActorObjective} == {main}
+    assert len({thread is main for _, thread in seen}) == threads
+    assert threading.enumerate() == [main]
+
+
+class _BrokenError(Exception):
+    """What a part of the arithmetic dies of."""
+
+
+def test_what_the_thread_raises_is_raised_by_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes on with half a value network."""
+
+    def broken(self: Any, outputs: Any, start: int) -> Any:
+        raise _BrokenError
+
+    monkeypatch.setattr(CriticObjective, "gradient", broken)
+
+    with pytest.raises(_BrokenError):
+        trained()
+    assert threading.active_count() == 1
+
+
+def test_when_the_policy_fails_the_value_network_does_not_finish_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl+C in the middle of a long epoch is not answered at its end only."""
+    begun, parts, gradient = threading.Event(), list[int](), CriticObjective.gradient
+
+    def interrupted(self: Any, outputs: Any, start: int) -> Any:
+        assert begun.wait(60.0)
+        raise KeyboardInterrupt
+
+    def slow(self: Any, outputs: Any, start: int) -> Any:
+        parts.append(start)
+        begun.set()
+        wait_until(lambda: abandoned or len(parts) > 1)
+        return gradient(self, outputs, start)
+
+    abandoned: list[bool] = []
+    abandon = lesson.NetworkTraining.abandon
+
+    def noted(self: Any) -> None:
+        abandon(self)
+        abandoned.append(True)
+
+    monkeypatch.setattr(ActorObjective, "gradient", interrupted)
+    monkeypatch.setattr(CriticObjective, "gradient", slow)
+    monkeypatch.setattr(lesson.NetworkTraining, "abandon", noted)
+
+    with pytest.raises(KeyboardInterrupt):
+        learning.learn(learning.new_state(WIDTH, Discrete(ACTIONS), WIDE), [game(5000, 1)], WIDE, 1)
+    assert len(parts) <= 2, "of a minibatch of two parts"
+    assert threading.active_count() == 1
+
+
+def test_numbers_that_overflow_in_the_thread_are_found_by_the_check_of_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of the policy are: the lesson is refused, and NumPy does not warn."""
+    gradient, huge = CriticObjective.gradient, np.array([3e38], np.float32)
+    monkeypatch.setattr(CriticObjective, "gradient", lambda self, outputs, start: gradient(self, outputs, start) * huge * huge)
+
+    _, report = learning.learn(learning.new_state(WIDTH, Discrete(ACTIONS), WIDE), [game(600, 1)], WIDE, 1)
+
+    assert report.refused
+
+
+def test_both_threads_stand_still_together() -> None:
+    """While one is held at a yield point, the other one comes to its own and no further; the time counts once."""
+    at_rest, go_on, threads = threading.Event(), threading.Event(), threading.active_count()
+    reached: list[int] = []
+
+    def rest() -> float:
+        reached.append(threading.get_ident())
+        if len(reached) == 5:
+            at_rest.set()
+            assert go_on.wait(60.0)
+            return 1.0
+        return 0.0
+
+    before = yield_point.rested_seconds()
+    yield_point.rest_with(rest)
+    update = threading.Thread(target=trained)
+    try:
+        update.start()
+        assert at_rest.wait(60.0)
+        threading.Event().wait(0.2)  # for many parts of a gradient, were there nothing to hold the other one
+        held = len(reached)
+        go_on.set()
+        update.join()
+    finally:
+        go_on.set()
+        yield_point.rest_with(None)
+
+    assert held == 5
+    assert len(set(reached)) > 1 and len(reached) > 20
+    assert yield_point.rested_seconds() - before == 1.0
+    assert threading.active_count() == threads
+
+
+KILL_TWICE = """
+import pathlib, signal
+from local_training import model_store
+pids, model = pathlib.Path(os.environ["KILLED"]), pathlib.Path(os.environ["MODEL"])
+deaths = len(pids.read_text().splitlines()) if pids.exists() else 0
+if deaths < 2 and model.exists() and model_store.read(model).version >= 1 + 2 * deaths:
+    ripe = globals().get("ripe", 0) + 1
+    if ripe == 8:
+        with pids.open("a") as file:
+            print(os.getpid(), file=file)
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+"""
+"""In the middle of the second batch, and of the fourth: a batch that was trained on in vain twice would be taken apart."""
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_in_the_middle_of_both_networks_changes_no_bit(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others go on where it was, and the model is that of a drain that nothing disturbed; a rebuild makes it again."""
+    twin = Paths(tmp_path / "twin")
+    twin.buffer.mkdir(parents=True)
+    for number in range(15):
+        for one in (paths, twin):
+            log_probs = np.full(300, -np.log(episodes.ACTIONS), np.float32)
+            episodes.write(one.buffer, f"game_{number:02d}.npz", number, steps=300, log_probs=log_probs)
+    wide = {"epochs": 2, "hidden": 128}
+    learner_runs.drain(twin.root, learning=wide)
+
+    monkeypatch.setenv("KILLED", str(tmp_path / "killed.txt"))
+    monkeypatch.setenv("MODEL", str(paths.model))
+    learner_runs.worker_does_in_the_middle(KILL_TWICE, monkeypatch, at=1)
+    with learner_runs.learner(paths.root, learning=wide) as learner:
+        wait_until(lambda: not any(paths.buffer.iterdir()))
+        restarts = learner.get_stats()["worker_restarts"]
+
+    assert restarts == 2
+    assert paths.model.read_bytes() == twin.model.read_bytes()
+    assert "Identical, bit for bit" in run_tool("rebuild_model.py", paths.root)
