@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from local_training import episode_actions
 from local_training.actions.space import ActionSpace
+from local_training.episode_actions import whole, without_column
 from local_training.errors import EpisodeError
 from local_training.settings import LimitSettings
 
@@ -83,7 +84,9 @@ def from_arrays(arrays: Mapping[str, Any], limits: LimitSettings | None = None) 
 
     Args:
         arrays: at least `states` [T, ...], `actions` [T] or [T, D], `rewards` [T]; further keys of the format are optional,
-            unknown keys are ignored. uint8 states are scaled by 1/255, further axes of a state are flattened.
+            unknown keys are ignored. uint8 states are scaled by 1/255, further axes of a state are flattened. As writers
+            in other languages may lack scalars, whole numbers and texts: [T, 1] counts as [T], one element as a scalar,
+            floats without a fraction as whole numbers, 0 and 1 as a bool, and bytes that are UTF-8 as a text.
 
     Raises:
         EpisodeError: with the reason "missing-array", "wrong-dtype", "wrong-shape", "too-large", "not-finite",
@@ -98,7 +101,7 @@ def from_arrays(arrays: Mapping[str, Any], limits: LimitSettings | None = None) 
     steps = len(states)
     meta = _meta(arrays.get("meta"))
     played = episode_actions.read(np.asarray(arrays["actions"]), arrays.get("action_mask"), meta, steps, limits)
-    rewards = _finite_floats("rewards", np.asarray(arrays["rewards"]), (steps,), limits)
+    rewards = _finite_floats("rewards", without_column(np.asarray(arrays["rewards"])), (steps,), limits)
     return Episode(
         states=states,
         actions=played.actions,
@@ -168,7 +171,7 @@ def _finite_floats(name: str, raw: Array, shape: tuple[int, ...], limits: LimitS
 def _log_probs(raw: Any, steps: int, space: ActionSpace | None, limits: LimitSettings) -> Array | None:
     if raw is None:
         return None
-    values = _finite_floats("log_probs", np.asarray(raw), (steps,), limits)
+    values = _finite_floats("log_probs", without_column(np.asarray(raw)), (steps,), limits)
     if space is not None and space.has_densities:
         return values
     if values.max() > 1e-5:
@@ -180,23 +183,24 @@ def _log_probs(raw: Any, steps: int, space: ActionSpace | None, limits: LimitSet
 def _policy_version(raw: Any) -> int | None:
     if raw is None:
         return None
-    value = np.asarray(raw)
-    if value.shape != () or value.dtype.kind not in "iu":
+    value = whole(np.asarray(raw))
+    if value.size != 1 or value.dtype.kind not in "iu":
         found = f"policy_version is of type {value.dtype}, shape {value.shape}"
         raise EpisodeError("wrong-dtype", found, "one whole number is needed")
-    if not 0 <= int(value) < 2**62:
-        raise EpisodeError("bad-version", f"policy_version is {int(value)}", "a version, 0 or more, is needed")
-    return int(value)
+    version = int(value.reshape(()))
+    if not 0 <= version < 2**62:
+        raise EpisodeError("bad-version", f"policy_version is {version}", "a version, 0 or more, is needed")
+    return version
 
 
 def _terminated(raw: Any) -> bool:
     if raw is None:
         return True
     value = np.asarray(raw)
-    if value.shape != () or value.dtype.kind not in "biu":
+    if value.size != 1 or not (value.dtype.kind in "biu" or (value.dtype.kind == "f" and value.reshape(()) in (0.0, 1.0))):
         found = f"terminated is of type {value.dtype}, shape {value.shape}"
-        raise EpisodeError("wrong-dtype", found, "one true or false is needed")
-    return bool(value)
+        raise EpisodeError("wrong-dtype", found, "one true or false, or 1 or 0, is needed")
+    return bool(value.reshape(()))
 
 
 def _final_state(raw: Any, states: Array, limits: LimitSettings) -> Array | None:
@@ -210,8 +214,11 @@ def _text(name: str, raw: Any, longest: int) -> str:
     if raw is None:
         return ""
     value = np.asarray(raw)
-    if value.shape != () or value.dtype.kind != "U":
+    if value.dtype.kind == "S" or (value.dtype in (np.uint8, np.int8) and value.ndim == 1):
+        value = _decoded(name, value, longest)
+    if value.size != 1 or value.dtype.kind != "U":
         raise EpisodeError("wrong-dtype", f"{name} is of type {value.dtype}, shape {value.shape}", "one text is needed")
+    value = value.reshape(())
     # Python would take a letter beyond Unicode into a str, and stumble over it when the text is written somewhere.
     if value.dtype.itemsize and int(np.frombuffer(value.astype("=" + value.dtype.str[1:]).tobytes(), np.uint32).max()) > 0x10FFFF:
         raise EpisodeError("wrong-dtype", f"{name} holds letters beyond Unicode", "a text is needed")
@@ -219,6 +226,18 @@ def _text(name: str, raw: Any, longest: int) -> str:
     if len(text) > longest:
         raise EpisodeError("too-large", f"{name} is {len(text)} characters long", f"at most {longest} are allowed")
     return text
+
+
+def _decoded(name: str, raw: Array, longest: int) -> Array:
+    """The text that bytes hold in UTF-8: one element of type S, or a vector of single bytes."""
+    if raw.size != 1 and not (raw.ndim == 1 and raw.dtype.itemsize == 1):
+        raise EpisodeError("wrong-dtype", f"{name} is of type {raw.dtype}, shape {raw.shape}", "one text is needed")
+    if raw.nbytes > 4 * longest:  # a letter takes four bytes at most
+        raise EpisodeError("too-large", f"{name} is {raw.nbytes} bytes long", f"at most {longest} letters are allowed")
+    try:
+        return np.array(raw.tobytes().rstrip(b"\0").decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise EpisodeError("wrong-dtype", f"{name} holds bytes that are no UTF-8", "a text is needed") from None
 
 
 def _meta(raw: Any) -> Mapping[str, Any]:

@@ -38,7 +38,9 @@ def read(raw: Array, raw_mask: Any, meta: Mapping[str, Any], steps: int, limits:
     declared = _declared(meta, limits)
     if declared is None or isinstance(declared, Discrete):
         return _discrete(raw, raw_mask, declared, steps, limits)
-    actions = declared.checked(raw, steps)
+    if declared.name_count == 1 and raw.shape == (steps,):
+        raw = raw[:, None]
+    actions = declared.checked(raw if declared.has_densities else whole(raw), steps)
     mask = None if raw_mask is None else _mask(raw_mask, steps, limits)
     if mask is not None:
         declared.check_legal(mask, actions)
@@ -57,6 +59,7 @@ def _discrete(raw: Array, raw_mask: Any, declared: Discrete | None, steps: int, 
 
 
 def _numbers(raw: Array, steps: int, limits: LimitSettings) -> Array:
+    raw = whole(without_column(raw))
     if raw.dtype.kind not in "iu":
         needed = f"whole numbers are needed, or {_OR_DECLARED}"
         raise EpisodeError("wrong-dtype", f"actions is of type {raw.dtype}", needed)
@@ -78,16 +81,36 @@ def _mask(raw: Any, steps: int, limits: LimitSettings) -> Array:
     return np.ascontiguousarray(mask)
 
 
+def without_column(values: Array) -> Array:
+    """[T, 1] as [T], which languages of matrices can't write; any other shape as it is."""
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def whole(values: Array) -> Array:
+    """Floats without a fraction as int64, for writers whose language has no integers; anything else as it is."""
+    if values.dtype.kind != "f" or not values.size or not max(-float(values.min()), float(values.max())) <= 2**53:
+        return values
+    numbers = values.astype(np.int64)
+    return numbers if (numbers == values).all() else values
+
+
+def _whole_json(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 def _declared(meta: Mapping[str, Any], limits: LimitSettings) -> ActionSpace | None:
     """The kind that the meta declares. What is no object with a kind is a remark of the writer's own."""
     said = meta.get("action_space")
     if isinstance(said, dict) and "kind" in said:
+        said = {**said, **{name: _whole_json(said[name]) for name in ("count", "size") if name in said}}
+        if isinstance(said.get("sizes"), list):
+            said["sizes"] = [_whole_json(size) for size in said["sizes"]]
         try:
             return kinds.of_json(said, limits.max_actions)
         except ValueError as error:
             found, needed = error.args
             raise EpisodeError("bad-meta", f"action_space in meta: {found}", f"{needed} (limits.max_actions)") from None
-    count = meta.get("action_count")
+    count = _whole_json(meta.get("action_count"))
     # A new model is made with as many actions as its first episodes declare.
     if count is not None and (type(count) is not int or not 1 <= count <= limits.max_actions):
         needed = f"a whole number from 1 to {limits.max_actions} (limits.max_actions) is needed"

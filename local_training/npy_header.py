@@ -15,13 +15,15 @@ from local_training.errors import NpzError
 
 MAX_HEADER_BYTES = 1024
 ENOUGH_BYTES = 12 + MAX_HEADER_BYTES
-_DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|U[1-9]\d{0,6})\Z")
-_LONGER_TEXT = re.compile(r"[<>|=]?U[1-9]\d{7,}\Z")
+_DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|[US][1-9]\d{0,6})\Z", re.ASCII)
+_LONGER_TEXT = re.compile(r"[<>|=]?[US][1-9]\d{7,}\Z", re.ASCII)
 _NUMPY_HEADER = re.compile(
-    rb"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:0|[1-9]\d{0,15})(?:,|(?:, (?:0|[1-9]\d{0,15}))+))?\), \} *\n"
+    rb"\{'descr': '([ -&(-~]{1,20})', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:0|[1-9]\d{0,15})L?(?:,|(?:, (?:0|[1-9]\d{0,15})L?)+))?\), \} *\n"
 )
-"""The header exactly as NumPy writes it."""
+"""The header exactly as NumPy writes it; under Python 2 it wrote sizes with an L."""
+
+_PYTHON_2_SIZE = re.compile(rb"(?<=[(, ])(\d+)L(?=[,) ])")
 
 _NOISY_LITERAL = re.compile(rb"\\|^[^'\"]*\d[A-Za-z_]|['\"][^'\"]*[ (,]\d+[A-Za-z_]")
 """What Python's parser would print a warning about on somebody's console: escapes, and numbers that end in letters."""
@@ -58,12 +60,13 @@ def read(name: str, start: bytes | memoryview) -> NpyHeader:
     if usual is None:
         return _checked_header(name, _literal(name, text), data_start)
     descr, order, sizes = usual.groups()
-    shape = tuple([int(size) for size in sizes.split(b",") if size]) if sizes else ()
+    shape = tuple([int(size.rstrip(b"L")) for size in sizes.split(b",") if size]) if sizes else ()
     return _checked_header(name, {"descr": descr.decode(), "fortran_order": order == b"True", "shape": shape}, data_start)
 
 
 def _literal(name: str, text: bytes) -> dict[str, Any]:
     """The header of a writer that spells it in its own way."""
+    text = _PYTHON_2_SIZE.sub(rb"\1", text)
     if _NOISY_LITERAL.search(text):
         raise _bad_header(name)
     try:

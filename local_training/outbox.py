@@ -39,11 +39,14 @@ class Outbox:
     def deposit(self, arrays: Mapping[str, Any], result: str) -> Path | None:
         """Deposit an episode, after those that wait; the file's path, or None if it has to wait.
 
+        One beyond what a reader takes by default is deposited in parts (`episode_file.in_parts`); the path is the last one's.
+
         Raises:
             EpisodeError: the arrays make no episode.
         """
         # Packed at once: what is no episode must be refused now, not when the disk is back.
-        self._waiting.append((episode_file.pack(arrays), result))
+        parts = [episode_file.pack(part) for part in episode_file.in_parts(arrays)]
+        self._waiting.extend((part, result) for part in parts)
         path = self.retry()
         while self._waiting and self._waiting_bytes() > self._max_waiting_bytes:
             self._waiting.popleft()

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from local_training import episode
 from local_training.actions.space import ActionSpace, Choice
 from local_training.errors import EpisodeError
 from local_training.settings import LimitSettings
 
 Array = npt.NDArray[Any]
 
-_LARGEST = LimitSettings().max_magnitude
+_LARGEST, _WIDEST = LimitSettings().max_magnitude, LimitSettings().max_state_width
 
 
 class Recording:
@@ -37,6 +38,7 @@ class Recording:
         return math.fsum(self.rewards)
 
     def add_step(self, state: Array, choice: Choice, mask: Array | None, policy_version: int) -> None:
+        """Add a step; `state` is [S], as `recorded_state` returns it."""
         if not self.actions:
             self._policy_version = policy_version
         self.states.append(state)
@@ -74,7 +76,7 @@ class Recording:
         """The episode as the arrays of a file."""
         named = {"action_names": list(action_names)} if action_names else {}
         arrays: dict[str, Any] = {
-            "states": np.stack(self.states),
+            "states": _stacked(self.states),
             "actions": space.recorded(self.actions),
             "rewards": np.array(self.rewards, np.float32),
             "log_probs": np.array(self._log_probs, np.float32),
@@ -91,6 +93,20 @@ class Recording:
         return arrays
 
 
+def _stacked(states: Sequence[Array]) -> Array:
+    """[T, S]: uint8 if all states are, else float32."""
+    pixels = [state.dtype == np.uint8 for state in states]
+    if any(pixels) and not all(pixels):
+        states = [episode.scaled_pixels(state) for state in states]
+    return np.stack(states)
+
+
+def recorded_state(state: Any, vector: Array) -> Array:
+    """What the file holds of a state whose `state_vector` is `vector`: pixels stay uint8, a quarter of the size."""
+    raw = np.asarray(state)
+    return raw.reshape(-1).copy() if raw.dtype == np.uint8 else vector
+
+
 def state_vector(state: Any) -> Array:
     """The state as [S] float32.
 
@@ -98,8 +114,11 @@ def state_vector(state: Any) -> Array:
         EpisodeError: it is empty, or holds what no episode file may hold: better now than when the game is over.
     """
     raw = np.asarray(state)
-    if raw.dtype == np.uint8:
-        return np.asarray(raw.reshape(-1).astype(np.float32) / np.float32(255))
+    if raw.size > _WIDEST:
+        found = f"the state holds {raw.size} numbers"
+        raise EpisodeError("too-large", found, f"at most {_WIDEST} (limits.max_state_width) are allowed")
+    if raw.dtype == np.uint8 and raw.size:
+        return np.asarray(episode.scaled_pixels(raw.reshape(-1)))
     if raw.size == 0 or raw.dtype.kind not in "fiub":
         found = f"the state has shape {raw.shape} and type {raw.dtype}"
         raise EpisodeError("wrong-shape", found, "at least one number is needed")

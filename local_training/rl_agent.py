@@ -20,7 +20,7 @@ from local_training.outbox import Outbox
 from local_training.paths import MODEL_NAME, Paths
 from local_training.plain_values import truth_values
 from local_training.policy_holder import GUIDE_ACTIONS, PolicyHolder
-from local_training.recording import Recording, state_vector
+from local_training.recording import Recording, recorded_state, state_vector
 from local_training.settings import LearningSettings
 
 __all__ = ["GUIDE_ACTIONS", "RLAgent"]
@@ -137,7 +137,7 @@ class RLAgent:
             actions.check_mask(mask)
         choice = policy.choose(network, vector, mask, self._rng, not training, actions)
         if training:
-            self._recording.add_step(vector, choice, mask, self.model_version)
+            self._recording.add_step(recorded_state(state, vector), choice, mask, self.model_version)
         return choice.action, actions.name_of(choice.action, self.action_labels), choice.probability
 
     def reseed(self, seed: int | Sequence[int]) -> None:

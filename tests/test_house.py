@@ -35,7 +35,8 @@ OPTIONAL_PACKAGES = {
 }
 
 # Where anything may be caught: at the mains of processes and threads, where a stranger's environment is called, which may
-# raise what it likes, and where the self-check goes on with its next check.
+# raise what it likes, where the self-check goes on with its next check, and at the one boundary of each parser of files that
+# anybody may have written.
 BROAD_EXCEPT_ALLOWED = {
     "tools.as_script",
     "tools.command_line",
@@ -43,6 +44,9 @@ BROAD_EXCEPT_ALLOWED = {
     "tools.learner.worker",
     "tools.replay.worker",
     "tools.test_background_training",
+    "local_training.bounded_npz",
+    "local_training.episode_file",
+    "local_training.model_store",
     "local_training.games.env_host",
     "local_training.games.env_worker",
     "local_training.games.fleet",

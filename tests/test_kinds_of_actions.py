@@ -177,7 +177,7 @@ PAIRS = {"action_space": {"kind": "multi_discrete", "sizes": [2, 2]}}
         (arrays({}, [[0.5]] * 3), "wrong-dtype"),
         (arrays({}, [[0, 1]] * 3), "wrong-shape"),
         (arrays(BOX, [[0.5, 0.5]] * 3), "wrong-shape"),
-        (arrays(BOX, [0.5] * 3), "wrong-shape"),
+        (arrays(BOX, [0.5] * 2), "wrong-shape"),
         (arrays(BOX, [[1.5]] * 3), "action-out-of-range"),
         (arrays(BOX, [[np.inf]] * 3), "not-finite"),
         (arrays(BOX, [[True]] * 3), "wrong-dtype"),
