@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zipfile
 from typing import Any
@@ -130,7 +131,7 @@ def test_sizes_of_python_2_are_read(text: str, recwarn: pytest.WarningsRecorder)
 @pytest.mark.parametrize("shape", ["(12LL, 4)", "(12l, 4)", "(12U, 4)", "(L12, 4)", "(12.0L, 4)", "(0x12L, 4)"])
 def test_other_letters_behind_a_size_are_refused(shape: str):
     """Only Python 2's long integers had one."""
-    with pytest.raises(EpisodeError, match="no sound .npy header"):
+    with pytest.raises(EpisodeError, match=r"no sound \.npy header"):
         episode_file.read(archive([Member(b"states.npy", npy(header("'<f4'", shape), bytes(192))), *MEMBERS[1:]]))
 
 
@@ -333,7 +334,7 @@ def test_an_episode_beyond_the_limits_is_split_into_parts_that_are_not(steps: in
     whole = episode.from_arrays(arrays)
     for name in ("states", "actions", "rewards", "log_probs", "action_mask"):
         assert (np.concatenate([getattr(part, name) for part in parts]) == getattr(whole, name)).all()
-    for part, following in zip(parts, parts[1:], strict=False):
+    for part, following in itertools.pairwise(parts):
         assert not part.terminated and part.final_state is not None and (part.final_state == following.states[0]).all()
     assert parts[-1].terminated and parts[-1].final_state is not None and (parts[-1].final_state == whole.final_state).all()
     assert len({part.episode_id for part in parts}) == len(parts) and parts[0].meta["map"] == "Süd"
