@@ -30,7 +30,7 @@ OPTIONAL_PACKAGES = {
     "torch": r"tools\.learner\.torch_.*",
     "nicegui": r"tools\.monitor\.web\.page",
     "fastapi": r"tools\.monitor\.web\.page",
-    "uvicorn": r"tools\.monitor\.web\.server",
+    "uvicorn": r"tools\.monitor\.web\.listener",
     "ray": r"tools\.learner\.ray_.*",
 }
 

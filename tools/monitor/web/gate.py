@@ -13,6 +13,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 _NAMES = ("127.0.0.1", "localhost")
 _METHODS = ("GET", "HEAD")
 _OWN_SITE = ("same-origin", "none")
+_CHANNEL = "/_nicegui_ws/"
+"""Where the page's websocket is. Over plain HTTP it would hold a connection for half a minute at each poll."""
 
 # The library compiles its templates in the browser, hence "unsafe-eval". Nothing may be loaded from, or sent to, anywhere else.
 _POLICY = (
@@ -79,6 +81,11 @@ class Gate:
             return "another site asks; type the address into the browser yourself"
         if scope["type"] == "websocket":
             return "" if len(origins) == 1 else "a websocket needs an Origin header"
+        # Otherwise a page would be built for each of many requests whose bodies never come.
+        if given.get(b"transfer-encoding") or any(length.strip() != "0" for length in given.get(b"content-length", [])):
+            return "a request for this page has no body"
+        if scope.get("path", "").startswith(_CHANNEL):
+            return "the page and its script talk over a websocket only"
         return "" if scope["method"] in _METHODS else f"{scope['method']} is not for this page, which is only read"
 
 

@@ -5,30 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-import uvicorn
-
 from local_training import pausing
-from local_training.errors import MachineError
 from local_training.paths import Paths
-from tools.monitor.web import charts, episode_search, view
+from tools.monitor.web import charts, episode_search, listener, view
 from tools.monitor.web.content import Chart
 from tools.monitor.web.facts import Watcher
 from tools.monitor.web.gate import Gate
 from tools.monitor.web.page import Page, application
 from tools.monitor.web.view import View
 
-ADDRESS = "127.0.0.1"
 LOOK_SECONDS = 0.75
 REST_FACTOR = 20.0
 """A look that took long is followed by a rest of so many times its length: 5 % of a core at most."""
-_MOST_CONNECTIONS = 60
-_CLOSING_SECONDS = 1
 _TOKEN_BYTES = 12
 _WRONG_TOKEN_SECONDS = 1.0
 
@@ -45,58 +37,14 @@ def serve(paths: Paths, port: int, say: Callable[[str], None]) -> None:
         MachineError: the port can't be had.
         KeyboardInterrupt: when it was ended by Ctrl+C.
     """
-    with _bound(port) as listening:
+    with listener.bound(port) as listening:
         port = listening.getsockname()[1]
         site = Site(paths)
         gate = Gate(application(site.page, site.begin), port)
-        # No log of requests: what is wrong is shown on the page, or ends the command.
-        config = uvicorn.Config(
-            gate,
-            log_level="error",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            loop="asyncio",
-            http="h11",
-            ws="wsproto",
-            limit_concurrency=_MOST_CONNECTIONS,
-            timeout_graceful_shutdown=_CLOSING_SECONDS,
-        )
-        lines = [f"[OK] The monitor is at http://{ADDRESS}:{port}/ (on this machine only)"]
+        lines = [f"[OK] The monitor is at http://{listener.ADDRESS}:{port}/ (on this machine only)"]
         lines += [f"[INFO] To pause the learner from the page, or to resume it, it asks for this token: {site.token}"]
         lines += ["[INFO] Ctrl+C ends the monitor; the learner goes on."]
-        _Server(config, lambda: say("\n".join(lines))).run(sockets=[listening])
-
-
-class _Server(uvicorn.Server):
-    """Says that it has started once it has, and heeds a Ctrl+C that came before in as good an order as a later one."""
-
-    def __init__(self, config: uvicorn.Config, has_started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._has_started = has_started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.should_exit:
-            await self.shutdown(sockets=sockets)
-        else:
-            self._has_started()
-
-
-def _bound(port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        if sys.platform == "win32":
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        else:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((ADDRESS, port))
-        listening.listen()
-    except (OSError, OverflowError) as error:
-        listening.close()
-        cause = f"{error}; is another monitor at work there? --port names another one (0: any that is free)"
-        raise MachineError(f"opening port {port}", cause) from error
-    return listening
+        listener.Server(gate, lambda: say("\n".join(lines))).run(sockets=[listening])
 
 
 class Site:
