@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from local_training import atomic_files, bounded_npz
+from local_training import layout as layouts
 from local_training.actions import kinds
 from local_training.actions.discrete import Discrete
 from local_training.actions.space import ActionSpace
 from local_training.errors import ModelError, ModelMissingError, NpzError
+from local_training.layout import Layout
 from local_training.paths import Paths
 
 Array = npt.NDArray[Any]
@@ -56,6 +58,11 @@ class Model:
         """What the actions are called, or the numbers that make one."""
         names = self.manifest.get("action_names") or [f"action_{index}" for index in range(self.actions.name_count)]
         return tuple(str(name) for name in names)
+
+    @property
+    def layout(self) -> Layout:
+        """What its features and actions are called, in its order."""
+        return layouts.of_model(self.manifest, self.state_width, self.actions)
 
 
 def pack(arrays: Mapping[str, Array], version: int, manifest: Mapping[str, Any]) -> bytes:

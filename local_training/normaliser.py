@@ -22,8 +22,8 @@ class Normaliser:
     linear, so that it can be folded into the first layer of a network.
     """
 
-    count: float
-    """Rows seen; less when old ones have been faded."""
+    count: float | Array
+    """Rows seen; less when old ones have been faded. [S] where a number came later than the others: of a widened model."""
     mean: Array
     """[S] float64"""
     squares: Array
@@ -36,7 +36,7 @@ class Normaliser:
     @property
     def variance(self) -> Array:
         """[S] float64; 0 before the first row."""
-        return self.squares / max(self.count, 1.0)
+        return np.asarray(self.squares / np.maximum(self.count, 1.0))
 
     @property
     def inverse_scale(self) -> Array:
@@ -45,13 +45,14 @@ class Normaliser:
         1 before the first row. 0 for a number that has always been the same: it tells nothing, and dividing by
         (almost) nothing would make its first change an explosion.
         """
-        if self.count == 0:
+        unseen = np.equal(self.count, 0.0)
+        if unseen.all():
             return np.ones_like(self.mean)
         span = self.highest - self.lowest
         scale = np.maximum(np.sqrt(self.variance), span / (2.0 * WIDEST))
         # Below this a float32 can't tell the number's changes from its rounding.
         changes = span > 1e-6 * np.maximum(np.abs(self.highest), np.abs(self.lowest))
-        return np.where(changes, 1.0 / np.where(changes, scale, 1.0), 0.0)
+        return np.where(unseen, 1.0, np.where(changes, 1.0 / np.where(changes, scale, 1.0), 0.0))
 
     def scaled(self, rows: Array) -> Array:
         """(rows - mean) * inverse_scale, [B, S] float32."""
@@ -79,22 +80,36 @@ def merged(one: Normaliser, other: Normaliser) -> Normaliser:
 
     Source: Chan, Golub & LeVeque 1983, eq. 2.1.
     """
-    if one.count == 0 or other.count == 0:
-        return other if one.count == 0 else one
+    if not np.any(one.count):
+        return other
+    if not np.any(other.count):
+        return one
     count = one.count + other.count
+    rows = np.maximum(count, 1.0)  # a number that neither has seen stays as it is
     distance = other.mean - one.mean
+    first, second = np.equal(one.count, 0.0), np.equal(other.count, 0.0)
     return Normaliser(
         count=count,
-        mean=one.mean + distance * (other.count / count),
-        squares=one.squares + other.squares + distance**2 * (one.count * other.count / count),
-        lowest=np.minimum(one.lowest, other.lowest),
-        highest=np.maximum(one.highest, other.highest),
+        mean=one.mean + distance * (other.count / rows),
+        squares=one.squares + other.squares + distance**2 * (one.count * other.count / rows),
+        lowest=np.where(first, other.lowest, np.where(second, one.lowest, np.minimum(one.lowest, other.lowest))),
+        highest=np.where(first, other.highest, np.where(second, one.highest, np.maximum(one.highest, other.highest))),
     )
 
 
 def faded(normaliser: Normaliser, longest: float) -> Normaliser:
     """The same mean and variance, but at most as weighty as `longest` rows, so that newer rows count for more."""
-    if normaliser.count <= longest:
+    if np.max(normaliser.count) <= longest:
         return normaliser
-    share = longest / normaliser.count
-    return Normaliser(longest, normaliser.mean, normaliser.squares * share, normaliser.lowest, normaliser.highest)
+    share = longest / np.maximum(normaliser.count, longest)
+    count = longest if np.ndim(normaliser.count) == 0 else np.minimum(normaliser.count, longest)
+    return Normaliser(count, normaliser.mean, normaliser.squares * share, normaliser.lowest, normaliser.highest)
+
+
+def widened(normaliser: Normaliser, numbers: int) -> Normaliser:
+    """The same with so many further numbers at the end, of which nothing has been seen yet."""
+    if numbers == 0:
+        return normaliser
+    count = np.concatenate([np.broadcast_to(normaliser.count, normaliser.mean.shape), np.zeros(numbers)])
+    rows = (normaliser.mean, normaliser.squares, normaliser.lowest, normaliser.highest)
+    return Normaliser(count, *(np.concatenate([row, np.zeros(numbers)]) for row in rows))

@@ -148,7 +148,7 @@ _ROWS = ("mean", "squares", "lowest", "highest")
 
 
 def _packed(values: Normaliser) -> Array:
-    """[5, S] float64: mean, squares, lowest, highest, and the count in every place of the last row."""
+    """[5, S] float64: mean, squares, lowest, highest, and in the last row the count, as a rule the same in every place."""
     return np.stack([*(getattr(values, row) for row in _ROWS), np.full_like(values.mean, values.count)])
 
 
@@ -187,7 +187,9 @@ class _Reader:
 
     def normaliser(self, name: str, width: int) -> Normaliser:
         rows = self.floats(f"{name}_normaliser", (len(_ROWS) + 1, width), np.float64)
-        return Normaliser(float(rows[-1, 0]), *(rows[index].copy() for index in range(len(_ROWS))))
+        counts = rows[-1]
+        count = float(counts[0]) if (counts == counts[0]).all() else counts.copy()
+        return Normaliser(count, *(rows[index].copy() for index in range(len(_ROWS))))
 
     def counters(self) -> list[int]:
         values = self.array("training_counters", "iu")

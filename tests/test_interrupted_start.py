@@ -31,6 +31,7 @@ COMMANDS = [
     ["tools/explain_episode.py", "--all"],
     ["tools/rebuild_model.py"],
     ["tools/rollback_model.py", "1"],
+    ["tools/widen_model.py", "--add-feature", "x"],
     ["tools/report.py"],
     ["tools/evaluate.py"],
     ["tools/analyze_replays.py"],

@@ -220,6 +220,7 @@ COMMANDS = {
     "tools.explain_episode": ["--all"],
     "tools.rebuild_model": [],
     "tools.rollback_model": ["1"],
+    "tools.widen_model": ["--add-feature", "x"],
     "tools.report": [],
     "tools.evaluate": [],
     "tools.analyze_replays": ["."],

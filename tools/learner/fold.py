@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from local_training import atomic_files, episode_file, model_store
+from local_training import layout as layouts
 from local_training.actions import kinds
 from local_training.episode import Episode
 from local_training.errors import EpisodeError, LedgerError
+from local_training.layout import Layout
 from local_training.paths import Paths
 from local_training.settings import UNLIMITED, LearningSettings
 from tools.learner import generation
 from tools.learner.generation import Generation
-from tools.learner.ledger import Line
+from tools.learner.ledger import ALIGNED, Line
 
 _LONGEST_RECENT = 10_000
 
@@ -50,7 +52,7 @@ def fold(
         past.extend(earlier)
     for version, lines in groups:
         if "base" in lines[0]:
-            present = _base(paths, lines[0])
+            present = _base(paths, lines[0], present)
             past.clear()
         if present is None or present.version + 1 != version:
             found = f"there is nothing to go on from before version {version}"
@@ -58,10 +60,10 @@ def fold(
         recent = lines[0].get("recent", len(present.recent))
         if recent != len(present.recent):
             # The learner was started anew before this batch, with another bound on what it replays.
-            episodes = tuple(episode_of(paths, line) for line in list(past)[len(past) - recent :])
+            episodes = tuple(_as_trained(paths, line, present.layout) for line in list(past)[len(past) - recent :])
             present = dataclasses.replace(present, recent=episodes)
         settings = _settings(lines[0], present)
-        present = generation.successor(present, *_read(paths, lines), settings)
+        present = generation.successor(present, *_read(paths, lines, present.layout), settings)
         past.extend(lines)
         yield present
 
@@ -73,7 +75,7 @@ def altered_fold(
 
     Args:
         groups: the batches after `start`, oldest first; if there is none, the first one names its base. Later bases are
-            passed over: what was published by hand is not what the episodes teach.
+            passed over: what was published by hand is not what the episodes teach. Where the model was widened, so is this one.
         change: given each line and its episode, the episode to train on instead; None leaves it out. A batch
             of which nothing is left is passed over, so versions may be fewer than before.
 
@@ -85,9 +87,13 @@ def altered_fold(
         present, groups, _ = _first(paths, list(groups))
     for _, lines in groups:
         if present is None:
-            present = _base(paths, lines[0])
+            present = _base(paths, lines[0], None)
+        else:
+            for step in lines[0].get("base", {}).get("widened", ()):
+                present = generation.widened(present, {**step, "from": present.version, "version": present.version + 1})
         settings = _settings(lines[0], present)
-        pairs = [(line, change(line, episode)) for line, episode in zip(lines, _read(paths, lines)[1], strict=True)]
+        read = _read(paths, lines, present.layout, by_position=True)[1]
+        pairs = [(line, change(line, episode)) for line, episode in zip(lines, read, strict=True)]
         kept = [(_bare(line), episode) for line, episode in pairs if episode is not None]
         if kept:
             present = generation.successor(present, [line for line, _ in kept], [episode for _, episode in kept], settings)
@@ -108,19 +114,49 @@ def _first(
     return generation.load(model_store.read_bytes(path), str(path)), groups[index:], earlier
 
 
-def _read(paths: Paths, lines: Sequence[Line]) -> tuple[list[dict[str, Any]], list[Episode]]:
-    return [_bare(line) for line in lines], [episode_of(paths, line) for line in lines]
+def _read(
+    paths: Paths, lines: Sequence[Line], layout: Layout, *, by_position: bool = False
+) -> tuple[list[dict[str, Any]], list[Episode]]:
+    """The lines of a batch and its episodes as they were trained on, for a model of this layout.
+
+    Args:
+        by_position: widen also those that were trained on as they are: the model may be another one than it was then.
+    """
+    episodes: list[Episode] = []
+    for line in lines:
+        episode = _as_trained(paths, line, layout)
+        layout = layout.named_by(episode)
+        if by_position and ALIGNED not in line:
+            unnamed = {key: value for key, value in episode.meta.items() if key not in ("state_names", "action_names")}
+            episode = layouts.aligned(dataclasses.replace(episode, meta=unnamed), layout)
+        episodes.append(episode)
+    return [_bare(line) for line in lines], episodes
 
 
-def recent_of(paths: Paths, newest: Sequence[Line], settings: LearningSettings) -> tuple[Episode, ...]:
-    """The episodes that may join the next batch again, read back from the archive.
+def _as_trained(paths: Paths, line: Line, layout: Layout) -> Episode:
+    """The episode of a line, in the model's order if it was put into that when it was trained on.
+
+    What a line does not say so of was trained on as it is, be it in another order: by a learner that did not look at names.
+    """
+    episode = episode_of(paths, line)
+    if ALIGNED not in line:
+        return episode
+    try:
+        return layouts.aligned(episode, layout)
+    except EpisodeError as error:
+        found = f"{line['name']!a} of version {line['seq']} does not fit the model that it was trained into: {error}"
+        raise LedgerError(str(paths.ledger), found, "Use tools/rollback_model.py to go on without it") from error
+
+
+def recent_of(paths: Paths, newest: Sequence[Line], settings: LearningSettings, layout: Layout) -> tuple[Episode, ...]:
+    """The episodes that may join the next batch again, read back from the archive, for a model of this layout.
 
     What the archive no longer holds ends the list: the newest come first in worth.
     """
     episodes: list[Episode] = []
     for line in reversed(newest):
         try:
-            episodes.append(episode_of(paths, line))
+            episodes.append(_as_trained(paths, line, layout))
         except LedgerError:
             break
         if len(generation.kept_recent(episodes[::-1], settings)) < len(episodes):
@@ -154,8 +190,11 @@ def _readable(paths: Paths, line: Line, data: bytes) -> Episode:
         raise LedgerError(str(paths.ledger), found, "Use tools/rollback_model.py to go on without it") from error
 
 
-def _base(paths: Paths, line: Line) -> Generation:
+def _base(paths: Paths, line: Line, before: Generation | None) -> Generation:
     base = line["base"]
+    made = widened_again(before, base.get("widened"), base["chain"])
+    if made is not None:
+        return made
     if base["chain"] == "":
         width, actions = line["sizes"]
         return generation.untrained(width, kinds.of_json(actions, UNLIMITED.max_actions), LearningSettings(**line["learning"]))
@@ -166,6 +205,21 @@ def _base(paths: Paths, line: Line) -> Generation:
         found = f"the model of version {base['version']}, from which the history goes on, is missing"
         raise LedgerError(str(path), found, "Put the file back, or use tools/rollback_model.py") from None
     return adopted(generation.load(data, str(path)), base["chain"])
+
+
+def widened_again(before: Generation | None, steps: Any, chain: str) -> Generation | None:
+    """The version of this chain, made again by widening the one before; None if that does not lead to it."""
+    if before is None or not isinstance(steps, list) or not steps:
+        return None
+    made = before
+    try:
+        for step in steps:
+            if step["from"] != made.version:
+                return None
+            made = generation.widened(made, step)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return made if made.chain == chain else None
 
 
 def adopted(model: Generation, chain: str) -> Generation:

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from local_training import learning, model_store
+from local_training import layout as layouts
+from local_training import learning, model_store, widening
 from local_training import manifest as manifests
 from local_training.actions import ActionSpace, Discrete
 from local_training.episode import Episode
+from local_training.layout import Layout
 from local_training.learning import TrainingState
 from local_training.settings import LearningSettings
 from tools.learner.ledger import BY_HAND, Line, next_chain
@@ -39,6 +41,11 @@ class Generation:
         """The record of what made this version: kind, seq, previous_chain, chain, batch."""
         commit: Mapping[str, Any] = self.manifest["commit"]
         return commit
+
+    @property
+    def layout(self) -> Layout:
+        """What its features and actions are called, and which it had before it was widened."""
+        return layouts.of_model(self.manifest, self.state.state_width, self.state.actions)
 
     @property
     def chain(self) -> str:
@@ -105,6 +112,7 @@ def successor(
         **previous.manifest,
         **manifests.facts(state, settings),
         "action_names": _action_names(previous, episodes),
+        **_state_names(previous, episodes),
         **manifests.after_batch(previous.manifest, previous.state, report),
         "commit": record,
     }
@@ -130,6 +138,36 @@ def republished(
     return Generation(model.state, version, manifest, model_store.pack(learning.to_arrays(model.state), version, manifest))
 
 
+def widened(previous: Generation, step: Mapping[str, Any]) -> Generation:
+    """The next version: the same model with further features and actions, from which history begins anew.
+
+    A pure function, as `successor` is: the same version and step give the same bytes.
+
+    Args:
+        step: `from` and `version`, the numbers of both versions; how many `features` and `actions` are added;
+            `probability`, see widening.logit_offset; `state_names` and `action_names`, all of them, empty where they are
+            not known; `after`, the newest version in the ledger; `reason`, in words.
+    """
+    state = widening.widened(previous.state, step["features"], step["actions"], step["probability"])
+    version, reason = step["version"], step["reason"]
+    text = json.dumps([BASE, version, hashlib.sha256(previous.data).hexdigest(), reason, step], sort_keys=True)
+    record = {"kind": BASE, "seq": version, "previous_chain": "", "chain": hashlib.sha256(text.encode()).hexdigest(), "batch": []}
+    record |= {"after": step["after"], "reason": reason, "by": BY_HAND}
+    record |= {"widened": [*previous.commit.get("widened", ()), dict(step)]}
+    former = [previous.state.state_width, previous.state.actions.outputs]
+    sizes = [list(pair) for pair in previous.layout.former_sizes]
+    manifest = {
+        **previous.manifest,
+        "state_width": state.state_width,
+        **state.actions.meta,
+        "action_names": list(step["action_names"]),
+        **({"state_names": list(step["state_names"])} if step["state_names"] else {}),
+        "former_sizes": sizes if former in (*sizes, [state.state_width, state.actions.outputs]) else [*sizes, former],
+        "commit": record,
+    }
+    return Generation(state, version, manifest, model_store.pack(learning.to_arrays(state), version, manifest))
+
+
 def base_record(version: int, data: bytes) -> dict[str, Any]:
     """The record of a model that some other program wrote: nothing is known of what came before."""
     return {"kind": BASE, "seq": version, "previous_chain": "", "chain": hashlib.sha256(data).hexdigest(), "batch": []}
@@ -151,6 +189,7 @@ def _group_facts(previous: Generation, settings: LearningSettings) -> dict[str, 
     facts: dict[str, Any] = {"recent": len(previous.recent)}
     if previous.commit["kind"] == BASE:
         facts["base"] = {"version": previous.version, "chain": previous.chain}
+        facts["base"] |= {"widened": previous.commit["widened"]} if "widened" in previous.commit else {}
         facts["sizes"] = [previous.state.state_width, previous.state.actions.as_json()]
     if previous.commit["kind"] == BASE or previous.manifest["hyper_parameters"] != dataclasses.asdict(settings):
         facts["learning"] = dataclasses.asdict(settings)
@@ -169,6 +208,16 @@ def _action_names(previous: Generation, episodes: Sequence[Episode]) -> list[str
             return [name[:100] for name in names]
     known: list[str] = list(previous.manifest.get("action_names", []))
     return known
+
+
+def _state_names(previous: Generation, episodes: Sequence[Episode]) -> dict[str, list[str]]:
+    """What the newest episode that names them calls the features; else what was known, which may be nothing."""
+    for episode in reversed(episodes):
+        names = layouts.names_in(episode.meta.get("state_names"), previous.state.state_width)
+        if names:
+            return {"state_names": list(names)}
+    known = previous.layout.state_names
+    return {"state_names": list(known)} if known else {}
 
 
 def sizes_of(episodes: Sequence[Episode], settings: LearningSettings) -> tuple[int, ActionSpace]:

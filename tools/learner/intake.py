@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from local_training import atomic_files, batch, buffer_folder, episode_file, pausing
-from local_training.actions import ActionSpace
+from local_training import layout as layouts
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure
 from local_training.episode import Episode
 from local_training.errors import EpisodeError, MachineError
 from local_training.file_signature import Signature, signature_of
+from local_training.layout import Layout
 from local_training.paths import MODEL_NAME, Paths
 from local_training.settings import Settings
 from local_training.visible_text import visible
@@ -53,13 +54,17 @@ def _read_patiently(path: Path, max_bytes: int) -> bytes:
 
 @dataclass(frozen=True)
 class Accepted:
-    """An episode to train on, with the bytes it was read from."""
+    """An episode to train on, with the bytes it was read from.
+
+    aligned: whether the episode has been put into the model's order, and so is not what the bytes say.
+    """
 
     name: str
     sha256: str
     signature: Signature
     data: bytes
     episode: Episode
+    aligned: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,27 +120,30 @@ class ModelFacts:
     """What of the present model decides over an episode."""
 
     version: int
-    state_width: int
-    actions: ActionSpace
+    layout: Layout
 
 
-def check_fits(episode: Episode, model: ModelFacts) -> None:
-    """Refuse an episode of another game than the model's, and tell the game's author how to go on.
+def fitted(episode: Episode, model: ModelFacts) -> Episode:
+    """The episode in the model's order. Refuse one of another game, and tell the game's author how to go on.
 
     Raises:
-        EpisodeError: as batch.check_fits does.
+        EpisodeError: as layout.aligned and batch.check_fits do.
     """
+    layout = model.layout
     try:
-        batch.check_fits(episode, model.state_width, model.actions)
+        episode = layouts.aligned(episode, layout)
+        batch.check_fits(episode, layout.state_width, layout.actions)
     except EpisodeError as error:
-        sizes = f"takes states of {model.state_width} numbers and chooses {model.actions.words}"
+        sizes = f"takes states of {layout.state_width} numbers and chooses {layout.actions.words}"
         remedy = (
             "If the game has changed, use another --root to keep both models, or move models, data/archive and "
             "data/ledger.jsonl elsewhere to start a new one here"
         )
         # Without the whole path and the version: what the ledger says must not depend on where the root lies, nor on
         # when the file was looked at again after a crash.
-        raise EpisodeError(error.reason, error.found, f"models/{MODEL_NAME} {sizes}. {remedy}") from None
+        words = f"{error.needed}. models/{MODEL_NAME}" if error.reason == layouts.OTHER_NAMES else f"models/{MODEL_NAME}"
+        raise EpisodeError(error.reason, error.found, f"{words} {sizes}. {remedy}") from None
+    return episode
 
 
 def duplicate(name: str, sha256: str, signature: Signature, episode_id: str, former: tuple[str, int]) -> SetAside:
@@ -237,13 +245,14 @@ class Intake:
                 return LeftAlone(name)
             return self._rejected(name, sha256, signature, f"{error} [{error.reason}]")
         self._unfinished.pop(name, None)
+        as_written = episode
         if model is not None:
             try:
-                check_fits(episode, model)
+                episode = fitted(episode, model)
             except EpisodeError as error:
                 return SetAside(name, sha256, signature, REJECTED, f"{error} [{error.reason}]", of_another_game=True)
         return self._too_late(name, sha256, signature, episode, age_seconds, model) or Accepted(
-            name, sha256, signature, data, episode
+            name, sha256, signature, data, episode, episode is not as_written
         )
 
     def _seen_before(

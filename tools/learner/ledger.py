@@ -40,6 +40,9 @@ UNKNOWN_VERSION = 0
 """The version in such a line."""
 
 
+ALIGNED = "aligned"
+"""Marks the line of an episode whose features or actions were put into the model's order before it was trained on."""
+
 _KEPT = ("counts", "last_group", "newest_published", "former_chain", "_newest_seq")
 """What a ledger's index holds besides lines and places."""
 
@@ -218,6 +221,7 @@ class Ledger:
         fate = ROLLED_BACK if by == BY_GUARD else PUBLISHED
         line = {"seq": version, "sha256": hashlib.sha256(data).hexdigest(), "name": MODEL_NAME, "fate": fate, "by": by}
         line |= {"reason": commit.get("reason", "written by another program"), "chain": commit["chain"]}
+        line |= {"widened": commit["widened"]} if "widened" in commit else {}
         if not self.has(line):
             self.append([line])
         return line

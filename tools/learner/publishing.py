@@ -1,13 +1,20 @@
-"""Find a version of the model, wherever it still is, and publish it as the next one."""
+"""Publish as the next version what was not trained: a former version of the model, or the present one, widened."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from local_training import atomic_files, manifest, model_store
-from local_training.errors import LedgerError, ModelError, ModelMissingError
+from local_training import layout as layouts
+from local_training.actions import Discrete
+from local_training.errors import LedgerError, ModelError, ModelMissingError, SettingsError
 from local_training.paths import Paths
-from tools.learner import beginnings, fold, generation, reconstruction
+from local_training.settings import Settings
+from local_training.widening import PROBABILITY
+from tools.learner import beginnings, fold, generation, reconstruction, recovery
 from tools.learner import ledger as ledgers
 from tools.learner.generation import Generation
 from tools.learner.ledger import BY_HAND, Ledger
@@ -59,3 +66,93 @@ def commit(paths: Paths, ledger: Ledger, model: Generation, version: int, reason
     atomic_files.write_atomically(fold.base_path(paths, published.chain), published.data, durable=durable)
     model_store.commit(paths, published.data, durable=durable)
     return published
+
+
+@dataclass(frozen=True)
+class Widening:
+    """What a model is to get.
+
+    features, actions: names of what is added, behind what there is.
+    state_names, action_names: what the present ones are called from now on, in the model's order; empty: as before.
+    probability: what the added actions get together, at most; see widening.logit_offset.
+    """
+
+    features: Sequence[str] = ()
+    actions: Sequence[str] = ()
+    state_names: Sequence[str] = ()
+    action_names: Sequence[str] = ()
+    probability: float = PROBABILITY
+
+
+def widen(paths: Paths, settings: Settings, wanted: Widening, say: Callable[[str], None]) -> Generation:
+    """Recover the root, then commit the present model with further features and actions as the next version.
+
+    Killed at any moment, the root has the old model or the new one: one rename decides, and the next start adds the
+    ledger's line. The caller holds the learner's lock and the worker's.
+
+    Raises:
+        SettingsError: this can't be added to the model; nothing has been changed.
+        ModelMissingError: there is no model yet.
+        LedgerError: as `recovery.recover` does.
+    """
+    durable = settings.learner.durable
+    ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes)
+    present = recovery.recover(paths, settings, ledger, say)
+    if present is None:
+        raise ModelMissingError(str(paths.model))
+    step = step_to(present, settings, wanted, after=ledger.last_seq, version=max(ledger.newest_seq, present.version) + 1)
+    made = generation.widened(present, step)
+    atomic_files.write_atomically(fold.base_path(paths, made.chain), made.data, durable=durable)
+    model_store.commit(paths, made.data, durable=durable)
+    if ledger.last_seq:
+        ledger.tell_of(made.version, made.commit, made.data)
+    return made
+
+
+def step_to(present: Generation, settings: Settings, wanted: Widening, *, after: int, version: int) -> dict[str, Any]:
+    """The step that `generation.widened` takes.
+
+    Raises:
+        SettingsError: a name that is there already or twice, names of another number, too many, or actions of a kind to
+            which none can be added.
+    """
+    layout, limits = present.layout, settings.limits
+    if wanted.actions and not isinstance(layout.actions, Discrete):
+        needed = f"the model chooses {layout.actions.words}; only to a choice among numbered actions can one be added"
+        raise SettingsError("--add-action", " ".join(wanted.actions), needed, "command line")
+    states = _names("feature", layout.state_names, wanted.state_names, layout.state_width, wanted.features, "--state-names")
+    count = layout.actions.name_count
+    actions = _names("action", layout.action_names, wanted.action_names, count, wanted.actions, "--action-names")
+    for flag, size, added, setting in (
+        ("--add-feature", layout.state_width, len(wanted.features), "max_state_width"),
+        ("--add-action", layout.actions.outputs, len(wanted.actions), "max_actions"),
+    ):
+        most = getattr(limits, setting)
+        if added and size + added > most:
+            needed = f"the model has {size} already, and {most} (limits.{setting}) is the most"
+            raise SettingsError(flag, added, needed, "command line")
+    said = [f"{what} {', '.join(names)}" for what, names in (("feature", wanted.features), ("action", wanted.actions)) if names]
+    return {
+        "from": present.version,
+        "version": version,
+        "after": after,
+        "features": len(wanted.features),
+        "actions": len(wanted.actions),
+        "probability": wanted.probability,
+        "state_names": states,
+        "action_names": actions,
+        "reason": "widened: " + " and ".join(said) if said else "names of features and actions given",
+    }
+
+
+def _names(what: str, known: Sequence[str], said: Sequence[str], count: int, added: Sequence[str], flag: str) -> list[str]:
+    """All names after the widening; none where those of the present ones are not known."""
+    if said and len(said) != count:
+        raise SettingsError(flag, " ".join(said), f"{count} names are needed, one for each {what} of the model", "command line")
+    present = list(said or known)
+    names = layouts.names_in([*present, *added])
+    if len(names) != len(present) + len(added):
+        twice = sorted({name for name in [*present, *added] if [*present, *added].count(name) > 1})
+        found = " ".join(twice) or " ".join([*present, *added])
+        raise SettingsError(f"--add-{what}", found, f"every {what} needs a name of its own", "command line")
+    return list(names) if present else []

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from local_training import atomic_files, manifest, model_store, soundness
+from local_training.episode import Episode
 from local_training.errors import LedgerError, ModelError, ModelMissingError
 from local_training.paths import Paths
 from local_training.settings import Settings
@@ -50,7 +51,9 @@ def recover(paths: Paths, settings: Settings, ledger: Ledger, say: Say) -> Gener
             ledger.tell_of(present.version, present.commit, present.data)
     elif present.version:
         settlement.after_commit(present, (), None)
-    recent = () if present.commit["kind"] == generation.BASE else fold.recent_of(paths, list(ledger.newest), settings.learning)
+    recent: tuple[Episode, ...] = ()
+    if present.commit["kind"] != generation.BASE:
+        recent = fold.recent_of(paths, list(ledger.newest), settings.learning, present.layout)
     return Generation(present.state, present.version, present.manifest, present.data, recent)
 
 
@@ -180,7 +183,7 @@ def _caught_up(paths: Paths, settlement: Settlement, ledger: Ledger, start: Gene
         _check_on_chain(paths, groups, start)
         done = [line for version, group in groups if version <= start.version for line in group]
         learned_with = fold.settings_of(start)
-        recent = fold.recent_of(paths, ledgers.since_base(done), learned_with)
+        recent = fold.recent_of(paths, ledgers.since_base(done), learned_with, start.layout)
         start = Generation(start.state, start.version, start.manifest, start.data, recent)
         groups = [(version, group) for version, group in groups if version > start.version]
     say(f"the model is behind its ledger: training versions {groups[0][0]} to {groups[-1][0]} again from the archive")
@@ -222,8 +225,11 @@ def _as_published(paths: Paths, settings: Settings, ledger: Ledger, present: Gen
     try:
         published = generation.load(model_store.read_bytes(path), str(path))
     except (ModelMissingError, ModelError) as error:
-        say(f"version {line['seq']} was published ({line['reason']}), but is lost: {error}")
-        return present
+        made = fold.widened_again(present, line.get("widened"), line["chain"])
+        if made is None:
+            say(f"version {line['seq']} was published ({line['reason']}), but is lost: {error}")
+            return present
+        published = made
     say(f"version {line['seq']} was published ({line['reason']}) and is put back")
     model_store.commit(paths, published.data, durable=settings.learner.durable)
     return published

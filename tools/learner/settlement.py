@@ -13,7 +13,7 @@ from local_training.settings import Settings
 from tools.learner import training_log
 from tools.learner.generation import Generation
 from tools.learner.intake import Accepted, SetAside
-from tools.learner.ledger import Ledger, Line
+from tools.learner.ledger import ALIGNED, Ledger, Line
 from tools.learner.training_log import TrainingLog
 
 
@@ -58,6 +58,7 @@ class Settlement:
             line |= {"policy_version": played_by} if played_by is not None else {}
             line |= {"archived_as": stored_as} if stored_as != item.name else {}
             line |= {"episode_id": item.episode.episode_id} if item.episode.episode_id else {}
+            line |= {ALIGNED: True} if item.aligned else {}
             lines.append(line)
         return lines
 

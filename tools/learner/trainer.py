@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from local_training.actions import ActionSpace
 from local_training.buffer_folder import DUPLICATE
 from local_training.errors import EpisodeError, ModelError
 from local_training.file_signature import signature
+from local_training.layout import Layout
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
 from local_training.settings import Settings
@@ -172,6 +174,8 @@ class Trainer:
             self._caution.before_reading(name)
             verdict = self._intake.judge(name, model)
             if isinstance(verdict, Accepted):
+                if model is not None:
+                    model = dataclasses.replace(model, layout=model.layout.named_by(verdict.episode))
                 twin = _twin(verdict, done.accepted)
                 version = 1 + (model.version if model else 0)
                 if twin is None:
@@ -204,13 +208,19 @@ class Trainer:
         episodes = [item.episode for item in done.accepted]
         width, actions = generation.sizes_of(episodes, self._settings.learning)
         self.present = generation.untrained(width, actions, self._settings.learning)
-        fitting = [item for item in done.accepted if _fits(item, ModelFacts(0, width, actions))]
+        fitting: list[Accepted] = []
+        layout = Layout(width, actions)
+        for item in done.accepted:
+            fit = _fitted(item, ModelFacts(0, layout))
+            if fit is not None:
+                fitting.append(fit)
+                layout = layout.named_by(fit.episode)
         if len(fitting) < len(done.accepted):
             again = {item.name for item in done.accepted} - {item.name for item in fitting}
             again |= {item.name for item in done.set_aside if item.fate == DUPLICATE}
-            done.accepted = fitting
             done.set_aside = [item for item in done.set_aside if item.name not in again]
             self._snapshot.extendleft(sorted(again, key=os.fsencode, reverse=True))
+        done.accepted = fitting
 
     def _train(self, done: Round) -> Generation:
         assert self.present is not None
@@ -232,7 +242,7 @@ class Trainer:
     def _facts(self) -> ModelFacts | None:
         if self.present is None:
             return None
-        return ModelFacts(self.present.version, self.present.state.state_width, self.present.state.actions)
+        return ModelFacts(self.present.version, self.present.layout)
 
 
 def _working_seconds() -> float:
@@ -240,12 +250,13 @@ def _working_seconds() -> float:
     return time.perf_counter() - yield_point.rested_seconds()
 
 
-def _fits(item: Accepted, model: ModelFacts) -> bool:
+def _fitted(item: Accepted, model: ModelFacts) -> Accepted | None:
+    """The item with its episode in the model's order; None if it is of another game."""
     try:
-        intakes.check_fits(item.episode, model)
+        episode = intakes.fitted(item.episode, model)
     except EpisodeError:
-        return False
-    return True
+        return None
+    return item if episode is item.episode else dataclasses.replace(item, episode=episode, aligned=True)
 
 
 def _are_long(batch: Sequence[Accepted], most_steps: int) -> bool:
