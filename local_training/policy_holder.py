@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from local_training import atomic_files, learning, model_store
 from local_training import manifest as manifests
@@ -23,10 +24,15 @@ from local_training.policy import Network
 from local_training.root_lock import LearnerLock
 from local_training.settings import LearningSettings
 
+Array = npt.NDArray[Any]
+
 logger = logging.getLogger(__name__)
 
 GUIDE_ACTIONS = ("ECONOMY", "AGGRESSIVE", "DEFENSIVE", "TECH", "ALL_IN")
 """What the guides' bots can do; the actions of an agent to whom nobody names others."""
+
+LONGEST_NAME = 100
+"""Letters of an action's name in a manifest, at most."""
 
 _NEW_GAME = "give the game a root of its own, or move the old model away to start a new one"
 
@@ -41,7 +47,8 @@ class PolicyHolder:
         model_path: the file that is watched.
         settings: of learning, for `train` and for a policy made anew.
         actions: what is chosen among; None until somebody says so.
-        action_labels: what the actions are called, or the numbers that make one; empty until somebody says so.
+        action_labels: what the actions are called, or the numbers that make one, in the order of the agent's own numbers;
+            empty until somebody says so. The model may have the same names in another order, see `model_labels`.
         version: of the model that the policy came from; 0 for one made anew.
     """
 
@@ -59,6 +66,8 @@ class PolicyHolder:
         self.actions = Discrete(len(action_labels)) if actions is None and action_labels else actions
         self.action_labels = list(action_labels) or _unnamed(actions)
         self.version = 0
+        self._named_by_the_bot = bool(action_labels)
+        self._model_index: Array | None = None
         self._paths = paths
         self._state_width = state_width
         self._network: Network | None = None
@@ -91,9 +100,45 @@ class PolicyHolder:
 
     @property
     def known_actions(self) -> ActionSpace:
-        """What is chosen among, once there is a network."""
-        assert self.actions is not None
+        """What is chosen among; the guides' actions if nobody has said so yet."""
+        if self.actions is None:
+            self.actions, self.action_labels = Discrete(len(GUIDE_ACTIONS)), list(GUIDE_ACTIONS)
         return self.actions
+
+    @property
+    def model_labels(self) -> list[str]:
+        """What the actions are called, in the order of the model and of episode files."""
+        if self._model_index is None:
+            return list(self.action_labels)
+        return [self.action_labels[own] for own in np.argsort(self._model_index)]
+
+    def own_action(self, action: Any) -> Any:
+        """The agent's number of an action that the model has chosen."""
+        return action if self._model_index is None else int(np.flatnonzero(self._model_index == action)[0])
+
+    def model_mask(self, mask: Array) -> Array:
+        """A mask [..., A] of the agent's own numbers, for the model."""
+        return mask if self._model_index is None else np.ascontiguousarray(mask[..., np.argsort(self._model_index)])
+
+    def as_model_has_it(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """The arrays of an episode with actions and mask in the model's order of names.
+
+        A meta with `action_names` says which order they are in; without it they are in the agent's own.
+        """
+        changed = dict(arrays)
+        meta = changed.get("meta")
+        said = meta.get("action_names") if isinstance(meta, Mapping) else None
+        if self._model_index is None or said == self.model_labels:
+            return changed
+        count = len(self._model_index)
+        actions, mask = np.asarray(changed["actions"]), np.asarray(changed.get("action_mask"))
+        if actions.dtype.kind in "iu" and actions.size and int(actions.min()) >= 0 and int(actions.max()) < count:
+            changed["actions"] = self._model_index[actions]
+        if mask.ndim == 2 and mask.shape[1] == count:
+            changed["action_mask"] = self.model_mask(mask)
+        if isinstance(meta, Mapping) and said is not None:
+            changed["meta"] = {**meta, "action_names": self.model_labels}
+        return changed
 
     def train(self, episodes: Sequence[Episode]) -> BatchReport:
         """Learn from episodes, here and now.
@@ -133,8 +178,8 @@ class PolicyHolder:
         if self.actions is not None and model.actions != self.actions:
             found = f"its policy chooses {model.actions.words}"
             raise ModelError(str(self.model_path), found, f"this game has {self.actions.words}; {_NEW_GAME}")
+        self._adopt_names(model)
         self.actions = model.actions
-        self.action_labels = self.action_labels or _labels(model)
         self._state_width = model.state_width
         self._network = Network(*(np.asarray(model.arrays[key], np.float32) for key in POLICY_KEYS))
         self.version = model.version
@@ -142,11 +187,33 @@ class PolicyHolder:
         self._training_state = None
         self._unsaved_training = False
 
+    def _adopt_names(self, model: Model) -> None:
+        """Find each of the agent's actions among those of the model, by their names.
+
+        Raises:
+            ModelError: the model has other names than the bot, or one name twice in another order.
+        """
+        own, theirs = self.action_labels, _labels(model)
+        named = bool(model.manifest.get("action_names")) and theirs != _unnamed(model.actions)
+        if not own or not named or own == _unnamed(self.actions):
+            self.action_labels = theirs if named or not own else own
+            self._model_index = None
+            return
+        shortened = [name[:LONGEST_NAME] for name in own]  # as the learner writes them
+        if shortened == theirs:
+            self._model_index = None
+        elif isinstance(model.actions, Discrete) and sorted(shortened) == sorted(theirs) and len(set(theirs)) == len(theirs):
+            self._model_index = np.array([theirs.index(name) for name in shortened])
+            logger.info("the model's actions are in another order, matched by name: %s; here: %s", theirs, own)
+        elif self._named_by_the_bot:
+            needed = f"this bot's are {own}: give them the same names, or {_NEW_GAME}"
+            raise ModelError(str(self.model_path), f"its actions are {theirs}", needed)
+        else:
+            self.action_labels, self._model_index = theirs, None
+
     def _new_network(self, width: int) -> Network:
-        if self.actions is None:
-            self.actions, self.action_labels = Discrete(len(GUIDE_ACTIONS)), list(GUIDE_ACTIONS)
         self._state_width = self._state_width or width
-        self._training_state = learning.new_state(self._state_width, self.actions, self.settings)
+        self._training_state = learning.new_state(self._state_width, self.known_actions, self.settings)
         self._network = self._training_state.policy
         return self._network
 
@@ -191,7 +258,7 @@ class PolicyHolder:
             data = model_store.read_bytes(self.model_path)
         else:
             known = {key: value for key, value in self._manifest.items() if key != "commit"}
-            manifest = {**known, **manifests.facts(self._training_state, self.settings), "action_names": self.action_labels}
+            manifest = {**known, **manifests.facts(self._training_state, self.settings), "action_names": self.model_labels}
             data = model_store.pack(learning.to_arrays(self._training_state), version, manifest)
         os.makedirs(target.parent, exist_ok=True)
         atomic_files.write_atomically(target, data, durable=True)

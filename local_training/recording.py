@@ -20,7 +20,11 @@ _LARGEST, _WIDEST = LimitSettings().max_magnitude, LimitSettings().max_state_wid
 
 
 class Recording:
-    """Collects the steps of one game; a reward belongs to the action before it."""
+    """Collects the steps of one game; a reward belongs to the action before it.
+
+    Attributes:
+        faults: what was wrong with the data of some steps, by step; a game with faults makes no sound episode.
+    """
 
     def __init__(self) -> None:
         self.states: list[Array] = []
@@ -29,6 +33,7 @@ class Recording:
         self._log_probs: list[float] = []
         self._masks: list[Array | None] = []
         self._policy_version = 0
+        self.faults: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -47,21 +52,34 @@ class Recording:
         self._log_probs.append(choice.log_prob)
         self._masks.append(mask)
 
-    def add_reward(self, reward: float) -> None:
+    def mark_fault(self, found: str) -> None:
+        """Note that the newest step's data are unsound."""
+        self.faults.setdefault(max(len(self.actions) - 1, 0), found)
+
+    def forget_last_step(self) -> None:
+        """Take the newest step out, with its rewards and faults."""
+        for steps in (self.states, self.actions, self.rewards, self._log_probs, self._masks):
+            steps.pop()
+        self.faults.pop(len(self.actions), None)
+
+    def add_reward(self, reward: float, name: str = "the reward") -> None:
         """Credit the newest action.
 
         Raises:
             EpisodeError: there is no action yet, or the reward is no number that an episode file may hold.
         """
         if not math.isfinite(reward):
-            raise EpisodeError("not-finite", f"the reward is {reward}", "a finite number is needed")
+            raise EpisodeError("not-finite", f"{name} is {reward}", "a finite number is needed")
         if abs(reward) > _LARGEST:
             raise EpisodeError(
-                "absurd-magnitude", f"the reward is {reward:g}", f"at most {_LARGEST:g} (limits.max_magnitude) is allowed"
+                "absurd-magnitude", f"{name} is {reward:g}", f"at most {_LARGEST:g} (limits.max_magnitude) is allowed"
             )
         if not self.actions:
             raise EpisodeError("no-action", "a reward came before the first action", "call get_action first")
-        self.rewards[-1] += float(reward)
+        if abs(total := self.rewards[-1] + float(reward)) > _LARGEST:
+            needed = f"at most {_LARGEST:g} (limits.max_magnitude) is allowed"
+            raise EpisodeError("absurd-magnitude", f"the rewards of one step add up to {total:g}", needed)
+        self.rewards[-1] = total
 
     def arrays(
         self,
@@ -107,13 +125,21 @@ def recorded_state(state: Any, vector: Array) -> Array:
     return raw.reshape(-1).copy() if raw.dtype == np.uint8 else vector
 
 
-def state_vector(state: Any) -> Array:
+def state_vector(state: Any, names: Sequence[str] = ()) -> Array:
     """The state as [S] float32.
+
+    Args:
+        names: of the features, for messages, where they are known.
 
     Raises:
         EpisodeError: it is empty, or holds what no episode file may hold: better now than when the game is over.
     """
-    raw = np.asarray(state)
+    try:
+        raw = np.asarray(state)
+        if raw.dtype == object and raw.ndim:
+            raw = raw.astype(np.float64)  # None becomes NaN, Decimal a number
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; a tensor that needs a gradient or lies on a GPU
+        raise EpisodeError("wrong-shape", f"the state is no array of numbers ({error})", "[S] numbers are needed") from None
     if raw.size > _WIDEST:
         found = f"the state holds {raw.size} numbers"
         raise EpisodeError("too-large", found, f"at most {_WIDEST} (limits.max_state_width) are allowed")
@@ -123,6 +149,18 @@ def state_vector(state: Any) -> Array:
         found = f"the state has shape {raw.shape} and type {raw.dtype}"
         raise EpisodeError("wrong-shape", found, "at least one number is needed")
     if not max(-float(raw.min()), float(raw.max())) <= _LARGEST:
-        needed = f"finite numbers of size {_LARGEST:g} at most are needed"
-        raise EpisodeError("not-finite", "the state holds NaN, an infinity or a number beyond all bounds", needed)
+        raise _unusable_features(raw.reshape(-1), names)
     return raw.reshape(-1).astype(np.float32, copy=True)
+
+
+def _unusable_features(state: Array, names: Sequence[str]) -> EpisodeError:
+    """Which numbers of a state [S] are NaN, infinite or beyond all bounds: the first, and how many more."""
+    with np.errstate(invalid="ignore"):
+        bad = np.flatnonzero(~(np.abs(state.astype(np.float64)) <= _LARGEST))
+    first = int(bad[0])
+    name = f" ({names[first]})" if len(names) == len(state) else ""
+    more = f", and {len(bad) - 1} more are unusable" if len(bad) > 1 else ""
+    finite = bool(np.isfinite(state[first]))
+    found = f"feature {first}{name} of the state is {float(state[first]):g}{more}"
+    needed = f"finite numbers of size {_LARGEST:g} at most are needed"
+    return EpisodeError("absurd-magnitude" if finite else "not-finite", found, needed)

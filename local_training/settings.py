@@ -199,6 +199,11 @@ class GameSettings(Section):
         at_most=256,
         environment="NUM_INSTANCES",
     )
+    strict: bool = setting(
+        False,
+        "Whether an RLAgent raises at data that make no sound episode (NaN in a state, a reward that is no number) instead of"
+        " playing on and not saving that episode. Under pytest it always raises; RLAgent(strict=...) says so for one agent.",
+    )
 
 
 @dataclass(frozen=True)

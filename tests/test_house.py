@@ -47,6 +47,7 @@ BROAD_EXCEPT_ALLOWED = {
     "local_training.bounded_npz",
     "local_training.episode_file",
     "local_training.model_store",
+    "local_training.plain_values",  # a bot's own objects in a meta may raise anything when they are looked at
     "local_training.games.env_host",
     "local_training.games.env_worker",
     "local_training.games.fleet",

@@ -41,10 +41,10 @@ def play(agent: RLAgent, steps: int = 5, **ending: object) -> dict[str, object]:
     return agent.end_episode(**ending)  # type: ignore[arg-type]
 
 
-def commit(paths: Paths, version: int, actions: int = 3, width: int = 4, seed: int = 0) -> None:
+def commit(paths: Paths, version: int, actions: int = 3, width: int = 4, seed: int = 0, names: list[str] | None = None) -> None:
     """As the background learner does."""
     state = learning.new_state(width, Discrete(actions), LearningSettings(hidden=8, seed=seed))
-    names = [f"a{index}" for index in range(actions)]
+    names = names or (NAMES if actions == 3 else [f"a{index}" for index in range(actions)])
     data = model_store.pack(learning.to_arrays(state), version, {"format": 1, "action_names": names})
     model_store.commit(paths, data, durable=False)
 
@@ -182,7 +182,7 @@ def test_an_unusable_model_is_said_once_and_changes_nothing(trouble: str, paths:
 
 def test_the_models_names_serve_where_nobody_gives_others(paths: Paths):
     """And those of the guides where there is neither."""
-    commit(paths, 1)
+    commit(paths, 1, names=["a0", "a1", "a2"])
     assert RLAgent(root=paths.root).action_labels == ["a0", "a1", "a2"]
 
     agent = RLAgent(root=paths.root / "elsewhere")

@@ -159,4 +159,4 @@ class SeveralGames:
 
 
 def _names_of(holder: PolicyHolder) -> dict[str, Any]:
-    return {"action_names": holder.action_labels} if holder.action_labels else {}
+    return {"action_names": holder.model_labels} if holder.action_labels else {}

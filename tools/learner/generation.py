@@ -197,7 +197,11 @@ def _group_facts(previous: Generation, settings: LearningSettings) -> dict[str, 
 
 
 def _action_names(previous: Generation, episodes: Sequence[Episode]) -> list[str]:
-    """What the newest episode calls the actions; else what was known."""
+    """What the newest episode calls the actions; else what was known.
+
+    The same names in another order change nothing: the outputs of the network are in the order that was known.
+    """
+    known: list[str] = list(previous.manifest.get("action_names", []))
     for episode in reversed(episodes):
         names = episode.meta.get("action_names")
         if (
@@ -205,8 +209,8 @@ def _action_names(previous: Generation, episodes: Sequence[Episode]) -> list[str
             and len(names) == previous.state.actions.name_count
             and all(isinstance(name, str) for name in names)
         ):
-            return [name[:100] for name in names]
-    known: list[str] = list(previous.manifest.get("action_names", []))
+            said = [name[:100] for name in names]
+            return known if sorted(said) == sorted(known) else said
     return known
 
 
