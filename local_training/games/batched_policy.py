@@ -61,7 +61,7 @@ class BatchedPolicy:
                 anything but truth values.
         """
         states = state_rows(observations)
-        masks = None if masks is None else truth_values(masks)
+        masks = None if masks is None else truth_values(masks).copy()  # the caller may write the next step's into the same array
         space = self._actions or Discrete(len(self.network.b3))
         noise = None if greedy else space.noise(self._rng, len(states))
         actions, log_probs = chosen(self.network, space, states, masks, noise)

@@ -6,6 +6,7 @@ It knows nothing of processes; a vector env that has fallen back to its own proc
 from __future__ import annotations
 
 import contextlib
+import copy
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,12 +14,28 @@ from typing import Any, cast
 
 import cloudpickle
 import gymnasium
+import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from local_training.games import shared_observations
 from local_training.games.shared_block import SharedBlock
+from local_training.plain_values import one_number
 
 EnvFactory = Callable[[], "gymnasium.Env[Any, Any]"]
+
+
+def own_copy(value: Any) -> Any:
+    """A copy of an observation or info that the env's next call cannot change.
+
+    An env may return the same array or dict from every call. What outlasts the next call, of this env or of another that
+    shares the buffer, has to be copied first. A value that refuses to be copied is returned as it is.
+    """
+    if type(value) is np.ndarray and value.dtype != object:
+        return value.copy()
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001  # __deepcopy__ and __reduce__ are a stranger's code and may raise anything
+        return value
 
 
 @dataclass
@@ -93,7 +110,8 @@ class EnvHost:
         """
         news = None
         owner, ours, progress = self._owner, self._generation, self._progress
-        rewards, terminations, truncations = self._rewards, self._terminations, self._truncations
+        rewards: Any = self._rewards
+        terminations, truncations = self._terminations, self._truncations
         needs_reset, read_action = self._needs_reset, self._read_action
         write = self._writers[buffer] if self._writers else None
         for index, env in self.envs.items():
@@ -115,13 +133,13 @@ class EnvHost:
                     write(index, observation)
                 else:
                     news = news or News()
-                    news.observations[index] = observation
-                rewards[index] = reward
+                    news.observations[index] = own_copy(observation)
+                rewards[index] = reward if type(reward) is float else one_number(reward)
                 terminations[index] = terminated
                 truncations[index] = truncated
                 if info:
                     news = news or News()
-                    news.infos[index] = info
+                    news.infos[index] = own_copy(info)
             # A game may raise anything. It becomes a fault that is counted, reported and answered with a new env.
             except Exception:  # noqa: BLE001
                 news = news or News()
@@ -138,8 +156,9 @@ class EnvHost:
         if mode is AutoresetMode.NEXT_STEP:
             self._needs_reset[index] = True
         elif mode is AutoresetMode.SAME_STEP and not self._hold[index]:
+            final_obs, final_info = own_copy(observation), own_copy(info)
             first, first_info = env.reset()
-            return first, {"final_info": info, "final_obs": observation, **first_info}
+            return first, {"final_info": final_info, "final_obs": final_obs, **first_info}
         return observation, info
 
     def reset(self, buffer: int, seeds: dict[int, int | None], options: dict[str, Any] | None) -> News:
@@ -162,9 +181,9 @@ class EnvHost:
         if self._writers:
             self._writers[buffer](index, observation)
         else:
-            news.observations[index] = observation
+            news.observations[index] = own_copy(observation)
         if info:
-            news.infos[index] = info
+            news.infos[index] = own_copy(info)
 
     def _fail(self, index: int, news: News, *, reset_later: bool) -> bool:
         """Note the fault. Where other envs live in this process, build the env anew here, so that they need not die."""

@@ -64,7 +64,7 @@ class GameActions:
         """The game's action as the agent would have chosen it."""
         if isinstance(self.space, Discrete):
             return int(action) - self._start
-        return (np.asarray(action).reshape(-1) - self._start).astype(self.space.none(0).dtype)
+        return (np.asarray(action).reshape(-1) - self._start).astype(self.space.none(0).dtype)  # a copy: callers keep it
 
 
 def _is_learnable(game: spaces.Box) -> bool:

@@ -15,6 +15,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from local_training.actions import ActionSpace
 from local_training.errors import SettingsError
 from local_training.games.game_actions import GameActions
+from local_training.plain_values import one_number
 from local_training.rl_agent import RLAgent
 
 Array = npt.NDArray[Any]
@@ -95,7 +96,7 @@ class GymnasiumGame:
     def step(self, action: Any) -> tuple[Array, float, bool, bool]:
         """Take an action; the next state, its reward, whether the game has ended, whether it was cut off."""
         observation, reward, terminated, truncated, _ = self._env.step(self._actions.to_game(action))
-        return self._vector(observation), float(reward), bool(terminated), bool(truncated)
+        return self._vector(observation), one_number(reward), bool(terminated), bool(truncated)
 
     def meta(self, number: int, seed: int) -> dict[str, Any]:
         """What an episode file says about the game of this number."""

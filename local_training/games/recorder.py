@@ -16,7 +16,7 @@ from local_training.games.episode_stream import EpisodeStream
 from local_training.games.game_actions import GameActions
 from local_training.outbox import Outbox
 from local_training.paths import Paths
-from local_training.plain_values import truth_values
+from local_training.plain_values import one_number, truth_values
 
 Array = npt.NDArray[Any]
 ResultOf = Callable[[str, float], str]
@@ -141,7 +141,7 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
                 if self._mode is AutoresetMode.NEXT_STEP:
                     self._begin(index)
             else:
-                self._add(index, before[index], self._actions.from_game(actions[index]), float(rewards[index]))
+                self._add(index, before[index], self._actions.from_game(actions[index]), one_number(rewards[index]))
                 self._end(index, after[index], bool(terminations[index]), bool(truncations[index]), infos)
         self._states, self._choice = after, None
         return results
@@ -167,7 +167,7 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
     def _end(self, index: int, after: Array, terminated: bool, truncated: bool, infos: dict[str, Any]) -> None:
         if terminated or truncated:
             final = infos["final_obs"][index] if self._mode is AutoresetMode.SAME_STEP else after
-            self._deliver(index, "terminated" if terminated else "truncated", np.asarray(final), terminated=terminated)
+            self._deliver(index, "terminated" if terminated else "truncated", np.array(final), terminated=terminated)
             self._streams[index].begin()
             self._between[index] = self._mode is not AutoresetMode.SAME_STEP
         elif 0 < self._segment_steps <= len(self._streams[index]):

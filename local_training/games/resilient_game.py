@@ -9,7 +9,9 @@ from typing import Any
 
 import gymnasium
 
+from local_training.games.env_host import own_copy
 from local_training.games.vector_errors import GameError
+from local_training.plain_values import one_number
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +64,16 @@ class ResilientGame(gymnasium.Wrapper[Any, Any, Any, Any]):
                     raise GameError("reset", attempt, f"{type(error).__name__}: {error}") from error
             else:
                 break
-        self._last_observation = observation
-        return observation, info
+        self._last_observation = own_copy(observation)
+        return self._last_observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step; an exception ends the episode."""
         if self._broken:
             raise gymnasium.error.ResetNeeded("The game has failed; call `reset` before the next `step`")
         try:
-            result = self.env.step(action)
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            reward = one_number(reward)
         except gymnasium.error.ResetNeeded:
             raise
         except Exception as error:  # noqa: BLE001  # as in reset
@@ -83,8 +86,12 @@ class ResilientGame(gymnasium.Wrapper[Any, Any, Any, Any]):
                 "game_error": text,
             }
             return self._last_observation, 0.0, False, True, info
-        self._last_observation = result[0]
-        return result
+        # Copies, as a vector env over us that resets in the same step returns these as final_obs and final_info, and a step
+        # that raises may have written into the env's buffer before.
+        self._last_observation = own_copy(observation)
+        if terminated or truncated:
+            info = own_copy(info)
+        return self._last_observation, reward, terminated, truncated, info
 
     def _note(self, where: str, error: Exception) -> None:
         self.errors += 1
