@@ -201,7 +201,9 @@ class RLAgent:
             fault = str(error)
         else:
             fault = ""
-        choice = choice._replace(action=self._holder.own_action(choice.action))
+        own_action = self._holder.own_action(choice.action)
+        if own_action is not choice.action:
+            choice = choice._replace(action=own_action)
         self._is_recorded = training
         if training:
             self._recording.add_step(vector if fault else recorded_state(state, vector), choice, own_mask, self.model_version)

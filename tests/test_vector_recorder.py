@@ -16,7 +16,7 @@ from vector_games import END, FAULTS, KILL, NORMAL, RAISE, FaultyGame, SpaceGame
 
 from local_training import episode_file, policy
 from local_training.actions import Discrete
-from local_training.errors import SettingsError
+from local_training.errors import EpisodeError, SettingsError
 from local_training.games import EpisodeRecorder, ResilientAsyncVectorEnv, StableProcessPoolEnv
 from local_training.games.batched_policy import BatchedPolicy
 from local_training.paths import Paths
@@ -176,6 +176,24 @@ def test_actions_somebody_else_has_chosen_carry_no_log_probabilities(tmp_path):
     recorder.close()
     assert len(episodes(Paths(tmp_path))) == 1
     assert all(episode.log_probs is None and episode.policy_version is None for episode in episodes(Paths(tmp_path)))
+
+
+@pytest.mark.parametrize("mask", [[0.0, -1e8], [0.5, 0.5], [np.nan, 1.0], [2, 1]])
+def test_a_choice_whose_mask_is_none_is_not_remembered(mask, tmp_path):
+    """It is refused before its step is played; the game goes on, and what is recorded is sound. Zeros and ones are a mask."""
+    recorder = EpisodeRecorder(SyncVectorEnv([CART]), Paths(tmp_path), durable=False)
+    observations, _ = recorder.reset(seed=1)
+    player = BatchedPolicy(network(4, 2))
+    choice = player.choose(observations)
+    with pytest.raises(EpisodeError, match="action_mask"):
+        recorder.remember(choice._replace(masks=np.array([mask])))
+    with pytest.raises(EpisodeError, match="action_mask"):
+        recorder.choose(player, observations, [mask])
+    recorder.remember(player.choose(observations)._replace(actions=np.array([1]), masks=np.array([[0, 1]])))
+    recorder.step([1])
+    recorder.close()
+    (episode,) = episodes(Paths(tmp_path))
+    assert episode.action_mask.tolist() == [[False, True]]
 
 
 @given(st.integers(0, 10**6))

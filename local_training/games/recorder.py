@@ -104,8 +104,13 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         return choice
 
     def remember(self, choice: BatchedChoice) -> None:
-        """Note how the actions of the next step come about, for callers with a policy of their own."""
-        self._choice = choice
+        """Note how the actions of the next step come about, for callers with a policy of their own.
+
+        Raises:
+            EpisodeError: the masks hold anything but truth values.
+        """
+        # Refused here: in `step` the results of a step that was played would be lost.
+        self._choice = choice if choice.masks is None else choice._replace(masks=truth_values(choice.masks))
 
     def to_game(self, actions: Array) -> Any:
         """Chosen actions [N] or [N, D] as the envs take them, for games that shape them, or do not count from 0."""
@@ -160,7 +165,7 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         if choice is not None and not np.array_equal(choice.actions[index], action):
             choice = None  # somebody has played something else than was chosen
         log_prob = None if choice is None else float(choice.log_probs[index])
-        mask = None if choice is None or choice.masks is None else truth_values(choice.masks[index]).copy()
+        mask = None if choice is None or choice.masks is None else np.array(choice.masks[index])
         version = None if choice is None else int(choice.policy_versions[index])
         self._streams[index].add(state, action, reward, log_prob, mask, version)
 
