@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from local_training.normaliser import Normaliser
 from local_training.objectives import ActorObjective, CriticObjective
 from local_training.passes import Passes, Sizes
 from local_training.settings import LearningSettings
-from local_training.training_state import TrainingState
+from local_training.training_state import Trainable, TrainingState
 
 Array = npt.NDArray[Any]
 
@@ -167,29 +167,34 @@ def _critic_sizes(state: TrainingState) -> Sizes:
     return Sizes(state.state_width, state.hidden, 1)
 
 
+_CriticAfter = Callable[[int], tuple[Trainable, float]]
+"""The value network after so many epochs, and its loss summed over their steps; to be called once."""
+
+
 @contextlib.contextmanager
-def _epoch_beside(critic: NetworkTraining, order: Array, in_thread: bool) -> Iterator[None]:
-    """Train the value network for one epoch while the body trains the policy: in a thread of its own, or after it.
+def _trained_afterwards(critic: NetworkTraining, objective: CriticObjective, orders: Sequence[Array]) -> Iterator[_CriticAfter]:
+    """Train the value network in this thread, when it is asked for."""
+    yield lambda epochs: [_after_epoch(critic, objective, order) for order in orders[:epochs]][-1]
 
-    The thread has ended when this returns, however the body ended; what it raised is raised here.
+
+@contextlib.contextmanager
+def _trained_ahead(critic: NetworkTraining, objective: CriticObjective, orders: Sequence[Array]) -> Iterator[_CriticAfter]:
+    """Train the value network in a thread, which does not wait for the policy after each epoch: that would cost half of the gain.
+
+    What the thread raises is raised here. Leaving the context ends it: an epoch in progress stops at its next minibatch.
     """
-    if not in_thread:
-        yield
-        critic.epoch(order)
-        return
     with ThreadPoolExecutor(1, "value-network") as pool:
-        future = pool.submit(_epoch, critic, order)
         try:
-            yield
-        except BaseException:
-            critic.abandon()  # otherwise Ctrl+C in a drain would wait for the end of a long epoch
-            raise
-        future.result()
+            futures = [pool.submit(_after_epoch, critic, objective, order) for order in orders]
+            yield lambda epochs: [future.result() for future in futures[:epochs]][-1]
+        finally:
+            critic.abandon()
 
 
-def _epoch(critic: NetworkTraining, order: Array) -> None:
+def _after_epoch(critic: NetworkTraining, objective: CriticObjective, order: Array) -> tuple[Trainable, float]:
     with np.errstate(all="ignore"):  # each thread begins with the default, which warns; see `learning.learn`
         critic.epoch(order)
+    return critic.present.copied(), objective.loss
 
 
 class _Lesson:
@@ -221,14 +226,16 @@ class _Lesson:
         orders = [self.rng.permutation(batch.steps) for _ in range(plan.epochs)]
         critic = NetworkTraining(self.begun.critic, _critic_sizes(self.begun), states, to_judge, pace)
         actor = NetworkTraining(self.begun.actor, _actor_sizes(self.begun), states, to_act, pace)
-        for order in orders:
-            with _epoch_beside(critic, order, in_thread=self.begun.hidden >= THREAD_HIDDEN):
+        train = _trained_ahead if self.begun.hidden >= THREAD_HIDDEN else _trained_afterwards
+        with train(critic, to_judge, orders) as critic_after:
+            for order in orders:
                 actor.epoch(order)
                 self.tally.epochs += 1
                 self.tally.kl = before.divergence(space.chances(actor.outputs(), batch.mask))
-            if not self.tally.kl <= settings.kl_limit:
-                break
-        self.actor, self.critic, self.tally.value_loss = actor.present, critic.present, to_judge.loss
+                if not self.tally.kl <= settings.kl_limit:
+                    break
+            self.critic, self.tally.value_loss = critic_after(self.tally.epochs)
+        self.actor = actor.present
         self._count(actor, to_act)
 
     def result(self) -> TrainingState:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from conftest import PROMPT_SECONDS, wait_until
 
+from local_training import lesson
 from local_training.game_voice import GameVoice
 from local_training.paths import Paths
 from tools.background_parallel_learner import BackgroundParallelLearner
@@ -85,7 +86,7 @@ def _voice(paths: Paths) -> Iterator[GameVoice]:
         voice.close()
 
 
-@pytest.mark.parametrize("hidden", [64, 128], ids=["one thread", "two threads"])
+@pytest.mark.parametrize("hidden", [64, lesson.THREAD_HIDDEN], ids=["one thread", "two threads"])
 def test_a_busy_game_stops_a_batch_in_its_middle_and_the_bits_stay_the_same(
     hidden: int, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,9 +68,9 @@ def test_the_thread_changes_no_bit(settings: LearningSettings, monkeypatch: pyte
     assert beside == trained(settings, batches=2)
 
 
-@pytest.mark.parametrize(("hidden", "threads"), [(127, 1), (128, 2)])
-def test_the_thread_is_used_from_128_units_on(hidden: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below, it would be slower than one thread; it ends with the epoch, so none is left."""
+@pytest.mark.parametrize(("hidden", "threads"), [(lesson.THREAD_HIDDEN - 1, 1), (lesson.THREAD_HIDDEN, 2)])
+def test_the_thread_is_used_by_wide_networks_alone(hidden: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below, it would be slower than one thread; it ends with the lesson, so none is left."""
     seen = set()
     for kind in (ActorObjective, CriticObjective):
 
@@ -205,7 +205,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_both_networks_changes_no_bit(
         for one in (paths, twin):
             log_probs = np.full(300, -np.log(episodes.ACTIONS), np.float32)
             episodes.write(one.buffer, f"game_{number:02d}.npz", number, steps=300, log_probs=log_probs)
-    wide = {"epochs": 2, "hidden": 128}
+    wide = {"epochs": 2, "hidden": lesson.THREAD_HIDDEN}
     learner_runs.drain(twin.root, learning=wide)
 
     monkeypatch.setenv("KILLED", str(tmp_path / "killed.txt"))
