@@ -250,23 +250,39 @@ def read_regular_file(path: Path, max_bytes: int | None = None) -> bytes:
         OverflowError: it is longer than `max_bytes`; nothing was read.
         OSError: the machine failed. This says nothing about the file.
     """
-    before = os.lstat(path)
-    if not stat.S_ISREG(before.st_mode):
-        raise NotARegularFileError(errno.EINVAL, _kind(before.st_mode), str(path))
-    flags = os.O_RDONLY | _flag("O_BINARY") | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_CLOEXEC")
-    descriptor = retry_while_shared(lambda: os.open(path, flags))
+    descriptor = _opened_to_read(path)
     try:
-        opened = os.fstat(descriptor)
-        if not stat.S_ISREG(opened.st_mode):
-            raise NotARegularFileError(errno.EINVAL, _kind(opened.st_mode), str(path))
-        if max_bytes is not None and opened.st_size > max_bytes:
-            raise OverflowError(f"{opened.st_size} bytes")
-        data = _read_to_end(descriptor, opened.st_size, max_bytes)
+        size = os.fstat(descriptor).st_size
+        if max_bytes is not None and size > max_bytes:
+            raise OverflowError(f"{size} bytes")
+        data = _read_to_end(descriptor, size, max_bytes)
     finally:
         os.close(descriptor)
     if max_bytes is not None and len(data) > max_bytes:
         raise OverflowError(f"more than {max_bytes} bytes")
     return data
+
+
+def open_regular_file(path: Path) -> BinaryIO:
+    """Open a file that is too large to be read as a whole; the caller closes it.
+
+    Raises:
+        NotARegularFileError, FileNotFoundError, OSError: as `read_regular_file` does.
+    """
+    return os.fdopen(_opened_to_read(path), "rb")
+
+
+def _opened_to_read(path: Path) -> int:
+    before = os.lstat(path)
+    if not stat.S_ISREG(before.st_mode):
+        raise NotARegularFileError(errno.EINVAL, _kind(before.st_mode), str(path))
+    flags = os.O_RDONLY | _flag("O_BINARY") | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_CLOEXEC")
+    descriptor = retry_while_shared(lambda: os.open(path, flags))
+    opened = os.fstat(descriptor)
+    if not stat.S_ISREG(opened.st_mode):
+        os.close(descriptor)
+        raise NotARegularFileError(errno.EINVAL, _kind(opened.st_mode), str(path))
+    return descriptor
 
 
 def _read_to_end(descriptor: int, size: int, max_bytes: int | None) -> bytes:

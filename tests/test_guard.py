@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from tools.learner import guard as guards
 from tools.learner import ledger as ledgers
 from tools.learner import publishing, regression, status
 from tools.learner.ledger import BY_ANOTHER_PROGRAM, PUBLISHED, ROLLED_BACK, Ledger
+from tools.learner.ledger_index import CHECKPOINT
 from tools.learner.regression import Bound
 from tools.learner.watch import Watch
 
@@ -169,6 +172,111 @@ def test_a_person_decides_and_another_program_does_not(by, kept):
     watch.see(_published(40, PUBLISHED, by=by))
     assert (watch.best is not None) == kept
     assert _watch([20.0] * 6, watch, 41).alarm == kept
+
+
+# Its state in the ledger
+
+
+def _any_line(rng: random.Random, seq: int) -> dict[str, Any]:
+    kind = rng.random()
+    if kind < 0.06:
+        return _published(seq, by=rng.choice(("guard", "hand", BY_ANOTHER_PROGRAM)))
+    if kind < 0.1:
+        return {"seq": seq, "sha256": "", "name": "a.npz", "fate": "stale", "reason": "old"}
+    return _line(rng.choice((20.0, 200.0, -1e300, 0.1)) * rng.random(), seq, policy_version=seq - rng.randrange(1, 9))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_restored_watch_sees_what_the_one_before_would_have_seen(seed: int) -> None:
+    """Its state is written and read as JSON at any line, and all that follows is the same to the last bit."""
+    rng = random.Random(seed)
+    kept, restored = Watch(GUARD), Watch(GUARD)
+    for seq in range(1, 300):
+        line = _any_line(rng, seq)
+        kept.see(line)
+        restored.see(line)
+        if rng.random() < 0.2:
+            again = Watch.restored(GUARD, json.loads(json.dumps(restored.state())))
+            assert again is not None
+            restored = again
+        assert restored.state() == kept.state() and (restored.alarm, restored.best) == (kept.alarm, kept.best)
+    assert kept.best is not None
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"format": 2},
+        {"best": {"version": 1}},
+        {"best": 5},
+        {"evidence": [1.0]},
+        {"evidence": None},
+        {"stretch": [[1.0]]},
+        {"since": "x"},
+        {"settings": {"evaluation_episodes": 7}},
+    ],
+)
+def test_a_state_that_does_not_fit_is_no_state(state: dict[str, Any]) -> None:
+    """Of other settings, of other code, or written by a stranger: the lines are seen from the first one on."""
+    whole = _watch(RISEN).state()
+    assert Watch.restored(GUARD, whole) is not None
+    assert Watch.restored(GUARD, whole | state if state else {}) is None
+
+
+def _seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The versions of the lines that any watch sees from now on."""
+    seen: list[int] = []
+    see = Watch.see
+
+    def noting(self: Watch, line: Any) -> None:
+        seen.append(line["seq"])
+        see(self, line)
+
+    monkeypatch.setattr(Watch, "see", noting)
+    return seen
+
+
+def _opened_guard(paths: Paths, **more: Any) -> guards.Guard:
+    settings = learner_runs.settings(paths.root).with_values(
+        "test", guard={"enabled": True, "evaluation_episodes": 6, "false_alarm_episodes": 30.0} | more
+    )
+    return guards.Guard(paths, settings, Ledger(paths.ledger, durable=False))
+
+
+def test_a_start_reads_only_what_came_after_its_checkpoint(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint is a line of the ledger; other settings read all of them again."""
+    monkeypatch.setattr(guards, "LINES_PER_CHECKPOINT", 10)
+    for index, value in enumerate(RISEN):
+        Ledger(paths.ledger, durable=False).append([_line(value, index + 1)])
+    first = _opened_guard(paths)
+    Ledger(paths.ledger, durable=False).append([_line(20.0, 13), _line(20.0, 14)])
+
+    seen = _seen(monkeypatch)
+    again = _opened_guard(paths)
+
+    assert seen == [13, 14] and first.watch.best == again.watch.best is not None
+    assert again.watch.state() == _watch([*RISEN, 20.0, 20.0]).state()
+    _opened_guard(paths, tolerance=0.25)
+    assert len(seen) > len(RISEN)
+
+
+def test_drains_with_checkpoints_decide_as_those_without(fallen: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three drains, each a start of its own: the same versions, the same rollback, and checkpoints in the ledger."""
+    other = Paths(tmp_path / "other")
+    shutil.copytree(fallen.root, other.root)
+    for first in (20, 30, 40):
+        _drain(other.root)
+        _play(other, range(first, first + 6), 20.0)
+    monkeypatch.setattr(guards, "LINES_PER_CHECKPOINT", 4)
+    for first in (20, 30, 40):
+        _drain(fallen.root)
+        _play(fallen, range(first, first + 6), 20.0)
+
+    lines = list(ledgers.read_lines(fallen.ledger))
+    assert sum("guard" in line for line in lines) > 3 and _rollbacks(fallen)
+    assert [line for line in lines if line["fate"] != CHECKPOINT] == list(ledgers.read_lines(other.ledger))
+    assert _weights(fallen.model) == _weights(other.model)
 
 
 # From outside: files, drains, rebuilds

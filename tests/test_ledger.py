@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from local_training import atomic_files
 from local_training.errors import LedgerError
 from local_training.paths import Paths
 from tools.learner import ledger as ledgers
+from tools.learner import sound_lines
 from tools.learner.ledger import Ledger
 
 
@@ -208,3 +210,66 @@ def test_every_line_is_one_json_object_of_plain_ascii(paths: Paths) -> None:
 
     assert raw.isascii() and all(byte >= 32 or byte == 10 for byte in raw)
     assert [set(json.loads(line)) >= {"seq", "sha256", "name", "fate"} for line in raw.splitlines()] == [True, True]
+
+
+# Reading line by line
+
+
+def _long(path: Path, lines: int) -> list[dict[str, Any]]:
+    found = [_line(f"{number}.npz", 1 + number, steps=number) for number in range(lines)]
+    path.write_bytes(ledgers.encode(found))
+    return found
+
+
+def test_a_long_ledger_is_read_in_little_memory(path: Path) -> None:
+    """However long it is, one line of it is held; that of two megabytes takes less than a tenth."""
+    _long(path, 20_000)
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in ledgers.read_lines(path))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 20_000 and peak < path.stat().st_size / 10
+
+
+def test_what_is_appended_meanwhile_is_not_taken_for_damage(path: Path) -> None:
+    """A reader beside a learner sees the lines of the moment at which it began, also if half a line was there then."""
+    lines = _long(path, 5)
+    with open(path, "ab") as file:
+        file.write(b'{"seq": 6, "sha256": "", "na')
+    reader = ledgers.read_lines(path)
+    first = next(reader)
+    with open(path, "ab") as file:
+        file.write(b'me": "6.npz", "fate": "trained"}\n' + ledgers.encode([_line("7.npz", 7)]))
+    assert [first, *reader] == lines
+    assert len(list(ledgers.read_lines(path))) == 7
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file is not replaced there")
+def test_a_ledger_that_is_replaced_meanwhile_is_read_to_its_end(path: Path) -> None:
+    """The lines are those of the file that was opened."""
+    lines = _long(path, 1000)
+    reader = ledgers.read_lines(path)
+    first = next(reader)
+    atomic_files.write_atomically(path, b"", durable=False)
+    assert [first, *reader] == lines and not list(ledgers.read_lines(path))
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_line_after_damage_is_seen_with_or_without_its_line_feed(path: Path, end: str) -> None:
+    """Nothing that may be an episode's only record is cut off."""
+    lines = _long(path, 3)
+    path.write_bytes(ledgers.encode(lines[:2]) + b"damaged\n" + ledgers.encode(lines[2:]).rstrip() + end.encode())
+    with pytest.raises(LedgerError, match="line 3 is damaged"):
+        list(ledgers.read_lines(path))
+
+
+def test_a_line_of_endless_length_is_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read in pieces, none of which counts as a line, whatever stands in it."""
+    monkeypatch.setattr(sound_lines, "_LONGEST_LINE", 200)
+    lines = _long(path, 2)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b" " * 200 + ledgers.encode([_line("a.npz")]))
+    assert list(ledgers.read_lines(path)) == lines
+    assert _ledger(path).size == 2 and path.read_bytes() == whole

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import errno
+import json
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import episodes
+import learner_runs
+import numpy as np
 import pytest
 
 from local_training import atomic_files
 from local_training.errors import LedgerError
+from local_training.paths import Paths
+from tools.learner import ledger as ledgers
 from tools.learner import ledger_index, sound_lines
 from tools.learner.ledger import Ledger
 
@@ -64,7 +72,7 @@ def _knows(ledger: Ledger, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _all_lines(path: Path) -> list[dict[str, Any]]:
-    return [line for line, _ in sound_lines.sound_lines(path)]
+    return list(ledgers.read_lines(path))
 
 
 def _parsed_when(path: Path, monkeypatch: pytest.MonkeyPatch, newest: int = NEWEST) -> tuple[Ledger, int]:
@@ -113,13 +121,6 @@ def _cut_short(path: Path) -> None:
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5]))
 
 
-def _other_code(path: Path) -> None:
-    data = _index(path).read_bytes()[32:].replace(b'"code": "', b'"code": "x', 1)
-    first, rest = data.split(b"\n", 1)
-    data = b"%d\n" % (int(first) + 1) + rest
-    _index(path).write_bytes(ledger_index._sum(data) + data)
-
-
 def _torn(path: Path) -> None:
     _index(path).write_bytes(_index(path).read_bytes()[:-9])
 
@@ -128,6 +129,57 @@ def _flipped(path: Path) -> None:
     data = bytearray(_index(path).read_bytes())
     data[-3] ^= 64
     _index(path).write_bytes(data)
+
+
+def _garbage(path: Path) -> None:
+    _index(path).write_bytes(b"garbage")
+
+
+def _former(path: Path) -> None:
+    """An older index of this very ledger, whole as it was written."""
+    data = _index(path).read_bytes()
+    _opened(path).append([line for seq in range(100, 130) for line in _batch(random.Random(seq), seq)])
+    assert _index(path).read_bytes() != data
+    _index(path).write_bytes(data)
+
+
+def _of_another_ledger(path: Path) -> None:
+    other = path.with_name("other.jsonl")
+    ledger = Ledger(other, durable=False, remember_newest=NEWEST, index=path.with_name("other index"))
+    for seq in range(1, 40):
+        ledger.append(_batch(random.Random(7 * seq), seq))
+    path.with_name("other index").replace(_index(path))
+
+
+def _forged(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """An index as our own code writes it, with right checksums of its own, that says something else."""
+    with np.load(_index(path)) as found:
+        arrays: dict[str, Any] = {name: found[name].copy() for name in found.files}
+    said = json.loads(arrays["facts"].tobytes())
+    change(arrays, said)
+    arrays["facts"] = np.frombuffer(json.dumps(said).encode("ascii"), np.uint8)
+    with open(_index(path), "wb") as file:
+        np.savez(file, **arrays)
+
+
+def _forget_everything(path: Path) -> None:
+    _forged(path, lambda arrays, said: arrays.update({name: arrays[name][:0] for name in arrays if name != "facts"}))
+
+
+def _zeroed(path: Path) -> None:
+    _forged(path, lambda arrays, said: arrays.update(keys_0=np.zeros_like(arrays["keys_0"])))
+
+
+def _places_that_lie(path: Path) -> None:
+    _forged(path, lambda arrays, said: arrays["places_0"].fill(10**15))
+
+
+def _counts_that_lie(path: Path) -> None:
+    _forged(path, lambda arrays, said: said["facts"].update(counts={"trained": 3}, last_group=[], former_chain="x"))
+
+
+def _an_end_that_lies(path: Path) -> None:
+    _forged(path, lambda arrays, said: said.update(end=said["end"] - 1))
 
 
 def _a_folder(path: Path) -> None:
@@ -139,16 +191,54 @@ def _missing(path: Path) -> None:
     _index(path).unlink()
 
 
-@pytest.mark.parametrize("harm", [_changed, _cut_short, _other_code, _torn, _flipped, _a_folder, _missing])
+FORGERIES = [_forget_everything, _zeroed, _places_that_lie, _counts_that_lie, _an_end_that_lies]
+HARM = [_changed, _cut_short, _torn, _flipped, _garbage, _former, _of_another_ledger, _a_folder, _missing, *FORGERIES]
+
+
+@pytest.mark.parametrize("harm", HARM)
 def test_what_does_not_fit_is_as_if_it_were_not_there(path: Path, harm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another ledger, another code, a damaged index: every line is read, and what they say is known."""
+    """Another ledger, a damaged or a forged index: every line is read, and what they say is known."""
     _grown(path)
     harm(path)
     ledger, parsed = _parsed_when(path, monkeypatch)
     lines = _all_lines(path)
 
-    assert parsed == len(lines)
+    assert len(lines) - 1 <= parsed <= len(lines)  # a new checkpoint line, if one was due
     assert _knows(ledger, lines) == _knows(Ledger(path, durable=False, remember_newest=NEWEST), lines)
+
+
+def test_an_index_of_other_code_is_not_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an older version of the code made of the lines may be something else."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_index, "_code", lambda: "of another version")
+        lines = _grown(path)
+    assert _parsed_when(path, monkeypatch)[1] == len(lines)
+
+
+def test_a_sealed_index_is_used_whatever_a_name_looks_like(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes by which a checkpoint line is found can't stand in a name or a reason."""
+    lines = _grown(path)
+    name = '"fate": "checkpoint", "end": 5'
+    _opened(path).append([{"seq": 40, "sha256": "", "name": name, "fate": "rejected", "reason": "\\" + name}])
+    assert _parsed_when(path, monkeypatch)[1] < len(lines)
+
+
+@pytest.mark.parametrize("harm", FORGERIES)
+def test_a_forged_index_has_no_episode_trained_twice(paths: Paths, harm: Callable[[Path], None]) -> None:
+    """From outside: an episode that was trained comes again after the forgery, and is a duplicate."""
+    for number in range(24):
+        episodes.write(paths.buffer, f"{number:02d}.npz", number)
+    learner_runs.drain(paths.root)
+    assert paths.ledger_index.exists()
+    paths.ledger_index.replace(_index(paths.ledger))
+    harm(paths.ledger)
+    _index(paths.ledger).replace(paths.ledger_index)
+    shutil.copy(paths.archive / "03.npz", paths.buffer / "again.npz")
+
+    learner_runs.drain(paths.root)
+
+    counts = ledgers.counts_of(ledgers.read_lines(paths.ledger))
+    assert counts["trained"] == 24 and counts["duplicate"] == 1
 
 
 def test_a_torn_end_is_cut_off_and_damage_after_it_refused(path: Path) -> None:

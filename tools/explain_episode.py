@@ -70,7 +70,7 @@ def fates_of(paths: Paths, lines: Iterable[Mapping[str, Any]], name: str | None)
         if name is None or _is_meant(line, name):
             stored_as = line.get("archived_as", line["name"])
             known.add((line["fate"], stored_as))
-            if line["fate"] != ledgers.SUMMARY:
+            if line["fate"] not in ledgers.OF_NO_FILE:
                 yield dict(line)
     if not atomic_files.exists(paths.buffer):
         return

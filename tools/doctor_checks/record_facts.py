@@ -35,7 +35,7 @@ def records(paths: Paths) -> Records:
     for _, group in ledgers.groups(lines):
         chain = ledgers.chain_after(chain, group)
         chains.add(chain)
-    fates = [line for line in lines if line["fate"] not in (DELETED, ledgers.SUMMARY)]
+    fates = [line for line in lines if line["fate"] not in (DELETED, *ledgers.OF_NO_FILE)]
     return Records(
         counts=ledgers.counts_of(lines),
         recent=fates[-RECENT_FATES:],

@@ -18,6 +18,8 @@ from tools.learner.training_log import TrainingLog
 from tools.learner.watch import Watch
 
 _KEPT_BYTES = 64_000_000
+LINES_PER_CHECKPOINT = 10_000
+"""Lines of the ledger between two records of the guard's state, and so the most that a start reads for it, roughly."""
 
 
 class Guard:
@@ -37,11 +39,30 @@ class Guard:
         self._limit = settings.guard.false_alarm_episodes
         self._log = TrainingLog(paths.training_log, settings.learner.log_bytes)
         self._recent: dict[int, bytes] = {}
+        self._kept_at = 0
         if self._enabled:
-            for line in ledgers.read_lines(paths.ledger):
-                self.watch.see(line)
-            self.watch.notice = ""
+            self._take_up(settings)
             self._keep_best()
+
+    def _take_up(self, settings: Settings) -> None:
+        """See the ledger's lines: those since the newest checkpoint of this guard, otherwise all of them."""
+        begin = 0
+        if self._ledger.guard_checkpoint is not None:
+            line, end = self._ledger.guard_checkpoint
+            restored = Watch.restored(settings.guard, line["guard"])
+            if restored is not None:
+                self.watch, begin = restored, end
+        seen = 0
+        for seen, line in enumerate(ledgers.read_lines(self._paths.ledger, begin), 1):  # noqa: B007
+            self.watch.see(line)
+        self.watch.notice = ""
+        self._kept_at = self._ledger.size - seen
+        self._checkpoint_if_due()
+
+    def _checkpoint_if_due(self) -> None:
+        if self._ledger.size - self._kept_at >= LINES_PER_CHECKPOINT:
+            self._ledger.keep_guard(self.watch.state())
+            self._kept_at = self._ledger.size
 
     def taken_notices(self) -> list[str]:
         """What it did since this was last asked, a sentence each."""
@@ -64,7 +85,9 @@ class Guard:
             return present
         self._recent[present.version] = present.data
         self._see(present.batch)
-        return self.heeded(present)
+        chosen = self.heeded(present)
+        self._checkpoint_if_due()
+        return chosen
 
     def heeded(self, present: Generation) -> Generation:
         """Go back to the best version, if the watch says so."""

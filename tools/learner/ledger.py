@@ -16,14 +16,17 @@ from typing import Any
 from local_training import atomic_files
 from local_training.buffer_folder import DELETED, TRAINED
 from local_training.paths import MODEL_NAME
-from tools.learner.ledger_index import Kept, LedgerIndex
+from tools.learner.ledger_index import CHECKPOINT, Kept, LedgerIndex
 from tools.learner.line_index import LineIndex, key_of
-from tools.learner.sound_lines import cut, parse, sound_lines, sound_lines_of
+from tools.learner.sound_lines import cut, parse, sound_lines
 
 Line = Mapping[str, Any]
 
 SUMMARY = "summary"
 """The fate in the first line of a ledger whose oldest lines were left out; it holds their counts."""
+
+OF_NO_FILE = (SUMMARY, CHECKPOINT)
+"""The fates of lines that tell of no file and no model."""
 
 
 PUBLISHED, ROLLED_BACK = "published", "rolled back"
@@ -43,7 +46,7 @@ UNKNOWN_VERSION = 0
 ALIGNED = "aligned"
 """Marks the line of an episode whose features or actions were put into the model's order before it was trained on."""
 
-_KEPT = ("counts", "last_group", "newest_published", "former_chain", "_newest_seq")
+_KEPT = ("counts", "last_group", "newest_published", "former_chain", "guard_checkpoint", "_newest_seq")
 """What a ledger's index holds besides lines and places."""
 
 
@@ -70,13 +73,13 @@ def encode(lines: Iterable[Line]) -> bytes:
     return b"".join(json.dumps(dict(line), ensure_ascii=True).encode("ascii") + b"\n" for line in lines)
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a ledger, oldest first; a torn last one is left out.
+def read_lines(path: Path, begin: int = 0) -> Iterator[dict[str, Any]]:
+    """The lines of a ledger, oldest first and one by one, from this byte on; a torn last one is left out.
 
     Raises:
-        LedgerError: a damaged line stands between sound ones.
+        LedgerError: a damaged line stands between sound ones; raised after those before it.
     """
-    return iter([line for line, _ in sound_lines(path)])
+    return (line for line, _ in sound_lines(path, begin))
 
 
 def groups(lines: Iterable[Line]) -> Iterator[tuple[int, list[Line]]]:
@@ -122,6 +125,8 @@ def counts_of(lines: Iterable[Line]) -> Counter[str]:
 
 
 def _counted(line: Line) -> Mapping[str, int]:
+    if line["fate"] == CHECKPOINT:
+        return {}
     if line["fate"] == SUMMARY:
         counts: Mapping[str, int] = line["counts"]
         return counts
@@ -156,6 +161,7 @@ class Ledger:
         self.newest: deque[Line] = deque(maxlen=remember_newest)
         self.newest_published: Line | None = None
         self.former_chain = ""
+        self.guard_checkpoint: tuple[Line, int] | None = None
         self._by_hash = LineIndex()
         self._by_id = LineIndex()
         self._marks = LineIndex()
@@ -164,21 +170,21 @@ class Ledger:
         self._end = 0
         self._index = LedgerIndex(index)
         self._read()
-        self._index.keep_if_due(self._size, self._kept)
+        self._checkpoint_if_due()
 
     def _read(self) -> None:
-        try:
-            data = atomic_files.read_regular_file(self.path)
-        except FileNotFoundError:
-            data = b""
-        known = self._index.known(data, self.newest.maxlen or 0)
+        known = self._index.known(self.path, self.newest.maxlen or 0)
         if known is not None:
             self._recall(known)
-        begin, lines = self._end, sound_lines_of(self.path, data[self._end :], self._end, self._size)
-        for line, end in lines:
-            self._remember(line, end)
-        self._index.add(memoryview(data)[begin : self._end])
+        for line, text in sound_lines(self.path, self._end, self._size):
+            self._remember(line, self._end + len(text))
+            self._index.add(text)
         cut(self.path, self._end, durable=self.durable)
+
+    def _checkpoint_if_due(self) -> None:
+        line = self._index.checkpoint_if_due(self._size, self._kept)
+        if line is not None:
+            self.append([line])
 
     @property
     def last_seq(self) -> int:
@@ -213,7 +219,11 @@ class Ledger:
         for line, text in zip(lines, texts, strict=True):
             self._remember(line, self._end + len(text))
             self._index.add(text)
-        self._index.keep_if_due(self._size, self._kept)
+        self._checkpoint_if_due()
+
+    def keep_guard(self, state: Mapping[str, Any]) -> None:
+        """Record what the guard makes of all lines so far, so that its next start reads only those after it."""
+        self.append([{"seq": self._newest_seq, "sha256": "", "name": "", "fate": CHECKPOINT, "guard": state}])
 
     def tell_of(self, version: int, commit: Mapping[str, Any], data: bytes) -> Line:
         """Make sure that there is a line about a model that was published; return it."""
@@ -270,7 +280,9 @@ class Ledger:
         self.counts.update(_counted(line))
         if line["fate"] in (PUBLISHED, ROLLED_BACK):
             self.newest_published = line
-        if line["fate"] not in (TRAINED, DELETED, SUMMARY):
+        if "guard" in line:
+            self.guard_checkpoint = line, end
+        if line["fate"] not in (TRAINED, DELETED, *OF_NO_FILE):
             self._marks.add(_mark(line), place)
         if line["fate"] != TRAINED:
             return

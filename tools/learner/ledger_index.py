@@ -1,8 +1,15 @@
-"""What the lines of a ledger amount to, kept beside it, so that a start reads those since then and not a million.
+"""What the lines of a ledger amount to, kept beside it, so that a start parses the newest lines and not a million.
 
-Nothing is believed of it that does not follow from the ledger: it counts only if the file still begins with the very
-bytes that it was made of, and if the code that made it is the one that reads it. Otherwise it is as if it were not there.
-So it may be lost, torn, old or of another root at any time; it is never flushed, and a failure to write it is none.
+It is derived data, and never a second truth. The ledger itself says what to believe: when an index has been written, the
+ledger gets a `checkpoint` line with the sha256 of the index file. An index is used only if
+
+- the newest checkpoint line of the ledger names the sha256 of the whole index file,
+- the ledger still begins with the very bytes that the index was made of (their hash is in the index), and
+- the code that made it is the code that reads it.
+
+Otherwise it is as if it were not there, and all lines are parsed. So an index that is lost, torn, stale, of another root or
+forged costs time and nothing else, whatever checksum it bears. It promises nothing against a person who writes checkpoint
+lines into the ledger: who edits the ledger can as well delete lines of it.
 """
 
 from __future__ import annotations
@@ -10,23 +17,33 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from local_training import atomic_files
 from tools.learner.line_index import LineIndex
+from tools.learner.sound_lines import parse
+
+logger = logging.getLogger(__name__)
 
 FEWEST_LINES = 10_000
 """It is not worth a file before, and made again after so many lines more."""
 _SHARE = 32
 """Nor before the ledger has grown by this part of it: so its price for each line stays the same, however many there are."""
 _MODULES = ("ledger.py", "ledger_index.py", "line_index.py", "sound_lines.py")
-_SUM_BYTES = 32
+CHECKPOINT = "checkpoint"
+"""The fate of a line that tells of no file, but of what all lines before it amount to."""
+_SEAL = b'"fate": "checkpoint", "end": '
+"""How the newest such line about an index is found. No name or reason can hold these bytes, as quotes in them are escaped."""
+_SEARCHED_BYTES, _SEARCHED_SHARE = 16_000_000, 8
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -46,74 +63,105 @@ class LedgerIndex:
     """Keeps it in a file, now and then, and finds it again."""
 
     def __init__(self, path: Path | None) -> None:
-        """None: keep nothing, know nothing."""
+        """None: keep nothing, find nothing."""
         self._path = path
         self._lines = 0
         self._digest = hashlib.blake2b()
 
-    def known(self, data: bytes, remember_newest: int) -> Kept | None:
-        """What was kept of a ledger that begins as this one does, with at least so many of its newest lines."""
-        loaded = _load(self._path) if self._path is not None else None
-        if loaded is None:
+    def known(self, ledger: Path, remember_newest: int) -> Kept | None:
+        """What was kept of this ledger, with at least so many of its newest lines; None on any doubt."""
+        if self._path is None:
             return None
-        kept, digest = loaded
+        try:
+            return self._known(self._path, ledger, remember_newest)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with derived data, the ledger is there to be read
+            logger.info("%s is not used: %s: %s", self._path, type(error).__name__, error)
+            return None
+
+    def _known(self, path: Path, ledger: Path, remember_newest: int) -> Kept | None:
+        data = atomic_files.read_regular_file(path)
+        with atomic_files.open_regular_file(ledger) as file:
+            # Nothing of the index is parsed before the ledger has vouched for its bytes.
+            if _sealed(file) != hashlib.sha256(data).hexdigest():
+                return None
+            kept, made_of, code = _decoded(data)
+            begin = _digest_of(file, kept.end)
         most, newest = kept.facts["remember_newest"], kept.facts["newest"]
-        begin = hashlib.blake2b(memoryview(data)[: kept.end])
-        if len(data) < kept.end or begin.hexdigest() != digest or (remember_newest > most and len(newest) == most):
+        if not code or code != _code() or begin.hexdigest() != made_of:
+            return None
+        if remember_newest > most and len(newest) == most:
             return None
         self._lines, self._digest = kept.facts["size"], begin
         return kept
 
-    def add(self, data: bytes | memoryview) -> None:
-        """The ledger goes on with this."""
+    def add(self, data: bytes) -> None:
+        """The ledger goes on with this. Hashed as it was parsed or appended: read again later, it might have changed."""
         if self._path is not None:
             self._digest.update(data)
 
-    def keep_if_due(self, lines: int, kept: Callable[[], Kept]) -> None:
-        """Write it whole or not at all, once there are so many lines that it is worth it; it is no harm if that fails."""
+    def checkpoint_if_due(self, lines: int, kept: Callable[[], Kept]) -> dict[str, Any] | None:
+        """Write it once there are so many new lines that it is worth it.
+
+        Returns:
+            The line for the caller to append to the ledger; None if it is not due, or can't be written, which is no harm.
+        """
         if self._path is None or lines - self._lines < max(FEWEST_LINES, lines // _SHARE):
-            return
+            return None
         self._lines = lines
+        now = kept()
+        data = _encoded(now, self._digest.hexdigest())
         try:
-            atomic_files.write_atomically(self._path, _encoded(kept(), self._digest.hexdigest()), durable=False)
+            atomic_files.write_atomically(self._path, data, durable=False)
         except OSError:
             with contextlib.suppress(OSError):
                 atomic_files.remove_if_there(atomic_files.partial_path(self._path))
+            return None
+        # "end" right after "fate": see _SEAL.
+        return {"seq": 0, "sha256": hashlib.sha256(data).hexdigest(), "name": "", "fate": CHECKPOINT, "end": now.end}
 
 
-def _load(path: Path) -> tuple[Kept, str] | None:
-    """What was kept there, whole, by this very code; and the digest of the bytes that it stands for."""
-    try:
-        data = memoryview(atomic_files.read_regular_file(path))
-    except OSError:
+def _sealed(file: BinaryIO) -> str | None:
+    """The sha256 of the index that the newest checkpoint line names; of an older line nobody needs an index any more."""
+    size = file.seek(0, io.SEEK_END)
+    begin = max(0, size - max(_SEARCHED_BYTES, size // _SEARCHED_SHARE))
+    file.seek(begin)
+    tail = file.read(size - begin)
+    place = tail.rfind(_SEAL)
+    if place < 0:
         return None
-    body = data[_SUM_BYTES:]
-    if data[:_SUM_BYTES] != _sum(body):
-        return None
-    # The sum is right, so what follows is what `_encoded` made, of this version or another.
-    first = body[: bytes(body[:20]).find(b"\n")]
-    header_end = len(first) + 1 + int(bytes(first))
-    header = json.loads(bytes(body[len(first) + 1 : header_end]))
-    if not _code() or header["code"] != _code():
-        return None
-    numbers = np.frombuffer(body[header_end:], "<u8").astype(np.uint64)
-    parts = np.split(numbers, np.cumsum([length for length in header["lengths"] for _ in range(2)])[:-1])
-    indexes = [LineIndex(keys, places) for keys, places in zip(parts[0::2], parts[1::2], strict=True)]
-    return Kept(header["end"], header["facts"], indexes), header["digest"]
+    start, end = tail.rfind(b"\n", 0, place) + 1, tail.find(b"\n", place)
+    line = parse(tail[start:end]) if end >= 0 else None
+    return line["sha256"] if line is not None and line["end"] == begin + start else None
+
+
+def _digest_of(file: BinaryIO, length: int) -> Any:
+    digest = hashlib.blake2b()
+    file.seek(0)
+    while length > 0 and (chunk := file.read(min(length, _CHUNK_BYTES))):
+        digest.update(chunk)
+        length -= len(chunk)
+    return digest
 
 
 def _encoded(kept: Kept, digest: str) -> bytes:
-    arrays = [index.arrays() for index in kept.indexes]
-    lengths = [len(keys) for keys, _ in arrays]
-    header = {"code": _code(), "end": kept.end, "digest": digest, "facts": kept.facts, "lengths": lengths}
-    text = json.dumps(header).encode("ascii")
-    numbers = [array.astype("<u8").tobytes() for pair in arrays for array in pair]
-    body = b"".join([b"%d\n" % len(text), text, *numbers])
-    return _sum(body) + body
+    facts = {"code": _code(), "end": kept.end, "digest": digest, "facts": kept.facts}
+    arrays = {"facts": np.frombuffer(json.dumps(facts).encode("ascii"), np.uint8)}
+    for number, index in enumerate(kept.indexes):
+        arrays[f"keys_{number}"], arrays[f"places_{number}"] = index.arrays()
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
 
 
-def _sum(body: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(body, digest_size=_SUM_BYTES).digest()
+def _decoded(data: bytes) -> tuple[Kept, str, str]:
+    """What was kept, the hash of the bytes that it was made of, and which code made it."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        said = json.loads(arrays["facts"].tobytes())
+        numbers = range(sum(name.startswith("keys_") for name in arrays.files))
+        indexes = [LineIndex(arrays[f"keys_{number}"], arrays[f"places_{number}"]) for number in numbers]
+    return Kept(said["end"], said["facts"], indexes), said["digest"], said["code"]
 
 
 @functools.cache

@@ -23,7 +23,6 @@ from tools.learner.generation import Generation
 from tools.learner.ledger import Ledger
 from tools.learner.metrics_series import Series
 from tools.learner.round import Round
-from tools.learner.sound_lines import sound_lines
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ class MetricsHistory:
         if self._ledger.last_seq <= last:
             return
         waiting: list[tuple[Records, Records]] = []
-        for version, lines in ledgers.groups(line for line, _ in sound_lines(self._paths.ledger)):
+        for version, lines in ledgers.groups(ledgers.read_lines(self._paths.ledger)):
             if version > last:
                 waiting.append(records.recovered(version, lines, present, self._paths, self._clock()))
             if len(waiting) == _AT_A_TIME:

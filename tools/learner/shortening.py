@@ -15,6 +15,7 @@ from tools.learner import ledger as ledgers
 from tools.learner.beginnings import Groups
 from tools.learner.generation import Generation
 from tools.learner.ledger import SUMMARY, Ledger, Line
+from tools.learner.ledger_index import CHECKPOINT
 
 _SHORTENED_SHARE = 0.8
 """Of the bound, so that the file is not written anew for each line that comes."""
@@ -35,7 +36,8 @@ def shortened(paths: Paths, settings: Settings, ledger: Ledger) -> Ledger:
     are trained episodes after the last but one version of the history, and before it for being replayed, and one.
     It is replaced as a whole: a crash leaves the old one or the new one.
     """
-    lines = list(ledgers.read_lines(ledger.path))
+    # What an index stands for are the lines of the present file.
+    lines = [line for line in ledgers.read_lines(ledger.path) if line["fate"] != CHECKPOINT or "guard" in line]
     groups = list(ledgers.groups(lines))
     room = max(0, int(_SHORTENED_SHARE * settings.retention.ledger_lines) - 1)
     cut = _cut(paths, groups, settings.learning.replay_episodes, room)

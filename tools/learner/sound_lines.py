@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from local_training import atomic_files
 from local_training.errors import LedgerError
@@ -14,43 +14,55 @@ from local_training.errors import LedgerError
 _NEEDED = ("seq", "sha256", "name", "fate")
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys((*_NEEDED[1:], "archived_as", "was", "reason", "episode_id", "chain", "by"), (str,)),
-    **dict.fromkeys(("seq", "recent", "policy_version"), (int,)),
+    **dict.fromkeys(("seq", "recent", "policy_version", "end"), (int,)),
     **dict.fromkeys(("steps", "return"), (int, float)),
-    **dict.fromkeys(("base", "start", "learning", "counts"), (dict,)),
+    **dict.fromkeys(("base", "start", "learning", "counts", "guard"), (dict,)),
     "sizes": (list,),
 }
+_LONGEST_LINE = 16_000_000
 
 
-def sound_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """The sound lines, each with the number of bytes up to its end.
+def sound_lines(path: Path, begin: int = 0, count: int = 0) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The sound lines, each with its bytes, its line feed included.
+
+    A true iterator: whatever the file's length, it holds one line. It reads up to where the file ends when it is opened, and
+    keeps it open meanwhile, so the lines are those of one moment even if the file is appended to or replaced.
+
+    Args:
+        begin: how many bytes to leave out; a line begins there.
+        count: how many lines these are, for the message.
 
     Raises:
-        LedgerError: after the last one, a sound line follows on a damaged one.
+        LedgerError: after the last one, a sound line follows on a damaged one. Raised at the end, after the sound ones.
     """
     try:
-        data = atomic_files.read_regular_file(path)
+        file = atomic_files.open_regular_file(path)
     except FileNotFoundError:
         return
-    yield from sound_lines_of(path, data)
+    with file:
+        starts, is_damaged = True, False
+        for text in _texts(file, begin):
+            is_whole = text.endswith(b"\n")
+            line = parse(text) if starts and (is_whole or is_damaged) else None
+            starts = is_whole
+            if line is None:
+                is_damaged = True
+            elif is_damaged:
+                remedy = "Restore the file from a copy, or move it away: a new one is then made from the archive and the model"
+                raise LedgerError(str(path), f"line {count + 1} is damaged, with sound lines after it", remedy)
+            else:
+                count += 1
+                yield line, text
 
 
-def sound_lines_of(path: Path, data: bytes, begin: int = 0, count: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """Likewise of what lies in the file after its first `begin` bytes, which are so many lines.
-
-    Raises:
-        LedgerError: as `sound_lines` does.
-    """
-    position = 0
-    while position < len(data):
-        end = data.find(b"\n", position)
-        line = parse(data[position:end]) if end >= 0 else None
-        if line is None:
-            break
-        position, count = end + 1, count + 1
-        yield line, begin + position
-    if any(parse(rest) is not None for rest in data[position:].split(b"\n")[1:]):
-        remedy = "Restore the file from a copy, or move it away: a new one is then made from the archive and the model"
-        raise LedgerError(str(path), f"line {count + 1} is damaged, with sound lines after it", remedy)
+def _texts(file: BinaryIO, begin: int) -> Iterator[bytes]:
+    """The file line by line; one without an end, or too long to be ours, in pieces that have no line feed at their end."""
+    left = os.fstat(file.fileno()).st_size - begin
+    file.seek(begin)
+    # What is appended while we read may be there in part only, and would look like damage.
+    while left > 0 and (text := file.readline(min(left, _LONGEST_LINE))):
+        left -= len(text)
+        yield text
 
 
 def parse(text: bytes) -> dict[str, Any] | None:

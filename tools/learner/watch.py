@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from local_training.buffer_folder import TRAINED
 from local_training.guard_settings import GuardSettings
@@ -15,6 +18,8 @@ from tools.learner.regression import Bound
 _NO_MORE_IN_A_ROW = 3
 _ENOUGH_TO_DOUBT = 3
 _ENOUGH_TO_TRUST = 5
+_STATE_FORMAT = 1
+"""Of what `state` gives; another number where what is seen in the same lines becomes another."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,41 @@ class Watch:
         gained = self.best.mean - self._first_mean
         margin = max(self._settings.tolerance * gained, 0.5 * self.best.spread)
         return Bound(self.best.mean - margin, self.best.mean + self.best.spread) if margin > 0 else None
+
+    def state(self) -> dict[str, Any]:
+        """Everything that it makes of the lines so far, as JSON takes it; `restored` goes on from there."""
+        return {
+            "format": _STATE_FORMAT,
+            "settings": _deciding(self._settings),
+            "best": dataclasses.asdict(self.best) if self.best else None,
+            "evidence": list(self.evidence),
+            "first_mean": self._first_mean,
+            "stretch": [list(game) for game in self._stretch],
+            "since": self._since,
+            "alarm_seq": self._alarm_seq,
+            "in_a_row": self._in_a_row,
+            "as_republished": list(self._as_republished),
+            "after_rollback": list(self._after_rollback),
+        }
+
+    @classmethod
+    def restored(cls, settings: GuardSettings, state: Mapping[str, Any]) -> Watch | None:
+        """The watch that had this state; None if other settings or other code made it, or it is none."""
+        if state.get("format") != _STATE_FORMAT or state.get("settings") != _deciding(settings):
+            return None
+        watch = cls(settings)
+        try:
+            watch.best = Best(**state["best"]) if state["best"] is not None else None
+            watch.evidence = tuple(map(float, state["evidence"]))
+            watch._first_mean = None if state["first_mean"] is None else float(state["first_mean"])
+            watch._stretch = [(float(value), int(version)) for value, version in state["stretch"]]
+            watch._since, watch._in_a_row = int(state["since"]), int(state["in_a_row"])
+            watch._alarm_seq = None if state["alarm_seq"] is None else int(state["alarm_seq"])
+            watch._as_republished = list(map(float, state["as_republished"]))
+            watch._after_rollback = list(map(float, state["after_rollback"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+        return watch if len(watch.evidence) == len(regression.NO_EVIDENCE) else None
 
     def see(self, line: Line) -> None:
         """Take one line of the ledger into account."""
@@ -148,3 +188,7 @@ class Watch:
             middle = sorted(version for _, version in self._stretch)[len(self._stretch) // 2]
             self.best = Best(middle, mean, statistics.pstdev(values))
         self._stretch = []
+
+
+def _deciding(settings: GuardSettings) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name != "enabled"}

@@ -80,7 +80,7 @@ def _needle(wanted: str) -> bytes:
 
 def _sentence(text: bytes) -> list[str]:
     line = sound_lines.parse(text)
-    if line is None or line["fate"] in (ledger.SUMMARY, ledger.PUBLISHED, ledger.ROLLED_BACK):
+    if line is None or line["fate"] in (*ledger.OF_NO_FILE, ledger.PUBLISHED, ledger.ROLLED_BACK):
         return []
     try:
         return [explain_episode.sentence(line)]
