@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import learner_runs
 import numpy as np
 import pytest
 from conftest import PATIENCE_SECONDS
@@ -640,6 +641,23 @@ def test_training_here_and_saving_keep_the_models_order(paths: Paths):
 
     assert model_store.read(paths.model).action_names == tuple(names)
     assert RLAgent(root=paths.root, action_names=names).get_action(SOUND, training=False)[:2] == (2, "left")
+
+
+def test_two_bots_with_their_own_order_teach_one_model(paths: Paths):
+    """Through the learner: the model keeps the order it was made with, and both play the same actions by name."""
+    for names in (NAMES, NAMES[::-1], NAMES[1:] + NAMES[:1]):
+        agent = new_agent(paths.root, action_names=names)
+        for _ in range(3):
+            for _ in range(10):
+                _, name, _ = agent.get_action(SOUND)
+                agent.update_reward(1.0 if name == "right" else 0.0)
+            assert agent.end_episode()["saved"]
+        learner_runs.drain(paths.root)
+
+    model = model_store.read(paths.model)
+    assert model.action_names == tuple(NAMES) and model.manifest["episodes_trained"] == 9
+    greedy = {new_agent(paths.root, action_names=names).get_action(SOUND, training=False)[1:] for names in (NAMES, NAMES[::-1])}
+    assert len(greedy) == 1
 
 
 @pytest.mark.parametrize(
