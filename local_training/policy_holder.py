@@ -22,7 +22,7 @@ from local_training.model_store import POLICY_KEYS, Model
 from local_training.paths import Paths
 from local_training.policy import Network
 from local_training.root_lock import LearnerLock
-from local_training.settings import LearningSettings
+from local_training.settings import LearningSettings, LimitSettings
 
 Array = npt.NDArray[Any]
 
@@ -34,6 +34,8 @@ GUIDE_ACTIONS = ("ECONOMY", "AGGRESSIVE", "DEFENSIVE", "TECH", "ALL_IN")
 LONGEST_NAME = 100
 """Letters of an action's name in a manifest, at most."""
 
+
+_MOST_ACTIONS = LimitSettings().max_actions
 _NEW_GAME = "give the game a root of its own, or move the old model away to start a new one"
 
 
@@ -82,13 +84,13 @@ class PolicyHolder:
             found = signature(self.model_path)
             if found is None or found == self._signature:
                 return False
-            self._adopt(model_store.read(self.model_path, POLICY_KEYS))
+            self._adopt(model_store.read(self.model_path, POLICY_KEYS, self._check_sizes))
         except ModelError as error:
             # It won't get better by itself: read, and complained about, once.
             self._signature = found
             logger.warning("going on with version %d of the policy: %s", self.version, error)
             return False
-        except (ModelMissingError, OSError) as error:
+        except (ModelMissingError, OSError, MemoryError) as error:
             logger.warning("going on with version %d of the policy: %s", self.version, error)
             return False
         self._signature = found
@@ -171,10 +173,6 @@ class PolicyHolder:
         Raises:
             ModelError: it is of another game.
         """
-        needed_width = self._state_width
-        if needed_width is not None and model.state_width != needed_width:
-            found = f"its policy takes states of {model.state_width} numbers"
-            raise ModelError(str(self.model_path), found, f"this game's have {needed_width}; {_NEW_GAME}")
         if self.actions is not None and model.actions != self.actions:
             found = f"its policy chooses {model.actions.words}"
             raise ModelError(str(self.model_path), found, f"this game has {self.actions.words}; {_NEW_GAME}")
@@ -194,7 +192,7 @@ class PolicyHolder:
             ModelError: the model has other names than the bot, or one name twice in another order.
         """
         own, theirs = self.action_labels, _labels(model)
-        named = bool(model.manifest.get("action_names")) and theirs != _unnamed(model.actions)
+        named = bool(model.given_action_names) and theirs != _unnamed(model.actions)
         if not own or not named or own == _unnamed(self.actions):
             self.action_labels = theirs if named or not own else own
             self._model_index = None
@@ -210,6 +208,18 @@ class PolicyHolder:
             raise ModelError(str(self.model_path), f"its actions are {theirs}", needed)
         else:
             self.action_labels, self._model_index = theirs, None
+
+    def _check_sizes(self, width: int, outputs: int) -> None:
+        """Refuse by its sizes a model of another game, before any memory is taken for it.
+
+        Raises:
+            ModelError: the game has states of another width.
+        """
+        if self._state_width is not None and width != self._state_width:
+            found = f"its policy takes states of {width} numbers"
+            raise ModelError(str(self.model_path), found, f"this game's have {self._state_width}; {_NEW_GAME}")
+        if self.actions is not None and outputs > max(self.actions.outputs, _MOST_ACTIONS):
+            raise ModelError(str(self.model_path), f"its policy has {outputs} outputs", f"{self.actions.outputs} are needed")
 
     def _new_network(self, width: int) -> Network:
         self._state_width = self._state_width or width
@@ -276,6 +286,6 @@ def _unnamed(actions: ActionSpace | None) -> list[str]:
 
 
 def _labels(model: Model) -> list[str]:
-    if not model.manifest.get("action_names") and model.actions == Discrete(len(GUIDE_ACTIONS)):
+    if not model.given_action_names and model.actions == Discrete(len(GUIDE_ACTIONS)):
         return list(GUIDE_ACTIONS)
-    return list(model.action_names) if model.manifest.get("action_names") else _unnamed(model.actions)
+    return list(model.given_action_names) or _unnamed(model.actions)

@@ -144,6 +144,10 @@ def is_finite(state: TrainingState) -> bool:
     return all(bool(np.isfinite(values).all()) for values in to_arrays(state).values())
 
 
+_MAX_COUNT = 2**53
+_LARGEST_ROW = 1e80
+"""Far above the squares of any returns; from there on the next batch would overflow."""
+
 _ROWS = ("mean", "squares", "lowest", "highest")
 
 
@@ -183,12 +187,21 @@ class _Reader:
 
     def trainable(self, name: str, size: int) -> Trainable:
         weights, first, second = (self.floats(f"{name}_{part}", (size,)) for part in ("weights", "first_moment", "second_moment"))
+        if second.size and float(second.min()) < 0.0:
+            raise ModelError(self.source, f"{name}_second_moment holds a negative number", "means of squares are needed")
         return Trainable(weights, Moments(first, second, self._count(f"{name}_optimizer_steps")))
 
     def normaliser(self, name: str, width: int) -> Normaliser:
         rows = self.floats(f"{name}_normaliser", (len(_ROWS) + 1, width), np.float64)
         counts = rows[-1]
         count = float(counts[0]) if (counts == counts[0]).all() else counts.copy()
+        squares = rows[_ROWS.index("squares")]
+        possible = (
+            counts.min() >= 0.0 and squares.min() >= 0.0 and (rows[_ROWS.index("lowest")] <= rows[_ROWS.index("highest")]).all()
+        )
+        if not possible or max(-rows.min(), rows.max()) > _LARGEST_ROW:
+            found = f"{name}_normaliser holds numbers that no data have"
+            raise ModelError(self.source, found, "counts, squares, lowest and highest values of what was seen are needed")
         return Normaliser(count, *(rows[index].copy() for index in range(len(_ROWS))))
 
     def counters(self) -> list[int]:
@@ -196,11 +209,14 @@ class _Reader:
         if values.shape != (len(COUNTERS),):
             found = f"training_counters has shape {values.shape}"
             raise ModelError(self.source, found, f"{len(COUNTERS)} counters are needed: {', '.join(COUNTERS)}")
-        return [int(value) for value in values]
+        counters = [int(value) for value in values]
+        if not all(0 <= counter < _MAX_COUNT for counter in counters):
+            raise ModelError(self.source, f"training_counters are {counters}", "whole numbers, 0 or more, are needed")
+        return counters
 
     def _count(self, name: str) -> int:
         values = self.array(name, "iu")
-        if values.shape != () or int(values) < 0:
+        if values.shape != () or not 0 <= int(values) < _MAX_COUNT:
             found = f"{name} has shape {values.shape}" if values.shape else f"{name} is {int(values)}"
             raise ModelError(self.source, found, "one whole number, 0 or more, is needed")
         return int(values)

@@ -41,6 +41,7 @@ BROAD_EXCEPT_ALLOWED = {
     "tools.as_script",
     "tools.command_line",
     "tools.learner.ledger_index",  # derived data: on any doubt it is as if it were not there
+    "tools.learner.generation",
     "tools.learner.task_worker",
     "tools.learner.worker",
     "tools.replay.worker",

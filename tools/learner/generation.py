@@ -15,9 +15,11 @@ from local_training import learning, model_store, widening
 from local_training import manifest as manifests
 from local_training.actions import ActionSpace, Discrete
 from local_training.episode import Episode
+from local_training.errors import ModelError
 from local_training.layout import Layout
 from local_training.learning import TrainingState
 from local_training.settings import LearningSettings
+from tools.learner import sound_lines
 from tools.learner.ledger import BY_HAND, Line, next_chain
 
 BATCH, BASE = "batch", "base"
@@ -71,11 +73,43 @@ def load(data: bytes, file: str) -> Generation:
         ModelError: they hold none that training can go on from.
     """
     model = model_store.unpack(data, file)
-    state = learning.from_arrays(model.arrays, model.actions, file)
     manifest = dict(model.manifest)
-    if not isinstance(manifest.get("commit"), dict):
-        manifest["commit"] = base_record(model.version, data)
+    try:
+        state = learning.from_arrays(model.arrays, model.actions, file)
+        if manifest.get("commit") is None:
+            manifest["commit"] = base_record(model.version, data)
+        else:
+            _check_commit(manifest, model.version, file)
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:  # the boundary: whatever a file makes Python raise is a fault of that file
+        found = f"training can't go on from it ({type(error).__name__}: {ascii(str(error))[1:-1][:100]})"
+        raise ModelError(file, found, "a model committed by this project is needed") from error
     return Generation(state, model.version, manifest, data)
+
+
+def _check_commit(manifest: Mapping[str, Any], version: int, file: str) -> None:
+    """Refuse a record of the commit that is none: recovery would stumble over it at every start.
+
+    Raises:
+        ModelError: a value is missing, or of another type than this project writes.
+    """
+    commit = manifest["commit"]
+    texts = all(type(commit.get(name)) is str for name in ("chain", "previous_chain"))
+    texts = texts and all(type(commit.get(name, "")) is str for name in ("reason", "by"))
+    batch = commit.get("batch")
+    lines = isinstance(batch, list) and all(
+        isinstance(line, dict) and sound_lines.is_sound({"fate": "", **line}) for line in batch
+    )
+    numbers = type(commit.get("seq")) is int and commit["seq"] == version and model_store.is_count(commit.get("after", 0))
+    sound = texts and lines and numbers
+    if commit.get("kind") == BATCH:
+        known = isinstance(manifest.get("hyper_parameters"), dict) and isinstance(manifest.get("last_batch"), dict)
+        sound = sound and bool(batch) and known and all(name in manifest for name in manifests.LIFE_COUNTERS)
+    elif commit.get("kind") != BASE:
+        sound = False
+    if not sound:
+        raise ModelError(file, "the record of its commit is damaged", "one as the learner writes it is needed")
 
 
 def untrained(state_width: int, actions: ActionSpace, settings: LearningSettings) -> Generation:

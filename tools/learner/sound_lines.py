@@ -71,10 +71,10 @@ def parse(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return line if isinstance(line, dict) and _is_sound(line) else None
+    return line if isinstance(line, dict) and is_sound(line) else None
 
 
-def _is_sound(line: dict[str, Any]) -> bool:
+def is_sound(line: dict[str, Any]) -> bool:
     """Whether a line can be worked with; not whether it is true: that is what the chain is for."""
     for key in _NEEDED:
         if key not in line:
