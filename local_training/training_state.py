@@ -195,10 +195,8 @@ class _Reader:
         rows = self.floats(f"{name}_normaliser", (len(_ROWS) + 1, width), np.float64)
         counts = rows[-1]
         count = float(counts[0]) if (counts == counts[0]).all() else counts.copy()
-        squares = rows[_ROWS.index("squares")]
-        possible = (
-            counts.min() >= 0.0 and squares.min() >= 0.0 and (rows[_ROWS.index("lowest")] <= rows[_ROWS.index("highest")]).all()
-        )
+        squares, lowest, highest = rows[_ROWS.index("squares")], rows[_ROWS.index("lowest")], rows[_ROWS.index("highest")]
+        possible = counts.min() >= 0.0 and squares.min() >= 0.0 and (lowest <= highest).all()
         if not possible or max(-rows.min(), rows.max()) > _LARGEST_ROW:
             found = f"{name}_normaliser holds numbers that no data have"
             raise ModelError(self.source, found, "counts, squares, lowest and highest values of what was seen are needed")
