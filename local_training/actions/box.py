@@ -103,6 +103,9 @@ class Box(ActionSpace):
         return np.array(self.low, np.float32), np.array(self.high, np.float32)
 
 
+LARGEST_LOG_DEVIATION = 40.0
+
+
 class SquashedGaussian(Chances):
     """a = middle + half * tanh(x), x ~ N(mean, deviation^2), each number by itself.
 
@@ -115,7 +118,9 @@ class SquashedGaussian(Chances):
     def __init__(self, space: Box, outputs: Array) -> None:
         width = len(space.low)
         self._space = space
-        self._mean, self._log_deviation = outputs[:, :width], outputs[:, width:]
+        self._mean = outputs[:, :width]
+        # Otherwise a model that somebody else wrote could overflow in the middle of a game; no policy that was learnt comes near.
+        self._log_deviation = np.clip(outputs[:, width:], -LARGEST_LOG_DEVIATION, LARGEST_LOG_DEVIATION)
         self._deviation = np.exp(self._log_deviation)
 
     def log_probs(self, actions: Array) -> Array:
