@@ -75,8 +75,20 @@ def names_in(said: Any, count: int | None = None) -> tuple[str, ...]:
     """The names in a list of distinct texts, `count` of them; empty for anything else: then it names nothing."""
     if not isinstance(said, (list, tuple)) or not all(isinstance(name, str) for name in said):
         return ()
-    names = tuple(name[:_LONGEST_NAME] for name in said)
+    names = shortened(said)
     return names if len(set(names)) == len(names) and count in (None, len(names)) else ()
+
+
+def shortened(names: Sequence[str]) -> tuple[str, ...]:
+    """Names as they are compared and as a manifest holds them."""
+    return tuple(name[:_LONGEST_NAME] for name in names)
+
+
+def added(own: Sequence[str], known: Sequence[str]) -> list[str]:
+    """What is new in `own`, in its order, if that holds all that is known; else, or where one names nothing, nothing."""
+    if not own or not known or not set(known) < set(own):
+        return []
+    return [name for name in own if name not in set(known)]
 
 
 def are_placeholders(names: Sequence[str]) -> bool:
@@ -171,16 +183,40 @@ def _places(
     return [position.get(name, -1) for name in needed]
 
 
+def grown(episode: Episode, layout: Layout) -> Layout | None:
+    """The layout with what an episode has besides, if its agent asks for that (`grow` in its meta); else None."""
+    if episode.meta.get("grow") is not True:
+        return None
+    features = added(names_in(episode.meta.get("state_names"), episode.state_width), layout.state_names)
+    outputs = None if episode.action_space is None else episode.action_space.outputs
+    discrete = isinstance(layout.actions, Discrete)
+    actions = added(names_in(episode.meta.get("action_names"), outputs), layout.action_names) if discrete else []
+    if not features and not actions:
+        return None
+    return Layout(
+        layout.state_width + len(features),
+        Discrete(layout.actions.outputs + len(actions)) if actions else layout.actions,
+        (*layout.state_names, *features),
+        (*layout.action_names, *actions),
+        (*layout.former_sizes, (layout.state_width, layout.actions.outputs)),
+    )
+
+
+def command_adding(what: str, names: Sequence[str]) -> str:
+    """Which command adds these features or actions to a model, in words."""
+    option = "--add-feature" if what == "features" else "--add-action"
+    return f"{WIDEN} {option} {' '.join(names[:_SHOWN_NAMES])} gives the model what is new and keeps what it has learnt"
+
+
 def different(what: str, found: Sequence[str], needed: Sequence[str]) -> tuple[str, str]:
     """What was found and what is needed, in words, where two lists of names are not the same set."""
-    added = [name for name in found if name not in set(needed)]
+    more = [name for name in found if name not in set(needed)]
     missing = [name for name in needed if name not in set(found)]
     parts = [f"without {_listed(missing)}"] if missing else []
-    parts += [f"with {_listed(added)} more"] if added else []
+    parts += [f"with {_listed(more)} more"] if more else []
     needs = f"the model's are {_listed(needed)}"
-    if added and not missing:
-        option = "--add-feature" if what == "features" else "--add-action"
-        needs += f"; {WIDEN} {option} {' '.join(added[:_SHOWN_NAMES])} gives the model what is new and keeps what it has learnt"
+    if more and not missing:
+        needs += f"; {command_adding(what, more)}"
     return f"its {what} are {_listed(found)}: the model's {', '.join(parts)}", needs
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from local_training import atomic_files, learning, model_store
+from local_training import atomic_files, learning, model_store, widening
+from local_training import layout as layouts
 from local_training import manifest as manifests
 from local_training.actions import ActionSpace, Discrete
 from local_training.episode import Episode
-from local_training.errors import AnotherLearnerError, ModelError, ModelMissingError
+from local_training.errors import AnotherLearnerError, EpisodeError, ModelError, ModelMissingError
 from local_training.file_signature import Signature, signature
 from local_training.learning import BatchReport, TrainingState
 from local_training.model_store import POLICY_KEYS, Model
@@ -51,6 +52,7 @@ class PolicyHolder:
         actions: what is chosen among; None until somebody says so.
         action_labels: what the actions are called, or the numbers that make one, in the order of the agent's own numbers;
             empty until somebody says so. The model may have the same names in another order, see `model_labels`.
+        state_names: what the numbers of a state are called, in the agent's own order; empty if nobody has said so.
         version: of the model that the policy came from; 0 for one made anew.
     """
 
@@ -62,8 +64,14 @@ class PolicyHolder:
         action_labels: Sequence[str],
         state_width: int | None,
         actions: ActionSpace | None = None,
+        state_names: Sequence[str] = (),
+        grow: bool = False,
     ) -> None:
         self.model_path = model_path
+        self.state_names = tuple(state_names)
+        self._may_grow = grow
+        self._growth = (0, 0)
+        self._state_order: Array | None = None
         self.settings = settings
         self.actions = Discrete(len(action_labels)) if actions is None and action_labels else actions
         self.action_labels = list(action_labels) or _unnamed(actions)
@@ -142,6 +150,46 @@ class PolicyHolder:
             changed["meta"] = {**meta, "action_names": self.model_labels}
         return changed
 
+    def model_state(self, state: Array) -> Array:
+        """A state [S] in the agent's own order, for the model.
+
+        Raises:
+            EpisodeError: it holds another number of features than have names.
+        """
+        if self.state_names and len(state) != len(self.state_names):
+            found = f"the state holds {len(state)} numbers"
+            raise EpisodeError("wrong-width", found, f"{len(self.state_names)} are needed, one for each of state_names")
+        return state if self._state_order is None else state[self._state_order]
+
+    def with_model_states(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """The arrays of an episode with states in the model's order of names, which its meta then records.
+
+        A meta with these `state_names` says that they are already; otherwise they are in the agent's own order.
+        """
+        changed = dict(arrays)
+        names, meta = self.model_state_names, changed.get("meta", {})
+        said = meta.get("state_names") if isinstance(meta, Mapping) else None
+        if self._state_order is not None and said != names:
+            for name in ("states", "final_state"):
+                values = np.asarray(changed.get(name))
+                if values.ndim and values.shape[-1] == len(names):
+                    changed[name] = values[..., self._state_order]
+        if names and isinstance(meta, Mapping):
+            changed["meta"] = {**meta, "state_names": names}
+        return changed
+
+    @property
+    def model_state_names(self) -> list[str]:
+        """What the numbers of a state are called, in the order of the model and of episode files."""
+        if self._state_order is None:
+            return list(self.state_names)
+        return [self.state_names[own] for own in self._state_order]
+
+    @property
+    def grows(self) -> bool:
+        """Whether the policy has features or actions that the model lacks so far."""
+        return self._growth != (0, 0)
+
     def train(self, episodes: Sequence[Episode]) -> BatchReport:
         """Learn from episodes, here and now.
 
@@ -173,10 +221,22 @@ class PolicyHolder:
         Raises:
             ModelError: it is of another game.
         """
+        model, growth = self._grown(model) if self._may_grow else (model, (0, 0))
+        layout = model.layout
+        if isinstance(layout.actions, Discrete) and isinstance(self.actions, Discrete) and self._named_by_the_bot:
+            self._check_names("actions", layouts.shortened(self.action_labels), layout.action_names)
+        self._check_names("features", layouts.shortened(self.state_names), layout.state_names)
+        needed_width = self._state_width
+        if needed_width is not None and model.state_width != needed_width:
+            found = f"its policy takes states of {model.state_width} numbers"
+            names = f"; {layouts.WIDEN} --state-names names them, if only some were added" if self.state_names else ""
+            raise ModelError(str(self.model_path), found, f"this game's have {needed_width}{names}; {_NEW_GAME}")
         if self.actions is not None and model.actions != self.actions:
             found = f"its policy chooses {model.actions.words}"
             raise ModelError(str(self.model_path), found, f"this game has {self.actions.words}; {_NEW_GAME}")
         self._adopt_names(model)
+        self._adopt_state_names(layout.state_names)
+        self._growth = growth
         self.actions = model.actions
         self._state_width = model.state_width
         self._network = Network(*(np.asarray(model.arrays[key], np.float32) for key in POLICY_KEYS))
@@ -215,11 +275,53 @@ class PolicyHolder:
         Raises:
             ModelError: the game has states of another width.
         """
-        if self._state_width is not None and width != self._state_width:
+        needed = self._state_width
+        # Names say what differs, or the model grows; so a model of about this size is read first.
+        if needed is not None and (width > 4 * needed if self.state_names else width != needed):
             found = f"its policy takes states of {width} numbers"
-            raise ModelError(str(self.model_path), found, f"this game's have {self._state_width}; {_NEW_GAME}")
+            raise ModelError(str(self.model_path), found, f"this game's have {needed}; {_NEW_GAME}")
         if self.actions is not None and outputs > max(self.actions.outputs, _MOST_ACTIONS):
             raise ModelError(str(self.model_path), f"its policy has {outputs} outputs", f"{self.actions.outputs} are needed")
+
+    def _adopt_state_names(self, theirs: Sequence[str]) -> None:
+        own = layouts.shortened(self.state_names)
+        if not own or not theirs or own == tuple(theirs):
+            self._state_order = None
+            return
+        position = {name: index for index, name in enumerate(own)}
+        self._state_order = np.array([position[name] for name in theirs])
+        logger.info("the model's features are in another order, matched by name: %s; here: %s", list(theirs), list(own))
+
+    def _check_names(self, what: str, own: Sequence[str], theirs: Sequence[str]) -> None:
+        """Refuse a model whose features or actions are others than the bot's.
+
+        Raises:
+            ModelError: with both lists.
+        """
+        if not own or not theirs or set(own) == set(theirs) or layouts.are_placeholders(own):
+            return
+        added = [name for name in own if name not in set(theirs)]
+        remedy = f"give them the same names, or {_NEW_GAME}"
+        if set(theirs) < set(own):
+            remedy = f"{layouts.command_adding(what, added)}, and so does RLAgent(grow=True); or {_NEW_GAME}"
+        raise ModelError(str(self.model_path), f"its {what} are {list(theirs)}", f"this bot's are {list(own)}: {remedy}")
+
+    def _grown(self, model: Model) -> tuple[Model, tuple[int, int]]:
+        """The model with the features and actions that this bot has besides, as the learner will widen it; and how many."""
+        layout = model.layout
+        features = layouts.added(layouts.shortened(self.state_names), layout.state_names)
+        discrete = self._named_by_the_bot and isinstance(layout.actions, Discrete)
+        actions = layouts.added(layouts.shortened(self.action_labels), layout.action_names) if discrete else []
+        if not features and not actions:
+            return model, (0, 0)
+        network = Network(*(np.asarray(model.arrays[key], np.float32) for key in POLICY_KEYS))
+        network = widening.wider_policy(network, len(features), len(actions))
+        manifest = {**model.manifest, "action_names": [*layout.action_names, *actions]}
+        manifest |= {"state_names": [*layout.state_names, *features]} if layout.state_names else {}
+        manifest |= {"action_count": len(network.b3)} if actions else {}
+        arrays = dict(zip(POLICY_KEYS, network, strict=True))
+        logger.info("playing version %d of the model with features %s and actions %s more", model.version, features, actions)
+        return Model(arrays, model.version, manifest), (len(features), len(actions))
 
     def _new_network(self, width: int) -> Network:
         self._state_width = self._state_width or width
@@ -231,7 +333,8 @@ class PolicyHolder:
         self.network(width)
         if self._training_state is None:
             model = model_store.read(self.model_path)
-            self._training_state = learning.from_arrays(model.arrays, model.actions, str(self.model_path))
+            state = learning.from_arrays(model.arrays, model.actions, str(self.model_path))
+            self._training_state = widening.widened(state, *self._growth) if self.grows else state
         return self._training_state
 
     def _save_shared(self, target: Path) -> bool:
@@ -269,6 +372,7 @@ class PolicyHolder:
         else:
             known = {key: value for key, value in self._manifest.items() if key != "commit"}
             manifest = {**known, **manifests.facts(self._training_state, self.settings), "action_names": self.model_labels}
+            manifest |= {"state_names": self.model_state_names} if self.state_names else {}
             data = model_store.pack(learning.to_arrays(self._training_state), version, manifest)
         os.makedirs(target.parent, exist_ok=True)
         atomic_files.write_atomically(target, data, durable=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import secrets
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from local_training import episode, episode_file, plain_values, policy, settings_file
+from local_training import layout as layouts
 from local_training.actions import ActionSpace, Choice
-from local_training.errors import BackgroundTrainingError, EpisodeError
+from local_training.errors import BackgroundTrainingError, EpisodeError, SettingsError
 from local_training.game_voice import GameVoice
 from local_training.outbox import Outbox
 from local_training.paths import MODEL_NAME, Paths
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _forks = 0
 _LONGEST_EPISODE_ID = 200
+_LONGEST_NAMES = 60_000
 
 
 def _count_fork() -> None:
@@ -93,6 +96,8 @@ class RLAgent:
         settings: LearningSettings | None = None,
         action_space: ActionSpace | None = None,
         strict: bool | None = None,
+        state_names: Sequence[str] | None = None,
+        grow: bool = False,
     ) -> None:
         """Prepare to play with the model that lies under `model_path`, if there is one.
 
@@ -112,6 +117,10 @@ class RLAgent:
                 `action_names` are those of the numbers in an action. By default the model's.
             strict: True raises EpisodeError at data that make no sound episode; False plays on. By default True under
                 pytest, else the setting `games.strict`.
+            state_names: what the numbers of a state are called, for the model, episodes and messages; also says how many
+                there are. Names in another order are matched, and a model with other names is not used, as with actions.
+            grow: play with a copy of a model that lacks some of `state_names` or `action_names`, widened by them, and have the
+                learner widen the model itself (docs/operations.md).
 
         Raises:
             SettingsError: a value is not allowed.
@@ -123,7 +132,9 @@ class RLAgent:
         self._paths = _paths(model_path, root)
         path = self._paths.model if model_path is None else Path(model_path).absolute()
         names = [plain_values.text_of(name) for name in action_names or ()]
-        self._holder = PolicyHolder(self._paths, path, chosen, names, state_width, action_space)
+        states = _state_names(state_names, state_width)
+        width = len(states) or state_width
+        self._holder = PolicyHolder(self._paths, path, chosen, names, width, action_space, states, grow)
         self.episode_count = 0
         self.outbox = Outbox(self._paths)
         self.voice = GameVoice(self._paths)
@@ -190,9 +201,10 @@ class RLAgent:
             self._holder.known_actions.check_mask(mask)
         own_mask, mask = mask, None if mask is None else self._holder.model_mask(mask)
         try:
-            vector = state_vector(state)
+            vector = state_vector(state, self._holder.state_names)
+            ordered = self._holder.model_state(vector)
             network = self._holder.network(len(vector))
-            choice = policy.choose(network, vector, mask, self._rng, not training, self._holder.known_actions)
+            choice = policy.choose(network, ordered, mask, self._rng, not training, self._holder.known_actions)
             self._last_sound_state = vector
         except EpisodeError as error:
             if self._strict:
@@ -219,7 +231,8 @@ class RLAgent:
         space, state = self._holder.known_actions, self._last_sound_state
         if state is not None:
             try:
-                return state, policy.choose(self._holder.network(len(state)), state, mask, self._rng, True, space)
+                ordered = self._holder.model_state(state)
+                return state, policy.choose(self._holder.network(len(state)), ordered, mask, self._rng, True, space)
             except EpisodeError:  # the policy itself is unsound, or another one than in that step
                 pass
         return np.zeros(1, np.float32), space.choose(np.zeros(space.outputs, np.float32), mask, self._rng, False)
@@ -406,7 +419,8 @@ class RLAgent:
                 left_out["result"] = f"it is of type {type(result).__name__}"
             elif plain:
                 word = plain_values.text_of(result) or word
-        own = {*self._holder.known_actions.meta, "action_names"} & meta.keys()
+        names = {"action_names", "state_names", "grow"} if self._holder.state_names else {"action_names"}
+        own = {*self._holder.known_actions.meta, *names} & meta.keys()
         left_out.update((name, "the agent writes it itself") for name in own)
         if left_out:
             words = "; ".join(f"{name}: {why}" for name, why in left_out.items())
@@ -448,7 +462,7 @@ class RLAgent:
             EpisodeError: one of them is no episode, or of another game than the model's.
         """
         episodes = [
-            episode.from_arrays(self._holder.as_model_has_it(experience))
+            episode.from_arrays(self._holder.with_model_states(self._holder.as_model_has_it(experience)))
             for experience in experiences
             if len(experience["rewards"])
         ]
@@ -523,12 +537,15 @@ class RLAgent:
             episode_id=self._episode_id(episode_id),
             meta=meta,
         )
-        return self._holder.as_model_has_it(arrays)
+        arrays = self._holder.with_model_states(self._holder.as_model_has_it(arrays))
+        if self._holder.grows:
+            arrays["meta"] = {**arrays["meta"], "grow": True}
+        return arrays
 
     def _final_state(self, state: Any) -> Array | None:
         """The state after the last step, or None where it is unusable: an episode is sound without it."""
         try:
-            vector, width = state_vector(state), len(self._recording.states[0])
+            vector, width = state_vector(state, self._holder.state_names), len(self._recording.states[0])
             if len(vector) != width:
                 raise EpisodeError("wrong-width", f"the final state holds {len(vector)} numbers", f"the others hold {width}")
         except EpisodeError as error:
@@ -585,6 +602,24 @@ class RLAgent:
 def _under_pytest() -> bool:
     """Whether this process runs tests, or was started by one."""
     return "pytest" in sys.modules or "PYTEST_CURRENT_TEST" in os.environ
+
+
+def _state_names(given: Sequence[str] | None, state_width: int | None) -> list[str]:
+    """The names of the features.
+
+    Raises:
+        SettingsError: they can't be.
+    """
+    names = [plain_values.text_of(name) for name in given or ()]
+    if len(set(layouts.shortened(names))) < len(names):
+        raise SettingsError("state_names", names, "every feature needs a name of its own", "RLAgent")
+    if names and state_width is not None and state_width != len(names):
+        needed = f"state_width is {state_width}; as many names are needed"
+        raise SettingsError("state_names", names, needed, "RLAgent")
+    if (letters := len(json.dumps(names))) > _LONGEST_NAMES:
+        found = f"{len(names)} names of {letters} letters together"
+        raise SettingsError("state_names", found, f"an episode's meta has room for {_LONGEST_NAMES}", "RLAgent")
+    return names
 
 
 def _paths(model_path: str | os.PathLike[str] | None, root: str | os.PathLike[str] | None) -> Paths:

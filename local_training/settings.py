@@ -75,6 +75,10 @@ class LearnerSettings(Section):
     enable_replay_analysis: bool = setting(
         True, "Whether StarCraft II replays are analysed beside the training, if replays.folder names some."
     )
+    grow: bool = setting(
+        True,
+        "Whether the model gets the features and actions that it lacks, when an agent with grow=True delivers an episode.",
+    )
     verbose: bool = setting(True, "Whether the learner prints its reports.")
     durability: str = setting(
         "full",

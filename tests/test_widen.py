@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,12 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from local_training import atomic_files, episode, layout, learning, model_store, normaliser, policy, widening
+from local_training import atomic_files, episode, episode_file, layout, learning, model_store, normaliser, policy, widening
 from local_training.actions import Box, Discrete, MultiDiscrete
 from local_training.blas_threads import BLAS_THREAD_VARIABLES
-from local_training.errors import EpisodeError
+from local_training.errors import EpisodeError, SettingsError
 from local_training.layout import Layout
 from local_training.paths import CHECKOUT, Paths
+from local_training.rl_agent import RLAgent
 from local_training.root_lock import LearnerLock
 from local_training.settings import LearningSettings
 from tests.commands import run_tool
@@ -39,14 +42,21 @@ def _meta(features: list[str] | None = None, actions: list[str] | None = None, *
     return np.array(json.dumps({key: value for key, value in named.items() if value is not None}))
 
 
-def _play(paths: Paths, name: str, seed: int, features: list[str] | None = FEATURES, actions: list[str] | None = ACTIONS) -> Path:
+def _play(
+    paths: Paths,
+    name: str,
+    seed: int,
+    features: list[str] | None = FEATURES,
+    actions: list[str] | None = ACTIONS,
+    **meta: Any,
+) -> Path:
     """Write an episode into the buffer; without names it has the sizes of FEATURES and ACTIONS."""
     width = len(features or FEATURES)
     count = len(actions or ACTIONS)
     rng = np.random.default_rng(seed)
     log_probs = np.log(rng.uniform(0.2, 1.0, 12)).astype(np.float32)
-    meta = _meta(features, actions)
-    return episodes.write(paths.buffer, name, seed, width=width, action_count=count, log_probs=log_probs, meta=meta)
+    text = _meta(features, actions, **meta)
+    return episodes.write(paths.buffer, name, seed, width=width, action_count=count, log_probs=log_probs, meta=text)
 
 
 def _drain(paths: Paths) -> dict[str, Any]:
@@ -550,3 +560,200 @@ def test_killed_at_any_moment_the_root_has_the_old_model_or_the_new_one(tmp_path
             break
         assert code == -9
     assert seen == {("old", -9), ("new", -9), ("new", 0)}
+
+
+# ------------------------------------------------------------------------------------------------------------- the agent
+
+
+def _agent(paths: Paths, features: list[str] | None = FEATURES, actions: list[str] | None = ACTIONS, **more: Any) -> RLAgent:
+    return RLAgent(root=paths.root, state_names=features, action_names=actions, seed=1, settings=SETTINGS, **more)
+
+
+def _game(agent: RLAgent, features: list[str], seed: int = 0, steps: int = 10) -> None:
+    """A game of random numbers, the same by name in whatever order they are."""
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        shown = dict(zip([*FEATURES, "mana"], rng.normal(size=5), strict=True))
+        agent.get_action([shown[name] for name in features])
+        agent.update_reward(float(rng.normal()))
+    assert agent.end_episode(final_state=[float(len(name)) for name in features])["saved"]
+
+
+def _newest(paths: Paths) -> episode.Episode:
+    waiting = sorted(paths.buffer.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns)
+    return episode_file.read(waiting[-1].read_bytes())
+
+
+def test_an_agent_records_the_names_and_the_model_gets_them(paths: Paths) -> None:
+    """From the first game on, which decides the order."""
+    _game(_agent(paths), FEATURES)
+    assert _newest(paths).meta["state_names"] == FEATURES
+    _drain(paths)
+    assert model_store.read(paths.model).layout.state_names == tuple(FEATURES)
+    assert model_store.read(paths.model).manifest["state_names"] == FEATURES
+
+
+@pytest.mark.parametrize("pixels", [False, True], ids=["floats", "uint8"])
+def test_an_agent_with_features_in_another_order_plays_the_same(played: Paths, pixels: bool) -> None:
+    """The same game shown in two orders gives the same actions and probabilities, and the same episode in the file."""
+    order = [2, 0, 3, 1]
+    plain, turned = _agent(played), _agent(played, [FEATURES[place] for place in order])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        state = rng.integers(0, 256, 4).astype(np.uint8) if pixels else rng.normal(size=4)
+        assert plain.get_action(state) == turned.get_action(state[order])
+    last = np.arange(4, dtype=np.float32)
+    plain.end_episode(final_state=last)
+    first = _newest(played)
+    turned.end_episode(final_state=last[order])
+    second = _newest(played)
+
+    assert first.meta["state_names"] == second.meta["state_names"] == FEATURES
+    assert (first.states == second.states).all() and (first.final_state == second.final_state).all()
+    assert (first.log_probs == second.log_probs).all() and first.states.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("features", "actions", "words"),
+    [
+        ([*FEATURES[:3], "mana"], ACTIONS, "its features are .*'time'.*this bot's are .*'mana'.*a root of its own"),
+        ([*FEATURES, "mana"], ACTIONS, r"widen_model\.py --add-feature mana .*RLAgent\(grow=True\)"),
+        (FEATURES, [*ACTIONS, "sleep"], r"widen_model\.py --add-action sleep .*RLAgent\(grow=True\)"),
+        (FEATURES[:3], ACTIONS, "its features are .*'time'.*this bot's are"),
+    ],
+)
+def test_an_agent_does_not_use_a_model_with_other_names(
+    played: Paths, features: list[str], actions: list[str], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says both lists, and how to go on; the game is played with a policy of its own."""
+    agent = _agent(played, features, actions)
+
+    assert re.search(words, caplog.text) and agent.model_version == 0
+    assert agent.get_action(np.zeros(len(features)))[1] in actions
+
+
+def test_a_state_with_fewer_numbers_than_names_costs_the_episode_only(played: Paths) -> None:
+    """In strict mode it raises; otherwise the step is played, and the game is not saved."""
+    with pytest.raises(EpisodeError, match="one for each of state_names"):
+        _agent(played, FEATURES[::-1], strict=True).get_action([0.0, 0.0, 0.0])
+    agent = _agent(played, FEATURES[::-1], strict=False)
+    agent.get_action([0.0, 0.0, 0.0])
+    assert "one for each of state_names" in agent.end_episode()["fault"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"state_names": ["a", "a"]},
+        {"state_names": ["a", "b"], "state_width": 3},
+        {"state_names": [f"{n:0100}" for n in range(900)]},
+    ],
+    ids=["twice", "another width", "more than a meta holds"],
+)
+def test_names_that_can_not_be_are_refused_at_once(paths: Paths, arguments: dict[str, Any]) -> None:
+    """When the agent is made, not when the first game ends."""
+    with pytest.raises(SettingsError, match="state_names"):
+        RLAgent(root=paths.root, **arguments)
+
+
+def test_a_growing_agent_widens_the_model_by_its_first_game(played: Paths) -> None:
+    """It plays a widened copy at once; the learner makes the same one, goes on from it, and can train it all again."""
+    turned = [WIDER[0][4], *FEATURES], [WIDER[1][3], *ACTIONS]
+    agent = _agent(played, *turned, grow=True)
+    assert agent.model_version == 2
+    _game(agent, turned[0])
+    found = _newest(played)
+    assert found.meta["grow"] is True and found.meta["state_names"] == WIDER[0] and found.meta["action_names"] == WIDER[1]
+    _play(played, "a_narrow_one.npz", 50)
+
+    stats = _drain(played)
+
+    wide = model_store.read(played.model)
+    told = [line for line in ledgers.read_lines(played.ledger) if line["fate"] == "published"]
+    assert [line["reason"] for line in told] == ["widened: feature mana and action sleep"]
+    assert wide.layout.state_names == tuple(WIDER[0]) and wide.layout.action_names == tuple(WIDER[1])
+    assert episodes.fates(played)["rejected"] == [] and stats["files_processed"] == 8
+    assert "Identical" in run_tool("rebuild_model.py", played.root)
+    assert "widened: feature mana and action sleep" in played.training_log.read_text("utf-8")
+    agent.refresh()
+    assert agent.model_version == wide.version
+    _game(agent, turned[0], seed=1)
+    assert "grow" not in _newest(played).meta
+    _drain(played)
+    assert len([line for line in ledgers.read_lines(played.ledger) if line["fate"] == "published"]) == 1
+
+
+def test_what_a_growing_agent_plays_is_what_the_learner_will_make(played: Paths) -> None:
+    """The log-probabilities of its episodes are those of the widened model, to the last bit."""
+    agent = _agent(played, *WIDER, grow=True)
+    own = agent._holder.network(5)
+
+    _widen(played, "--add-feature", "mana", "--add-action", "sleep")
+
+    wide = model_store.read(played.model)
+    assert all((values == wide.arrays[name]).all() for name, values in zip(model_store.POLICY_KEYS, own, strict=True))
+
+
+def test_the_root_decides_whether_its_model_grows(played: Paths) -> None:
+    """With learner.grow off such an episode is rejected like any of other names; without `grow` in its meta, too."""
+    _game(_agent(played, *WIDER, grow=True), WIDER[0])
+    _play(played, "does_not_ask.npz", 60, *WIDER)
+
+    learner_runs.drain(played.root, grow=False)
+
+    assert len(episodes.fates(played)["rejected"]) == 2 and model_store.read(played.model).state_width == 4
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"features": ["health", "gold", "wood", "mana", "luck"]},
+        {"features": None, "actions": None},
+        {"features": [*WIDER[0], "mana"]},
+        {"grow": "yes"},
+    ],
+    ids=["lacks one", "no names", "twice", "not true"],
+)
+def test_an_episode_that_only_looks_like_growth_is_rejected(played: Paths, spoil: dict[str, Any]) -> None:
+    """A strange file costs nothing but itself: the model stays as it is."""
+    said = {"features": WIDER[0], "actions": WIDER[1], "grow": True} | spoil
+    meta = _meta(said["features"], said["actions"], grow=said["grow"])
+    episodes.write(played.buffer, "strange.npz", 70, width=len(said["features"] or WIDER[0]), action_count=4, meta=meta)
+
+    _drain(played)
+
+    assert episodes.fates(played)["rejected"] == ["strange.npz"] and model_store.read(played.model).version == 2
+
+
+def test_killed_while_it_grows_the_learner_goes_on(played: Paths) -> None:
+    """Before the commit the next start grows again to the same bytes; after it, it trains the episode."""
+    _play(played, "grows.npz", 80, *WIDER, grow=True)
+    reached: dict[str, bytes] = {}
+    for moment in ("never", "before the commit", "before the line"):
+        paths = Paths(played.root.with_name(moment))
+        shutil.copytree(played.root, paths.root)
+        if moment != "never":
+            target = "model_store.commit" if moment == "before the commit" else "Ledger.tell_of"
+            code = GROWING_KILLED.format(target=target)
+            environment = {**learner_runs.environment(), **dict.fromkeys(BLAS_THREAD_VARIABLES, "1")}
+            environment["PYTHONPATH"] += os.pathsep + str(CHECKOUT / "tests")
+            died = subprocess.run(
+                [sys.executable, "-c", code, str(paths.root)], cwd=CHECKOUT, env=environment, timeout=60, capture_output=True
+            )
+            assert died.returncode == 9, died.stderr.decode()
+            assert model_store.read(paths.model).state_width == (4 if moment == "before the commit" else 5)
+        _drain(paths)
+        reached[moment] = paths.model.read_bytes()
+        assert len([line for line in ledgers.read_lines(paths.ledger) if line["fate"] == "published"]) == 1
+    assert len(set(reached.values())) == 1
+
+
+GROWING_KILLED = """
+import os, sys
+from pathlib import Path
+import learner_runs
+from local_training import model_store
+from tools.learner.ledger import Ledger
+{target} = lambda *arguments, **more: os._exit(9)
+learner_runs.drain(Path(sys.argv[1]))
+"""

@@ -66,7 +66,7 @@ def _drained(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
         troubles += done.troubles
         for item in done.set_aside:
             tell_set_aside(tell, item)
-        for notice in trainer.guard.taken_notices() + traps.after(done.episodes, trainer.actions):
+        for notice in trainer.guard.taken_notices() + done.notices + traps.after(done.episodes, trainer.actions):
             tell("warning", sentence=notice)
         if done.trained is not None:
             tell("batch", version=done.trained.version, seconds=done.seconds, report=dict(done.trained.report))

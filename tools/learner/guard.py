@@ -79,6 +79,11 @@ class Guard:
         strength = regression.strength(self.watch.evidence)
         return f"best: version {best.version}, mean return {best.mean:.4g}; evidence of worse {strength:.3g} of {self._limit:g}"
 
+    def see_published(self, line: Line) -> None:
+        """Take a version into account that was published without this guard: the best one is then what comes after it."""
+        if self._enabled:
+            self._see([line])
+
     def after_batch(self, present: Generation) -> Generation:
         """Look at the batch that `present` was trained on; return the version to go on with."""
         if not self._enabled:

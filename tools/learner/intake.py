@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import os
@@ -112,7 +113,16 @@ class LeftAlone:
     trouble: str = ""
 
 
-Verdict = Accepted | SetAside | AlreadyTrained | LeftAlone
+@dataclass(frozen=True)
+class Growing:
+    """An episode with features or actions that the model lacks, whose agent wants it to get them."""
+
+    name: str
+    features: tuple[str, ...]
+    actions: tuple[str, ...]
+
+
+Verdict = Accepted | SetAside | AlreadyTrained | LeftAlone | Growing
 
 
 @dataclass(frozen=True)
@@ -250,10 +260,29 @@ class Intake:
             try:
                 episode = fitted(episode, model)
             except EpisodeError as error:
+                growing = self._growing(name, episode, model)
+                if growing is not None:
+                    return self._too_late(name, sha256, signature, episode, age_seconds, model) or growing
                 return SetAside(name, sha256, signature, REJECTED, f"{error} [{error.reason}]", of_another_game=True)
         return self._too_late(name, sha256, signature, episode, age_seconds, model) or Accepted(
             name, sha256, signature, data, episode, episode is not as_written
         )
+
+    def _growing(self, name: str, episode: Episode, model: ModelFacts) -> Growing | None:
+        """The verdict on an episode that fits the model once that has grown, if this is what its agent asks for."""
+        grown = layouts.grown(episode, model.layout) if self._settings.learner.grow else None
+        limits = self._settings.limits
+        if grown is None or grown.state_width > limits.max_state_width or grown.actions.outputs > limits.max_actions:
+            return None
+        try:
+            fitted(episode, dataclasses.replace(model, layout=grown))
+        except EpisodeError:
+            return None
+        features, actions = (
+            grown.state_names[len(model.layout.state_names) :],
+            grown.action_names[len(model.layout.action_names) :],
+        )
+        return Growing(name, features, actions)
 
     def _seen_before(
         self, name: str, sha256: str, signature: Signature, data: bytes, known: tuple[str, int, str]

@@ -17,7 +17,7 @@ from local_training.widening import PROBABILITY
 from tools.learner import beginnings, fold, generation, reconstruction, recovery
 from tools.learner import ledger as ledgers
 from tools.learner.generation import Generation
-from tools.learner.ledger import BY_HAND, Ledger
+from tools.learner.ledger import BY_HAND, Ledger, Line
 
 
 def version_of(paths: Paths, version: int) -> Generation:
@@ -100,13 +100,24 @@ def widen(paths: Paths, settings: Settings, wanted: Widening, say: Callable[[str
     present = recovery.recover(paths, settings, ledger, say)
     if present is None:
         raise ModelMissingError(str(paths.model))
+    return commit_widened(paths, settings, ledger, present, wanted)[0]
+
+
+def commit_widened(
+    paths: Paths, settings: Settings, ledger: Ledger, present: Generation, wanted: Widening
+) -> tuple[Generation, Line | None]:
+    """Commit the present version with further features and actions as the next one; return that and its line in the ledger,
+    None while there is no other. The caller holds both locks.
+
+    Raises:
+        SettingsError: this can't be added to the model; nothing has been changed.
+    """
+    durable = settings.learner.durable
     step = step_to(present, settings, wanted, after=ledger.last_seq, version=max(ledger.newest_seq, present.version) + 1)
     made = generation.widened(present, step)
     atomic_files.write_atomically(fold.base_path(paths, made.chain), made.data, durable=durable)
     model_store.commit(paths, made.data, durable=durable)
-    if ledger.last_seq:
-        ledger.tell_of(made.version, made.commit, made.data)
-    return made
+    return made, ledger.tell_of(made.version, made.commit, made.data) if ledger.last_seq else None
 
 
 def step_to(present: Generation, settings: Settings, wanted: Widening, *, after: int, version: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from local_training.episode import Episode
 from tools.learner.generation import Generation
-from tools.learner.intake import Accepted, AlreadyTrained, SetAside
+from tools.learner.intake import Accepted, AlreadyTrained, Growing, SetAside
 
 
 @dataclass
@@ -18,6 +18,10 @@ class Round:
     returned: list[AlreadyTrained] = field(default_factory=list)
     left_alone: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
+    growing: Growing | None = None
+    """What the model has to get before the next file can be trained on."""
+    notices: list[str] = field(default_factory=list)
+    """What else was done, a sentence each."""
     trained: Generation | None = None
     seconds: float = 0.0
     """Until the commit, without the time in which the worker gave way."""

@@ -79,6 +79,10 @@ class Settlement:
         if seconds is not None or not self._log.has_version(present.version):
             self._log.add(training_log.block(time.time(), self._log_facts(present, seconds)))
 
+    def note(self, sentence: str) -> None:
+        """Write a line into the training log."""
+        self._log.add(training_log.line(time.time(), sentence))
+
     def record(self, present: Generation) -> None:
         """Bring ledger and history up to the committed model."""
         known = len(self._ledger.last_group) if self._ledger.last_seq == present.version else 0

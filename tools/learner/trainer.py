@@ -18,11 +18,12 @@ from local_training.layout import Layout
 from local_training.paths import Paths
 from local_training.root_lock import RootLock
 from local_training.settings import Settings
-from tools.learner import generation
+from local_training.visible_text import visible
+from tools.learner import generation, publishing
 from tools.learner import intake as intakes
 from tools.learner.generation import Generation
 from tools.learner.guard import Guard
-from tools.learner.intake import Accepted, AlreadyTrained, Intake, ModelFacts, SetAside
+from tools.learner.intake import Accepted, AlreadyTrained, Growing, Intake, ModelFacts, SetAside
 from tools.learner.ledger import Ledger
 from tools.learner.metrics_history import MetricsHistory
 from tools.learner.round import Round
@@ -138,7 +139,34 @@ class Trainer:
             self.settlement.after_commit(done.trained, done.accepted, done.seconds)
             done.stage_seconds["archive"] = _working_seconds() - settling
             self._go_on_with(self.guard.after_batch(done.trained))
+        if done.growing is not None:
+            done.notices.append(self._grow(done.growing))
         return done
+
+    def _grow(self, growing: Growing) -> str:
+        """Widen the model as an agent asks for; the sentence that says so."""
+        assert self.present is not None
+        self._check_model()
+        wanted = publishing.Widening(growing.features, growing.actions)
+        self.present, line = publishing.commit_widened(self._paths, self._settings, self.ledger, self.present, wanted)
+        self._signature = signature(self._paths.model)
+        if line is not None:
+            self.guard.see_published(line)
+        sentence = f"Version {self.present.version} - {self.present.commit['reason']}, as {visible(growing.name)} asks for"
+        self.settlement.note(sentence)
+        return sentence
+
+    def _check_model(self) -> None:
+        """Go on only if nobody else has changed the model file.
+
+        Raises:
+            ModelError, MachineError: somebody has, or the folder was made again.
+        """
+        if signature(self._paths.model) != self._signature:
+            raise ModelError(
+                str(self._paths.model), "another program has changed it", "the batch is trained again from what is there now"
+            )
+        self._caution.check_lock()
 
     def _go_on_with(self, chosen: Generation) -> None:
         """Take what the guard has chosen: nearly always the version that there is."""
@@ -188,6 +216,10 @@ class Trainer:
                 done.set_aside.append(verdict)
             elif isinstance(verdict, AlreadyTrained):
                 done.returned.append(verdict)
+            elif isinstance(verdict, Growing):
+                self._snapshot.appendleft(name)
+                done.growing = None if done.accepted else verdict  # what was accepted is trained on first
+                break
             elif verdict is not None:
                 done.left_alone.append(verdict.name)
                 done.troubles += [verdict.trouble] if verdict.trouble else []
@@ -227,11 +259,7 @@ class Trainer:
         started, accepted = _working_seconds(), done.accepted
         lines = self.settlement.ledger_lines(accepted)
         successor = generation.successor(self.present, lines, [item.episode for item in accepted], self._settings.learning)
-        if signature(self._paths.model) != self._signature:
-            raise ModelError(
-                str(self._paths.model), "another program has changed it", "the batch is trained again from what is there now"
-            )
-        self._caution.check_lock()
+        self._check_model()
         trained = _working_seconds()
         model_store.commit(self._paths, successor.data, durable=self._settings.learner.durable)
         done.stage_seconds |= {"train": trained - started, "commit": _working_seconds() - trained}

@@ -187,7 +187,7 @@ class Worker:
         self._tally.add(done, time.time())
         self._trainer.history.add(done, Circumstances.of(self._trainer.waiting(), self.gate.facts()))
         self._go_well()
-        notices = self._trainer.guard.taken_notices() + self._traps.after(done.episodes, self._trainer.actions)
+        notices = self._trainer.guard.taken_notices() + done.notices + self._traps.after(done.episodes, self._trainer.actions)
         for sentence in notices + [f"{trouble}; it is tried again later, and the others go on" for trouble in done.troubles]:
             self._tell("warning", sentence=sentence)
         self._report(done)
