@@ -68,7 +68,8 @@ def _inject(count: int, seed: int, markers: Path) -> None:
                 actions[index] = games.FAULTS.get(name, games.KILL)
                 kinds[name] += 1
                 down[index] = (name, 0.0)
-        observations, rewards, _, truncations, _ = envs.step(actions)
+        observations, rewards, _, truncations, infos = envs.step(actions)
+        restarted = infos.get("worker_restarted", np.zeros(ENVS, bool))
         steps += 1
         now = time.perf_counter()
         for index in range(ENVS):
@@ -76,10 +77,12 @@ def _inject(count: int, seed: int, markers: Path) -> None:
                 expected[index] += 1
                 wrong += not (rewards[index] == expected[index] == observations[index, 3] and not truncations[index])
             elif down[index][1] == 0.0:
-                wrong += not (truncations[index] and rewards[index] == 0)
+                wrong += not (truncations[index] and rewards[index] == 0 and restarted[index])
                 down[index] = (down[index][0], now)
                 expected[index] = -1
-            elif not truncations[index]:
+            elif restarted[index]:
+                wrong += truncations[index] or rewards[index] != 0
+            else:
                 name, since = down.pop(index)
                 back.setdefault(name, []).append(now - since)
                 expected[index] = 0

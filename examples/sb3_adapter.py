@@ -15,8 +15,8 @@ from local_training.games import StableProcessPoolEnv
 class ResilientVecEnv(VecEnv):
     """SB3's view of a vector env in SAME_STEP mode.
 
-    SB3 wants a list of infos, `terminal_observation` and `TimeLimit.truncated`. A row with `worker_restarted` reaches
-    it as a truncated step without reward.
+    SB3 wants a list of infos, `terminal_observation` and `TimeLimit.truncated`. The first row of a failed env reaches it as
+    a truncated step without reward, those until the env is back as steps without reward.
     """
 
     def __init__(self, envs: Any) -> None:

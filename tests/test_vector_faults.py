@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from vector_fixtures import nothing_left_behind, step_until  # noqa: F401
+from vector_fixtures import is_back, nothing_left_behind, step_until  # noqa: F401
 from vector_games import CLOSE_PIPE, FAULTS, GARBAGE, KILL, LEAK, LOOP, NORMAL, RAISE, STOP, BuildFault, FaultyGame
 
 from local_training.games import ResilientAsyncVectorEnv, StableProcessPoolEnv
@@ -45,10 +45,6 @@ def limits_for(fault):
     """The limits that find such a fault out."""
     found_out_by = {STOP: HASTY, LOOP: HASTY, LEAK: {"memory_limit_bytes": 300 << 20}}
     return NEVER_REST | found_out_by.get(fault, {})
-
-
-def is_back(index):
-    return lambda results: not results[3][index]
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
@@ -91,7 +87,7 @@ def test_two_faults_at_once_are_two_restarts():
     envs.reset()
     results = envs.step(actions(4, e0=KILL, e2=RAISE))
     assert results[3].tolist() == [True, False, True, False]
-    results = step_until(envs, lambda results: not results[3].any(), actions(4))
+    results = step_until(envs, is_back(), actions(4))
     assert results[0][1, 3] == results[0][3, 3] > 1
     assert envs.health()["restarts"] == 2
     envs.close()
@@ -143,7 +139,7 @@ def test_when_the_budget_is_spent_it_raises():
     envs.reset()
     with pytest.raises(RestartBudgetError, match="SIGKILL"):
         envs.step(actions(2, e0=KILL))
-    assert envs.step(actions(2))[3].tolist() == [True, False]
+    assert envs.step(actions(2))[4]["restart_phase"].tolist() == ["lost", None]
     envs.close()
 
 
@@ -152,8 +148,9 @@ def test_when_the_budget_is_spent_it_shrinks():
     envs = ResilientAsyncVectorEnv(games(2), restarts_per_env=0, on_exhausted="shrink", **NEVER_REST)
     envs.reset()
     assert envs.step(actions(2, e0=KILL))[3].tolist() == [True, False]
-    results = envs.step(actions(2))
-    assert results[4]["restart_phase"][0] == "lost"
+    for _ in range(3):
+        results = envs.step(actions(2))
+        assert results[4]["restart_phase"][0] == "lost" and not results[3].any(), "its one cut episode was the last"
     assert envs.active.tolist() == [False, True]
     observations, infos = envs.reset()
     assert infos["restart_phase"][0] == "lost" and observations[1, 3] == 0
@@ -203,7 +200,7 @@ def test_a_death_in_a_pool_takes_the_neighbours_episodes_and_no_others():
     results = envs.step(actions(4, e3=KILL))
     assert results[3].tolist() == [False, False, True, True]
     assert envs.health()["recent_failures"][0]["env"] == 3
-    results = step_until(envs, lambda results: not results[3].any(), actions(4))
+    results = step_until(envs, is_back(), actions(4))
     assert results[0][2:, 3].tolist() == [0, 0]
     envs.close()
 
@@ -232,15 +229,17 @@ def test_waiting_for_restarts_leaves_no_masked_rows():
 
 
 def test_disabled_autoreset_leaves_a_failed_env_to_the_callers_reset():
-    """The row stays truncated until it is reset; that reset waits for the new worker."""
+    """One truncated row, then rows that say so until it is reset; that reset waits for the new worker."""
     envs = ResilientAsyncVectorEnv(games(2), autoreset_mode="Disabled", **NEVER_REST)
     envs.reset()
     assert envs.step(actions(2, e1=KILL))[3].tolist() == [False, True]
-    assert envs.step(actions(2))[3].tolist() == [False, True]
+    for _ in range(3):
+        results = envs.step(actions(2))
+        assert not results[3].any() and results[4]["worker_restarted"].tolist() == [False, True]
     observations, infos = envs.reset(seed=[None, 7], options={"reset_mask": np.array([False, True])})
-    assert observations[:, 3].tolist() == [2, 0]
+    assert observations[:, 3].tolist() == [4, 0]
     assert infos["worker_restarted"].tolist() == [False, True]
-    assert envs.step(actions(2))[1].tolist() == [3, 1]
+    assert envs.step(actions(2))[1].tolist() == [5, 1]
     envs.close()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 from gymnasium.vector import AutoresetMode
-from vector_fixtures import descriptors, nothing_left_behind, step_until  # noqa: F401
+from vector_fixtures import descriptors, is_back, nothing_left_behind, step_until  # noqa: F401
 from vector_games import KILL, FaultyGame, SpaceGame
 
 from local_training.games import ResilientAsyncVectorEnv
@@ -80,7 +80,7 @@ def test_envs_rest_after_three_failures_and_come_back_when_it_is_calm():
     assert envs.health()["resting"] == [2, 3]
     envs._fleet.tracker.calm_seconds = 0.0  # it is calm
     step_until(envs, lambda _: not envs.health()["resting"], np.zeros(4, int))
-    step_until(envs, lambda results: not results[3].any(), np.zeros(4, int))
+    step_until(envs, is_back(), np.zeros(4, int))
     assert envs.health()["reductions"] == 2
     assert envs.active.all()
     envs.close()
@@ -92,7 +92,7 @@ def test_health_is_plain_and_tells_what_happened():
     envs.reset()
     begun = time.monotonic()
     envs.step([KILL])
-    step_until(envs, lambda results: not results[3].any(), [0])
+    step_until(envs, is_back(), [0])
     health, took = envs.health(), time.monotonic() - begun
     assert health["failures_by_kind"] == {"died": 1}
     assert health["recent_failures"][0]["detail"] == "killed by SIGKILL"

@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
-from vector_fixtures import nothing_left_behind, step_until  # noqa: F401
+from vector_fixtures import is_back, nothing_left_behind, step_until  # noqa: F401
 from vector_games import FAULTS, NORMAL, FaultyGame
 
 from local_training.games import ResilientAsyncVectorEnv
@@ -120,7 +120,7 @@ def test_a_fault_costs_a_lent_batch_nothing(fault):
     kept = [envs.reset()[0], *(envs.step([0, 0])[0] for _ in range(2))]
     faulty = envs.step([NORMAL, FAULTS[fault]])
     assert faulty[3][1] and (faulty[0][1] == 2).all()
-    step_until(envs, lambda results: not results[3].any(), [0, 0])
+    step_until(envs, is_back(), [0, 0])
     assert [int(frames[1, 0]) for frames in kept] == [0, 1, 2]
     envs.close()
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import psutil
 import pytest
 from conftest import GRACE_SECONDS, wait_until
@@ -35,6 +36,16 @@ def step_until(envs, condition: Callable[[tuple], object], actions) -> tuple:
 
     wait_until(look, rest_seconds=0.0)
     return fulfilled[0]
+
+
+def is_back(*indexes: int) -> Callable[[tuple], bool]:
+    """Whether none of these rows, or of all, is one of a failed env's."""
+
+    def look(results: tuple) -> bool:
+        restarted = results[4].get("worker_restarted", np.zeros(len(results[1]), bool))
+        return not (restarted[list(indexes)] if indexes else restarted).any()
+
+    return look
 
 
 @pytest.fixture(autouse=True)

@@ -89,7 +89,7 @@ class Resetting:
             if row.after_fault or row.fresh_fault:
                 self._faulty[row.index] = row.reason
             fleet.block.owner[row.index] = row.host.generation
-            row.state, row.fresh_fault, row.after_fault = RowState.LIVE, False, False
+            row.begin()
 
     def _ask(self, host: Any, seeds: dict[int, int | None]) -> None:
         self._asked.update(dict.fromkeys(seeds, host))
@@ -134,6 +134,7 @@ class Resetting:
                 if row.state is RowState.REBUILT:
                     self._gathering.news.infos[index] = row.first_info
                     self._settle(row)
+                row.playing = True
                 self.done.add(index)
             elif row.state is RowState.DOWN:
                 self._faulty[index] = row.reason
@@ -144,5 +145,5 @@ class Resetting:
         for index, reason in self._faulty.items():
             infos[index] = {**infos.get(index, {}), "worker_restarted": True, "restart_reason": reason, "restart_phase": "ready"}
         for row in lost:
-            infos[row.index] = row.fault_info("lost")
+            infos[row.index], row.playing = row.fault_info("lost"), False
         return self._gathering.news

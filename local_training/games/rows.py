@@ -1,7 +1,8 @@
 """The state of every row of a vector env, and what a row without a living env says.
 
-Such a row holds the last good observation, reward 0 and truncated; its info says `worker_restarted`, and why. No row
-with `worker_restarted` is experience.
+Such a row holds the last good observation and reward 0; its info says `worker_restarted`, and why. No row with
+`worker_restarted` is experience. The first one of a failure is truncated if an episode was running, and so ends it; the
+rows that follow, until the new env plays, are neither terminated nor truncated: each would be an episode of its own.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Row:
     reason: why it is not LIVE.
     fresh_fault: whether the failure happened in this very step.
     after_fault: whether its next first observation follows a failure; otherwise a preventive rebuild.
+    playing: whether an episode is running whose end the caller has not seen yet.
     """
 
     def __init__(self, index: int) -> None:
@@ -46,9 +48,14 @@ class Row:
         self.reason = ""
         self.fresh_fault = False
         self.after_fault = False
+        self.playing = False
         self.first_info: dict[str, Any] = {}
         self.first_observation: Any = None
         self.last_observation: Any = None  # only where observations travel as messages
+
+    def begin(self) -> None:
+        """Note that its host plays it from now on, from the first observation of an episode."""
+        self.state, self.fresh_fault, self.after_fault, self.playing = RowState.LIVE, False, False, True
 
     def fault_info(self, phase: str) -> dict[str, Any]:
         """What the info of a row says that is no experience; phase: fault, waiting, ready, lost."""
@@ -76,32 +83,31 @@ class RowFiller:
         if row.state is RowState.READY and not row.fresh_fault and self._mode is not AutoresetMode.DISABLED:
             return self._fill_first(row, buffer, observations)
         self._put_last_good(row, buffer, observations)
-        self._mark(row.index, truncated=True)
         lost = row.state is RowState.LOST
         info = row.fault_info("lost" if lost else "fault" if row.fresh_fault else "waiting")
         row.fresh_fault = False
-        return self._with_final(row, info)
+        return self._cut(row, info)
 
     def _fill_rebuilt(self, row: Row, buffer: int, observations: dict[int, Any]) -> dict[str, Any]:
         info = row.fault_info("fault")
-        if self._mode is AutoresetMode.SAME_STEP:  # the new env's first observation is in place already
-            info = self._with_final(row, {**info, **row.first_info})
+        same_step = self._mode is AutoresetMode.SAME_STEP
+        if same_step:  # the new env's first observation is in place already
+            info = {**row.first_info, **info}
         else:
             self._put_last_good(row, buffer, observations)
-        self._mark(row.index, truncated=True)
-        row.state, row.fresh_fault = RowState.LIVE, False
+        info = self._cut(row, info)
+        row.state, row.fresh_fault, row.playing = RowState.LIVE, False, same_step
         return info
 
     def _fill_first(self, row: Row, buffer: int, observations: dict[int, Any]) -> dict[str, Any]:
         """Begin the new env's first episode: in NEXT_STEP mode a reset like any other."""
         info = dict(row.first_info)
-        same_step = self._mode is AutoresetMode.SAME_STEP
-        if same_step:
-            info = self._with_final(row, {**info, **row.fault_info("ready")})
+        if self._mode is AutoresetMode.SAME_STEP:
+            info.update(row.fault_info("ready"))
         elif row.after_fault:
             info["restart_phase"] = "ready"
         self.put_first(row, buffer, observations)
-        self._mark(row.index, truncated=same_step)
+        self._mark(row.index, truncated=False)
         return info
 
     def put_first(self, row: Row, buffer: int, observations: dict[int, Any]) -> None:
@@ -113,7 +119,7 @@ class RowFiller:
         else:
             observations[row.index] = row.first_observation
         self._block.owner[row.index] = row.host.generation
-        row.state, row.fresh_fault, row.after_fault = RowState.LIVE, False, False
+        row.begin()
 
     def last_good(self, row: Row) -> Any:
         """A copy of the observation before this step's."""
@@ -138,8 +144,11 @@ class RowFiller:
         """Leave a row as it was: it takes no part in this reset."""
         self._put_last_good(row, buffer, observations)
 
-    def _with_final(self, row: Row, info: dict[str, Any]) -> dict[str, Any]:
-        if self._mode is not AutoresetMode.SAME_STEP:
+    def _cut(self, row: Row, info: dict[str, Any]) -> dict[str, Any]:
+        """End the running episode, if there is one, with the last good observation."""
+        cut, row.playing = row.playing, False
+        self._mark(row.index, truncated=cut)
+        if not cut or self._mode is not AutoresetMode.SAME_STEP:
             return info
         return {"final_info": row.fault_info("fault"), "final_obs": self.last_good(row), **info}
 

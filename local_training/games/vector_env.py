@@ -93,6 +93,8 @@ class ResilientAsyncVectorEnv(VectorFace):
         self._step_number = 0
         self._gathering = Gathering(self._fleet)
         self._pending: list[Any] | None = None
+        self._to_begin: list[int] = []
+        """Rows that the next step resets: in NEXT_STEP mode, those whose episode ended in this one."""
 
     # --- stepping
 
@@ -157,9 +159,19 @@ class ResilientAsyncVectorEnv(VectorFace):
         now = time.monotonic()
         fleet.look_after(now)
         unusual = self._see_to_unusual_rows(buffer, news, now) if fleet.busy else ()
+        for index in self._to_begin:
+            if index not in unusual:
+                fleet.rows[index].playing = True
+        next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
+        # A row that was rebuilt within its worker is reset by the next step, too.
+        rebuilt = [index for index in unusual if fleet.rows[index].state is RowState.LIVE and not fleet.rows[index].playing]
+        self._to_begin = rebuilt if next_step else []
         if self._block.any_ended():
             ended = (self._block.terminations | self._block.truncations).nonzero()[0].tolist()
-            self._end_episodes([index for index in ended if index not in unusual], buffer, news, now)
+            ended = [index for index in ended if index not in unusual]
+            if next_step:
+                self._to_begin += ended
+            self._end_episodes(ended, buffer, news, now)
         observations = self._batch(news.observations)
         infos = self._merge_infos(news.infos)
         fleet.raise_if_spent()
@@ -184,6 +196,7 @@ class ResilientAsyncVectorEnv(VectorFace):
         """Count finished episodes, and let a standby take the rows at this border."""
         for index in finished:
             row = self._fleet.rows[index]
+            row.playing = self.autoreset_mode is AutoresetMode.SAME_STEP
             self._fleet.count_episode(row)
             # A worker that was not yet asked to hold has begun the next episode already; then this is no border.
             begun = "final_obs" in news.infos.get(index, {})
@@ -238,6 +251,7 @@ class ResilientAsyncVectorEnv(VectorFace):
         news = self._resetting.finish(timeout)
         self._state = AsyncState.DEFAULT
         buffer = self._batches.present
+        self._to_begin = [index for index in self._to_begin if index not in self._resetting.done]
         for row in self._fleet.rows:
             if row.index not in self._resetting.done:
                 self._filler.keep(row, buffer, news.observations)
