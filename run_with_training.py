@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from local_training.games.run_state import RunKeeper, RunState
     from tools.learner.child_process import Child
 
+_YEAR_DAYS = 365.0
 REPORT_EVERY_GAMES = 5
 
 
@@ -253,6 +254,7 @@ class _Session:
 
     def _summarise(self) -> None:
         from local_training.games import greedy_games, learning_curve
+        from tools.learner import disk_forecast
 
         paths, returns, state = self._settings.paths, self._account.returns, self._account.state
         rows = [("Games", str(len(returns)))]
@@ -275,6 +277,8 @@ class _Session:
             rows += [("Episodes not delivered", f"{state.undelivered}: the buffer refused them")]
         if state.plan.games is not None and not state.is_over:
             rows += [("Not played yet", f"{state.plan.games - len(state.played)} games: --resume goes on with them")]
+        disk = disk_forecast.look(paths, self._settings.retention) if self._learner is not None else None
+        rows += [("Disk", f"{disk.sentence}. {disk.remedy}")] if disk is not None and disk.days < _YEAR_DAYS else []
         rows += [("Model", str(paths.model)), ("Games as CSV", str(learning_curve.csv_path(paths)))]
         picture = learning_curve.draw(paths, state.plan.game) if returns else None
         rows += [("Learning curve", str(picture))] if picture else []

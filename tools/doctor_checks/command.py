@@ -12,6 +12,7 @@ from local_training.settings import Settings
 from tools import command_line
 from tools.doctor_checks import all_checks, finding, learner_facts, machine_facts, place_facts, record_facts
 from tools.doctor_checks.facts import Facts
+from tools.learner import disk_forecast
 from tools.monitor import words
 
 
@@ -63,6 +64,7 @@ def gather(options: argparse.Namespace) -> Facts:
         replays=record_facts.replays(paths, settings.replays),
         waiting=record_facts.waiting_episodes(paths, settings.limits),
         trained=record_facts.trained_episodes(paths, records, settings.limits),
+        disk=disk_forecast.look(paths, settings.retention),
         about_to_start=options.before_start,
     )
 
@@ -90,4 +92,5 @@ def notes(facts: Facts) -> list[tuple[str, str]]:
         ("Learner", words.visible(f"{learner.status_words}{holder}")),
         ("Episodes", f"{facts.places.waiting:,} waiting, {fates}"),
         ("Model", version),
+        *([("Disk", f"{facts.disk.sentence}. {facts.disk.remedy}")] if facts.disk else []),
     ]

@@ -13,6 +13,7 @@ from local_training.episode import Episode
 from local_training.paths import Paths
 from local_training.pausing import Pause
 from local_training.settings import Settings
+from tools.learner.disk_forecast import Forecast
 from tools.monitor.snapshot import StatusFacts
 
 Line = Mapping[str, Any]
@@ -223,6 +224,7 @@ class Facts:
     waiting: tuple[Seen, ...] = ()
     trained: tuple[Seen, ...] = ()
     settings_trouble: str = ""
+    disk: Forecast | None = None
     about_to_start: bool = False
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tools.learner.disk_forecast import SOON_DAYS
 from tools.monitor import life_signs, words
 from tools.monitor.snapshot import Snapshot
 
@@ -14,6 +15,7 @@ _MANY_WAIT = 3
 _MOSTLY = 0.5
 _FEW = 20
 _SCARCE_BYTES = 1 << 20
+_URGENT_DAYS = 3.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def _disk(snapshot: Snapshot) -> Iterator[Advice]:
         free = words.size(int(snapshot.free_disk_bytes or 0))
         cure = "Make room. A learner that runs goes on by itself then; until then it may not even be able to write its status."
         yield Advice(ERROR, f"The disk is full: {free} are free", cure)
+    elif snapshot.disk is not None and snapshot.disk.days < SOON_DAYS:
+        yield Advice(WARNING if snapshot.disk.days < _URGENT_DAYS else NOTE, snapshot.disk.sentence, snapshot.disk.remedy)
 
 
 def _pause(snapshot: Snapshot) -> Iterator[Advice]:

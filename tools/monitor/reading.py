@@ -18,6 +18,7 @@ from local_training.free_disk import free_bytes
 from local_training.paths import Paths
 from local_training.pausing import PauseWatch
 from tools.learner import status
+from tools.learner.disk_forecast import ForecastWatch
 from tools.monitor.folder_census import MEASURED_PER_LOOK, FolderCensus
 from tools.monitor.snapshot import ModelFileFacts, Snapshot, StatusFacts
 
@@ -35,6 +36,7 @@ class Reader:
         self._paths = paths
         self._started = started
         self._pauses = PauseWatch(paths)
+        self._disk = ForecastWatch(paths)
         self._model = ModelWatch(paths.model)
         self._buffer = FolderCensus(paths.buffer, measured_per_look=measured_per_look)
         self._archive = FolderCensus(paths.archive, measured_per_look=measured_per_look)
@@ -48,10 +50,11 @@ class Reader:
             buffer=self._buffer.look(now),
             archive=self._archive.look(now),
             model=self._model.look(),
-            status=status_facts(self._paths),
+            status=(status := status_facts(self._paths)),
             log_path=str(self._paths.training_log),
             log_lines=last_lines(self._paths.training_log, LOG_LINES),
             free_disk_bytes=free_bytes(self._paths.root),
+            disk=self._disk.look((status.content or {}).get("settings")),
             pause=self._pauses.look(),
         )
 

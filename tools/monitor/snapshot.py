@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from local_training.pausing import Pause
+from tools.learner.disk_forecast import Forecast
 
 
 @dataclass(frozen=True)
@@ -81,4 +82,5 @@ class Snapshot:
     log_path: str
     log_lines: tuple[str, ...] = field(default=())
     free_disk_bytes: float | None = None
+    disk: Forecast | None = None
     pause: Pause | None = None

@@ -15,6 +15,7 @@ from local_training.free_disk import free_bytes
 from local_training.metrics import MetricsReader
 from local_training.paths import Paths
 from local_training.pausing import PauseWatch
+from tools.learner.disk_forecast import ForecastWatch
 from tools.monitor import reading
 from tools.monitor.folder_census import FolderCensus
 from tools.monitor.learning_facts import Learning, learning, whole_run
@@ -78,6 +79,7 @@ class Gatherer:
         )
         self._replays = ReplayCensus(paths)
         self._pauses = PauseWatch(paths)
+        self._disk = ForecastWatch(paths)
         self._model = reading.ModelWatch(paths.model)
         self._metrics = MetricsReader(paths)
         self._flow = Flow()
@@ -120,6 +122,7 @@ class Gatherer:
             log_path=str(self._paths.training_log),
             log_lines=self._log,
             free_disk_bytes=free_bytes(self._paths.root) if anew or last is None else last.free_disk_bytes,
+            disk=self._disk.look(content.get("settings")),
             pause=pause,
         )
         root = os.fspath(self._paths.root)
