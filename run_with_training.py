@@ -16,20 +16,22 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from local_training import blas_threads, pausing, process_names
-from local_training.errors import BackgroundTrainingError, SettingsError
+from local_training.errors import BackgroundTrainingError, GameFailedError, SettingsError, WorkerError
 from local_training.game_voice import GameVoice
 from local_training.paths import CHECKOUT
 from local_training.settings import Settings
 from tools import command_line
 from tools.background_parallel_learner import BackgroundParallelLearner
-from tools.learner import child_process, console
+from tools.learner import child_process, console, training_log
 from tools.learner.lead import Lead
+from tools.learner.training_log import TrainingLog
 
 if TYPE_CHECKING:
     from local_training.games.fork_server import ForkServer
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from local_training.games.greedy_games import Beside, PlayingProcess
     from local_training.games.learning_curve import GameLog
     from local_training.games.play_order import PlayOrder
+    from local_training.games.players import Player
     from local_training.games.progress import Show
     from local_training.games.run_account import RunAccount
     from local_training.games.run_state import RunKeeper, RunState
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="run_with_training.py", description="Play a game; a learner beside it makes the bot better."
     )
     command_line.add_common(parser)
-    parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (LunarLander-v3)")
+    parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (the root's; LunarLander-v3 for a new root)")
     parser.add_argument(
         "--games", "--max_games", type=int, metavar="N", dest="games", help="games to play; without: until Ctrl+C"
     )
@@ -77,26 +80,52 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     if options.games is not None and options.games < 1:
         raise SettingsError("--games", options.games, "a whole number, at least 1, is needed", "command line")
-    from local_training.games import learning_curve, run_account, run_state
+    from local_training.games import learning_curve, players, root_game, run_account, run_state
 
-    asked = _settings(options, {})
-    command_line.make_root(asked.root)
-    # Before anything is opened or locked: what is forked has it open too.
-    with _forks(options, asked) as forks, run_state.RunKeeper(asked.paths) as keeper:
-        log = learning_curve.GameLog(keeper.paths, is_mine=keeper.is_mine)
-        state = _begun(options, asked, keeper, log)
-        settings = _settings(options, dataclasses.asdict(state.plan))
-        if options.watch and settings.games.instances != 1:
-            raise SettingsError("--watch", True, "one instance is needed", "command line")
-        learner = _started_learner(settings, options.quiet, forks) if state.plan.training else None
-        try:
-            account = run_account.RunAccount(keeper, log, state, settings.training.save_freq)
-            with _greedy_games(settings, forks) if learner is not None and not options.watch else nullcontext() as greedy:
-                session = _Session(settings, learner, options, account, greedy)
-                return session.run("spawn" if forks is None else "forkserver")
-        finally:
-            if learner is not None:
-                learner.stop()
+    asked = _asked(options)
+    if options.watch and asked.games.instances != 1:
+        raise SettingsError("--watch", True, "one instance is needed", "command line")
+    render_mode, game = "human" if options.watch else None, asked.games.game
+    # The fork server before anything is opened or locked: what is forked has it open too. And the game before the first
+    # folder and the learner: one that can't be made leaves nothing behind.
+    with (
+        _forks(options, asked) as forks,
+        closing(players.opened(game, asked.games.instances, render_mode, "forkserver" if forks else "spawn")) as player,
+    ):
+        root_game.check(asked.paths, game, player.facts)
+        command_line.make_root(asked.root)
+        with run_state.RunKeeper(asked.paths) as keeper:
+            log = learning_curve.GameLog(keeper.paths, is_mine=keeper.is_mine)
+            state = _begun(options, asked, keeper, log)
+            root_game.record(asked.paths, game, player.facts)
+            settings = _settings(options, dataclasses.asdict(state.plan))
+            learner = _started_learner(settings, options.quiet, forks) if state.plan.training else None
+            try:
+                account = run_account.RunAccount(keeper, log, state, settings.training.save_freq)
+                with _greedy_games(settings, forks) if learner is not None and not options.watch else nullcontext() as greedy:
+                    return _Session(settings, learner, options, account, greedy, player).run()
+            finally:
+                if learner is not None:
+                    learner.stop()
+
+
+def _asked(options: argparse.Namespace) -> Settings:
+    """The settings of this run, with the game of its root, and the instances of the run that is resumed.
+
+    Raises:
+        SettingsError: the user names another game than the root's.
+    """
+    from local_training.games import root_game, run_state
+
+    settings = _settings(options, {})
+    games: dict[str, Any] = {"game": root_game.of_settings(settings, options.game)}
+    state = run_state.unfinished(settings.paths) if options.resume else None
+    if state is not None:
+        if root_game.is_same(state.plan.game, games["game"]):
+            games["game"] = options.game = state.plan.game
+        if options.instances is None:
+            games["instances"] = state.plan.instances
+    return settings.with_values("command line", games=games)
 
 
 def _settings(options: argparse.Namespace, plan: Mapping[str, Any]) -> Settings:
@@ -193,18 +222,21 @@ class _Session:
         options: argparse.Namespace,
         account: RunAccount,
         greedy: Beside | None,
+        player: Player,
     ) -> None:
         self._settings = settings
         self._learner = learner
         self._options = options
         self._account = account
         self._greedy = greedy
+        self._player = player
+        self._losses = TrainingLog(settings.paths.lost_games_log, settings.learner.log_bytes)
         self._voice = GameVoice(settings.paths)
         # Two at least, so that one is played while another is learnt from.
         most = max(2, settings.games.lead * settings.games.instances) if settings.games.lead else 0
         self._lead = Lead(learner, most, self._voice.free)
 
-    def run(self, start_method: str) -> int:
+    def run(self) -> int:
         from local_training.games import play_order, progress
 
         plan = self._account.plan
@@ -213,14 +245,18 @@ class _Session:
             root=Path(self._settings.root),
             seed=plan.seed,
             training=plan.training,
-            render_mode="human" if self._options.watch else None,
             run_id=plan.run_id,
-            start_method=start_method,
         )
+        failure: BackgroundTrainingError | None = None
         with progress.display(plan.games, quiet=self._options.quiet, before=len(self._account.returns)) as show:
             try:
                 self._lead.begin()
-                self._play(order, show)
+                try:
+                    self._play(order, show)
+                    self._account.check_any_was_played()
+                except (GameFailedError, WorkerError) as error:
+                    failure = error  # told behind the summary
+                self._player.close()
                 self._lead.wait_for_the_last()
                 if self._greedy is not None:
                     self._greedy.finish()
@@ -230,18 +266,20 @@ class _Session:
                 self._account.save()
                 self._voice.close()
         self._summarise()
+        if failure is not None:
+            raise failure
         self._account.close()  # last: who is killed over the summary and resumed shall not play a whole run again
         return 0
 
     def _play(self, order: PlayOrder, show: Show) -> None:
-        from local_training.games import play_order, players
+        from local_training.games import play_order
 
         account = self._account
-        for result in players.play(order, account.numbers(), account.plan.instances, self._lead.may_grow):
+        for result in self._player.play(order, account.numbers(), self._lead.may_grow):
             if isinstance(result, play_order.LostGame):
+                _say(f"[WARNING] {result.sentence}")
+                self._losses.add(training_log.line(time.time(), f"{result.sentence}\n{result.trace}"))
                 account.lose(result)
-                reason = f"{result.reason}. Its process is replaced"
-                _say(f"[WARNING] Game {result.number} was lost after {result.steps} steps: {reason}")
                 continue
             account.add(result)
             self._lead.deposited += result.saved
@@ -273,6 +311,7 @@ class _Session:
             rows += [("Errors", f"{stats['errors']} {stats['last_error']}".strip())] if stats["errors"] else []
         if state.lost:
             rows += [("Games lost", f"{state.lost}; the last one, {state.last_loss}")]
+            rows += [("Tracebacks", str(paths.lost_games_log))] if paths.lost_games_log.exists() else []
         if state.undelivered:
             rows += [("Episodes not delivered", f"{state.undelivered}: the buffer refused them")]
         if state.plan.games is not None and not state.is_over:

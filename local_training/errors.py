@@ -164,6 +164,22 @@ class RunStateError(BackgroundTrainingError, ValueError):
         return f"{self.file} does not tell how far a run has come ({self.found}); move it away, or begin anew without --resume"
 
 
+class GameFailedError(BackgroundTrainingError, RuntimeError):
+    """A game keeps failing for the same reason, so its run has ended."""
+
+    def __init__(self, games: int, reason: str, log: str, resume: str) -> None:
+        super().__init__(games, reason, log, resume)
+        self.games = games
+        self.reason = reason
+        self.log = log
+        self.resume = resume
+
+    def __str__(self) -> str:
+        count = f"{self.games} games in a row were" if self.games > 1 else "the only game was"
+        ended = f"{count} lost, so the run has ended. The last one: {self.reason}"
+        return f"{ended}. Tracebacks: {self.log}. When the cause is mended, continue with: {self.resume}"
+
+
 class WorkerError(BackgroundTrainingError, RuntimeError):
     """A worker process died or did not answer."""
 

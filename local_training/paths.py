@@ -150,6 +150,16 @@ class Paths:
         return self.logs / "games.csv"
 
     @cached_property
+    def lost_games_log(self) -> Path:
+        """The games of run_with_training.py that raised, each with its traceback."""
+        return self.logs / "lost_games.log"
+
+    @cached_property
+    def game(self) -> Path:
+        """Which game run_with_training.py plays in this root, see root_game.py."""
+        return self.logs / "game.json"
+
+    @cached_property
     def run_state(self) -> Path:
         """How far the run of run_with_training.py has come that is at work, or was broken off."""
         return self.logs / "run.json"

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import episodes
 import learner_runs
 import psutil
 import pytest
@@ -98,11 +99,13 @@ def test_second_run_goes_on_where_the_first_ended(root: Path) -> None:
     assert int(games[-1]["policy_version"]) > int(games[0]["policy_version"])
 
 
-def test_summary_tells_of_a_root_that_holds_another_game(root: Path) -> None:
-    """How many games were rejected, which sizes met, and how to go on: with another root, or with a new model here."""
+def test_summary_tells_of_episodes_of_another_game(root: Path) -> None:
+    """A bot's, say: how many were rejected, which sizes met, and how to go on: with another root, or a new model here."""
     _run(root, "--games", "2", "--quiet")
 
-    printed = _run(root, "--games", "3", "--quiet", "--game", "Acrobot-v1")
+    for number in range(3):
+        episodes.write(Paths(root).buffer, f"{number}.npz", number, width=6)
+    printed = _run(root, "--games", "3", "--quiet")
 
     row = next(line for line in printed.splitlines() if "Episodes that do not fit:" in line)
     assert "3 rejected, as this root's model is of another game" in row

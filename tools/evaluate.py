@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "what came out is added to logs/evaluations.jsonl.",
     )
     command_line.add_common(parser)
-    parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (LunarLander-v3)")
+    parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (the root's; LunarLander-v3 if it has none)")
     which = "a file, or the number of a version of the root's model"
     parser.add_argument("--model", metavar="MODEL", help=f"{which}; by default the root's newest")
     parser.add_argument("--against", metavar="MODEL", help=f"compare with this one, on the same seeds: {which}")
@@ -69,7 +69,7 @@ class _Contender(NamedTuple):
 
 
 def _run(options: argparse.Namespace) -> int:
-    from local_training.games import evaluation
+    from local_training.games import evaluation, root_game
     from local_training.games.gymnasium_game import GymnasiumGame
     from tools.learner.quiet_process import lower_priority
 
@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
         if value < least:
             raise SettingsError(flag, value, f"a whole number, at least {least}, is needed", "command line")
     settings = command_line.settings_of(options, games={"game": options.game})
-    name, paths = settings.games.game, settings.paths
+    paths, name = settings.paths, root_game.of_settings(settings, options.game)
     if options.follow:
         return _follow(name, paths)
     asked = [options.model or str(paths.model), *([options.against] if options.against else [])]

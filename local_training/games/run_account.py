@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from local_training.errors import GameFailedError
 from local_training.games.gymnasium_game import GameResult
 from local_training.games.learning_curve import GameLog
 from local_training.games.play_order import LostGame
 from local_training.games.run_state import RunKeeper, RunPlan, RunState
+
+SAME_LOSSES_IN_A_ROW, LOSSES_IN_A_ROW = 5, 25
+"""A run ends when so many games in a row were lost for the same reason, or for any reasons."""
 
 
 class RunAccount:
@@ -23,6 +27,7 @@ class RunAccount:
         self._log = log
         self._save_freq = save_freq
         self._has_begun = False
+        self._losses: list[LostGame] = []  # since a game was played to its end
         self.state = state
         self.returns = [earned for number, earned, _ in log.rows_before if number >= state.plan.first_number]
 
@@ -39,6 +44,7 @@ class RunAccount:
 
     def add(self, result: GameResult) -> None:
         """Note a game that is over."""
+        self._losses.clear()
         self._log.add(result)
         self.state.played.add(result.number)
         self.returns.append(result.episode_return)
@@ -47,9 +53,35 @@ class RunAccount:
             self.save()
 
     def lose(self, lost: LostGame) -> None:
-        """Note a game that will never be over."""
+        """Note a game that will never be over.
+
+        Raises:
+            GameFailedError: this goes on and on. The run is kept: resumed, it plays the games that it has ended over.
+        """
         self.state.note_loss(lost)
+        self._losses.append(lost)
         self._keeper.save(self.state)
+        newest = self._losses[-SAME_LOSSES_IN_A_ROW:]
+        if len(newest) == SAME_LOSSES_IN_A_ROW and len({one.kind for one in newest}) == 1:
+            self._end_over(newest)
+        if len(self._losses) == LOSSES_IN_A_ROW:
+            self._end_over(self._losses)
+
+    def check_any_was_played(self) -> None:
+        """Refuse to call a run done in which every game was lost.
+
+        Raises:
+            GameFailedError: that is so; the run is kept, as by `lose`.
+        """
+        if self._losses and not self.returns:
+            self._end_over(self._losses)
+
+    def _end_over(self, losses: list[LostGame]) -> None:
+        self.state.take_back(losses)
+        self._keeper.save(self.state)
+        paths = self._keeper.paths
+        resume = f'python run_with_training.py --root "{paths.root}" --resume'
+        raise GameFailedError(len(losses), losses[-1].reason, str(paths.lost_games_log), resume)
 
     def save(self) -> None:
         """Have it on the disk, also after a power cut."""

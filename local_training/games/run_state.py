@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -74,6 +74,13 @@ class PlayedNumbers:
             self._beyond.remove(self.below)
             self.below += 1
 
+    def discard(self, number: int) -> None:
+        """Count a game as not played."""
+        if number < self.below:
+            self._beyond.update(range(number + 1, self.below))
+            self.below = number
+        self._beyond.discard(number)
+
     def remaining(self, games: int | None) -> Iterator[int]:
         """The numbers of the run's other games as of now, in order; without end if `games` is None."""
         number, beyond = self.below, frozenset(self._beyond)
@@ -115,6 +122,12 @@ class RunState:
         self.lost += 1
         self.last_loss = f"game {lost.number}: {lost.reason}"
 
+    def take_back(self, games: Sequence[LostGame]) -> None:
+        """Count lost games as not played: the run ends over them, and plays them when it is resumed."""
+        for lost in games:
+            self.played.discard(lost.number)
+        self.lost -= len(games)
+
     def packed(self) -> bytes:
         counts = {"lost": self.lost, "last_loss": self.last_loss, "undelivered": self.undelivered}
         content = {"format": _FORMAT, "plan": dataclasses.asdict(self.plan), "played": self.played.as_json(), **counts}
@@ -135,6 +148,21 @@ class RunState:
             int(plan.first_number), int(content["played"]["below"]), set(map(int, content["played"]["beyond"]))
         )
         return cls(plan, played, int(content["lost"]), str(content["last_loss"]), int(content["undelivered"]))
+
+
+def unfinished(paths: Paths) -> RunState | None:
+    """The run that is at work in a root, or was broken off there.
+
+    Raises:
+        RunStateError: something else lies under its name.
+        OSError: the machine failed.
+    """
+    try:
+        return RunState.unpacked(atomic_files.read_regular_file(paths.run_state, _MOST_BYTES))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise RunStateError(str(paths.run_state), f"{type(error).__name__}: {error}") from None
 
 
 class RunKeeper:
@@ -165,14 +193,7 @@ class RunKeeper:
             RunStateError: something else lies under its name.
             OSError: the machine failed.
         """
-        if not self.is_mine:
-            return None
-        try:
-            return RunState.unpacked(atomic_files.read_regular_file(self._path, _MOST_BYTES))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-            raise RunStateError(str(self._path), f"{type(error).__name__}: {error}") from None
+        return unfinished(self.paths) if self.is_mine else None
 
     def save(self, state: RunState) -> None:
         """Put the state on the disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,9 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from local_training import policy
-from local_training.actions import ActionSpace, Discrete
 from local_training.errors import SettingsError
 from local_training.games.episode_stream import EpisodeStream
-from local_training.games.gymnasium_game import GymnasiumGame
+from local_training.games.gymnasium_game import GAME_ERRORS, GameFacts, GameFault, GymnasiumGame
 from local_training.policy import Network
 
 Array = npt.NDArray[Any]
@@ -60,50 +60,67 @@ class Seat(gymnasium.Env[Any, Any]):
     game were taken so far, and in the end `Played`; its action means nothing, and between two games it does nothing. What is
     played depends on the game's seed, its number and its network only, not on how the stretches fall.
 
-    A game that can't be made is no crash that a restart could mend: `refusal` says what is wrong, and the seat
-    stays empty.
+    A game that raises, in `reset` or `step`, is over: the step brings a GameFault instead of a `Played`, and for the next
+    game it is made again in this process. A game that can't be made at first is refused: `refusal` says what is wrong.
     """
 
     def __init__(self, game: str) -> None:
         self.refusal: tuple[Any, ...] | None = None
-        self.actions: ActionSpace = Discrete(1)
-        self.state_width = 1
+        self.facts: GameFacts | None = None
+        self._name = game
         self.action_space: spaces.Space[Any] = spaces.Discrete(1)
         self.observation_space = spaces.Box(0, np.iinfo(np.int64).max, (1,), np.int64)
         self._game: GymnasiumGame | None = None
         try:
             self._game = GymnasiumGame(game)
-            self.actions, self.state_width = self._game.actions, self._game.state_width
+            self.facts = self._game.facts
         except SettingsError as error:
             self.refusal = error.args
         self._begin: Begin | None = None
+        self._fault: GameFault | None = None
         self._stream = EpisodeStream()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._begin = begin = options.get("begin") if options else None
-        self._steps, self._return = 0, 0.0
-        if begin is not None and self._game is not None:
+        self._steps, self._return, self._fault = 0, 0.0, None
+        if begin is not None:
             assert seed is not None
             self._rng = np.random.default_rng([seed, begin.numbers[seed]])
             self._stream.begin()
-            self._state = self._game.reset(seed)
+            try:
+                game = self._game = self._game or GymnasiumGame(self._name)
+                self._state = game.reset(seed)
+            except GAME_ERRORS as error:
+                self._fail(error)
         return self._seen(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if self._begin is None or self._game is None:
+        if self._begin is None:
             return self._seen(), 0.0, False, False, {}
         until = time.perf_counter() + STRETCH_SECONDS
         before, terminated, truncated = self._return, False, False
-        while not (terminated or truncated):
-            terminated, truncated = self._play_step(self._game, self._begin)
-            if time.perf_counter() >= until:
-                break
-        played = {"played": self._played(terminated)} if terminated or truncated else {}
-        return self._seen(), self._return - before, terminated, truncated, played
+        over: Played | GameFault | None = None
+        try:
+            while self._game is not None and not (terminated or truncated):
+                terminated, truncated = self._play_step(self._game, self._begin)
+                if time.perf_counter() >= until:
+                    break
+            if terminated or truncated:
+                over = self._played(terminated)
+        except GAME_ERRORS as error:
+            self._fail(error)
+        if self._fault is not None:
+            over, self._begin, terminated, truncated = self._fault, None, False, True
+        return self._seen(), self._return - before, terminated, truncated, {} if over is None else {"over": over}
+
+    def _fail(self, error: BaseException) -> None:
+        """End the game that has raised: the next step says so. In whatever state it is, another one is made for the next."""
+        self._fault = GameFault.of(error)
+        self.close()
 
     def _play_step(self, game: GymnasiumGame, begin: Begin) -> tuple[bool, bool]:
         state = self._state
-        choice = policy.choose(begin.network, state, None, self._rng, not begin.explores, self.actions)
+        choice = policy.choose(begin.network, state, None, self._rng, not begin.explores, game.actions)
         self._state, reward, terminated, truncated = game.step(choice.action)
         self._steps += 1
         self._return += reward
@@ -116,12 +133,15 @@ class Seat(gymnasium.Env[Any, Any]):
         arrays = None
         if begin is not None and begin.explores:
             ending = {"ending": "terminated" if terminated else "truncated"}
-            arrays = self._stream.take(terminated=terminated, final_state=self._state, space=self.actions, meta=ending)
+            assert self._game is not None
+            arrays = self._stream.take(terminated=terminated, final_state=self._state, space=self._game.actions, meta=ending)
         return Played(self._return, self._steps, terminated, arrays)
 
     def _seen(self) -> Array:
         return np.array([self._steps], np.int64)
 
     def close(self) -> None:
-        if self._game is not None:
-            self._game.close()
+        game, self._game = self._game, None
+        if game is not None:
+            with contextlib.suppress(*GAME_ERRORS):
+                game.close()

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 
 from local_training import settings_file
 from local_training.errors import SettingsError
-from local_training.games.gymnasium_game import RESULT, GameResult
+from local_training.games.gymnasium_game import RESULT, GameFacts, GameFault, GameResult
 from local_training.games.play_order import LostGame, PlayOrder
 from local_training.games.seat import Begin, Played, Seat
 from local_training.games.vector_env import ResilientAsyncVectorEnv
@@ -40,48 +40,47 @@ class SeveralGames:
     """Games of given numbers on so many seats. A game that fails costs its own episode, and nobody else's.
 
     The first game of a seat waits for its process; a seat whose process is being replaced is left out meanwhile. A
-    seat that fails again and again is given up, and the others play on; the last one's loss is an error.
+    seat whose process fails again and again is given up, and the others play on; the last one's loss is an error. A game
+    that raises is made again in the process in which it is.
     """
 
-    def __init__(self, order: PlayOrder, instances: int) -> None:
-        """Start the processes.
+    def __init__(self, game: str, instances: int, start_method: str) -> None:
+        """Start the processes, and make the games in them.
 
         Raises:
             SettingsError: there is no such game.
             WorkerError: no seat could be started.
         """
-        self._order = order
         # Seats are reset one by one, each for a game of a given number; and a crash costs one episode, no more, no less.
         # Nobody looks for an answer that takes milliseconds: the learner has a use for that core.
         self._envs = ResilientAsyncVectorEnv(
-            [partial(Seat, order.game)] * instances,
+            [partial(Seat, game)] * instances,
             autoreset_mode=AutoresetMode.DISABLED,
             on_exhausted="shrink",
             spin_microseconds=0,
-            start_method=order.start_method,
+            start_method=start_method,
         )
         try:
             refusal = next((said for said in self._envs.call("refusal") if said is not None), None)
             if refusal is not None:
                 raise SettingsError(*refusal)
-            self._prepare(Paths(order.root), instances)
+            self.facts: GameFacts = next(facts for facts in self._envs.call("facts") if facts is not None)
         except BaseException:
             self._envs.close()
             raise
-
-    def _prepare(self, paths: Paths, instances: int) -> None:
-        seats = zip(self._envs.call("actions"), self._envs.call("state_width"), strict=True)
-        actions, self._width = next((actions, width) for actions, width in seats if actions is not None)
-        learning = settings_file.load(environment=os.environ).learning
-        self._holder = PolicyHolder(paths, paths.model, learning, (), self._width, actions)
-        self._holder.refresh()
-        self._outbox = Outbox(paths)
         self._games: list[_Running | None] = [None] * instances
         self._nothing = np.zeros(instances, np.int64)
         self._nobody = np.full(instances, None)
+
+    def _prepare(self, order: PlayOrder) -> None:
+        self._order = order
+        paths, learning = Paths(order.root), settings_file.load(environment=os.environ).learning
+        self._holder = PolicyHolder(paths, paths.model, learning, (), self.facts.state_width, self.facts.actions)
+        self._holder.refresh()
+        self._outbox = Outbox(paths)
         self._envs.reset()
 
-    def play(self, numbers: Iterator[int], may_go_on: Callable[[], bool]) -> Iterator[GameResult | LostGame]:
+    def play(self, order: PlayOrder, numbers: Iterator[int], may_go_on: Callable[[], bool]) -> Iterator[GameResult | LostGame]:
         """Play games of these numbers; yields what became of each.
 
         Args:
@@ -90,6 +89,7 @@ class SeveralGames:
         Raises:
             RestartBudgetError: no seat is left.
         """
+        self._prepare(order)
         upcoming, ask_at = next(numbers, None), 0.0
         while upcoming is not None or any(self._games):
             states = self._envs.row_states
@@ -117,7 +117,7 @@ class SeveralGames:
             seed = self._order.game_seed(number)
             seeds[index], mask[index], by_seed[seed] = seed, True, number
             self._games[index] = _Running(number, seed, self._holder.version)
-        begin = Begin(by_seed, self._holder.network(self._width), self._holder.version, self._order.training)
+        begin = Begin(by_seed, self._holder.network(self.facts.state_width), self._holder.version, self._order.training)
         _, infos = self._envs.reset(seed=seeds, options={**begin.as_options(), "reset_mask": mask})
         # A seat that failed over this reset has been reset once more, in a new process: only one given up has no game.
         yield from self._losses(infos, ("lost",))
@@ -126,14 +126,17 @@ class SeveralGames:
         """Let all that play go on for a stretch."""
         steps, _, _, _, infos = self._envs.step(self._nothing)
         yield from self._losses(infos, ("fault", "waiting", "lost"))
-        over = infos.get("played", self._nobody)
+        over = infos.get("over", self._nobody)
         for index, game in enumerate(self._games):
             if game is None:
                 continue
             game.steps = int(steps[index, 0])
             if over[index] is not None:
                 self._games[index] = None
-                yield self._result(index, game, over[index])
+                if isinstance(over[index], GameFault):
+                    yield LostGame.by_fault(game.number, game.steps, over[index])
+                else:
+                    yield self._result(index, game, over[index])
 
     def _result(self, index: int, game: _Running, played: Played) -> GameResult:
         saved = False
@@ -151,11 +154,13 @@ class SeveralGames:
             game = self._games[index]
             if restarted and game is not None and infos["restart_phase"][index] in phases:
                 self._games[index] = None
-                yield LostGame(game.number, game.steps, str(infos["restart_reason"][index]))
+                reason = str(infos["restart_reason"][index])
+                yield LostGame(game.number, game.steps, reason, kind=reason)
 
     def close(self) -> None:
         """End all processes; games under way are forgotten."""
-        self._envs.close()
+        if not self._envs.closed:
+            self._envs.close()
 
 
 def _names_of(holder: PolicyHolder) -> dict[str, Any]:
