@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from fastapi import FastAPI
 from nicegui import Client, app, ui
 
 from tools.monitor.advice import Advice
+from tools.monitor.web import plain_html
 from tools.monitor.web.cards import CARDS, Card
 from tools.monitor.web.charts import WINDOWS
 from tools.monitor.web.content import Chart, Table
@@ -21,14 +23,15 @@ Tell = Callable[[str, bool], Awaitable[tuple[bool, str]]]
 
 TITLE = "Background Training"
 _FEW_COLUMNS = 3
-_STYLE = Path(__file__).with_name("page.css")
+_REFRESH = '<noscript><meta http-equiv="refresh" content="5"></noscript>'
+_STYLE = Path(__file__).with_name("page.css").read_text("utf-8")
 _ICON = (
     '<svg viewBox="0 0 32 32" xmlns="http://www.w3.org/2000/svg"><rect width="32" height="32" rx="7" fill="#2563b8"/>'
     '<path d="M5 24 L12 17 L17 20 L27 8" fill="none" stroke="#fff" stroke-width="3"/></svg>'
 )
 
 
-def application(page: Callable[[], None], on_startup: Callable[[], Awaitable[None]]) -> FastAPI:
+def application(page: Callable[[], Awaitable[None]], on_startup: Callable[[], Awaitable[None]]) -> FastAPI:
     """An ASGI application of this one page. Nothing is kept of what browsers were sent: who loses touch loads the page again."""
     outer = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.config.socket_io_js_transports = ["websocket"]
@@ -69,7 +72,8 @@ class Page:
         self._curves: dict[int, Chart] = {}
         self._window = WINDOWS[1]
         self._client = ui.context.client
-        ui.add_css(_STYLE)
+        # Not by add_css(), which leaves it to a script, and the first response has to look like something without one.
+        ui.add_head_html(f"<style>{_STYLE}</style>")
         self._dark = ui.dark_mode(None)
         with ui.element("main").classes("bt-page"):
             self._build_head()
@@ -85,6 +89,15 @@ class Page:
     @property
     def client(self) -> Client:
         return self._client
+
+    def show_first(self, view: View) -> None:
+        """Put the figures into the first response: as plain HTML, and into the elements that the script draws from it.
+
+        Charts are left out, so that the response stays small and is drawn at once.
+        """
+        ui.add_head_html(_REFRESH)
+        ui.add_body_html(plain_html.figures(view, TITLE))
+        self.show(dataclasses.replace(view, charts={}))
 
     def show(self, view: View) -> None:
         """Bring the page up to date; what has not changed is not sent again."""
@@ -103,10 +116,11 @@ class Page:
             self._fill(self._newest, lambda: _listed(view.newest, "No file was set aside."))
         if self._changed("log", view.log):
             self._log.set_text(view.log)
-        self._curves = {window: view.charts[f"curve {window}"] for window in WINDOWS}
-        self._show_curve()
+        if view.charts:
+            self._curves = {window: view.charts[f"curve {window}"] for window in WINDOWS}
+            self._show_curve()
         for name, card in self._charts.items():
-            if name != "curve" and self._changed(f"chart {name}", view.charts[name]):
+            if name in view.charts and self._changed(f"chart {name}", view.charts[name]):
                 card.show(view.charts[name])
         for name, table in view.tables.items():
             if self._changed(f"table {name}", table):

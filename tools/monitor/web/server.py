@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import secrets
 import time
@@ -13,7 +14,7 @@ from local_training import pausing
 from local_training.paths import Paths
 from tools.monitor.web import charts, episode_search, listener, view
 from tools.monitor.web.content import Chart
-from tools.monitor.web.facts import Watcher
+from tools.monitor.web.facts import Facts, Watcher
 from tools.monitor.web.gate import Gate
 from tools.monitor.web.page import Page, application
 from tools.monitor.web.view import View
@@ -21,6 +22,9 @@ from tools.monitor.web.view import View
 LOOK_SECONDS = 0.75
 REST_FACTOR = 20.0
 """A look that took long is followed by a rest of so many times its length: 5 % of a core at most."""
+_FRESH_SECONDS = 2 * LOOK_SECONDS
+_FIRST_SECONDS = 1.0
+"""For so long the first response waits for a new look; where a look takes longer, it holds the figures of the one before."""
 _TOKEN_BYTES = 12
 _WRONG_TOKEN_SECONDS = 1.0
 
@@ -56,21 +60,29 @@ class Site:
         self._pages: set[Page] = set()
         self._somebody_looks = asyncio.Event()
         self._newest: View | None = None
+        self._facts: Facts | None = None
+        self._looked_at = float("-inf")
+        self._look_seconds = 0.0
         self._charts: dict[str, Chart] = {}
         self._mark: tuple[Any, ...] = ()
         self._charts_due = float("-inf")
-        self._drawing_seconds = 0.0
         self._looking: asyncio.Task[None] | None = None
+        self._asked: asyncio.Task[None] | None = None
+        self._reading = asyncio.Lock()
         self.token = secrets.token_urlsafe(_TOKEN_BYTES)
         self._telling = asyncio.Lock()
 
     async def begin(self) -> None:
-        """Begin to look, in the server's own loop."""
+        """Begin to look, in the server's own loop; a first time at once, so that the first response need not wait for it."""
         self._looking = asyncio.create_task(self._look_again_and_again())
+        self._asked = asyncio.create_task(self._look())
 
-    def page(self) -> None:
-        """Build a page; it is filled when its browser has opened the websocket, and not before."""
+    async def page(self) -> None:
+        """Build a page that holds the present figures already in its first response; its charts come over the websocket."""
+        present = await self._present()
         page = Page(self._answer, self._told)
+        if present is not None:
+            page.show_first(present)
 
         def opened() -> None:
             if self._newest is not None:
@@ -87,23 +99,39 @@ class Site:
             if not self._pages:
                 self._somebody_looks.clear()
                 await self._somebody_looks.wait()
+            await self._look()
+            await self._draw()
+            if self._newest is not None:
+                for page in list(self._pages):
+                    page.show(self._newest)
+            await asyncio.sleep(max(LOOK_SECONDS, REST_FACTOR * self._look_seconds))
+
+    async def _present(self) -> View | None:
+        """A view of now; the one before where a look takes too long, and None if there is none yet."""
+        if time.monotonic() - self._looked_at > max(_FRESH_SECONDS, 3 * self._look_seconds):
+            if self._asked is None or self._asked.done():
+                self._asked = asyncio.create_task(self._look())
+            await asyncio.wait({self._asked}, timeout=_FIRST_SECONDS)
+        return self._newest
+
+    async def _look(self) -> None:
+        async with self._reading:
             begun = time.monotonic()
             # In a thread: a drive that does not answer must not keep the page from being closed.
-            self._newest = await asyncio.to_thread(self._looked)
-            for page in list(self._pages):
-                page.show(self._newest)
-            await asyncio.sleep(max(LOOK_SECONDS, REST_FACTOR * (time.monotonic() - begun - self._drawing_seconds)))
+            self._facts = await asyncio.to_thread(self._watcher.look)
+            self._newest = view.view(self._facts, self._charts)
+            self._looked_at = time.monotonic()
+            self._look_seconds = self._looked_at - begun
 
-    def _looked(self) -> View:
-        facts = self._watcher.look()
-        self._drawing_seconds = 0.0
-        begun = time.monotonic()
-        # A long history takes a while to draw. Its charts may come late for that; what is new besides may not.
-        if facts.mark != self._mark and begun >= self._charts_due:
-            self._charts, self._mark = charts.charts(facts.batches, facts.games), facts.mark
-            self._drawing_seconds = time.monotonic() - begun
-            self._charts_due = time.monotonic() + REST_FACTOR * self._drawing_seconds
-        return view.view(facts, self._charts)
+    async def _draw(self) -> None:
+        """Draw the charts anew. A long history takes a while: they may come late for that, but what is new besides may not."""
+        async with self._reading:
+            begun, facts = time.monotonic(), self._facts
+            if facts is None or self._newest is None or facts.mark == self._mark or begun < self._charts_due:
+                return
+            self._charts, self._mark = await asyncio.to_thread(charts.charts, facts.batches, facts.games), facts.mark
+            self._newest = dataclasses.replace(self._newest, charts=self._charts)
+            self._charts_due = time.monotonic() + REST_FACTOR * (time.monotonic() - begun)
 
     async def _told(self, token: str, pause: bool) -> tuple[bool, str]:
         """Pause the learner or let it go on, for whoever knows the token; whether they do, and a sentence."""

@@ -21,7 +21,7 @@ _LONGEST_TEXT = 300
 
 @dataclass(frozen=True)
 class View:
-    """The whole page. charts, tables: by the name of their card."""
+    """The whole page. moment: when it was so; charts, tables: by the name of their card."""
 
     root: str
     state: str
@@ -30,6 +30,7 @@ class View:
     advice: tuple[Advice, ...]
     newest: tuple[str, ...]
     log: str
+    moment: str = ""
     paused: bool = False
     charts: Mapping[str, Chart] = field(default_factory=dict)
     tables: Mapping[str, Table] = field(default_factory=dict)
@@ -48,6 +49,7 @@ def view(facts: Facts, charts: Mapping[str, Chart]) -> View:
         advice=tuple(advice.advice(snapshot, facts.root)),
         newest=tuple(_sentences(facts.ledger.newest)),
         log="\n".join(words.visible(line) for line in facts.log_lines) or "Nothing has been logged yet.",
+        moment=words.moment(snapshot.now),
         paused=snapshot.pause is not None,
         charts=charts,
         tables={"fates": _fates(facts), "reasons": _reasons(facts), "openings": _openings(facts)},
