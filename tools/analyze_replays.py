@@ -29,8 +29,6 @@ from tools.replay.worker_pool import WorkerPool
 SAVE_SECONDS = 10.0
 """Time between two summaries of a long run, so that a bot need not wait for its end."""
 
-BAR_WIDTH = 30
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Analyse what the arguments name; the exit code."""
@@ -94,7 +92,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _read_all(archive: ReplayArchive, options: argparse.Namespace) -> None:
     """Read until nothing new is found; with --watch, until interrupted."""
-    progress = Progress(enabled=sys.stderr.isatty() and not options.quiet)
+    progress = command_line.Progress("replays", enabled=not options.quiet)
     retry_failed = options.retry_failed
     try:
         while True:
@@ -112,7 +110,7 @@ def _read_all(archive: ReplayArchive, options: argparse.Namespace) -> None:
         archive.write_summary()
 
 
-def _read(archive: ReplayArchive, waiting: list[str], progress: Progress) -> None:
+def _read(archive: ReplayArchive, waiting: list[str], progress: command_line.Progress) -> None:
     saved = time.monotonic()
     with WorkerPool(archive.settings, archive.paths.replay_results) as pool:
         for done, (path, result) in enumerate(pool.read(waiting), 1):
@@ -121,29 +119,6 @@ def _read(archive: ReplayArchive, waiting: list[str], progress: Progress) -> Non
             if time.monotonic() - saved > SAVE_SECONDS:
                 archive.write_summary()
                 saved = time.monotonic()
-
-
-class Progress:
-    """A bar on the terminal; silent where there is none."""
-
-    def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
-        self._started = time.monotonic()
-        self._shown = False
-
-    def show(self, done: int, total: int) -> None:
-        if not self._enabled:
-            return
-        filled = BAR_WIDTH * done // total
-        rate = done / max(1e-3, time.monotonic() - self._started)
-        bar = "#" * filled + "." * (BAR_WIDTH - filled)
-        print(f"\r[{bar}] {done}/{total} replays, {rate:.1f}/s ", end="", file=sys.stderr, flush=True)
-        self._shown = True
-
-    def end(self) -> None:
-        if self._shown:
-            print(file=sys.stderr)
-            self._shown = False
 
 
 def _interrupt(*_: object) -> None:

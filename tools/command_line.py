@@ -10,10 +10,11 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from local_training import settings_file
 from local_training.errors import BackgroundTrainingError, MachineError, SettingsError
@@ -23,6 +24,8 @@ from local_training.visible_text import encodable
 from tools import as_script
 
 USAGE_ERROR = 2
+_BAR_WIDTH = 30
+_PIPED_SECONDS = 10.0
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -232,3 +235,42 @@ def _print_what_the_console_lacks_as_escapes() -> None:
     """Else a file's name that Windows' console has no letters for would end a command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+class Progress:
+    """How far a long piece of work has come, on stderr.
+
+    On a terminal a bar that is redrawn; elsewhere a line of its own every ten seconds, so that a log or a pipe is not silent
+    for minutes and not flooded either, and a short command prints none.
+    """
+
+    def __init__(
+        self, things: str, *, enabled: bool = True, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`things` is what is counted, as in "replays"."""
+        self._things, self._enabled, self._clock = things, enabled, clock
+        self._out = sys.stderr if out is None else out
+        self._is_terminal = self._out.isatty()
+        self._started = self._said = clock()
+        self._is_open = False
+
+    def show(self, done: int, total: int) -> None:
+        """So many of so many are done."""
+        now = self._clock()
+        if not self._enabled or (not self._is_terminal and now - self._said < _PIPED_SECONDS):
+            return
+        self._said = now
+        words = f"{done}/{total} {self._things}, {done / max(1e-3, now - self._started):.1f}/s"
+        if self._is_terminal:
+            filled = _BAR_WIDTH * done // max(1, total)
+            bar = "#" * filled + "." * (_BAR_WIDTH - filled)
+            print(f"\r[{bar}] {words} ", end="", file=self._out, flush=True)
+            self._is_open = True
+        else:
+            print(f"[INFO] {words}", file=self._out, flush=True)
+
+    def end(self) -> None:
+        """Leave the bar's line, if there is one."""
+        if self._is_open:
+            print(file=self._out)
+            self._is_open = False

@@ -44,7 +44,7 @@ def _export(options: argparse.Namespace) -> int:
     follower = Follower(paths)
     try:
         if options.once:
-            _tell(paths, follower.look())
+            _tell(paths, _first_look(follower))
         else:
             _follow(paths, follower)
     except KeyboardInterrupt:
@@ -54,8 +54,16 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _first_look(follower: Follower) -> int:
+    progress = command_line.Progress("batches")
+    try:
+        return follower.look(progress.show)
+    finally:
+        progress.end()
+
+
 def _follow(paths: Paths, follower: Follower) -> None:
-    batches = follower.look()
+    batches = _first_look(follower)
     _tell(paths, batches)
     command_line.say("[INFO] Ctrl+C ends it; the learner goes on.")
     trouble = ""

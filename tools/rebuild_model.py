@@ -100,9 +100,12 @@ def _rebuilt(paths: Paths, options: argparse.Namespace) -> Generation:
     else:
         made = fold.fold(paths, begin.groups, begin.start, begin.before)
     newest = None
-    for newest in made:
-        if sys.stderr.isatty():
-            print(f"\rversion {newest.version}", end="", file=sys.stderr)
+    progress = command_line.Progress("versions")
+    try:
+        for done, newest in enumerate(made, 1):  # noqa: B007  # the last one is wanted
+            progress.show(done, len(begin.groups))
+    finally:
+        progress.end()
     if newest is None:
         raise LedgerError(str(paths.ledger), "no trained episode is left to train on", "Nothing was written")
     return newest

@@ -20,6 +20,8 @@ BEGIN, END = "events.out.tfevents.", ".background_training"
 """Of a file's name. TensorBoard reads whatever has "tfevents" in its name, in the order of names."""
 _BUILDING = "building"
 _LOCK = ".lock"
+_AT_A_TIME = 1024
+Show = Callable[[int, int], None]
 
 
 class Follower:
@@ -41,8 +43,11 @@ class Follower:
         self._edition = b""
         self._written = 0
 
-    def look(self) -> int:
+    def look(self, show: Show | None = None) -> int:
         """Write what is new; how many batches there are now.
+
+        Args:
+            show: told how many batches of how many have been made ready, now and then; the first look may take minutes.
 
         Raises:
             BackgroundTrainingError: another follower writes this root's files.
@@ -55,9 +60,9 @@ class Follower:
         self._take_folder()
         try:
             if self._file is None or edition != self._edition or not atomic_files.exists(self._file):
-                self._write_all(batches)
+                self._write_all(batches, show)
             elif len(batches) > self._written:
-                atomic_files.append_whole(self._file, _points(batches, self._written), durable=False)
+                atomic_files.append_whole(self._file, _points(batches, self._written, show), durable=False)
         except OSError:
             self._file = None
             raise
@@ -78,10 +83,10 @@ class Follower:
             raise BackgroundTrainingError(f"another program writes the event files in {self._folder}")
         self._is_locked = True
 
-    def _write_all(self, batches: Records) -> None:
+    def _write_all(self, batches: Records, show: Show | None) -> None:
         """Go on with the newest file if it is the beginning of what is to be there, torn or not; else begin another one."""
         atomic_files.make_folder(self._folder, durable=False)
-        data = event_records.beginning(float(batches["moment"][0])) + _points(batches, 0)
+        data = event_records.beginning(float(batches["moment"][0])) + _points(batches, 0, show)
         former = [
             self._folder / name for name in sorted(os.listdir(self._folder)) if name.startswith(BEGIN) and name.endswith(END)
         ]
@@ -110,7 +115,12 @@ class Follower:
         return file
 
 
-def _points(batches: Records, first: int) -> bytes:
-    columns = {tag: values[first:] for tag, values in tags.columns(batches).items()}
-    batches = batches[first:]
-    return event_records.scalars(batches["moment"], batches["version"].tolist(), columns)
+def _points(batches: Records, first: int, show: Show | None) -> bytes:
+    columns, parts = tags.columns(batches), []
+    for begin in range(first, len(batches), _AT_A_TIME):
+        part = slice(begin, begin + _AT_A_TIME)
+        some = {tag: values[part] for tag, values in columns.items()}
+        parts.append(event_records.scalars(batches["moment"][part], batches["version"][part].tolist(), some))
+        if show is not None:
+            show(min(begin + _AT_A_TIME, len(batches)) - first, len(batches) - first)
+    return b"".join(parts)
