@@ -167,7 +167,7 @@ def test_a_callers_time_limit_loses_nothing():
 def test_spaces_that_do_not_fit_together_are_refused():
     """As in Gymnasium: 'same' needs equal spaces, 'different' equal shapes; and nothing stays behind."""
     small, wide = (partial(SpaceGame, spaces.Box(0, high, (2,)), spaces.Discrete(2)) for high in (1, 9))
-    with pytest.raises(RuntimeError, match="Use 'different'"):
+    with pytest.raises(RuntimeError, match="use `observation_mode='different'`"):
         ResilientAsyncVectorEnv([small, wide])
     envs = ResilientAsyncVectorEnv([small, wide], observation_mode="different")
     assert envs.observation_space == SyncVectorEnv([small, wide], observation_mode="different").observation_space

@@ -61,12 +61,14 @@ class News:
     observations: per env, if they don't fit into shared memory.
     faults: per env that failed, the traceback.
     rebuilt: those of the failed that have been built anew in the same process.
+    in_reset: those of the failed that were being reset, not stepped.
     """
 
     infos: dict[int, dict[str, Any]] = field(default_factory=dict)
     observations: dict[int, Any] = field(default_factory=dict)
     faults: dict[int, str] = field(default_factory=dict)
     rebuilt: list[int] = field(default_factory=list)
+    in_reset: list[int] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.infos or self.observations or self.faults)
@@ -79,7 +81,11 @@ class EnvHost:
         self._plan = plan
         self.envs: dict[int, gymnasium.Env[Any, Any]] = {}
         self._needs_reset: dict[int, bool] = {}
-        for index in plan.factories:
+
+    def build(self) -> None:
+        """Build every env; `building` is the one under way."""
+        for index in self._plan.factories:
+            self.building = index
             self._build(index)
 
     def _build(self, index: int) -> None:
@@ -144,6 +150,8 @@ class EnvHost:
             except Exception:  # noqa: BLE001
                 news = news or News()
                 later = self._plan.autoreset_mode is AutoresetMode.NEXT_STEP
+                if needs_reset[index]:
+                    news.in_reset.append(index)
                 if self._fail(index, news, reset_later=later) and not later:
                     self._retry_reset(index, buffer, None, None, news)
             progress[index] = beats + 2
@@ -170,6 +178,7 @@ class EnvHost:
             try:
                 self._reset_one(index, buffer, seed, options, news)
             except Exception:  # noqa: BLE001  # as in step
+                news.in_reset.append(index)
                 if self._fail(index, news, reset_later=False):
                     self._retry_reset(index, buffer, seed, options, news)
             self._progress[index] = beats + 2

@@ -70,9 +70,10 @@ class EnvWorker:
         self._order = order = self._first_order()
         try:
             self._host = EnvHost(order.plan)
+            self._host.build()
         # A factory may raise anything; the parent decides whether to try again.
         except Exception:  # noqa: BLE001
-            self._send("failed", traceback.format_exc())
+            self._send("failed", traceback.format_exc(), self._host.building)
             return
         news = None
         if order.layout is not None:

@@ -15,7 +15,7 @@ from local_training.games.health import Failure
 from local_training.games.roster import LocalHost, Roster, Slot
 from local_training.games.rows import Row, RowState
 from local_training.games.shared_block import NOBODY
-from local_training.games.vector_errors import RestartBudgetError
+from local_training.games.vector_errors import RepeatedFaultError, RestartBudgetError
 from local_training.games.worker_handle import WorkerFault, WorkerHandle, zero_progress
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Fleet(Roster):
         try:
             slot.standby = self.start(slot, now)
         except OSError as error:
-            self._charge(slot, slot.envs[0], WorkerFault("start failed", str(error)), "", now)
+            self._charge(slot, slot.envs[0], WorkerFault("start failed", str(error)), "", now, came_up=False)
 
     def _read_standby(self, slot: Slot, standby: WorkerHandle, now: float) -> None:
         try:
@@ -54,10 +54,11 @@ class Fleet(Roster):
             if not isinstance(message, tuple) or message[0] not in ("built", "failed"):
                 raise WorkerFault("garbled pipe", f"it should say that it is up, and said {message!r:.80}")
             if message[0] == "failed":
-                raise WorkerFault("exception", "its env could not be built", message[1])
+                raise WorkerFault("exception", _last_line(message[1]), message[1], env=message[2], in_reset=True)
             news = message[2]
-            if news and any(index not in news.rebuilt for index in news.faults):
-                raise WorkerFault("exception", "the first reset failed", "\n".join(news.faults.values()))
+            for index, trace in news.faults.items() if news else ():
+                if index not in news.rebuilt:
+                    raise WorkerFault("exception", _last_line(trace), trace, env=index, in_reset=True)
         except WorkerFault as fault:
             self.fail(slot, standby, fault, now)
             return
@@ -124,7 +125,7 @@ class Fleet(Roster):
 
     def fail(self, slot: Slot, handle: WorkerHandle, fault: WorkerFault, now: float) -> None:
         """Kill a worker that is of no more use, take its rows down, and see to a new one, or give the env up."""
-        culprit = handle.culprit(self.block)
+        culprit = handle.culprit(self.block) if fault.env is None else fault.env
         words = fault.trace or handle.last_words()
         handle.kill()
         if self.block is not None:
@@ -139,7 +140,7 @@ class Fleet(Roster):
         else:
             slot.handle = None
         self.refresh_stepping()
-        self._charge(slot, culprit, fault, words, now)
+        self._charge(slot, culprit, fault, words, now, came_up=handle.ready)
         self._use_ready_standby(slot, now)
 
     def _use_ready_standby(self, slot: Slot, now: float) -> None:
@@ -150,11 +151,32 @@ class Fleet(Roster):
                     self._give(self.rows[index], slot.standby, now)
             self._promote(slot, now)
 
-    def _charge(self, slot: Slot, culprit: int, fault: WorkerFault, words: str, now: float) -> None:
+    def _is_deterministic(self, index: int, trace: str, *, had_progress: bool) -> bool:
+        """Count how often building or resetting the env has raised the same at the same place; whether that is enough.
+
+        Args:
+            index: the env.
+            trace: what was raised; empty for any other fault, which ends the row of the same.
+            had_progress: whether the env was stepped since the last time, which ends it too.
+        """
+        place = _place_of(trace)
+        before, count = self._same_faults.pop(index, ("", 0))
+        if not place:
+            return False
+        count = 1 if had_progress or place != before else count + 1
+        self._same_faults[index] = (place, count)
+        return 0 < self.settings.same_fault_limit <= count
+
+    def _charge(self, slot: Slot, culprit: int, fault: WorkerFault, words: str, now: float, *, came_up: bool) -> None:
         self.busy = True
         self.tracker.failed(Failure(now, culprit, fault.kind, fault.detail))
         slot.failed_at = now if slot.failed_at is None else slot.failed_at
-        progress = self.steps - self._up_since_step[culprit] >= _PROGRESS_STEPS
+        # A worker that never was up has made no progress, however far the others have come meanwhile.
+        progress = came_up and self.steps - self._up_since_step[culprit] >= _PROGRESS_STEPS
+        if self._is_deterministic(culprit, fault.trace if fault.in_reset else "", had_progress=progress):
+            log.error("env %d fails in the same way each time: %s; it is not restarted again\n%s", culprit, fault.detail, words)
+            self._give_up(slot, culprit, f"{fault.kind}: {fault.detail}", words, now, kind=RepeatedFaultError)
+            return
         if not self.budget.spend(culprit, now, had_progress=progress):
             log.error("env %d failed: %s: %s; its restarts are spent\n%s", culprit, fault.kind, fault.detail, words)
             self._give_up(slot, culprit, f"{fault.kind}: {fault.detail}", words, now)
@@ -168,7 +190,7 @@ class Fleet(Roster):
             return
         slot.restart_at = now + self.budget.wait_seconds(culprit)
 
-    def failed_in_place(self, handle: WorkerHandle, index: int, trace: str, now: float) -> None:
+    def failed_in_place(self, handle: WorkerHandle, index: int, trace: str, now: float, *, in_reset: bool) -> None:
         """Note an env that failed with an exception and was built anew within its worker."""
         row, lines = self.rows[index], trace.strip().splitlines()
         detail = lines[-1] if lines else "no traceback"
@@ -178,20 +200,31 @@ class Fleet(Roster):
         self.tracker.failed(Failure(now, index, "exception", detail))
         progress = self.steps - self._up_since_step[index] >= _PROGRESS_STEPS
         self._up_since_step[index] = self.steps
-        if self.budget.spend(index, now, had_progress=progress):
+        repeated = self._is_deterministic(index, trace if in_reset else "", had_progress=progress)
+        if not repeated and self.budget.spend(index, now, had_progress=progress):
             log.warning("env %d failed: exception; it is built anew in its worker\n%s", index, trace)
             return
         assert self.block is not None
         self.block.owner[index] = NOBODY
-        self._give_up(self.slot_with(handle), index, row.reason, trace, now)
+        kind = RepeatedFaultError if repeated else RestartBudgetError
+        self._give_up(self.slot_with(handle), index, row.reason, trace, now, kind=kind)
 
-    def _give_up(self, slot: Slot, culprit: int, reason: str, words: str, now: float) -> None:
+    def _give_up(
+        self,
+        slot: Slot,
+        culprit: int,
+        reason: str,
+        words: str,
+        now: float,
+        *,
+        kind: type[RestartBudgetError] = RestartBudgetError,
+    ) -> None:
         slot.envs.remove(culprit)
         row = self.rows[culprit]
         row.state, row.host, row.reason = RowState.LOST, None, reason
         if slot.envs and slot.handle is None:
             slot.restart_at = now
-        error = RestartBudgetError(culprit, self.budget.spent_by(culprit), reason, words)
+        error = kind(culprit, self.budget.spent_by(culprit), reason, words)
         everyone_lost = all(other.state is RowState.LOST for other in self.rows)
         if self.settings.on_exhausted == "sync" and self.layout is not None:
             self._fall_back(row, error, now)
@@ -216,6 +249,7 @@ class Fleet(Roster):
         # A factory may raise anything; it is the cause of the error that says that nothing more can be done.
         try:
             host = LocalHost(self._generations, EnvHost(plan))
+            host.host.build()
         except Exception as cause:  # noqa: BLE001
             error.__cause__ = cause
             self._fatal = self._fatal or error
@@ -265,3 +299,15 @@ class Fleet(Roster):
                 slot.resting, slot.restart_at = False, now
                 self.tracker.grown(now)
                 return
+
+
+def _last_line(trace: str) -> str:
+    return (trace.strip().splitlines() or ["no traceback"])[-1]
+
+
+def _place_of(trace: str) -> str:
+    """The innermost line of a traceback and the type of its exception; its message may differ from time to time."""
+    lines = trace.strip().splitlines()
+    innermost = next((line for line in reversed(lines) if line.startswith('  File "')), "")
+    raised = next((line for line in reversed(lines) if line and not line.startswith(" ")), "")
+    return f"{innermost.strip()}: {raised.partition(':')[0]}" if innermost else ""

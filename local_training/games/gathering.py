@@ -40,10 +40,11 @@ class Gathering:
         for index, trace in news.faults.items():
             if index not in news.rebuilt:
                 lines = trace.strip().splitlines()
-                raise WorkerFault("exception", lines[-1] if lines else "", trace)
+                in_reset = index in news.in_reset
+                raise WorkerFault("exception", lines[-1] if lines else "", trace, env=index, in_reset=in_reset)
         for index in news.rebuilt:
             self._fleet.rows[index].first_info = news.infos.pop(index, {})
-            self._fleet.failed_in_place(handle, index, news.faults[index], now)
+            self._fleet.failed_in_place(handle, index, news.faults[index], now, in_reset=index in news.in_reset)
         self.news.infos.update(news.infos)
         self.news.observations.update(news.observations)
 

@@ -100,6 +100,7 @@ class Roster:
         self.tracker = HealthTracker(settings.reduce_after, settings.reduce_window_seconds, settings.calm_seconds)
         self._generations = NOBODY
         self._incarnation = 0
+        self._same_faults: dict[int, tuple[str, int]] = {}
         self._up_since_step = [0] * len(factories)
         self._next_look = 0.0
         self._next_rebuild = 0.0

@@ -110,24 +110,26 @@ def row_reader(rows: Rows) -> Callable[[int], Any]:
     return lambda index: rows[index].copy()
 
 
-def write_batch(rows: Rows, batch: Any) -> None:
-    """Put a batch of actions into the rows.
+def write_batch(rows: Rows, batch: Any) -> bool:
+    """Put a batch of actions into the rows; False if a number might change on the way, as the rows are of another type.
 
     Raises:
         ValueError: the batch has not one action per row, or actions of another shape.
-        TypeError: its numbers can't be cast, e.g. floats where whole numbers are needed.
+        TypeError: it is one number, or its numbers are of another kind, e.g. floats where whole numbers are needed.
     """
     if isinstance(rows, np.ndarray):
         values = batch if isinstance(batch, np.ndarray) else np.asarray(batch)
+        if values.ndim == 0:
+            raise TypeError(f"actions are {batch!r:.40}; {rows.shape}, one action per env, is needed")
         if values.shape != rows.shape:
             raise ValueError(f"actions have shape {values.shape}; {rows.shape}, one action per env, is needed")
         np.copyto(rows, values)  # casts within the same kind only
-    elif isinstance(rows, dict):
-        for key, part in rows.items():
-            write_batch(part, batch[key])
+        return values.dtype == rows.dtype or np.can_cast(values.dtype, rows.dtype, "safe") or not isinstance(batch, np.ndarray)
+    if isinstance(rows, dict):
+        fits = [write_batch(part, batch[key]) for key, part in rows.items()]
     else:
-        for part, values in zip(rows, batch, strict=True):
-            write_batch(part, values)
+        fits = [write_batch(part, values) for part, values in zip(rows, batch, strict=True)]
+    return all(fits)
 
 
 def copy_batch(rows: Rows) -> Rows:

@@ -19,6 +19,7 @@ from local_training.games.fleet import Fleet
 from local_training.games.gathering import Gathering
 from local_training.games.observation_batches import ObservationBatches
 from local_training.games.rows import RowFiller, RowState
+from local_training.games.vector_errors import RestartBudgetError
 from local_training.games.vector_face import VectorFace
 from local_training.games.vector_settings import VectorSettings
 from local_training.games.worker_handle import WorkerFault
@@ -48,6 +49,7 @@ class ResilientAsyncVectorEnv(VectorFace):
         copy: bool = True,
         observation_mode: str | tuple[Any, Any] = "same",
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        shared_memory: bool | None = None,
         settings: VectorSettings | None = None,
         **options: Any,
     ) -> None:
@@ -58,11 +60,12 @@ class ResilientAsyncVectorEnv(VectorFace):
             copy: whether observations are copies; otherwise they are valid until the step after the next.
             observation_mode: "same", "different" or a pair (batched space, single space), as Gymnasium's.
             autoreset_mode: as Gymnasium's.
+            shared_memory: whether observations go through shared memory; None: where the space allows it.
             settings: everything else; `options` replace single values, e.g. `step_seconds=5`.
 
         Raises:
             SettingsError: an unknown option, or a value out of its range.
-            ValueError: no env_fns.
+            ValueError: no env_fns, or shared memory is asked for and the observation space does not allow it.
             RuntimeError: the envs' spaces don't fit together.
             RestartBudgetError: an env can't be built.
         """
@@ -78,7 +81,7 @@ class ResilientAsyncVectorEnv(VectorFace):
         self._fleet = Fleet(list(env_fns), groups, self.autoreset_mode, self.settings, memory)
         self._finalizer = weakref.finalize(self, _shut_down, self._fleet, memory)
         try:
-            spaces = vector_spaces.agree(self._fleet, observation_mode, copy=copy)
+            spaces = vector_spaces.agree(self._fleet, observation_mode, copy=copy, shared_memory=shared_memory)
         except BaseException:
             self._finalizer()
             raise
@@ -119,9 +122,8 @@ class ResilientAsyncVectorEnv(VectorFace):
         self._pending = None
         fleet.steps += 1
         singles = None
-        if self._block.actions is not None:
-            shared_observations.write_batch(self._block.actions, actions)
-        else:
+        # Actions of a wider type than the space's (float64 for float32) reach the envs as they are, like Gymnasium's, by message.
+        if self._block.actions is None or not shared_observations.write_batch(self._block.actions, actions):
             singles = dict(enumerate(iterate(self.action_space, actions)))
         self._singles = singles
         self._step_number = number = self._step_number + 1
@@ -248,7 +250,11 @@ class ResilientAsyncVectorEnv(VectorFace):
             RestartBudgetError: an env fails again and again, and `on_exhausted` is "raise".
         """
         self._assert_waiting(AsyncState.WAITING_RESET, "reset")
-        news = self._resetting.finish(timeout)
+        try:
+            news = self._resetting.finish(timeout)
+        except RestartBudgetError:
+            self._state = AsyncState.DEFAULT  # this reset has no result to wait for; after a time limit it has
+            raise
         self._state = AsyncState.DEFAULT
         buffer = self._batches.present
         self._to_begin = [index for index in self._to_begin if index not in self._resetting.done]

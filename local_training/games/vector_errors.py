@@ -20,6 +20,14 @@ class RestartBudgetError(WorkerError):
         return f"{text}. The last words of its worker:\n{self.details}" if self.details else text
 
 
+class RepeatedFaultError(RestartBudgetError):
+    """An env can't be built or reset: the same exception came from the same place again and again, with no step between."""
+
+    def __str__(self) -> str:
+        text = f"env {self.env} can't be built or reset: {self.reason}, from the same place each time and without a step between"
+        return f"{text}; no further restart is tried (same_fault_limit). The worker's traceback:\n{self.details}"
+
+
 class EnvCallError(WorkerError):
     """A worker was lost while it answered `call`, `get_attr`, `set_attr` or `render`; it is being replaced."""
 

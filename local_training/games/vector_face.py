@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from gymnasium import logger
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
@@ -101,6 +102,8 @@ class VectorFace(VectorEnv[Any, Any, Any]):
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Close the envs, for `timeout` seconds at most, and end all workers. It never fails because of a worker."""
+        if self._state is not AsyncState.DEFAULT:
+            logger.warn(f"Calling `close` while waiting for a pending call to `{self._state.value}` to complete.")
         seconds = 0.0 if terminate else self.settings.close_seconds if timeout is None else timeout
         self._fleet.shutdown(seconds)
         self._finalizer()

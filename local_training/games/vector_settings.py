@@ -44,6 +44,12 @@ class VectorSettings:
         1000, "Restarts of all envs within the window before those that fail are given up.", at_least=0
     )
     restart_window_seconds: float = setting(600.0, "The window in which restarts are counted.", above=0.0)
+    same_fault_limit: int = setting(
+        3,
+        "Times in a row, without a step between, that building or resetting an env raises the same exception at the same place "
+        "before the env is given up; 0: as often as the restarts allow.",
+        at_least=0,
+    )
     backoff_seconds: float = setting(
         0.1, "Wait before the second restart in a row without progress; doubles with each further.", at_least=0.0
     )

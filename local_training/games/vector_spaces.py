@@ -30,12 +30,13 @@ class BatchSpaces:
     render_mode: str | None
 
 
-def agree(fleet: Fleet, observation_mode: str | tuple[Any, Any], *, copy: bool) -> BatchSpaces:
+def agree(fleet: Fleet, observation_mode: str | tuple[Any, Any], *, copy: bool, shared_memory: bool | None = None) -> BatchSpaces:
     """Wait until every env is built, check that their spaces fit together, and lay out the shared memory.
 
     Raises:
         RuntimeError: they don't.
         ValueError, TypeError: `observation_mode` is none of Gymnasium's.
+        ValueError: `shared_memory` is True, and the observations have no fixed size.
         RestartBudgetError: an env can't be built.
     """
     gathering.wait_until(fleet, lambda: all(slot.handle is not None or not slot.envs for slot in fleet.slots))
@@ -45,7 +46,12 @@ def agree(fleet: Fleet, observation_mode: str | tuple[Any, Any], *, copy: bool) 
     single, batched = _batch(observations, observation_mode, len(fleet.rows))
     _check(described, single, single_action, observation_mode)
     count = len(fleet.rows)
-    shared = single if shared_observations.is_shareable(single) else None
+    shareable = shared_observations.is_shareable(single)
+    if shared_memory and not shareable:
+        raise ValueError(
+            f"{single} has no fixed size, so it cannot go through shared memory; leave `shared_memory` out, or set it to False"
+        )
+    shared = single if shareable and shared_memory is not False else None
     shared_action = single_action if shared_observations.is_shareable(single_action) else None
     size = 0 if shared is None else shared_observations.byte_count(shared, count)
     spare = observation_batches.spare_batches(size, copy=copy)
@@ -74,12 +80,12 @@ def _check(described: dict[int, Any], single: Any, single_action: Any, mode: Any
         fits = observation == single if mode == "same" else is_space_dtype_shape_equiv(observation, single)
         if not fits:
             raise RuntimeError(
-                f"env {index} has the observation space {observation}, the first has {single}; with observation_mode={mode!r} "
-                + (
-                    "they must be equal. Use 'different' if only their bounds differ"
-                    if mode == "same"
-                    else "shape and dtype must agree"
-                )
+                "observation_mode='same' however some of the sub-environments observation spaces are not equivalent. "
+                f"Env {index} has {observation}, the first has {single}. "
+                "If this is intentional, use `observation_mode='different'` instead."
+                if mode == "same"
+                else f"env {index} has the observation space {observation}, the first has {single}; with "
+                f"observation_mode={mode!r} shape and dtype must agree"
             )
         if action != single_action:
             raise RuntimeError(f"env {index} has the action space {action}, the first has {single_action}; they must be equal")

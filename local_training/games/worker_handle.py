@@ -28,10 +28,14 @@ class WorkerFault(Exception):  # noqa: N818  # it is news, not an error that rea
 
     kind: "died", "hung", "exception", "broken pipe", "garbled pipe", "memory", "start failed".
     detail: one line for people.
+    env: which env it was, if that is certain.
+    in_reset: whether the env was being built or reset, not stepped.
     """
 
-    def __init__(self, kind: str, detail: str, trace: str = "") -> None:
+    def __init__(self, kind: str, detail: str, trace: str = "", *, env: int | None = None, in_reset: bool = False) -> None:
         super().__init__(kind, detail, trace)
+        self.env = env
+        self.in_reset = in_reset
         self.kind = kind
         self.detail = detail
         self.trace = trace
