@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from local_training import layout
 from local_training.actions import ActionSpace, Discrete
 from local_training.episode import Episode
+from local_training.visible_text import visible
 
 Array = npt.NDArray[np.float64]
 
@@ -121,7 +123,9 @@ def unscaled_states(episodes: Sequence[Episode]) -> Trap | None:
     worst = int(largest.argmax())
     if largest[worst] <= LARGE_STATE:
         return None
-    found = f"number {worst} of the states grows up to {largest[worst]:g}"
+    names = layout.names_in(episodes[-1].meta.get("state_names"), width)
+    name = f" ({visible(names[worst])})" if names else ""
+    found = f"number {worst}{name} of the states grows up to {largest[worst]:g}"
     return Trap(
         "unscaled-states", found, "Divide each number of a state by its usual largest value, so that all lie between -1 and 1."
     )

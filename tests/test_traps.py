@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +92,17 @@ def test_games_that_are_the_same_are_told():
 def test_states_of_thousands_are_told():
     """Minerals beside shares."""
     assert _names(_each(_light_games(), lambda game: {"states": game.states * 5000})) == ["unscaled-states"]
+
+
+def test_the_number_that_is_too_large_is_called_by_its_name():
+    """Where the games record the names of their features."""
+    width = _light_games()[0].state_width
+    named = {"state_names": [f"mineral\n{number}" for number in range(width)]}
+    games = _each(_light_games(), lambda game: {"states": game.states * 5000, "meta": named})
+
+    (found,) = traps.find(games)
+
+    assert re.search(r"number (\d) \(mineral\\n\1\) of the states", found.found)
 
 
 def test_one_action_only_is_told():

@@ -757,3 +757,15 @@ from tools.learner.ledger import Ledger
 {target} = lambda *arguments, **more: os._exit(9)
 learner_runs.drain(Path(sys.argv[1]))
 """
+
+
+def test_the_doctor_expects_no_rejection_of_what_will_be_padded(played: Paths) -> None:
+    """Games from before a widening that still wait fit the model, so the doctor does not call them misfits."""
+    _widen(played, "--add-feature", "mana", "--add-action", "sleep")
+    for number in range(5):
+        _play(played, f"old_{number}.npz", 90 + number)
+
+    command = [sys.executable, str(CHECKOUT / "tools" / "doctor.py"), "--root", str(played.root)]
+    said = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60).stdout
+
+    assert "old_" not in said and "the model takes" not in said

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from local_training import batch
+from local_training import layout as layouts
 from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED
 from local_training.errors import EpisodeError
 from tools.doctor_checks.facts import Facts, Line
@@ -33,6 +34,7 @@ _CURES = {
     "illegal-action": "The action that was taken must be True in action_mask at its step.",
     "bad-mask": "action_mask holds True (or 1) for each legal action and False (or 0) for each other; nothing to add to logits.",
     "unexpected-mask": "Leave action_mask out: only discrete and multi_discrete actions can be masked.",
+    "other-names": "Give the bot the model's names; or add what is new, or rename, with python tools/widen_model.py.",
     "wrong-action-kind": "One root holds one game with one kind of actions: use another --root.",
     "bad-meta": "meta must be the text of a JSON object: numpy.array(json.dumps({...})).",
 }
@@ -218,13 +220,16 @@ def _example(facts: Facts, code: str, unfit: str) -> str:
             return f"{words.name(seen.name)}: {words.visible(seen.found, 300)}"
         if seen.episode is None or model.actions is None:
             continue
-        if unfit == DOES_NOT_FIT_WIDTH and seen.episode.state_width != model.state_width:
-            return (
-                f"{words.name(seen.name)} has states of {seen.episode.state_width} numbers, the model takes {model.state_width}"
-            )
-        if unfit == DOES_NOT_FIT_ACTIONS and seen.episode.state_width == model.state_width:
+        layout = layouts.of_model(model.manifest, model.state_width, model.actions)
+        try:
+            episode = layouts.aligned(seen.episode, layout)
+        except EpisodeError:
+            continue  # names, of which its own reason tells
+        if unfit == DOES_NOT_FIT_WIDTH and episode.state_width != model.state_width:
+            return f"{words.name(seen.name)} has states of {episode.state_width} numbers, the model takes {model.state_width}"
+        if unfit == DOES_NOT_FIT_ACTIONS and episode.state_width == model.state_width:
             try:
-                batch.check_fits(seen.episode, model.state_width, model.actions)
+                batch.check_fits(episode, model.state_width, model.actions)
             except EpisodeError as error:
                 return f"{words.name(seen.name)}: {words.visible(str(error), 300)}"
     lines = [line for line in facts.records.recent if _code(line) == code]
