@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ import learner_runs
 import numpy as np
 import pytest
 
-from local_training import model_store
+from local_training import atomic_files, model_store
 from local_training.guard_settings import GuardSettings
 from local_training.paths import Paths
 from tools.learner import drain as drains
@@ -372,6 +373,46 @@ def test_killed_around_a_rollback_the_next_start_does_the_same(fallen: Paths, tm
     _drain(fallen.root)
 
     assert learner_runs.picture(fallen) == learner_runs.picture(undisturbed)
+
+
+@pytest.mark.parametrize("history_every", [2, 5, 1000])
+@pytest.mark.parametrize("moment", ["before the copy", "before its rename", "after its rename"])
+def test_killed_while_it_keeps_the_best_version_the_next_start_keeps_it(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, moment: str, history_every: int
+) -> None:
+    """The last batch makes another version the best, and nothing more is played: its copy is made from history or archive."""
+    _play(paths, range(6), 1.0)
+    _play(paths, range(6, 12), 20.0)
+    settings = _settings(paths.root).with_values("test", learner={"history_every": history_every})
+    write, replace = atomic_files.write_atomically, os.replace
+
+    class Killed(BaseException):
+        pass
+
+    def killed_in_write(path: Path, data: bytes, *, durable: bool) -> None:
+        if path.name != "best_v000000003.npz" or moment == "before its rename":
+            write(path, data, durable=durable)
+            return
+        if moment == "after its rename":
+            write(path, data, durable=durable)
+        raise Killed
+
+    def killed_in_replace(source: Path, target: Path) -> None:
+        if moment == "before its rename" and Path(target).name == "best_v000000003.npz":
+            raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(atomic_files, "write_atomically", killed_in_write)
+        patch.setattr(os, "replace", killed_in_replace)
+        drains.drain(settings, lambda event, **facts: None)
+    for former in paths.history.glob("best_*.npz"):
+        assert moment == "after its rename" or former.name != "best_v000000003.npz"
+
+    drains.drain(settings, lambda event, **facts: None)
+
+    [copy] = paths.history.glob("*best_*")
+    assert copy.name == "best_v000000003.npz" and model_store.read(copy).version == 3
 
 
 def test_a_rollback_outlives_the_loss_of_the_model(fallen: Paths) -> None:
