@@ -78,7 +78,7 @@ def _read(path: Path) -> dict[str, Any]:
             content = yaml.load(file, _LOADER)
     except OSError as error:
         raise SettingsError("config", str(path), f"a file that can be read is needed ({error.strerror})", str(path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError) as error:  # of numbers and dates, too
         sentence = " ".join(str(error).split())
         raise SettingsError("config", str(path), f"YAML is needed ({sentence})", str(path)) from None
     if content is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import socket
 import struct
@@ -29,14 +30,19 @@ OUT_OF_RANGE, BAD_META, MISSING = "action-out-of-range", "bad-meta", "missing-ar
 class Hostile:
     """One hostile thing: under which name it lies there, how it comes there, and why it must be refused.
 
-    reason: the reason of the EpisodeError; "" where there are no bytes to judge, as the name leads to no regular file.
+    reason: the reason of the EpisodeError, or those of which one must be it; "" where there are no bytes to judge, as the name
+        leads to no regular file.
     """
 
     kind: str
-    reason: str
+    reason: str | tuple[str, ...]
     data: bytes = b""
     name: str = ""
     make: Callable[[Path], None] | None = None
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return (self.reason,) if isinstance(self.reason, str) else self.reason
 
     @property
     def file_name(self) -> str:
@@ -54,7 +60,7 @@ class Hostile:
 def all_kinds(seed: int = 0) -> list[Hostile]:
     """Every kind once, with numbers drawn from the seed."""
     rng = np.random.default_rng(seed)
-    kinds = [*_bytes(rng), *_arrays(rng), *_dtypes(rng), *_headers(rng), *_archives(rng), *_texts(rng), *_names(rng)]
+    kinds = [*_more(rng), *_bytes(rng), *_arrays(rng), *_dtypes(rng), *_headers(rng), *_archives(rng), *_texts(rng), *_names(rng)]
     return kinds + (_special_files() if os.name == "posix" else [])
 
 
@@ -73,6 +79,120 @@ def _members(rng: np.random.Generator, **more: bytes | None) -> list[Member]:
         np.save(file, value)
         contents[name] = file.getvalue()
     return [Member(f"{name}.npy".encode(), content) for name, content in (contents | more).items() if content is not None]
+
+
+def _more(rng: np.random.Generator) -> Iterator[Hostile]:
+    """Each array of the format, wrong in each way in which it can be."""
+    states = next(member for member in _members(rng) if member.name == b"states.npy")
+    too_long = {"packed_bytes": 10**7, "declared_bytes": 10**7}
+    for name in ("states", "actions", "rewards"):
+        yield Hostile(f"{name} left out", MISSING, _saved(rng, **{name: None}))
+        yield Hostile(f"{name} under another name", MISSING, archive(_renamed(rng, f"{name}.npy", f"{name}s.npy")))
+        yield Hostile(f"{name} in a folder", MISSING, archive(_renamed(rng, f"{name}.npy", f"episode/{name}.npy")))
+        yield Hostile(f"{name} in capital letters", MISSING, archive(_renamed(rng, f"{name}.npy", f"{name.upper()}.npy")))
+        yield Hostile(f"{name} without a suffix", MISSING, archive(_renamed(rng, f"{name}.npy", name)))
+        yield Hostile(f"{name} encrypted", BAD_ZIP, archive(_changed(rng, name, flags=1)))
+        yield Hostile(f"{name} with a wrong checksum", "bad-checksum", archive(_changed(rng, name, crc=7)))
+        yield Hostile(f"{name} packed by another method", BAD_ZIP, archive(_changed(rng, name, method=14)))
+        yield Hostile(f"{name} twice", BAD_ZIP, archive([*_members(rng), *_renamed(rng, "", "", name)]))
+        yield Hostile(
+            f"{name} beyond the end",
+            "overlapping-members",
+            archive(_changed(rng, name, **too_long)),
+        )
+        yield Hostile(f"{name} at no place", BAD_ZIP, archive(_changed(rng, name, offset=10**9)))
+        yield Hostile(f"{name} a stream of noise", BAD_ZIP, archive(_changed(rng, name, method=DEFLATED, packed=b"\xff" * 90)))
+    no_types = (b"'\xfff4'", b"'<f4\x80'", "'<f\u0664'".encode(), b"'<f4", b"'>x9'", b"['<f4']", b"None")
+    arrays = {
+        "states": np.zeros((STEPS, WIDTH), "f4"), "actions": np.zeros(STEPS, int), "rewards": np.zeros(STEPS, "f4"),
+        "log_probs": np.zeros(STEPS, "f4"), "final_state": np.zeros(WIDTH, "f4"), "action_mask": np.ones((STEPS, ACTIONS), bool),
+        "policy_version": np.int64(3), "terminated": np.bool_(True), "episode_id": np.array("x"), "meta": np.array("{}"),
+    }  # fmt: skip
+    for name, value in arrays.items():
+        if name not in ("states", "final_state"):  # whose further axes are flattened
+            yield Hostile(f"{name} of shape (3, 5)", (WRONG_SHAPE, WRONG_DTYPE), _saved(rng, **{name: np.resize(value, (3, 5))}))
+        for dtype in ("c8", "M8[s]", "V4"):
+            yield Hostile(f"{name} of type {dtype}", WRONG_DTYPE, _saved(rng, **{name: np.zeros(np.shape(value), dtype)}))
+        yield Hostile(f"{name} pickled", "pickled-object", _saved(rng, **{name: np.array([{}], object)}))
+        yield Hostile(f"{name} of records", WRONG_DTYPE, _saved(rng, **{name: np.zeros(2, [("a", "f4")])}))
+        yield Hostile(f"{name} of no elements", (WRONG_SHAPE, WRONG_DTYPE), _saved(rng, **{name: np.zeros(0)}))
+        for spelling, descr in enumerate(no_types):
+            text = b"{'descr': %s, 'fortran_order': False, 'shape': (12, 4), }\n" % descr
+            broken = archive(_members(rng, **{name: npy(text, bytes(192))}))
+            yield Hostile(f"{name} with type {spelling}", (BAD_HEADER, WRONG_DTYPE), broken)
+        content = npy(header(f"'{np.asarray(value).dtype.str}'", str(np.shape(value))), bytes(np.asarray(value).nbytes + 1))
+        yield Hostile(f"{name} a byte too long", LYING, archive(_members(rng, **{name: content})))
+        yield Hostile(f"{name} cut within its header", BAD_HEADER, archive(_members(rng, **{name: content[:20]})))
+        yield Hostile(f"{name} of words", BAD_HEADER, archive(_members(rng, **{name: b"no array at all"})))
+    for name in ("states", "rewards", "log_probs", "final_state"):
+        shape = np.shape(arrays[name])
+        for word, number, reason in (
+            ("NaN", np.nan, NOT_FINITE),
+            ("inf", np.inf, NOT_FINITE),
+            ("-1e9", -1e9, ABSURD),
+            ("1e300", 1e300, ABSURD),
+        ):
+            yield Hostile(f"{name} of {word}", reason, _saved(rng, **{name: np.full(shape, number)}))
+        yield Hostile(f"{name} of texts", WRONG_DTYPE, _saved(rng, **{name: np.full(shape, "1")}))
+    for count in (0, -1, 2.5, 10**9, "3", [3], {}):
+        meta = json.dumps({"action_space": {"kind": "discrete", "count": count}})
+        yield Hostile(f"{count} actions declared", BAD_META, _saved(rng, meta=np.array(meta)))
+    for said in (
+        {"kind": "box"},
+        {"kind": "box", "low": [1], "high": [0]},
+        {"kind": "multi_discrete", "sizes": []},
+        {"kind": "?"},
+        {"kind": 7},
+    ):
+        meta = json.dumps({"action_space": said})
+        yield Hostile(f"actions of {sorted(said.items())}", BAD_META, _saved(rng, meta=np.array(meta)))
+    for word in ("null", "true", "17", '"x"', "{", "{}x", "{'a': 1}", "\ufeff{}", "NaN", '{"a": 1e}'):
+        yield Hostile(f"a meta of {word!a}", BAD_META, _saved(rng, meta=np.array(word)))
+    for field, wrong in (("count", 4), ("size", 9), ("start", 1), ("position", 7), ("length", 45), ("disks", 3)):
+        yield Hostile(
+            f"zip64 with another {field}", (BAD_ZIP, "overlapping-members"), zip64_end(archive(_members(rng)), **{field: wrong})
+        )
+    for shape in (
+        "(12LL, 4)",
+        "(12, 4",
+        "12, 4)",
+        "(12 4)",
+        "[12, 4]",
+        "(1e1, 4)",
+        "('12', 4)",
+        "(None, 4)",
+        "(12, -4)",
+        "(12j, 4)",
+    ):
+        yield Hostile(
+            f"a shape of {shape}", BAD_HEADER, archive(_members(rng, states=array("'<f4'", shape, states.content[-192:])))
+        )
+
+
+def _changed(rng: np.random.Generator, name: str, **more: Any) -> list[Member]:
+    """The members of a sound episode, one of which is changed."""
+    wanted = f"{name}.npy".encode()
+    return [Member(**(member.__dict__ | more)) if member.name == wanted else member for member in _members(rng)]
+
+
+def _renamed(rng: np.random.Generator, former: str, name: str, only: str = "") -> list[Member]:
+    """The members of a sound episode, one of which has another name; or one of them only."""
+    members = [member for member in _members(rng) if not only or member.name == f"{only}.npy".encode()]
+    return [
+        Member(**(member.__dict__ | {"name": name.encode()})) if member.name == former.encode() else member for member in members
+    ]
+
+
+def zip64_end(data: bytes, **wrong: int) -> bytes:
+    """A small archive with the end records of a large one in front of its own, as some writers always write them."""
+    end = data[-22:]
+    count, size, start = struct.unpack_from("<HLL", end, 10)
+    fields = {"count": count, "size": size, "start": start, "position": len(data) - 22, "length": 44, "disks": 1} | wrong
+    record = struct.pack(
+        "<4sQ2H2L4Q", b"PK\6\6", fields["length"], 45, 45, 0, 0, fields["count"], fields["count"], fields["size"], fields["start"]
+    )
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, fields["position"], fields["disks"])
+    return data[:-22] + record + locator + end
 
 
 def _bytes(rng: np.random.Generator) -> Iterator[Hostile]:

@@ -60,6 +60,7 @@ BROAD_EXCEPT_ALLOWED = {
     "local_training.games.players",
     "local_training.games.resilient_game",
     "local_training.games.seat",
+    "local_training.games.run_state",
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import episodes
 import numpy as np
 import pytest
+from hostile_files import zip64_end
 from hostile_zip import STORED, Member, archive, header, npy
 
 from local_training import episode, episode_file, learning
@@ -151,18 +152,6 @@ def test_a_header_with_a_byte_beyond_ascii_is_refused_by_name(descr: bytes, spel
         episode_file.read(archive([Member(b"states.npy", content), *MEMBERS[1:]]))
 
     assert caught.value.reason in ("bad-header", "wrong-dtype") and str(caught.value).isascii()
-
-
-def zip64_end(data: bytes, **wrong: int) -> bytes:
-    """A small archive with the end records of a large one in front of its own, as some writers always write them."""
-    end = data[-22:]
-    count, size, start = struct.unpack_from("<HLL", end, 10)
-    fields = {"count": count, "size": size, "start": start, "position": len(data) - 22, "length": 44, "disks": 1} | wrong
-    record = struct.pack(
-        "<4sQ2H2L4Q", b"PK\6\6", fields["length"], 45, 45, 0, 0, fields["count"], fields["count"], fields["size"], fields["start"]
-    )
-    locator = struct.pack("<4sLQL", b"PK\6\7", 0, fields["position"], fields["disks"])
-    return data[:-22] + record + locator + end
 
 
 def test_zip64_records_in_a_small_file_are_read():

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _MOST_BYTES = 50_000_000
+_MAX_NUMBER = 2**62
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,13 @@ class RunState:
         if content["format"] != _FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
         plan = RunPlan(**content["plan"])
+        sound = all(type(getattr(plan, name)) is int for name in ("seed", "instances", "first_number"))
+        sound = sound and type(plan.training) is bool and type(plan.game) is str and type(plan.run_id) is str
+        sound = sound and (plan.games is None or type(plan.games) is int) and type(plan.learning_rate) in (float, int, type(None))
+        if not sound:
+            raise ValueError("its plan holds values of other types")
+        if not 0 <= int(content["played"]["below"]) < _MAX_NUMBER or not 0 <= plan.first_number < _MAX_NUMBER:
+            raise ValueError("a number is beyond all measure")
         played = PlayedNumbers(
             int(plan.first_number), int(content["played"]["below"]), set(map(int, content["played"]["beyond"]))
         )
@@ -158,11 +166,15 @@ def unfinished(paths: Paths) -> RunState | None:
         OSError: the machine failed.
     """
     try:
-        return RunState.unpacked(atomic_files.read_regular_file(paths.run_state, _MOST_BYTES))
+        data = atomic_files.read_regular_file(paths.run_state, _MOST_BYTES)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        raise RunStateError(str(paths.run_state), f"{type(error).__name__}: {error}") from None
+    except OverflowError as error:
+        raise RunStateError(str(paths.run_state), f"it is {error} long") from None
+    try:
+        return RunState.unpacked(data)
+    except Exception as error:  # the boundary: whatever a file makes Python raise is a fault of that file
+        raise RunStateError(str(paths.run_state), f"{type(error).__name__}: {str(error)[:200]}") from error
 
 
 class RunKeeper:

@@ -83,6 +83,9 @@ def is_sound(line: dict[str, Any]) -> bool:
         allowed = _TYPES.get(key)
         if allowed is not None and type(value) not in allowed:
             return False
+    base = line.get("base")
+    if base is not None and not (type(base.get("chain")) is str and type(base.get("version")) is int):
+        return False
     if line["fate"] == "summary":
         return "counts" in line and all(type(count) is int for count in line["counts"].values())
     return line["fate"] != "deleted" or "was" in line
