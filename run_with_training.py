@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from local_training import blas_threads, pausing, process_names
+from local_training import blas_threads, buffer_folder, pausing, process_names
 from local_training.errors import BackgroundTrainingError, GameFailedError, SettingsError, WorkerError
 from local_training.game_voice import GameVoice
 from local_training.paths import CHECKOUT
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 _YEAR_DAYS = 365.0
 REPORT_EVERY_GAMES = 5
+WAIT_SECONDS = 3.0
+"""Games that wait for the learner for longer say so."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -231,6 +233,7 @@ class _Session:
         self._greedy = greedy
         self._player = player
         self._losses = TrainingLog(settings.paths.lost_games_log, settings.learner.log_bytes)
+        self._say_wait_at = time.monotonic() + WAIT_SECONDS
         self._voice = GameVoice(settings.paths)
         # Two at least, so that one is played while another is learnt from.
         most = max(2, settings.games.lead * settings.games.instances) if settings.games.lead else 0
@@ -257,7 +260,8 @@ class _Session:
                 except (GameFailedError, WorkerError) as error:
                     failure = error  # told behind the summary
                 self._player.close()
-                self._lead.wait_for_the_last()
+                if pausing.read(self._settings.paths) is None:
+                    self._lead.wait_for_the_last()
                 if self._greedy is not None:
                     self._greedy.finish()
             except KeyboardInterrupt:
@@ -275,7 +279,7 @@ class _Session:
         from local_training.games import play_order
 
         account = self._account
-        for result in self._player.play(order, account.numbers(), self._lead.may_grow):
+        for result in self._player.play(order, account.numbers(), self._may_go_on):
             if isinstance(result, play_order.LostGame):
                 _say(f"[WARNING] {result.sentence}")
                 self._losses.add(training_log.line(time.time(), f"{result.sentence}\n{result.trace}"))
@@ -283,8 +287,25 @@ class _Session:
                 continue
             account.add(result)
             self._lead.deposited += result.saved
-            show(result, account.returns, self._learner.get_stats()["model_version"] if self._learner else 0)
+            version = self._learner.get_stats()["model_version"] if self._learner else 0
+            show(result, account.returns, version, self._starvation())
             self._report(len(account.returns))
+
+    def _may_go_on(self) -> bool:
+        """Whether the next game may begin; says now and then why it may not."""
+        moment = time.monotonic()
+        if self._lead.may_grow():
+            self._say_wait_at = moment + WAIT_SECONDS
+            return True
+        if moment >= self._say_wait_at and not self._options.quiet:
+            self._say_wait_at = moment + WAIT_SECONDS
+            _say(f"[GAME] The next game waits for the learner; {self._starvation() or 'its batch takes long'}")
+        return False
+
+    def _starvation(self) -> str:
+        if self._learner is None:
+            return ""
+        return console.starvation(self._learner.get_stats(), self._learner.running, self._lead.waiting, time.time())
 
     def _report(self, games: int) -> None:
         if self._learner is not None and not self._options.quiet and games % REPORT_EVERY_GAMES == 0:
@@ -314,6 +335,10 @@ class _Session:
             rows += [("Tracebacks", str(paths.lost_games_log))] if paths.lost_games_log.exists() else []
         if state.undelivered:
             rows += [("Episodes not delivered", f"{state.undelivered}: the buffer refused them")]
+        waiting = 0
+        with suppress(OSError):  # there is no buffer, or it can't be listed
+            waiting = len(buffer_folder.waiting_names(paths)) if state.plan.training else 0
+        rows += [("Episodes still waiting", console.still_waiting(waiting, paths.root))] if waiting else []
         if state.plan.games is not None and not state.is_over:
             rows += [("Not played yet", f"{state.plan.games - len(state.played)} games: --resume goes on with them")]
         disk = disk_forecast.look(paths, self._settings.retention) if self._learner is not None else None

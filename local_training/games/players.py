@@ -75,7 +75,7 @@ class OneGame:
             if self._render_mode is not None and isinstance(error, SystemExit):
                 raise KeyboardInterrupt from None  # its window was closed: who watches wants no other one
             lost = LostGame.by_fault(number, self._game.steps if self._game is not None else 0, GameFault.of(error))
-        agent.end_episode(save_experience=False)  # of the next game, the steps of this one are no part
+        agent.abandon_episode(lost.reason)
         self.close()  # whatever state it is in: another one is made for the next game
         return lost
 

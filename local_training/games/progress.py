@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from local_training.games.gymnasium_game import GameResult
 
-Show = Callable[[GameResult, Sequence[float], int], None]
+Show = Callable[[GameResult, Sequence[float], int, str], None]
 
 _LINE_SECONDS = 2.0
 _WINDOW = 40
@@ -22,29 +22,32 @@ def display(games: int | None, *, quiet: bool, before: int = 0) -> Iterator[Show
     Args:
         games: how many there will be, or None if nobody knows.
         before: how many of them were played before.
+
+    The function takes the game's result, all returns, the model's version, and why the learner does not keep up, if so.
     """
     if quiet:
-        yield lambda result, returns, version: None
+        yield lambda result, returns, version, starved: None
     elif sys.stdout.isatty() and _has_rich():
         yield from _bar(games, before)
     else:
         yield from _lines(games)
 
 
-def sentence(returns: Sequence[float], version: int) -> str:
+def sentence(returns: Sequence[float], version: int, starved: str = "") -> str:
     newest = returns[-_WINDOW:]
-    return f"mean return of the last {len(newest)}: {sum(newest) / len(newest):.1f}, model version {version}"
+    mean = f"mean return of the last {len(newest)}: {sum(newest) / len(newest):.1f}"
+    return f"{mean}, model version {version}" + (f"; {starved}" if starved else "")
 
 
 def _lines(games: int | None) -> Iterator[Show]:
     due = time.monotonic()
 
-    def show(result: GameResult, returns: Sequence[float], version: int) -> None:
+    def show(result: GameResult, returns: Sequence[float], version: int, starved: str) -> None:
         nonlocal due
         if time.monotonic() >= due or len(returns) == games:
             due = time.monotonic() + _LINE_SECONDS
             total = f"/{games}" if games else ""
-            print(f"[GAME] {len(returns)}{total}: {sentence(returns, version)}", flush=True)
+            print(f"[GAME] {len(returns)}{total}: {sentence(returns, version, starved)}", flush=True)
 
     yield show
 
@@ -62,7 +65,7 @@ def _bar(games: int | None, before: int) -> Iterator[Show]:
     with Progress(*columns, refresh_per_second=5) as progress:
         task = progress.add_task("", total=games, completed=before)
 
-        def show(result: GameResult, returns: Sequence[float], version: int) -> None:
-            progress.update(task, advance=1, description=sentence(returns, version))
+        def show(result: GameResult, returns: Sequence[float], version: int, starved: str) -> None:
+            progress.update(task, advance=1, description=sentence(returns, version, starved))
 
         yield show

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 RULE = "=" * 70
+STARVED_EPISODES, STARVED_SECONDS = 5, 10.0
+"""So many episodes that wait, or so long without a batch, are more than a learner that keeps up has."""
 
 
 def status_report(stats: Mapping[str, Any], max_file_age_seconds: float) -> str:
@@ -88,6 +90,35 @@ def misfits(stats: Mapping[str, Any]) -> str:
     if not count:
         return ""
     return f"{count} rejected, as this root's model is of another game. The last one: {stats['last_misfit']}"
+
+
+def starvation(stats: Mapping[str, Any], running: bool, waiting: int, now: float) -> str:
+    """Why a learner does not keep up with the games beside it, in words; empty if it does.
+
+    Args:
+        running: whether it is at work.
+        waiting: episodes of the games that it has not dealt with.
+        now: seconds since 1970.
+    """
+    if not waiting:
+        return ""
+    wait = "1 episode waits" if waiting == 1 else f"{waiting} episodes wait"
+    state, _, reason = str(stats["governor"]).partition(": ")
+    if not running:
+        return f"{wait}: the learner has stopped" + (f" ({stats['last_error']})" if stats["last_error"] else "")
+    if state == "paused":
+        return f"{wait}: training is paused, as {reason}"
+    if state == "giving way" and waiting >= STARVED_EPISODES:
+        return f"{wait}: training gives way, as {reason}"
+    last = stats["last_batch_time"]
+    if last and waiting >= STARVED_EPISODES and now - last > STARVED_SECONDS:
+        return f"{wait}: no batch was trained for {now - last:.0f} s, as the machine is busy or the batch is long"
+    return ""
+
+
+def still_waiting(count: int, root: object) -> str:
+    """How many episodes wait at the end of a run, and the command that trains on them."""
+    return f'{count}; to train on them: python tools/background_parallel_learner.py --root "{root}" --drain'
 
 
 def _moment(seconds: float | None) -> str:

@@ -81,6 +81,11 @@ class Lead:
         self._say_free()
         return self._clock() - self._progress_at > self._patience
 
+    @property
+    def waiting(self) -> int:
+        """Episodes of this run that the learner has not dealt with."""
+        return max(0, self.deposited - (self._fates() - self._first))
+
     def wait_for_the_last(self) -> None:
         """Let the last games' episodes be trained on, if that does not take long."""
         deadline = time.monotonic() + LAST_BATCHES_SECONDS
