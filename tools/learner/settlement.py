@@ -108,7 +108,7 @@ class Settlement:
             ("Rejected", f"{counts[buffer_folder.REJECTED]} files"),
             *([("Refused", report["refused"])] if report["refused"] else []),
             ("Total Processed", f"{counts[TRAINED]} files"),
-            ("Total Batches", str(present.manifest["batches_trained"])),
+            ("Total Batches", str(present.manifest.get("batches_trained", "unknown"))),
         ]
 
 
