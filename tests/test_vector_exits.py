@@ -110,7 +110,8 @@ def test_close_ends_workers_that_do_not_listen(fault):
     envs = ResilientAsyncVectorEnv([FaultyGame] * 2, close_seconds=0.3)
     envs.reset()
     envs.step_async([fault, fault])
-    envs.close()
+    with pytest.warns(UserWarning, match="pending call to `step`"):
+        envs.close()
     assert envs.closed
     assert not psutil.Process().children()
 

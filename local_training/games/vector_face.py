@@ -102,11 +102,13 @@ class VectorFace(VectorEnv[Any, Any, Any]):
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Close the envs, for `timeout` seconds at most, and end all workers. It never fails because of a worker."""
-        if self._state is not AsyncState.DEFAULT:
-            logger.warn(f"Calling `close` while waiting for a pending call to `{self._state.value}` to complete.")
         seconds = 0.0 if terminate else self.settings.close_seconds if timeout is None else timeout
         self._fleet.shutdown(seconds)
         self._finalizer()
+        # Last, as a warning may be an error; and a constructor that failed has left no state.
+        pending = getattr(self, "_state", AsyncState.DEFAULT)
+        if pending is not AsyncState.DEFAULT:
+            logger.warn(f"Calling `close` while waiting for a pending call to `{pending.value}` to complete.")
 
     def _assert_idle(self, name: str) -> None:
         if self.closed:

@@ -8,8 +8,9 @@ from typing import Any
 
 import cloudpickle
 from gymnasium import Space
+from gymnasium.error import CustomSpaceError
 from gymnasium.spaces.utils import is_space_dtype_shape_equiv
-from gymnasium.vector.utils import batch_differing_spaces, batch_space
+from gymnasium.vector.utils import batch_differing_spaces, batch_space, create_shared_memory
 
 from local_training.games import gathering, observation_batches, shared_observations
 from local_training.games.env_worker import Layout
@@ -36,7 +37,7 @@ def agree(fleet: Fleet, observation_mode: str | tuple[Any, Any], *, copy: bool, 
     Raises:
         RuntimeError: they don't.
         ValueError, TypeError: `observation_mode` is none of Gymnasium's.
-        ValueError: `shared_memory` is True, and the observations have no fixed size.
+        ValueError, TypeError: `shared_memory` is True, and Gymnasium cannot share the observations either.
         RestartBudgetError: an env can't be built.
     """
     gathering.wait_until(fleet, lambda: all(slot.handle is not None or not slot.envs for slot in fleet.slots))
@@ -48,15 +49,20 @@ def agree(fleet: Fleet, observation_mode: str | tuple[Any, Any], *, copy: bool, 
     count = len(fleet.rows)
     shareable = shared_observations.is_shareable(single)
     if shared_memory and not shareable:
-        raise ValueError(
-            f"{single} has no fixed size, so it cannot go through shared memory; leave `shared_memory` out, or set it to False"
-        )
+        _refuse_unless_gymnasium_shares(single)
     shared = single if shareable and shared_memory is not False else None
     shared_action = single_action if shared_observations.is_shareable(single_action) else None
     size = 0 if shared is None else shared_observations.byte_count(shared, count)
     spare = observation_batches.spare_batches(size, copy=copy)
     _attach(fleet, Layout(shared, shared_action, count, spare, block_bytes(shared, shared_action, count, spare)))
     return BatchSpaces(single, batched, single_action, batch_space(single_action, count), metadata, render_mode)
+
+
+def _refuse_unless_gymnasium_shares(single: Space[Any]) -> None:
+    try:
+        create_shared_memory(single, n=1)  # a TypeError names a space without a fixed size
+    except CustomSpaceError as error:
+        raise ValueError(f"{single} cannot go through shared memory; leave `shared_memory` out, or set it to False") from error
 
 
 def _batch(observations: list[Any], mode: str | tuple[Any, Any], count: int) -> tuple[Any, Any]:
