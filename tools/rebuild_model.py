@@ -30,8 +30,12 @@ from local_training.root_lock import LearnerLock
 from tools import command_line
 
 if TYPE_CHECKING:
+    from local_training.model_store import Model
     from tools.learner.fold import Change
     from tools.learner.generation import Generation
+
+LAST_BITS = 1e-4
+"""Differences of weights below this are those of sums in another order, or of exp and tanh, grown over some versions."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -152,6 +156,20 @@ def _function(text: str) -> Callable[[str, dict[str, Any]], Any]:
     return function  # type: ignore[no-any-return]
 
 
+def _distance(there: Model, rebuilt: Model) -> str:
+    """How far two models are apart, in words: of the versions between no fingerprint is kept, only the size can tell."""
+    import numpy as np
+
+    from local_training.model_store import POLICY_KEYS
+
+    pairs = [(there.arrays[name], rebuilt.arrays[name]) for name in POLICY_KEYS]
+    if any(one.shape != other.shape for one, other in pairs):
+        return "the networks are of different sizes"
+    largest = max(float(np.abs(one - other).max()) for one, other in pairs)
+    cause = "; an earlier version was probably trained in another environment, or by an earlier state of this program"
+    return f"the weights differ by {largest:.1e} at most{cause if 0 < largest < LAST_BITS else ''}"
+
+
 def _compared(paths: Paths, rebuilt: Generation) -> int:
     from local_training import model_store
     from tools.learner.generation import BASE
@@ -170,6 +188,6 @@ def _compared(paths: Paths, rebuilt: Generation) -> int:
         there_and_here = there.manifest.get("numeric_fingerprint"), rebuilt.manifest["numeric_fingerprint"]
         why = "it was trained in another environment, whose last bits differ ({}; here {})".format(*there_and_here)
     else:
-        why = "its contents are not what the archive teaches"
+        why = f"its contents are not what the archive teaches; {_distance(there, model_store.unpack(rebuilt.data, 'rebuilt'))}"
     print(f"[WARNING] {paths.model} differs: {why}", file=sys.stderr)
     return 1
