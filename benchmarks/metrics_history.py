@@ -16,8 +16,8 @@ from harness import Row
 from local_training import metrics
 from local_training.metrics import BATCHES, GAMES, MetricsReader
 from local_training.paths import Paths
-from tools.learner.metrics_history import MOST_BATCHES, MOST_GAMES
-from tools.learner.metrics_series import Series
+from tools.learner.ledger import Ledger
+from tools.learner.metrics_history import MetricsHistory
 
 BATCH = 10
 LOOKS = 1_000
@@ -40,24 +40,24 @@ def rows(quick: bool) -> list[Row]:
         reader = MetricsReader(paths)
         reader.look()
         looks = [1e6 * harness.seconds_of(lambda: [reader.look() for _ in range(LOOKS)]) / LOOKS for _ in range(rounds)]
-        held = (paths.batch_metrics.stat().st_size + paths.game_metrics.stat().st_size) / 1e6
+        held = paths.metrics.stat().st_size / 1e6
     return [
         Row(f"metrics history of {games:,} games ({held:.1f} MB): open and read it all", "ms", ours, peer, "parse the ledger"),
         Row(f"metrics history of {games:,} games: look for news", "us", looks, [], "none"),
-        Row(f"metrics history: write a batch of {BATCH} games, thinning included", "ms", [1e3 * adding], [], "none"),
+        Row(f"metrics history: write a batch of {BATCH} games, down-sampling included", "ms", [1e3 * adding], [], "none"),
     ]
 
 
 def _play(paths: Paths, games: int) -> None:
-    batches, players = Series(paths.batch_metrics, BATCHES, MOST_BATCHES), Series(paths.game_metrics, GAMES, MOST_GAMES)
+    history = MetricsHistory(paths, Ledger(paths.ledger, durable=False))
+    history.begin(None)
     rng = np.random.default_rng(0)
     for version in range(1, games // BATCH + 1):
         batch, made = np.zeros(1, BATCHES), np.zeros(BATCH, GAMES)
         for records in (batch, made):
             records["version"], records["weight"] = version, 1
         made["episode_return"] = rng.normal(size=BATCH)
-        players.add(made)
-        batches.add(batch)
+        history.append([(batch, made)])
 
 
 def _remember(paths: Paths, games: int) -> None:

@@ -1,24 +1,38 @@
-"""The metrics history: one record per batch and one per game, written by the learner, read by whoever shows them.
+"""The metrics history: one record per batch and one per game in logs/metrics.sqlite3; its schema and its reader.
 
-docs/file-formats.md tells what each field means. To read it all at once: `metrics.read(paths)`; to follow it while it
-grows: `MetricsReader(paths)` and `look()`, again and again.
+docs/file-formats.md lists the columns. To read all at once: `metrics.read(paths)`; to follow it while it grows:
+`MetricsReader(paths)` and `look()`, again and again. The writer is tools/learner/metrics_history.py.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sqlite3
+import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from local_training import record_file
+from local_training.file_signature import Signature, signature_of
 from local_training.paths import Paths
-from local_training.record_file import CHECK_FIELD, Place, Records
 
-SCHEMA = 1
+Records = npt.NDArray[np.void]
+
+FORMAT = 1
+"""`PRAGMA user_version` of the file."""
 NAME_BYTES = 32
+BUSY_SECONDS = 1.0
+"""How long a reader waits for the writer's commit, and the writer for a reader's chunk."""
+
+_ROWS_AT_A_TIME = 4_096
+_SETTLE_SECONDS = 2.0
 
 UNKNOWN, WON, LOST, DRAWN = 0, 1, 2, 3
 _RESULTS = {
@@ -60,12 +74,13 @@ BATCHES = np.dtype(
     + [("won", "<u4"), ("lost", "<u4"), ("replayed_games", "<u4"), ("replayed_steps", "<u4"), ("plain_games", "<u4")]
     + [("waiting", "<u4"), ("set_aside", "<u4")]
     + [(name, "<f4") for name in _FLOATS_OF_BATCH]
-    + [("governor", "u1"), ("refused", "u1"), ("recovered", "u1"), ("spare", "u1"), (CHECK_FIELD, "<u4")]
+    + [("governor", "u1"), ("refused", "u1"), ("recovered", "u1")]
 )
 """One batch, which is one version of the model. NaN: not known. weight: how many batches the record stands for."""
 
 GAMES = np.dtype(
     [
+        ("id", "<i8"),
         ("moment", "<f8"),
         ("version", "<u4"),
         ("number", "<u4"),
@@ -77,13 +92,68 @@ GAMES = np.dtype(
         ("result", "u1"),
         ("terminated", "u1"),
         ("recorded", "u1"),
-        ("spare", "u1"),
         ("opponent", f"S{NAME_BYTES}"),
         ("map", f"S{NAME_BYTES}"),
-        (CHECK_FIELD, "<u4"),
     ]
 )
 """One trained game, the `number`th of its batch. lag: in versions, -1 if not known. recorded: has log-probabilities."""
+
+_COLUMN_OF = {
+    "moment": "unix_seconds",
+    "weight": "stands_for",
+    "number": "number_in_batch",
+    "lag": "lag_versions",
+    "recorded": "has_log_probs",
+    "result": "result_code",
+    "governor": "governor_code",
+    "mean_length": "mean_length_steps",
+    "episode_return": "undiscounted_return",
+}
+"""Where the column's name in the file says more than the field's name in the array."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the file and the array that its rows become.
+
+    key: the field whose column is the primary key; rows are added in its order.
+    """
+
+    name: str
+    key: str
+    layout: np.dtype[Any]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(_COLUMN_OF.get(field, field) for field in self.layout.names or ())
+
+    @property
+    def create(self) -> str:
+        kinds = {"f": "REAL", "S": "TEXT"}
+        columns = [
+            f"{column} {'INTEGER PRIMARY KEY' if field == self.key else kinds.get(self.layout[field].kind, 'INTEGER')}"
+            for field, column in zip(self.layout.names or (), self.columns, strict=True)
+        ]
+        return f"CREATE TABLE {self.name} ({', '.join(columns)})"
+
+
+BATCH_TABLE = Table("batches", "version", BATCHES)
+GAME_TABLE = Table("games", "id", GAMES)
+TABLES = (BATCH_TABLE, GAME_TABLE)
+CREATE_EDITIONS = "CREATE TABLE editions (table_name TEXT PRIMARY KEY, edition BLOB)"
+"""The edition of a table is a random number that is replaced whenever rows were changed or deleted, not only added."""
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open the file in SQLite's `mode` (ro, rw, rwc), without implicit transactions.
+
+    Raises:
+        sqlite3.Error: it can't be opened.
+    """
+    uri = path.absolute().as_uri()
+    if not uri.startswith("file:///"):
+        uri = uri.replace("file://", "file:////", 1)  # a UNC path: SQLite refuses a server as the URI's authority
+    return sqlite3.connect(f"{uri}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 @dataclass(frozen=True)
@@ -95,19 +165,45 @@ class Metrics:
 
 
 class MetricsReader:
-    """Follows both series of one root. Each look costs two small reads and what is new; nothing is written or locked.
+    """Follows both series of one root. A look costs one stat() while nothing changes, and then what is new.
 
-    It promises records in the order of their versions, each version once. It does not promise that a record stays: the
-    oldest become fewer, and then stand for several games each; after a look that says so, all records are others.
+    It promises records in the order of their versions, each version once, and never writes. It locks the file for some
+    milliseconds per chunk, so that a long history does not hold up the writer. It does not promise that a record stays:
+    older ones are down-sampled (see `edition`). A file that a killed writer left in the middle of a commit can't be read
+    until the learner starts again; what was read before stays.
     """
 
     def __init__(self, paths: Paths) -> None:
-        self._batches = _Series(paths.batch_metrics, BATCHES)
-        self._games = _Series(paths.game_metrics, GAMES)
+        self._path = paths.metrics
+        self._batches = _Series(BATCH_TABLE)
+        self._games = _Series(GAME_TABLE)
+        self._signature: Signature | None = None
+        self._settled = -np.inf
 
     def look(self) -> bool:
         """Take in what is new; True if anything has changed. What can't be read changes nothing."""
-        return bool(self._batches.look() | self._games.look())
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError:
+            self._signature = None
+            return self._batches.clear() | self._games.clear()
+        except OSError:
+            return False
+        if not stat.S_ISREG(status.st_mode):
+            return False  # to open a named pipe may block for ever
+        now, found = time.monotonic(), signature_of(status)
+        if found != self._signature:
+            # Two commits within one tick of the file's clock have the same signature, so read on until it is older than that.
+            self._signature, self._settled = found, now + _SETTLE_SECONDS
+        elif now >= self._settled:
+            return False
+        try:
+            with contextlib.closing(connect(self._path, "ro")) as db:
+                db.text_factory = bytes
+                return self._batches.look(db) | self._games.look(db)
+        except (sqlite3.Error, TypeError, ValueError, OverflowError):  # locked, torn, or somebody else's
+            self._settled = now + _SETTLE_SECONDS
+            return False
 
     @property
     def batches(self) -> Records:
@@ -120,37 +216,54 @@ class MetricsReader:
     @property
     def edition(self) -> tuple[bytes, bytes]:
         """Equal editions: since then records have only been added to the end."""
-        return self._batches.place.edition, self._games.place.edition
+        return self._batches.edition, self._games.edition
 
 
 class _Series:
-    """One file, read as far as it has come, in an array that grows by doubling."""
+    """One table, read up to its last key, in an array that grows by doubling."""
 
-    def __init__(self, path: Path, layout: np.dtype[Any]) -> None:
-        self._path = path
-        self._room = np.empty(0, layout)
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._select = f"SELECT {', '.join(table.columns)} FROM {table.name} WHERE {table.key} > ? ORDER BY {table.key} LIMIT {_ROWS_AT_A_TIME}"
+        self._room: Records = np.empty(0, table.layout)
         self._count = 0
-        self.place = Place()
+        self.edition = b""
 
     @property
     def records(self) -> Records:
         return self._room[: self._count]
 
-    def look(self) -> bool:
-        try:
-            new, place, anew = record_file.read(self._path, self._room.dtype, SCHEMA, self.place)
-        except OSError:
-            return False
-        self.place = place
-        if anew:
-            self._count = 0
+    def clear(self) -> bool:
+        """Forget all records; True if there were any."""
+        had_any, self._count, self.edition = self._count > 0, 0, b""
+        return had_any
+
+    def look(self, db: sqlite3.Connection) -> bool:
+        changed = False
+        while True:
+            db.execute("BEGIN")
+            format_number = db.execute("PRAGMA user_version").fetchone()[0]
+            row = db.execute("SELECT edition FROM editions WHERE table_name = ?", (self._table.name,)).fetchone()
+            if format_number != FORMAT or row is None:
+                raise sqlite3.DatabaseError(f"no metrics history of format {FORMAT}")
+            if row[0] != self.edition:
+                changed |= self.clear()
+                self.edition = row[0]
+            last = int(self.records[self._table.key][-1]) if self._count else 0
+            new = np.fromiter(db.execute(self._select, (last,)), self._table.layout)
+            db.execute("COMMIT")
+            self._extend(new)
+            changed |= len(new) > 0
+            if len(new) < _ROWS_AT_A_TIME:
+                return changed
+
+    def _extend(self, new: Records) -> None:
         if len(new) > len(self._room) - self._count:
             room = np.empty(max(2 * len(self._room), self._count + len(new)), self._room.dtype)
             room[: self._count] = self.records
             self._room = room
         self._room[self._count : self._count + len(new)] = new
         self._count += len(new)
-        return anew or len(new) > 0
 
 
 def read(paths: Paths) -> Metrics:

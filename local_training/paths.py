@@ -130,13 +130,18 @@ class Paths:
         return self.logs / "governor.log"
 
     @cached_property
-    def batch_metrics(self) -> Path:
-        """One record per batch, see metrics.py."""
+    def metrics(self) -> Path:
+        """One record per batch and per trained game, see metrics.py."""
+        return self.logs / "metrics.sqlite3"
+
+    @cached_property
+    def old_batch_metrics(self) -> Path:
+        """The batches as versions before SQLite wrote them; imported once."""
         return self.logs / "metrics_batches.bin"
 
     @cached_property
-    def game_metrics(self) -> Path:
-        """One record per trained game, likewise."""
+    def old_game_metrics(self) -> Path:
+        """The games, likewise."""
         return self.logs / "metrics_games.bin"
 
     @cached_property

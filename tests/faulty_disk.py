@@ -42,7 +42,6 @@ _KINDS = (
     (r"data/\.leaving", "folder"),
     (r"data/\.leaving/.+", "leaving file"),
     (r"logs/background_training\.log", "log"),
-    (r"logs/\.?metrics_(batches|games)\.bin(\.part)?", "metrics"),
     (r"logs/\.?status\.json(\.part)?", "status"),
     (r"\.|(?!.*\.)[a-z/]*", "folder"),
 )

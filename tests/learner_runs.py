@@ -7,16 +7,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from local_training import metrics
 from local_training.paths import CHECKOUT, Paths
 from local_training.settings import Settings
 from tools.background_parallel_learner import BackgroundParallelLearner
 from tools.learner import drain as drains
 from tools.learner import ledger as ledgers
 from tools.learner import supervisor
+from tools.learner.metrics_history import MetricsHistory
 
 if TYPE_CHECKING:
     import pytest
@@ -148,3 +151,11 @@ def trained(paths: Paths) -> list[tuple[str, int]]:
 def reason(paths: Paths, fate: str, name: str) -> str:
     """The text of the reason file beside an episode that was set aside."""
     return (paths.archive / fate / f"{name}.reason.txt").read_text(encoding="utf-8")
+
+
+def add_to_history(paths: Paths, made: list[tuple[Any, Any]], **bounds: int) -> None:
+    """Put (batch records, game records) at the end of the metrics history, as its writer does after training."""
+    newest = metrics.read(paths).batches["version"].max(initial=0)
+    history = MetricsHistory(paths, SimpleNamespace(last_seq=0), **bounds)  # type: ignore[arg-type]
+    history.begin(SimpleNamespace(version=int(newest)))  # type: ignore[arg-type]
+    history.append(made)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
 
 import episodes
 import learner_runs
@@ -18,7 +24,7 @@ from local_training.paths import Paths
 from tools.learner import drain as drains
 from tools.learner import metrics_history, publishing
 from tools.learner.ledger import BY_ANOTHER_PROGRAM, Ledger
-from tools.learner.metrics_series import Series
+from tools.learner.metrics_history import downsampled
 
 TIMES = ("load_seconds", "train_seconds", "commit_seconds", "archive_seconds", "total_seconds")
 
@@ -106,79 +112,317 @@ def test_a_history_that_is_gone_is_made_again_from_the_ledger(paths: Paths) -> N
     assert np.isnan(after.batches["train_seconds"]).tolist() == [True, True, True, False]
 
 
-@pytest.mark.parametrize("torn", ["batch", "game", "both", "games of a batch"])
-def test_what_a_crash_tore_off_is_made_good(paths: Paths, torn: str) -> None:
-    """Whichever of the two files ends too early, or in the middle of a record: nothing is missing, nothing is there twice."""
+DIE_AT_STATEMENT = """
+import contextlib, os, signal, sys
+from pathlib import Path
+import learner_runs
+from local_training import metrics
+connect, left = metrics.connect, int(sys.argv[2])
+
+def counted(statement):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def watched(path, mode):
+    db = connect(path, mode)
+    db.set_trace_callback(counted)
+    return db
+
+metrics.connect = watched
+learner_runs.drain(Path(sys.argv[1]))
+print(left)
+"""
+
+
+def _killed_at_statement(paths: Paths, number: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", DIE_AT_STATEMENT, str(paths.root), str(number)]
+    environment = {**learner_runs.environment(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_at_any_statement_no_record_is_missing_or_there_twice(root, paths: Paths) -> None:
+    """A process that drains is killed before one of its SQL statements, from the making of the file to the last commit."""
+    _play(paths, range(6))
+    whole = shutil.copytree(root, root.with_name("whole"))
+    done = _killed_at_statement(Paths(whole), 10_000)
+    assert done.returncode == 0, done.stderr
+    statements = 10_000 - int(done.stdout.split()[-1])
+    assert statements > 20
+    for number in sorted({0, 2, 4, *range(6, statements, max(1, statements // 8)), statements - 1}):
+        killed = Paths(shutil.copytree(root, root.with_name(f"killed at {number}")))
+        assert _killed_at_statement(killed, number).returncode == -signal.SIGKILL, number
+        learner_runs.drain(killed.root)
+        assert len(_assert_in_step_with_the_ledger(killed).games) == 6, number
+
+
+DIE_IN_COMMIT = """
+import os, signal, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA cache_size=1")
+db.execute("BEGIN IMMEDIATE")
+db.execute("UPDATE batches SET loss = 123.0, version = version + 10")
+db.executemany("INSERT INTO batches (version, stands_for) VALUES (?, 1)", [(number,) for number in range(100, 5000)])
+db.execute("DELETE FROM games")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_while_pages_are_half_written_the_journal_takes_them_back(paths: Paths) -> None:
+    """A reader keeps what it had until the learner starts again; then all is as it was before the killed transaction."""
     _play(paths, range(9))
     learner_runs.drain(paths.root)
-    for path, cut in ((paths.batch_metrics, torn != "game"), (paths.game_metrics, torn in ("game", "both"))):
-        if cut:
-            path.write_bytes(path.read_bytes()[:-10])
-    if torn == "games of a batch":
-        games = Series(paths.game_metrics, metrics.GAMES, 100)
-        games.add(metrics.read(paths).games[-1:].copy())  # of a version twice: its batch was not recorded
-    _play(paths, range(9, 12))
+    reader = MetricsReader(paths)
+    assert reader.look()
+    before = reader.batches.tobytes(), reader.games.tobytes()
+    size = paths.metrics.stat().st_size
+    subprocess.run([sys.executable, "-c", DIE_IN_COMMIT, str(paths.metrics)], check=False, timeout=60)
+    assert paths.metrics.stat().st_size > size and paths.metrics.with_name("metrics.sqlite3-journal").stat().st_size > 512
+
+    assert not reader.look()
+    assert (reader.batches.tobytes(), reader.games.tobytes()) == before
     learner_runs.drain(paths.root)
-
-    if torn == "game":
-        # Games come before their batch, and are never fewer when that is there: nobody looks for them.
-        assert _versions(paths) == [1, 2, 3, 4] and len(metrics.read(paths).games) == 11
-    else:
-        _assert_in_step_with_the_ledger(paths)
+    found = _assert_in_step_with_the_ledger(paths)
+    assert (found.batches.tobytes(), found.games.tobytes()) == before
+    assert not paths.metrics.with_name("metrics.sqlite3.broken").exists()
 
 
-@pytest.mark.parametrize("kind", ["text", "folder", "pipe", "another schema", "empty"])
+@pytest.mark.parametrize("kind", ["text", "folder", "pipe", "another format", "another schema", "torn", "zeros in the middle"])
 def test_a_strange_file_in_its_place_is_kept_beside(paths: Paths, kind: str) -> None:
-    """It is not ours to delete; and the history begins anew from the ledger."""
+    """It is not ours to delete; and the history is made again from the ledger."""
     _play(paths, range(3))
     learner_runs.drain(paths.root)
-    data = paths.batch_metrics.read_bytes()
-    paths.batch_metrics.unlink()
+    data = paths.metrics.read_bytes()
+    if kind in ("another format", "another schema"):
+        with contextlib.closing(sqlite3.connect(paths.metrics)) as db:
+            db.execute("PRAGMA user_version = 9" if kind == "another format" else "ALTER TABLE games ADD COLUMN mood TEXT")
+    else:
+        paths.metrics.unlink()
     if kind == "folder":
-        paths.batch_metrics.mkdir()
-        (paths.batch_metrics / "diary.txt").write_text("dear diary")
+        paths.metrics.mkdir()
+        (paths.metrics / "diary.txt").write_text("dear diary")
     elif kind == "pipe":
         pytest.importorskip("fcntl")
-        import os
-
-        os.mkfifo(paths.batch_metrics)
-    else:
-        contents = {"text": b"loss,return\n" * 20, "another schema": data[:8] + b"\2" + data[9:], "empty": b""}
-        paths.batch_metrics.write_bytes(contents[kind])
+        os.mkfifo(paths.metrics)
+    elif not kind.startswith("another"):
+        contents = {
+            "text": b"loss,return\n" * 200,
+            "torn": data[: len(data) // 2],
+            "zeros in the middle": data[:4096] + bytes(4096) + data[8192:],
+        }
+        paths.metrics.write_bytes(contents[kind])
+    assert kind == "another schema" or len(metrics.read(paths).games) == 0 or kind in ("torn", "zeros in the middle")
     _play(paths, range(3, 6))
     learner_runs.drain(paths.root)
 
     _assert_in_step_with_the_ledger(paths)
-    assert paths.batch_metrics.with_name("metrics_batches.bin.former").exists()
+    assert paths.metrics.with_name("metrics.sqlite3.broken").exists()
 
 
 def test_a_history_that_cannot_be_written_stops_no_training(paths: Paths, monkeypatch, caplog) -> None:
-    """It is said once, not for every batch; and what is missing is added once it can be written again."""
-    blocked = paths.game_metrics.with_name("metrics_games.bin.former")
-    for folder in (paths.game_metrics, blocked):
+    """One warning, not one per batch; what is missing is added once it can be written again, with its losses and times."""
+    for folder in (paths.metrics, paths.metrics.with_name("metrics.sqlite3.broken")):
         (folder / "not empty").mkdir(parents=True)
     _play(paths, range(9))
     with caplog.at_level(logging.WARNING, "tools.learner.metrics_history"):
         learner_runs.drain(paths.root)
     assert len(learner_runs.trained(paths)) == 9 and _versions(paths) == []
-    assert [record.message[:28] for record in caplog.records] == ["metrics history not written:"]
+    assert len([record for record in caplog.records if "training goes on" in record.message]) == 1
 
-    monkeypatch.setattr(metrics_history, "RETRY_SECONDS", 0.0)
     _play(paths, range(9, 15))
     mended = []
 
     def mend(event: str, **facts: object) -> None:
         if event == "batch" and not mended:
-            shutil.rmtree(paths.game_metrics)
+            shutil.rmtree(paths.metrics)
             mended.append(event)
+            monkeypatch.setattr("time.monotonic", lambda real=__import__("time").monotonic: real() + 100.0)
 
     drains.drain(learner_runs.settings(paths.root), mend)
     found = _assert_in_step_with_the_ledger(paths)
-    assert mended and found.batches["recovered"].tolist() == [1] * 5
+    assert mended and found.batches["recovered"].tolist() == [1, 1, 1, 0, 0]
+    assert (found.batches["train_seconds"][3:] > 0).all()
+
+
+@pytest.mark.parametrize("harm", ["deleted", "another program's lock", "full disk"])
+def test_harm_to_the_file_while_the_learner_trains_costs_no_record(paths: Paths, monkeypatch, harm: str) -> None:
+    """Deleted, locked by a program that keeps a transaction open, or no room: made good when it has passed."""
+    monkeypatch.setattr(metrics, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(metrics_history, "RETRY_SECONDS", 0.0)
+    _play(paths, range(12))
+    connect, batches, held = metrics.connect, [], []
+
+    def cramped(path, mode):  # type: ignore[no-untyped-def]
+        db = connect(path, mode)
+        if harm == "full disk" and len(batches) in (1, 2):
+            db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
+            db.execute("BEGIN")
+            with contextlib.suppress(sqlite3.OperationalError):
+                db.execute("CREATE TABLE filler (x)")
+            db.rollback()
+            monkeypatch.setattr(metrics_history, "_row_of", lambda record, table: _big(record, table))
+        return db
+
+    real_row = metrics_history._row_of
+
+    def _big(record, table):  # type: ignore[no-untyped-def]
+        row = real_row(record, table)
+        return (*row[:-1], "x" * 100_000) if table.key == "id" and len(batches) in (1, 2) else row
+
+    def happen(event: str, **facts: object) -> None:
+        if event != "batch":
+            return
+        batches.append(event)
+        if harm == "deleted" and len(batches) == 2:
+            paths.metrics.unlink()
+        if harm == "another program's lock" and len(batches) == 1:
+            held.append(sqlite3.connect(paths.metrics, isolation_level=None))
+            held[0].execute("BEGIN EXCLUSIVE")
+        elif harm == "another program's lock" and len(batches) == 3:
+            held[0].close()
+
+    monkeypatch.setattr(metrics, "connect", cramped)
+    drains.drain(learner_runs.settings(paths.root), happen)
+
+    monkeypatch.setattr(metrics, "connect", connect)
+    found = _assert_in_step_with_the_ledger(paths)
+    assert len(found.batches) == 4
+    assert not any("x" * 10 in metrics.text_of(name) for name in found.games["map"])
+
+
+def test_readers_never_hold_up_the_writer(paths: Paths) -> None:
+    """While a reader is between two chunks the file is not locked, and an open reader's connection is not kept."""
+    _play(paths, range(3))
+    learner_runs.drain(paths.root)
+    reader = MetricsReader(paths)
+    reader.look()
+    with contextlib.closing(sqlite3.connect(paths.metrics, timeout=0.0, isolation_level=None)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        db.execute("COMMIT")
+
+
+def test_a_reader_sees_two_commits_of_the_same_moment(paths: Paths) -> None:
+    """A file system's clock has ticks; the second of two commits within one may leave the file's signature as it was."""
+    _play(paths, range(3))
+    learner_runs.drain(paths.root)
+    reader = MetricsReader(paths)
+    reader.look()
+    status = os.stat(paths.metrics)
+    _play(paths, range(3, 6))
+    learner_runs.drain(paths.root)
+    os.utime(paths.metrics, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert reader.look() and len(reader.games) == 6
+
+
+def test_a_look_without_news_costs_one_stat(paths: Paths, monkeypatch) -> None:
+    """Once the file has settled it is not opened."""
+    monkeypatch.setattr(metrics, "_SETTLE_SECONDS", 0.0)
+    _play(paths, range(3))
+    learner_runs.drain(paths.root)
+    reader = MetricsReader(paths)
+    assert reader.look()
+    monkeypatch.setattr(metrics, "connect", lambda *_: pytest.fail("opened"))
+    assert not reader.look()
+
+
+def test_a_long_history_is_read_in_chunks_and_a_changed_edition_from_the_start(paths: Paths, monkeypatch) -> None:
+    """Down-sampled between two looks, or between two chunks: no record is there twice."""
+    monkeypatch.setattr(metrics, "_ROWS_AT_A_TIME", 7)
+    reader = MetricsReader(paths)
+    for first in range(1, 200, 5):
+        learner_runs.add_to_history(paths, [_made(version) for version in range(first, first + 5)], most_games=80)
+        assert reader.look()
+        assert (np.diff(reader.games["id"]) > 0).all() and len(reader.games) <= 80
+    assert reader.batches["version"].tolist() == list(range(1, 201))
+    assert reader.games.tobytes() == metrics.read(paths).games.tobytes()
+    assert reader.games["version"][-20:].tolist() == [version for version in range(191, 201) for _ in range(2)]
+
+
+def _made(version: int) -> tuple[metrics.Records, metrics.Records]:
+    batch, games = np.zeros(1, metrics.BATCHES), np.zeros(2, metrics.GAMES)
+    for records in (batch, games):
+        records["version"], records["weight"] = version, 1
+    return batch, games
+
+
+def test_the_file_opens_with_any_sqlite_tool(paths: Paths) -> None:
+    """Plain names with units, text as text, NULL for what is not known."""
+    _play(paths, range(3), meta=np.array('{"result": "win", "opponent": "Süd"}'))
+    learner_runs.drain(paths.root)
+    with contextlib.closing(sqlite3.connect(paths.metrics)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("SELECT version, games, won, others_cpu_percent FROM batches").fetchall() == [(1, 3, 3, None)]
+        assert db.execute("SELECT opponent, sum(stands_for), min(lag_versions) FROM games").fetchall() == [("Süd", 3, -1)]
+        assert db.execute("SELECT count(*) FROM games WHERE unix_seconds > 1.7e9").fetchone() == (3,)
+
+
+def _write_old(paths: Paths, batches: metrics.Records, games: metrics.Records) -> None:
+    """As versions before SQLite wrote the history: a header, and records of fixed size with a checksum each."""
+    for path, records in ((paths.old_batch_metrics, batches), (paths.old_game_metrics, games)):
+        fields = [field for field in records.dtype.descr if field[0] != "id"]
+        place = [name for name, *_ in fields].index("opponent") if records.dtype == metrics.GAMES else len(fields)
+        old = np.zeros(len(records), [*fields[:place], ("spare", "u1"), *fields[place:], ("check", "<u4")])
+        for name, *_ in fields:
+            old[name] = records[name]
+        for number in range(len(old)):
+            words = np.frombuffer(old[number].tobytes(), "<u4")[:-1]
+            total = sum(int(word) * ((2654435761 * k) % 2**32 | 1) for k, word in enumerate(words, 1))
+            old["check"][number] = (total + 0x5EA1ED) % 2**32
+        header = b"BTrecord" + np.array([1, old.dtype.itemsize], "<u4").tobytes() + bytes(16)
+        path.write_bytes(header + old.tobytes())
+
+
+def test_the_history_of_earlier_versions_is_taken_over_once(paths: Paths) -> None:
+    """Losses and times that the ledger does not have come from the old files, which stay; the rest comes from the ledger."""
+    _play(paths, range(9))
+    learner_runs.drain(paths.root)
+    before = metrics.read(paths)
+    _write_old(paths, before.batches[:2], before.games[:7])
+    assert (paths.old_batch_metrics.stat().st_size, paths.old_game_metrics.stat().st_size) == (32 + 2 * 152, 32 + 7 * 108)
+    old = paths.old_batch_metrics.read_bytes(), paths.old_game_metrics.read_bytes()
+    paths.metrics.unlink()
+    for numbers in (range(9, 12), range(12, 15)):
+        _play(paths, numbers)
+        learner_runs.drain(paths.root)
+
+    found = _assert_in_step_with_the_ledger(paths)
+    assert found.batches[:2].tobytes() == before.batches[:2].tobytes() and found.games[:6].tobytes() == before.games[:6].tobytes()
+    assert found.batches["recovered"].tolist() == [0, 0, 1, 0, 0]
+    assert (paths.old_batch_metrics.read_bytes(), paths.old_game_metrics.read_bytes()) == old
+
+
+@pytest.mark.parametrize("harm", ["torn", "another life", "garbage", "pipe"])
+def test_an_old_history_that_is_harmed_costs_only_itself(paths: Paths, harm: str) -> None:
+    """Records with a wrong checksum, of versions that the model has not reached, of another program."""
+    _play(paths, range(9))
+    learner_runs.drain(paths.root)
+    before = metrics.read(paths)
+    batches = before.batches.copy()
+    batches["version"] += 100 if harm == "another life" else 0
+    _write_old(paths, batches, before.games)
+    data = bytearray(paths.old_batch_metrics.read_bytes())
+    if harm == "torn":
+        data[32 + 152 + 20] ^= 1
+        paths.old_batch_metrics.write_bytes(data[:-5])
+    elif harm == "garbage":
+        paths.old_batch_metrics.write_bytes(b"BTrecord" * 100)
+    elif harm == "pipe":
+        pytest.importorskip("fcntl")
+        paths.old_game_metrics.unlink()
+        os.mkfifo(paths.old_game_metrics)
+    paths.metrics.unlink()
+    learner_runs.drain(paths.root)
+    if harm == "torn":
+        assert _versions(paths) == [1, 3 - 0] or _versions(paths) == [1, 2, 3]
+    elif harm != "pipe":
+        assert _assert_in_step_with_the_ledger(paths).batches["recovered"].all()
 
 
 def test_another_life_in_the_same_root_keeps_the_former_history(paths: Paths) -> None:
-    """Whoever deletes model and episodes begins anew; what was recorded of the former life lies beside."""
+    """With model and episodes deleted the history starts again; the former one is kept beside."""
     _play(paths, range(9))
     learner_runs.drain(paths.root)
     shutil.rmtree(paths.models)
@@ -187,7 +431,7 @@ def test_another_life_in_the_same_root_keeps_the_former_history(paths: Paths) ->
     learner_runs.drain(paths.root)
 
     assert _versions(paths) == [1]
-    paths.batch_metrics.with_name("metrics_batches.bin.former").replace(paths.batch_metrics)
+    paths.metrics.with_name("metrics.sqlite3.former").replace(paths.metrics)
     assert _versions(paths) == [1, 2, 3]
 
 
@@ -259,7 +503,6 @@ def test_a_batch_before_a_rollback_of_the_guard_is_recorded_though_the_process_d
 
 def test_a_models_report_of_any_numbers_makes_a_record() -> None:
     """A model may come from another program, and say of its last batch what it likes."""
-    from tools.learner import metrics_records
     from tools.learner.generation import Generation
 
     commit = {"kind": "batch", "seq": 3, "chain": "", "previous_chain": "", "batch": []}
@@ -267,7 +510,35 @@ def test_a_models_report_of_any_numbers_makes_a_record() -> None:
     present = Generation(None, 3, {"commit": commit, "last_batch": report}, b"")  # type: ignore[arg-type]
     games = np.zeros(2, metrics.GAMES)
 
-    record = metrics_records.batch_of(present, games, 1.0)
+    record = metrics_history.batch_of(present, games, 1.0)
 
     assert record["loss"][0] == np.inf and record["steps"][0] == 0 and record["games"][0] == 2**32 - 1
     assert np.isnan(record["mean_return"][0]) and np.isnan(record["kl"][0]) and record["replayed_steps"][0] == 0
+
+
+def test_down_sampling_keeps_the_newest_and_what_all_of_them_stand_for() -> None:
+    """However often it is done: bounded, in order, the newest unchanged, and means by weight stay near the truth."""
+    most, kept = 1_000, _rows(1, 0)
+    for first in range(1, 200_001, 100):
+        kept = np.concatenate([kept, _rows(first, 100)])
+        if len(kept) > most:
+            kept = downsampled(kept, most)
+            assert len(kept) <= 0.75 * most
+            assert kept["key"][-250:].tolist() == list(range(first + 100 - 250, first + 100))
+            assert (kept["weight"][-250:] == 1).all()
+
+    assert (np.diff(kept["key"]) > 0).all()
+    assert float(kept["weight"].sum()) == pytest.approx(200_000, rel=0.01)
+    assert np.average(kept["key"], weights=kept["weight"]) == pytest.approx(100_000, rel=0.05)
+
+
+def test_down_sampling_is_fair_to_opponents_that_take_turns() -> None:
+    """To keep always the first of two neighbours would keep one opponent of two."""
+    older = downsampled(_rows(0, 4_000), 2_000)[:-500]
+    assert np.average(older["key"] % 2, weights=older["weight"]) == pytest.approx(0.5, abs=0.1)
+
+
+def _rows(first: int, count: int) -> metrics.Records:
+    made = np.zeros(count, [("key", "<i8"), ("weight", "<i8")])
+    made["key"], made["weight"] = np.arange(first, first + count), 1
+    return made

@@ -16,9 +16,8 @@ from conftest import PATIENCE_SECONDS, wait_until
 
 from local_training import metrics
 from local_training.errors import BackgroundTrainingError
-from local_training.metrics import BATCHES
+from local_training.metrics import BATCHES, GAMES
 from local_training.paths import CHECKOUT, Paths
-from tools.learner.metrics_series import Series
 from tools.monitor.tensorboard import event_records, tags
 from tools.monitor.tensorboard.follower import Follower
 
@@ -32,7 +31,7 @@ def _recorded(paths: Paths, first: int, last: int, *, most: int = 1000) -> None:
     records["moment"] = 1.7e9 + records["version"]
     records["mean_return"] = records["version"] / 4
     records["loss"] = np.nan
-    Series(paths.batch_metrics, BATCHES, most, thin_at=most, count=len(metrics.read(paths).batches)).add(records)
+    learner_runs.add_to_history(paths, [(records, np.zeros(0, GAMES))], most_batches=most)
 
 
 def _points(paths: Paths) -> dict[str, dict[int, tuple[float, float]]]:
@@ -148,7 +147,7 @@ def test_another_history_is_not_mixed_with_the_former(paths: Paths) -> None:
     follower.look()
     foreign = paths.tensorboard / "events.out.tfevents.1.other"
     foreign.write_bytes(b"")
-    paths.batch_metrics.unlink()
+    paths.metrics.unlink()
     assert follower.look() == 0
     _recorded(paths, 1, 3)
     assert follower.look() == 3

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from local_training import metrics
-from local_training.record_file import Records
+from local_training.metrics import Records
 from tools.monitor.web import series
 from tools.monitor.web.series import Floats
 

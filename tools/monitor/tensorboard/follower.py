@@ -10,9 +10,8 @@ from pathlib import Path
 
 from local_training import atomic_files
 from local_training.errors import BackgroundTrainingError
-from local_training.metrics import MetricsReader
+from local_training.metrics import MetricsReader, Records
 from local_training.paths import Paths
-from local_training.record_file import Records
 from local_training.root_lock import RootLock
 from tools.monitor.tensorboard import event_records, tags
 

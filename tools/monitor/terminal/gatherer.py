@@ -84,7 +84,6 @@ class Gatherer:
         self._metrics = MetricsReader(paths)
         self._flow = Flow()
         self._status_file, self._log_file = _Watched(paths.status), _Watched(paths.training_log)
-        self._series = _Watched(paths.batch_metrics), _Watched(paths.game_metrics)
         self._status = StatusFacts(None, is_there=False)
         self._log: tuple[str, ...] = ()
         self._learning = Learning()
@@ -142,15 +141,14 @@ class Gatherer:
         if 0 <= self._news_due - now <= NEWS_SECONDS:
             return False
         status, log = self._status_file.has_changed(), self._log_file.has_changed()
-        history = [series.has_changed() for series in self._series]
+        history = self._metrics.look()
         if status:
             self._status = reading.status_facts(self._paths)
             self._flow.note(self._status.content or {})
         if log:
             self._log = reading.last_lines(self._paths.training_log, LOG_LINES)
-        if status or log or any(history):
+        if status or log or history:
             self._news_due = now + NEWS_SECONDS
-        if any(history):
-            self._metrics.look()
+        if history:
             self._learning = learning(self._metrics.batches, self._metrics.games)
-        return status or log or any(history)
+        return status or log or history

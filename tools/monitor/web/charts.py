@@ -21,8 +21,8 @@ WINDOWS = (10, 50, 200)
 """Over how many games the curve may be smoothed."""
 
 _DOTS, _POINTS, _STAGES = 350, 250, 40
-_NO_GAMES = "No game has been trained on since the metrics history began (logs/metrics_games.bin)."
-_NO_BATCHES = "No batch has been trained since the metrics history began (logs/metrics_batches.bin)."
+_NO_GAMES = "No game has been trained on since the metrics history began (logs/metrics.sqlite3)."
+_NO_BATCHES = "No batch has been trained since the metrics history began (logs/metrics.sqlite3)."
 _NO_NAMES = 'No game says its {0}: a bot may write it into the episode\'s meta, as "{0}".'
 
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from local_training.metrics import MetricsReader
+from local_training.metrics import MetricsReader, Records
 from local_training.paths import Paths
-from local_training.record_file import Records
 from tools.monitor import reading
 from tools.monitor.reading import Reader
 from tools.monitor.snapshot import Snapshot
