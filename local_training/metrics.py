@@ -224,7 +224,8 @@ class _Series:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._select = f"SELECT {', '.join(table.columns)} FROM {table.name} WHERE {table.key} > ? ORDER BY {table.key} LIMIT {_ROWS_AT_A_TIME}"
+        columns, key = ", ".join(table.columns), table.key
+        self._select = f"SELECT {columns} FROM {table.name} WHERE {key} > ? ORDER BY {key} LIMIT {_ROWS_AT_A_TIME}"
         self._room: Records = np.empty(0, table.layout)
         self._count = 0
         self.edition = b""
@@ -243,8 +244,10 @@ class _Series:
         while True:
             db.execute("BEGIN")
             format_number = db.execute("PRAGMA user_version").fetchone()[0]
+            # A view of this name may take for ever.
+            is_table = db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (self._table.name,)).fetchone()
             row = db.execute("SELECT edition FROM editions WHERE table_name = ?", (self._table.name,)).fetchone()
-            if format_number != FORMAT or row is None:
+            if format_number != FORMAT or row is None or is_table is None:
                 raise sqlite3.DatabaseError(f"no metrics history of format {FORMAT}")
             if row[0] != self.edition:
                 changed |= self.clear()
@@ -252,6 +255,8 @@ class _Series:
             last = int(self.records[self._table.key][-1]) if self._count else 0
             new = np.fromiter(db.execute(self._select, (last,)), self._table.layout)
             db.execute("COMMIT")
+            if not (np.diff(new[self._table.key], prepend=last) > 0).all():
+                raise sqlite3.DatabaseError("keys do not rise")  # a damaged index, in which this loop might not end
             self._extend(new)
             changed |= len(new) > 0
             if len(new) < _ROWS_AT_A_TIME:

@@ -201,7 +201,7 @@ def targets(played: Paths, paths: Paths) -> list[Target]:
         "learning": {"hidden": 8, "gamma": 0.9},
         "limits": {"max_steps": 10},
     }
-    records = played.batch_metrics.read_bytes()
+    records = played.metrics.read_bytes()
 
     def through(path: Path, read: Callable[[], object]) -> Callable[[bytes], object]:
         def reader(data: bytes) -> object:
@@ -250,7 +250,7 @@ def targets(played: Paths, paths: Paths) -> list[Target]:
         ("settings", lambda fuzzer: fuzzer.json(settings), through(config, loaded), 10_000_000),
         ("pause", pause, through(paths.paused, lambda: pausing.read(paths)), 3_000_000),
         ("card", card, through(paths.data / ".learner.json", lambda: root_lock.read_card(paths)), 3_000_000),
-        ("metrics", record, through(paths.batch_metrics, lambda: metrics.read(paths)), 3_000_000),
+        ("metrics", record, through(paths.metrics, lambda: metrics.read(paths)), 3_000_000),
     ]  # fmt: skip
 
 
