@@ -255,7 +255,7 @@ class _Series:
             last = int(self.records[self._table.key][-1]) if self._count else 0
             new = np.fromiter(db.execute(self._select, (last,)), self._table.layout)
             db.execute("COMMIT")
-            if not (np.diff(new[self._table.key], prepend=last) > 0).all():
+            if not (np.diff(new[self._table.key].astype(np.int64), prepend=last) > 0).all():
                 raise sqlite3.DatabaseError("keys do not rise")  # a damaged index, in which this loop might not end
             self._extend(new)
             changed |= len(new) > 0

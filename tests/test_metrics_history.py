@@ -195,15 +195,22 @@ def test_killed_while_pages_are_half_written_the_journal_takes_them_back(paths: 
     assert not paths.metrics.with_name("metrics.sqlite3.broken").exists()
 
 
-@pytest.mark.parametrize("kind", ["text", "folder", "pipe", "another format", "another schema", "torn", "zeros in the middle"])
+@pytest.mark.parametrize(
+    "kind", ["text", "folder", "pipe", "another format", "another schema", "trigger", "torn", "zeros in the middle"]
+)
 def test_a_strange_file_in_its_place_is_kept_beside(paths: Paths, kind: str) -> None:
     """It is not ours to delete; and the history is made again from the ledger."""
     _play(paths, range(3))
     learner_runs.drain(paths.root)
     data = paths.metrics.read_bytes()
-    if kind in ("another format", "another schema"):
+    changes = {
+        "another format": "PRAGMA user_version = 9",
+        "another schema": "ALTER TABLE games ADD COLUMN mood TEXT",
+        "trigger": "CREATE TRIGGER t AFTER INSERT ON games BEGIN DELETE FROM games; END",
+    }
+    if kind in changes:
         with contextlib.closing(sqlite3.connect(paths.metrics)) as db:
-            db.execute("PRAGMA user_version = 9" if kind == "another format" else "ALTER TABLE games ADD COLUMN mood TEXT")
+            db.execute(changes[kind])
     else:
         paths.metrics.unlink()
     if kind == "folder":
@@ -212,7 +219,7 @@ def test_a_strange_file_in_its_place_is_kept_beside(paths: Paths, kind: str) -> 
     elif kind == "pipe":
         pytest.importorskip("fcntl")
         os.mkfifo(paths.metrics)
-    elif not kind.startswith("another"):
+    elif kind not in changes:
         contents = {
             "text": b"loss,return\n" * 200,
             "torn": data[: len(data) // 2],
@@ -226,6 +233,30 @@ def test_a_strange_file_in_its_place_is_kept_beside(paths: Paths, kind: str) -> 
 
     _assert_in_step_with_the_ledger(paths)
     assert paths.metrics.with_name("metrics.sqlite3.broken").exists()
+
+
+@pytest.mark.parametrize("kind", ["endless view", "wrong types", "no edition"])
+def test_a_hostile_file_has_no_records_and_takes_no_time(paths: Paths, kind: str) -> None:
+    """It has our format number and our table names, and is not what it seems."""
+    _play(paths, range(3))
+    learner_runs.drain(paths.root)
+    with contextlib.closing(sqlite3.connect(paths.metrics, isolation_level=None)) as db:
+        if kind == "endless view":
+            columns = ", ".join(f"n AS {column}" for column in metrics.BATCH_TABLE.columns)
+            db.execute("DROP TABLE batches")
+            db.execute(
+                f"CREATE VIEW batches AS WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT {columns} FROM c"
+            )
+        elif kind == "wrong types":
+            db.execute("UPDATE batches SET steps = 'many', loss = x'00'")
+        else:
+            db.execute("DELETE FROM editions")
+    assert len(metrics.read(paths).batches) == 0
+    _play(paths, range(3, 6))
+    learner_runs.drain(paths.root)
+    if kind != "wrong types":
+        _assert_in_step_with_the_ledger(paths)
+        assert paths.metrics.with_name("metrics.sqlite3.broken").exists()
 
 
 def test_a_history_that_cannot_be_written_stops_no_training(paths: Paths, monkeypatch, caplog) -> None:

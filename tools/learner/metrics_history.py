@@ -287,10 +287,12 @@ def _check(db: sqlite3.Connection) -> None:
     found = db.execute("PRAGMA user_version").fetchone()[0]
     if found != metrics.FORMAT:
         raise sqlite3.DatabaseError(f"user_version is {found}, needed is {metrics.FORMAT}")
-    for table in TABLES:
-        columns = tuple(row[1] for row in db.execute(f"PRAGMA table_info({table.name})"))
-        if columns != table.columns:
-            raise sqlite3.DatabaseError(f"table {table.name} has other columns")
+    # Compared as text: a view or a trigger of another program's file may take for ever.
+    schema = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+    if any(schema.get(table.name) != table.create for table in TABLES) or schema.get("editions") != metrics.CREATE_EDITIONS:
+        raise sqlite3.DatabaseError("its tables are others")
+    if db.execute("SELECT count(*) FROM sqlite_master WHERE type = 'trigger'").fetchone()[0]:
+        raise sqlite3.DatabaseError("it has triggers")
     if db.execute("SELECT count(edition) FROM editions").fetchone()[0] != len(TABLES):
         raise sqlite3.DatabaseError("table editions is incomplete")
     damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
