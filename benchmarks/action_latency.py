@@ -13,11 +13,11 @@ from harness import Row
 
 import numpy as np  # isort: skip  # harness sets the number of its threads first
 
-from local_training import policy
-from local_training.actions.discrete import Discrete
-from local_training.actions.space import Choice
-from local_training.policy import Network
-from local_training.rl_agent import RLAgent
+from background_training import RLAgent
+from background_training.algo import policy
+from background_training.algo.policy import Network
+from background_training.spaces.action_space import Choice
+from background_training.spaces.discrete import Discrete
 
 STATE_WIDTH, HIDDEN, ACTION_COUNT = 50, 64, 5
 

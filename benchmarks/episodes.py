@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from local_training import episode_file
+from background_training.episodes import episode_file
 
 STATE_WIDTH, ACTION_COUNT = 8, 4
 _COMMENT_BYTES = 12

@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 
 import vector_games as games  # noqa: E402
 
-from local_training.games import ResilientAsyncVectorEnv  # noqa: E402
+from background_training.envs import ResilientAsyncVectorEnv  # noqa: E402
 
 ENVS = 8
 LONG = 10**9

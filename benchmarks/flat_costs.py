@@ -16,11 +16,11 @@ import harness
 from episodes import Copies
 from harness import Row
 
-from local_training.paths import Paths
-from local_training.settings import LearnerSettings, Settings
-from tools.background_parallel_learner import BackgroundParallelLearner
-from tools.learner import opening
-from tools.learner.trainer import Trainer
+from background_training import BackgroundParallelLearner
+from background_training.learner import open_root
+from background_training.learner.trainer import Trainer
+from background_training.paths import Paths
+from background_training.settings import LearnerSettings, Settings
 
 STEPS = 20
 BATCHES = 8
@@ -58,7 +58,7 @@ def _trainer(root: Path, files: int, remembered: int) -> tuple[Trainer, Path]:
     settings.paths.archive.mkdir(parents=True)
     Copies(STEPS).write(settings.paths.archive, range(files))
     remember(settings.paths, remembered)
-    trainer, _ = opening.open_trainer(settings.paths, settings, _tell, patient=False)
+    trainer, _ = open_root.open_trainer(settings.paths, settings, _tell, patient=False)
     return trainer, root
 
 
@@ -109,14 +109,14 @@ def _opening_rows(folder: Path, remembered: int, rounds: int) -> list[Row]:
 
 def _opened(root: Path) -> None:
     settings = _settings(root)
-    opening.open_trainer(settings.paths, settings, _tell, patient=False)
+    open_root.open_trainer(settings.paths, settings, _tell, patient=False)
 
 
 def _crowded(root: Path, files: int) -> Trainer:
     settings = _settings(root, backlog_steps=0)
     settings.paths.buffer.mkdir(parents=True)
     Copies(STEPS).write(settings.paths.buffer, range(files))
-    trainer, _ = opening.open_trainer(settings.paths, settings, _tell, patient=False)
+    trainer, _ = open_root.open_trainer(settings.paths, settings, _tell, patient=False)
     return trainer
 
 

@@ -22,17 +22,18 @@ import harness
 import psutil
 from harness import Row
 
-from local_training.actions import Discrete
+from background_training.spaces import Discrete
 
 import numpy as np  # isort: skip  # harness sets the number of its threads first
 
 from episodes import ACTION_COUNT, STATE_WIDTH, Copies, arrays
 
-from local_training import episode, learning
-from local_training.game_voice import GameVoice
-from local_training.paths import Paths
-from local_training.settings import LearnerSettings, LearningSettings, Settings
-from tools.background_parallel_learner import BackgroundParallelLearner
+from background_training import BackgroundParallelLearner
+from background_training.algo import train_step
+from background_training.episodes import episode
+from background_training.ipc.load_hints import GameVoice
+from background_training.paths import Paths
+from background_training.settings import LearnerSettings, LearningSettings, Settings
 
 FRAME_SECONDS = 1 / 60
 OFF, IDLE, FLAT_OUT, SPEAKING, THREAD = "no learner", "idle", "flat out", "flat out, the game tells its frames", "in a thread"
@@ -149,10 +150,10 @@ def _thread(kind: str) -> Iterator[None]:
     games = [episode.from_arrays(arrays(rng, STEPS, log_probs=True) | {"meta": None}) for _ in range(10)]
 
     def learn() -> None:
-        state, version = learning.new_state(STATE_WIDTH, Discrete(ACTION_COUNT), settings), 0
+        state, version = train_step.new_state(STATE_WIDTH, Discrete(ACTION_COUNT), settings), 0
         while not over.is_set():
             version += 1
-            state, _ = learning.learn(state, games[:1], settings, version, games[1:])
+            state, _ = train_step.learn(state, games[:1], settings, version, games[1:])
 
     thread = threading.Thread(target=learn)
     thread.start()
@@ -204,7 +205,7 @@ def _costs(quick: bool) -> list[Row]:
         with _learner(kind):
             shares = [100 * _thread_share(seconds / 2) for _ in range(2)]
         table.append(Row(f"learner's threads in the game's process, {kind}", "% of a core", shares))
-    milliseconds = [_import_milliseconds("tools.background_parallel_learner") for _ in range(2 if quick else 4)]
+    milliseconds = [_import_milliseconds("background_training.commands.learn") for _ in range(2 if quick else 4)]
     table.append(Row("import of the learner into a game that has NumPy", "ms", milliseconds))
     waits = _standing_still_milliseconds(2 if quick else 10)
     table.append(Row('from "busy" to the worker standing still', "ms", waits))
@@ -235,7 +236,7 @@ def _standing_still_milliseconds(rounds: int) -> list[float]:
     waits = []
     with _learner(SPEAKING) as voice:
         assert voice is not None
-        (worker,) = [child for child in psutil.Process().children() if "tools.learner.worker" in child.cmdline()]
+        (worker,) = [child for child in psutil.Process().children() if "background_training.learner.worker" in child.cmdline()]
         for _ in range(rounds):
             voice.free()
             before = harness.processor_seconds(worker.pid)

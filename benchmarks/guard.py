@@ -22,20 +22,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from local_training.blas_threads import limit_blas_threads
+from background_training.ipc.blas_threads import limit_blas_threads
 
 limit_blas_threads()
 
 import gymnasium  # noqa: E402
 import numpy as np  # noqa: E402
 
-from local_training import atomic_files, episode_file, model_store  # noqa: E402
-from local_training.rl_agent import RLAgent  # noqa: E402
-from local_training.settings import Settings  # noqa: E402
-from tools.background_parallel_learner import BackgroundParallelLearner  # noqa: E402
-from tools.learner import ledger as ledgers  # noqa: E402
-from tools.learner.ledger import PUBLISHED, ROLLED_BACK  # noqa: E402
-from tools.learner.watch import Watch  # noqa: E402
+from background_training import BackgroundParallelLearner  # noqa: E402
+from background_training.agent import RLAgent  # noqa: E402
+from background_training.episodes import episode_file  # noqa: E402
+from background_training.learner.guard_evidence import Watch  # noqa: E402
+from background_training.records import ledger as ledgers  # noqa: E402
+from background_training.records.ledger import PUBLISHED, ROLLED_BACK  # noqa: E402
+from background_training.settings import Settings  # noqa: E402
+from background_training.storage import atomic_files, model_store  # noqa: E402
 
 EVALUATION = 20
 AFTERWARDS = 10

@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 if str(CHECKOUT) not in sys.path:
     sys.path.insert(0, str(CHECKOUT))
 
-from local_training import blas_threads  # noqa: E402
+from background_training.ipc import blas_threads  # noqa: E402
 
 # Here and in the peers: one thread each, as in the worker. Heard only because nothing has loaded NumPy yet.
 blas_threads.limit_blas_threads()
@@ -95,9 +95,9 @@ class LearningClock:
 @contextmanager
 def learning_clock() -> Iterator[LearningClock]:
     """Measure how long the updates take that this process makes meanwhile."""
-    from local_training import learning
+    from background_training.algo import train_step
 
-    clock, learn = LearningClock(), learning.learn
+    clock, learn = LearningClock(), train_step.learn
 
     def timed(*arguments: object) -> object:
         started = time.perf_counter()
@@ -106,11 +106,11 @@ def learning_clock() -> Iterator[LearningClock]:
         finally:
             clock.seconds += time.perf_counter() - started
 
-    learning.learn = timed
+    train_step.learn = timed
     try:
         yield clock
     finally:
-        learning.learn = learn
+        train_step.learn = learn
 
 
 def spread(figures: Sequence[float]) -> str:

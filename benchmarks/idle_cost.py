@@ -15,8 +15,8 @@ import harness
 import psutil
 from harness import Row
 
-from local_training.settings import LearnerSettings, Settings
-from tools.background_parallel_learner import BackgroundParallelLearner
+from background_training import BackgroundParallelLearner
+from background_training.settings import LearnerSettings, Settings
 
 PEER = "import numpy, os, sys, time\nprint(flush=True)\nwhile True: os.listdir(sys.argv[1]); time.sleep(5)"
 
@@ -49,7 +49,7 @@ def _peer(folder: str) -> subprocess.Popen[bytes]:
 
 
 def _worker() -> psutil.Process:
-    (worker,) = [child for child in psutil.Process().children() if "tools.learner.worker" in child.cmdline()]
+    (worker,) = [child for child in psutil.Process().children() if "background_training.learner.worker" in child.cmdline()]
     return worker
 
 

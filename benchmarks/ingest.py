@@ -21,12 +21,12 @@ import numpy as np  # isort: skip  # harness sets the number of its threads firs
 
 from episodes import arrays
 
-from local_training import episode_file
-from local_training.paths import Paths
-from local_training.settings import LearnerSettings, Settings
-from tools.learner import opening
-from tools.learner.intake import Accepted, Intake
-from tools.learner.ledger import Ledger
+from background_training.episodes import episode_file
+from background_training.learner import open_root
+from background_training.learner.triage import Accepted, Intake
+from background_training.paths import Paths
+from background_training.records.ledger import Ledger
+from background_training.settings import LearnerSettings, Settings
 
 STEPS = 100
 DURABILITIES = ("full", "fast")
@@ -95,7 +95,7 @@ def _taken_in(root: Path, durability: str) -> float:
 
 
 def _work_through(settings: Settings) -> None:
-    trainer, _ = opening.open_trainer(settings.paths, settings, lambda event, **facts: None, patient=False)
+    trainer, _ = open_root.open_trainer(settings.paths, settings, lambda event, **facts: None, patient=False)
     trainer.look()
     while trainer.waiting():
         trainer.work_on_next()

@@ -22,8 +22,9 @@ import gymnasium
 import numpy as np
 import psutil
 
-from local_training import model_store, policy
-from local_training.paths import Paths
+from background_training.algo import policy
+from background_training.paths import Paths
+from background_training.storage import model_store
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SAMPLE_SECONDS = 0.1

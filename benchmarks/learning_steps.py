@@ -18,17 +18,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from local_training.blas_threads import limit_blas_threads
+from background_training.ipc.blas_threads import limit_blas_threads
 
 limit_blas_threads()
 
 import gymnasium  # noqa: E402
 import numpy as np  # noqa: E402
 
-from local_training import learning, policy  # noqa: E402
-from local_training.actions import Discrete  # noqa: E402
-from local_training.episode import Episode  # noqa: E402
-from local_training.settings import LearningSettings  # noqa: E402
+from background_training.algo import policy, train_step  # noqa: E402
+from background_training.episodes.episode import Episode  # noqa: E402
+from background_training.settings import LearningSettings  # noqa: E402
+from background_training.spaces import Discrete  # noqa: E402
 
 TARGETS = {"CartPole-v1": (475, 500, 20_000), "Acrobot-v1": (-100, 1_000, 50_000), "LunarLander-v3": (200, 5_000, 150_000)}
 """Greedy mean return to reach, steps between two judgements, steps at most."""
@@ -93,7 +93,7 @@ def steps_to_target(options, seed, settings):
     target, every, most = TARGETS[options.game]
     settings = dataclasses.replace(settings, seed=seed)
     judge = gymnasium.make(options.game, disable_env_checker=True)
-    state = learning.new_state(judge.observation_space.shape[0], Discrete(int(judge.action_space.n)), settings)
+    state = train_step.new_state(judge.observation_space.shape[0], Discrete(int(judge.action_space.n)), settings)
     policies, history, waiting, started = [state.policy], [], [], time.process_time()
     players = [Player(options.game, seed * 1000 + number + 1) for number in range(GAMES_AT_A_TIME)]
     chance = np.random.default_rng(seed + 99)
@@ -112,7 +112,7 @@ def steps_to_target(options, seed, settings):
             taken = as_taken(episode, policies[-1], len(policies) - 1, options)
             waiting += [taken] if taken is not None else []
             if len(waiting) >= options.batch:
-                state, _ = learning.learn(state, waiting, settings, len(policies), history)
+                state, _ = train_step.learn(state, waiting, settings, len(policies), history)
                 history, waiting = [*history, *waiting][-max(settings.replay_episodes, 1) :], []
                 policies.append(state.policy)
             begin(player)

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 OPEN = """
 import resource, sys, time
 from pathlib import Path
-from local_training.settings import Settings
-from tools.learner import guard as guards
-from tools.learner.ledger import Ledger
+from background_training.settings import Settings
+from background_training.learner import regression_guard as guards
+from background_training.records.ledger import Ledger
 guard = sys.argv[2] == "with"
 guards.Guard._keep_best = lambda self: None  # in a real root the copy of the best version is there
 settings = Settings(root=Path(sys.argv[1])).with_values("benchmark", guard={"enabled": guard})

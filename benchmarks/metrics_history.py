@@ -13,11 +13,11 @@ import harness
 import numpy as np
 from harness import Row
 
-from local_training import metrics
-from local_training.metrics import BATCHES, GAMES, MetricsReader
-from local_training.paths import Paths
-from tools.learner.ledger import Ledger
-from tools.learner.metrics_history import MetricsHistory
+from background_training.learner.metrics_writer import MetricsHistory
+from background_training.paths import Paths
+from background_training.records import metrics
+from background_training.records.ledger import Ledger
+from background_training.records.metrics import BATCHES, GAMES, MetricsReader
 
 BATCH = 10
 LOOKS = 1_000

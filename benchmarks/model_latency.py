@@ -18,10 +18,9 @@ import numpy as np  # isort: skip  # harness sets the number of its threads firs
 
 from episodes import STATE_WIDTH, Copies
 
-from local_training.paths import Paths
-from local_training.rl_agent import RLAgent
-from local_training.settings import GovernorSettings, LearnerSettings, Settings
-from tools.background_parallel_learner import BackgroundParallelLearner
+from background_training import BackgroundParallelLearner, RLAgent
+from background_training.paths import Paths
+from background_training.settings import GovernorSettings, LearnerSettings, Settings
 
 FRAME_SECONDS = 1 / 60
 GAME_FRAMES = 12

@@ -33,8 +33,8 @@ import numpy as np  # isort: skip  # harness sets the number of its threads firs
 
 from episodes import arrays
 
-from local_training import episode_file
-from local_training.paths import Paths
+from background_training.episodes import episode_file
+from background_training.paths import Paths
 
 STEPS = 100
 TOOLS = CHECKOUT / "tools"
@@ -46,7 +46,7 @@ LONGEST_LIFE_SECONDS = 1.2
 BROWSER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from tools.learner import quiet_process
+from background_training.ipc import process_priority as quiet_process
 quiet_process.lower_priority()
 from playwright.sync_api import sync_playwright
 with sync_playwright() as running:

@@ -18,16 +18,18 @@ from pathlib import Path
 import harness
 from harness import Row
 
-from local_training.actions import Discrete
+from background_training.spaces import Discrete
 
 import numpy as np  # isort: skip  # harness sets the number of its threads first
 
 from episodes import ACTION_COUNT, STATE_WIDTH, Copies, arrays
 
-from local_training import episode, learning, model_store
-from local_training.paths import Paths
-from local_training.settings import GovernorSettings, LearningSettings, Settings
-from tools.learner.supervisor import Supervisor
+from background_training.algo import train_step
+from background_training.episodes import episode
+from background_training.learner.supervisor import Supervisor
+from background_training.paths import Paths
+from background_training.settings import GovernorSettings, LearningSettings, Settings
+from background_training.storage import model_store
 
 WARM_UP = 15
 """Episodes before the first measured one: by then the worker has as many recent steps to replay as it may take."""
@@ -139,7 +141,7 @@ class _Peer:
         self._paths, self._rng, self._steps = paths, np.random.default_rng(1), steps
         paths.models.mkdir(parents=True)
         self._settings = LearningSettings()
-        self._state = learning.new_state(STATE_WIDTH, Discrete(ACTION_COUNT), self._settings)
+        self._state = train_step.new_state(STATE_WIDTH, Discrete(ACTION_COUNT), self._settings)
         self._recent: list[episode.Episode] = []
         for _ in range(WARM_UP):
             self.update()
@@ -149,8 +151,8 @@ class _Peer:
         new = episode.from_arrays(arrays(self._rng, self._steps, log_probs=True))
         version = self._state.updates + 1
         started = time.perf_counter()
-        self._state, _ = learning.learn(self._state, [new], self._settings, version, self._recent)
-        data = model_store.pack(learning.to_arrays(self._state), version, {"format": model_store.FORMAT})
+        self._state, _ = train_step.learn(self._state, [new], self._settings, version, self._recent)
+        data = model_store.pack(train_step.to_arrays(self._state), version, {"format": model_store.FORMAT})
         partial = self._paths.models / "partial"
         with open(partial, "wb") as file:
             file.write(data)

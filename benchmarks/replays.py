@@ -19,12 +19,12 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 if str(CHECKOUT) not in sys.path:
     sys.path.insert(0, str(CHECKOUT))
 
-from local_training.paths import Paths  # noqa: E402
-from local_training.settings import ReplaySettings  # noqa: E402
-from tools.replay import replay_archive, summary  # noqa: E402
-from tools.replay.replay_archive import ReplayArchive  # noqa: E402
-from tools.replay.results_store import find_replays  # noqa: E402
-from tools.replay.worker_pool import WorkerPool  # noqa: E402
+from background_training.paths import Paths  # noqa: E402
+from background_training.settings import ReplaySettings  # noqa: E402
+from background_training.starcraft.replays import replay_archive, summary  # noqa: E402
+from background_training.starcraft.replays.replay_archive import ReplayArchive  # noqa: E402
+from background_training.starcraft.replays.results_store import find_replays  # noqa: E402
+from background_training.starcraft.replays.worker_pool import WorkerPool  # noqa: E402
 
 MANY_RESULTS = 3000
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from local_training.episode import Episode
-from local_training.settings import LearningSettings
+from background_training.episodes.episode import Episode
+from background_training.settings import LearningSettings
 
 
 def set_threads(count: int) -> None:

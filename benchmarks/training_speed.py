@@ -15,14 +15,15 @@ from collections.abc import Callable
 import harness
 from harness import Row
 
-from local_training.actions import Discrete
+from background_training.spaces import Discrete
 
 import numpy as np  # isort: skip  # harness sets the number of its threads first
 
-from local_training import episode, learning, lesson, passes, policy
-from local_training.episode import Episode
-from local_training.passes import PART_STEPS, Passes, Sizes
-from local_training.settings import LearningSettings
+from background_training.algo import network, policy, ppo_update, train_step
+from background_training.algo.network import PART_STEPS, Passes, Sizes
+from background_training.episodes import episode
+from background_training.episodes.episode import Episode
+from background_training.settings import LearningSettings
 
 STATE_WIDTH, ACTION_COUNT = 50, 5
 GAMES = {200: 10, 1792: 2}
@@ -86,18 +87,18 @@ def _rate(action: Callable[[], object], samples: int) -> float:
 
 
 def _ours(games: list[Episode], settings: LearningSettings, in_thread: bool) -> harness.Measure:
-    state = learning.new_state(STATE_WIDTH, Discrete(ACTION_COUNT), settings)
-    _, report = learning.learn(state, games, settings, 1)
+    state = train_step.new_state(STATE_WIDTH, Discrete(ACTION_COUNT), settings)
+    _, report = train_step.learn(state, games, settings, 1)
     assert report.epochs == settings.epochs, "otherwise samples are counted that were not gone through"
     samples = sum(game.steps for game in games) * settings.epochs
 
     def measure() -> float:
-        usual = lesson.THREAD_HIDDEN
-        lesson.THREAD_HIDDEN = 1 if in_thread else settings.hidden + 1
+        usual = ppo_update.THREAD_HIDDEN
+        ppo_update.THREAD_HIDDEN = 1 if in_thread else settings.hidden + 1
         try:
-            return _rate(lambda: learning.learn(state, games, settings, 1), samples)
+            return _rate(lambda: train_step.learn(state, games, settings, 1), samples)
         finally:
-            lesson.THREAD_HIDDEN = usual
+            ppo_update.THREAD_HIDDEN = usual
 
     return measure
 
@@ -109,7 +110,7 @@ def _products(settings: LearningSettings, threads: int = 1) -> harness.Measure:
     def passes_of(outputs: int) -> Callable[[], None]:
         sizes = Sizes(STATE_WIDTH, settings.hidden, outputs)
         vector = rng.standard_normal(policy.size_of(*sizes), dtype=np.float32)
-        layers, into = passes.layers_of(vector, sizes), passes.layers_of(np.empty_like(vector), sizes)
+        layers, into = network.layers_of(vector, sizes), network.layers_of(np.empty_like(vector), sizes)
         room = Passes(sizes)._room(PART_STEPS)
         states = rng.standard_normal((PART_STEPS, STATE_WIDTH + 1), dtype=np.float32)
         slope = rng.standard_normal((PART_STEPS, outputs), dtype=np.float32)

@@ -33,9 +33,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 
 from harness import processor_seconds  # noqa: E402
 
-from local_training.games import make_vector_env  # noqa: E402
-from local_training.games.half_batches import HalfBatches  # noqa: E402
-from local_training.games.presets import usable_cores  # noqa: E402
+from background_training.envs import make_vector_env  # noqa: E402
+from background_training.envs.half_batches import HalfBatches  # noqa: E402
+from background_training.envs.presets import usable_cores  # noqa: E402
 
 WINDOW_SECONDS = 0.25
 SETTLE_SECONDS = 1.2

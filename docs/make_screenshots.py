@@ -111,9 +111,9 @@ def monitor(root: Path) -> None:
 def terminal(root: Path) -> None:
     """The monitor's live screen, while a game is learnt in an empty root."""
     sys.path.insert(0, str(CHECKOUT))
-    from local_training.paths import Paths
-    from tools.monitor.terminal import drawing, glyphs, layout
-    from tools.monitor.terminal.gatherer import Gatherer
+    from background_training.monitor.terminal import drawing, glyphs, layout
+    from background_training.monitor.terminal.gatherer import Gatherer
+    from background_training.paths import Paths
 
     command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", GAME, "--seed", "0", "--quiet"]
     process = subprocess.Popen([*command, "--root", str(root)], stdout=subprocess.DEVNULL)

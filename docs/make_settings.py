@@ -1,4 +1,4 @@
-"""Write docs/settings.md and config/default.yaml from local_training/settings.py: `python docs/make_settings.py`."""
+"""Write docs/settings.md and config/default.yaml from src/background_training/settings.py: `python docs/make_settings.py`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 if str(CHECKOUT) not in sys.path:
     sys.path.insert(0, str(CHECKOUT))
 
-from local_training import settings  # noqa: E402
+from background_training import settings  # noqa: E402
 
 PAGE = CHECKOUT / "docs" / "settings.md"
 DEFAULTS = CHECKOUT / "config" / "default.yaml"
 
 _INTRODUCTION = """# Settings
 
-Made from `local_training/settings.py` by `python docs/make_settings.py`; a test checks that it is up to date.
+Made from `src/background_training/settings.py` by `python docs/make_settings.py`; a test checks that it is up to date.
 
 Settings come from four places, and later ones win:
 

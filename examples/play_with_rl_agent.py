@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # not needed once the project is installed
 
-from local_training.rl_agent import RLAgent
+from background_training import RLAgent
 
 WIDTH, HEIGHT, STONES = 7, 8, 5
 MOVES = {"LEFT": -1, "STAY": 0, "RIGHT": 1}

@@ -9,7 +9,7 @@ import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from local_training.games import StableProcessPoolEnv
+from background_training.envs import StableProcessPoolEnv
 
 
 class ResilientVecEnv(VecEnv):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from local_training.paths import CHECKOUT
+from background_training.paths import CHECKOUT
 
 
 def run_tool(script: str, root: Path, *arguments: str, exit_code: int = 0, timeout_seconds: float = 300.0) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threadpoolctl
 
-from local_training.blas_threads import limit_blas_threads
+from background_training.ipc.blas_threads import limit_blas_threads
 
 # Tests that train in this very process compare their bits with those of a worker. The variables are for the processes
 # they start; here they come too late, as a plugin of pytest's has loaded NumPy already.
@@ -22,7 +22,7 @@ import hypothesis
 import psutil
 import pytest
 
-from local_training.paths import PARTIAL_SUFFIX, Paths
+from background_training.paths import PARTIAL_SUFFIX, Paths
 
 PATIENCE_SECONDS = 300.0
 """How long a test waits for what has to come before it gives it up. It bounds a hang and says nothing about speed: a

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from local_training import model_store
-from local_training.paths import Paths
+from background_training.commands import doctor_command
+from background_training.doctor import all_checks
+from background_training.doctor.facts import Facts
+from background_training.paths import Paths
+from background_training.storage import model_store
 from tests import episodes, learner_runs
-from tools.doctor_checks import all_checks, command
-from tools.doctor_checks.facts import Facts
 
 WIDTH, ACTIONS = 2, 2
 
@@ -54,7 +55,7 @@ def play(root: Path, count: int = 12, first: int = 0, **more: Any) -> Paths:
 
 
 def look(root: Path, *flags: str) -> Facts:
-    return command.gather(command.parser().parse_args(["--root", str(root), *flags]))
+    return doctor_command.gather(doctor_command.parser().parse_args(["--root", str(root), *flags]))
 
 
 def found(root: Path, *flags: str) -> dict[str, str]:

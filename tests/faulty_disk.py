@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from local_training import atomic_files
-from local_training.errors import MachineError
-from tools.learner import ledger as ledgers
+from background_training.errors import MachineError
+from background_training.records import ledger as ledgers
+from background_training.storage import atomic_files
 
 Perform = Callable[[], Any]
 Patch = Callable[[Any, str, Any], None]

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from local_training import metrics
-from local_training.paths import CHECKOUT, Paths
-from local_training.settings import Settings
-from tools.background_parallel_learner import BackgroundParallelLearner
-from tools.learner import drain as drains
-from tools.learner import ledger as ledgers
-from tools.learner import supervisor
-from tools.learner.metrics_history import MetricsHistory
+from background_training import BackgroundParallelLearner
+from background_training.learner import drain as drains
+from background_training.learner import supervisor
+from background_training.learner.metrics_writer import MetricsHistory
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import ledger as ledgers
+from background_training.records import metrics
+from background_training.settings import Settings
 
 if TYPE_CHECKING:
     import pytest
@@ -39,7 +39,7 @@ def settings(root: Path, *, learning: dict[str, Any] | None = None, **learner: A
 
 IN_THE_MIDDLE = """
 import os
-from tools.learner import gate, worker
+from background_training.learner import throttle as gate, worker
 rest, points, done = gate.Gate.rest, 0, False
 def counted(self):
     global points
@@ -61,7 +61,10 @@ def worker_does_in_the_middle(statements: str, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("MIDDLE_AT", str(at))
 
     def popen(arguments: list[str], **more: Any) -> subprocess.Popen[bytes]:
-        is_for_worker = arguments[1:] == ["-m", "tools.learner.worker"]  # which it goes on to say, so that it is known as one
+        is_for_worker = arguments[1:] == [
+            "-m",
+            "background_training.learner.worker",
+        ]  # which it goes on to say, so that it is known as one
         return real([sys.executable, "-c", IN_THE_MIDDLE, *arguments[1:]] if is_for_worker else arguments, **more)
 
     monkeypatch.setattr(supervisor.subprocess, "Popen", popen)
@@ -77,7 +80,7 @@ def learner(root: Path, *, learning: dict[str, Any] | None = None, **values: Any
 
 
 def environment() -> dict[str, str]:
-    ours = {"PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8", "LOCAL_TRAINING_GOVERNOR_ENABLED": "false"}
+    ours = {"PYTHONPATH": str(CHECKOUT / "src"), "PYTHONIOENCODING": "utf-8", "LOCAL_TRAINING_GOVERNOR_ENABLED": "false"}
     ours["LOCAL_TRAINING_LEARNER_BACKLOG_STEPS"] = "0"
     return {**os.environ, **ours}
 
@@ -120,7 +123,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 def is_worker(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE and "tools.learner.worker" in process.cmdline()
+        return process.status() != psutil.STATUS_ZOMBIE and "background_training.learner.worker" in process.cmdline()
     except psutil.Error:
         return False
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from local_training import passes, policy
+from background_training.algo import network as passes
+from background_training.algo import policy
 
 
 def gradient_through(network, states, by_outputs):

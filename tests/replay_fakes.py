@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from local_training.paths import CHECKOUT
-from tools.replay.replay_result import ANALYSIS, PlayerFacts, ReplayResult
-from tools.replay.timed_events import Begun, Born, Counted, Died, Done, Event
+from background_training.paths import CHECKOUT
+from background_training.starcraft.replays.replay_result import ANALYSIS, PlayerFacts, ReplayResult
+from background_training.starcraft.replays.timed_events import Begun, Born, Counted, Died, Done, Event
 
 ZERG, TERRAN = 1, 2
 

@@ -9,8 +9,8 @@ import numpy as np
 import oracles
 import pytest
 
-from local_training.actions import Box, Discrete, MultiBinary, MultiDiscrete, kinds
-from local_training.errors import EpisodeError
+from background_training.errors import EpisodeError
+from background_training.spaces import Box, Discrete, MultiBinary, MultiDiscrete, registry
 
 SPACES = {
     "discrete": Discrete(4),
@@ -279,8 +279,8 @@ def test_torch_says_the_same():
 @pytest.mark.parametrize("kind", SPACES)
 def test_files_say_what_a_space_is(kind):
     """What is written is read back as an equal space."""
-    assert kinds.of_json(SPACES[kind].as_json(), 100) == SPACES[kind]
-    assert kinds.of_json({"kind": "discrete", "count": 3}, 100) == Discrete(3)
+    assert registry.of_json(SPACES[kind].as_json(), 100) == SPACES[kind]
+    assert registry.of_json({"kind": "discrete", "count": 3}, 100) == Discrete(3)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_files_say_what_a_space_is(kind):
 def test_a_space_that_is_none_is_refused(said, found):
     """With what was found and what is needed."""
     with pytest.raises(ValueError, match=found) as refused:
-        kinds.of_json(said, 100)
+        registry.of_json(said, 100)
     assert refused.value.args[1].endswith("needed")
 
 

@@ -22,14 +22,16 @@ import numpy as np
 import pytest
 from conftest import PATIENCE_SECONDS
 
-from local_training import episode_file, learning, model_store
-from local_training.actions import Box, Discrete, MultiDiscrete
-from local_training.episode import Episode
-from local_training.errors import EpisodeError
-from local_training.paths import CHECKOUT, Paths
-from local_training.plain_values import LONGEST_META, json_values
-from local_training.rl_agent import RLAgent
-from local_training.settings import LearningSettings
+from background_training import RLAgent
+from background_training.algo import train_step
+from background_training.episodes import episode_file
+from background_training.episodes.episode import Episode
+from background_training.errors import EpisodeError
+from background_training.paths import CHECKOUT, Paths
+from background_training.plain_values import LONGEST_META, json_values
+from background_training.settings import LearningSettings
+from background_training.spaces import Box, Discrete, MultiDiscrete
+from background_training.storage import model_store
 
 NAMES = ["left", "right", "wait"]
 SETTINGS = LearningSettings(hidden=8)
@@ -319,8 +321,8 @@ def test_other_kinds_of_actions_are_played_without_a_state_too(space: Any, paths
 
 def test_a_policy_that_answers_nan_does_not_end_the_game(paths: Paths, caplog: pytest.LogCaptureFixture):
     """Its weights are finite, its outputs are not: played at random."""
-    state = learning.new_state(4, Discrete(3), SETTINGS)
-    arrays = learning.to_arrays(state)
+    state = train_step.new_state(4, Discrete(3), SETTINGS)
+    arrays = train_step.to_arrays(state)
     arrays["W3"] = np.full_like(arrays["W3"], 3e38)
     arrays["b2"] = np.full_like(arrays["b2"], 5.0)
     model_store.commit(paths, model_store.pack(arrays, 1, {"format": 1}), durable=False)
@@ -401,7 +403,7 @@ def test_a_mask_that_is_none_is_refused_in_both_modes(mask: Any, paths: Paths):
 
 def test_who_is_strict(paths: Paths, monkeypatch: pytest.MonkeyPatch):
     """Under pytest everyone, and in its children; elsewhere by setting; the argument has the last word."""
-    code = "import sys; from local_training.rl_agent import RLAgent; RLAgent(root=sys.argv[1]).get_action([float('nan')])"
+    code = "import sys; from background_training.agent import RLAgent; RLAgent(root=sys.argv[1]).get_action([float('nan')])"
 
     def ends_well(**variables: str) -> bool:
         environment = {**os.environ, **variables}
@@ -467,8 +469,10 @@ def test_a_newer_model_is_picked_up_by_the_game_after_an_abandoned_one(paths: Pa
     """As after one that was ended."""
     agent = new_agent(paths.root)
     agent.get_action(SOUND)
-    state = learning.new_state(4, Discrete(3), SETTINGS)
-    model_store.commit(paths, model_store.pack(learning.to_arrays(state), 5, {"format": 1, "action_names": NAMES}), durable=False)
+    state = train_step.new_state(4, Discrete(3), SETTINGS)
+    model_store.commit(
+        paths, model_store.pack(train_step.to_arrays(state), 5, {"format": 1, "action_names": NAMES}), durable=False
+    )
     agent.abandon_episode()
     agent.get_action(SOUND)
     assert agent.model_version == 5
@@ -511,7 +515,7 @@ def test_a_forgotten_step_takes_its_fault_along(paths: Paths):
 FORKS = """
 import os, sys
 from multiprocessing import get_context
-from local_training.rl_agent import RLAgent
+from background_training import RLAgent
 
 root, seed, way = sys.argv[1], eval(sys.argv[2]), sys.argv[3]
 agent = RLAgent(root=root, action_names=["a", "b", "c"], seed=seed, strict=False)
@@ -595,7 +599,7 @@ def test_an_agent_that_was_sent_to_another_process_draws_numbers_of_its_own(path
 
 def commit(paths: Paths, version: int, names: list[str], seed: int = 0) -> None:
     """A model that prefers its first action."""
-    arrays = learning.to_arrays(learning.new_state(4, Discrete(len(names)), LearningSettings(hidden=8, seed=seed)))
+    arrays = train_step.to_arrays(train_step.new_state(4, Discrete(len(names)), LearningSettings(hidden=8, seed=seed)))
     arrays["b3"] = np.array([8.0, 4.0, *[0.0] * (len(names) - 2)], np.float32)
     model_store.commit(paths, model_store.pack(arrays, version, {"format": 1, "action_names": names}), durable=False)
 
@@ -679,7 +683,7 @@ def test_a_model_without_names_of_its_own_fits_any(names: list[str], paths: Path
     """They are what a writer without names is given."""
     commit(paths, 1, names or ["", "", ""])
     if not names:
-        arrays = learning.to_arrays(learning.new_state(4, Discrete(3), SETTINGS))
+        arrays = train_step.to_arrays(train_step.new_state(4, Discrete(3), SETTINGS))
         model_store.commit(paths, model_store.pack(arrays, 1, {"format": 1}), durable=False)
     agent = new_agent(paths.root)
     assert agent.model_version == 1 and agent.action_labels == NAMES
@@ -688,7 +692,7 @@ def test_a_model_without_names_of_its_own_fits_any(names: list[str], paths: Path
 def test_numbers_of_other_kinds_of_actions_are_not_swapped(paths: Paths, caplog: pytest.LogCaptureFixture):
     """Names in another order are refused there: what each number means goes with its bounds."""
     space = Box((-1.0, -1.0), (1.0, 1.0))
-    arrays = learning.to_arrays(learning.new_state(4, space, SETTINGS))
+    arrays = train_step.to_arrays(train_step.new_state(4, space, SETTINGS))
     manifest = {"format": 1, "action_names": ["rudder", "throttle"], "action_space": space.as_json()}
     model_store.commit(paths, model_store.pack(arrays, 1, manifest), durable=False)
     with caplog.at_level(logging.WARNING):

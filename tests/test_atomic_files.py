@@ -15,8 +15,8 @@ import pytest
 from conftest import wait_until
 from fakes import Failing, FakeClock, windows_error
 
-from local_training import atomic_files
-from local_training.paths import CHECKOUT
+from background_training.paths import CHECKOUT
+from background_training.storage import atomic_files
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs links, pipes and flock")
 
@@ -147,7 +147,7 @@ def test_folders_need_no_flush_on_windows(root: Path, monkeypatch: pytest.Monkey
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from local_training import atomic_files
+from background_training.storage import atomic_files
 partial = atomic_files.partial_path(Path(sys.argv[1]))
 file = open(partial, "wb")
 atomic_files.mark_as_being_written(file.fileno())
@@ -308,7 +308,7 @@ def test_removing_says_whether_there_was_something(root: Path):
 def test_writers_of_one_name_leave_one_whole_file(root: Path):
     """Several processes write the same name again and again; whoever is last, it is whole."""
     code = (
-        "import sys; from pathlib import Path; from local_training import atomic_files\n"
+        "import sys; from pathlib import Path; from background_training.storage import atomic_files\n"
         "for _ in range(60): atomic_files.write_atomically(Path(sys.argv[1]), sys.argv[2].encode() * 50_000, durable=False)"
     )
     path = root / "x.npz"

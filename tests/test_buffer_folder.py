@@ -17,11 +17,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from local_training import atomic_files, buffer_folder, episode_file, leaving
-from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure
-from local_training.errors import EpisodeError
-from local_training.file_signature import signature_of
-from local_training.paths import Paths
+from background_training.episodes import buffer, episode_file, leaving
+from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED, Departure
+from background_training.errors import EpisodeError
+from background_training.paths import Paths
+from background_training.storage import atomic_files
+from background_training.storage.file_signature import signature_of
 
 FATES = (TRAINED, STALE, DUPLICATE, REJECTED)
 posix = pytest.mark.skipif(os.name != "posix", reason="needs links, pipes and names of bytes")
@@ -36,9 +37,9 @@ def departure_of(paths: Paths, name: str, fate: str = TRAINED, **more: object) -
 
 def test_a_deposit_has_a_telling_and_unique_name(paths: Paths):
     """Date, result and eight random digits; whatever the result is called, the name stays plain."""
-    made = [buffer_folder.deposit(paths, episodes.arrays(1), "Victory", durable=False) for _ in range(20)]
-    odd = buffer_folder.deposit(paths, episodes.arrays(1), "../Sieg ü\n" + "x" * 500)
-    nothing = buffer_folder.deposit(paths, episodes.arrays(1), "!?")
+    made = [buffer.deposit(paths, episodes.arrays(1), "Victory", durable=False) for _ in range(20)]
+    odd = buffer.deposit(paths, episodes.arrays(1), "../Sieg ü\n" + "x" * 500)
+    nothing = buffer.deposit(paths, episodes.arrays(1), "!?")
 
     assert len({path.name for path in made}) == 20
     assert all(re.fullmatch(r"game_\d{8}_\d{6}_Victory_[0-9a-f]{8}\.npz", path.name) for path in made)
@@ -50,14 +51,14 @@ def test_a_deposit_has_a_telling_and_unique_name(paths: Paths):
 def test_a_bad_episode_leaves_nothing_in_the_buffer(paths: Paths):
     """Better refused here than in archive/rejected."""
     with pytest.raises(EpisodeError, match="NaN"):
-        buffer_folder.deposit(paths, episodes.arrays(1, rewards=[float("nan")] * 12))
+        buffer.deposit(paths, episodes.arrays(1, rewards=[float("nan")] * 12))
 
     assert os.listdir(paths.buffer) == []
 
 
 def test_a_deposit_makes_the_folders_it_needs(root: Path):
     """A game may start before the learner ever did."""
-    path = buffer_folder.deposit(Paths(root / "new"), episodes.arrays(1))
+    path = buffer.deposit(Paths(root / "new"), episodes.arrays(1))
 
     assert path.exists()
 
@@ -68,7 +69,7 @@ def test_only_finished_files_of_episodes_wait_in_the_order_of_their_bytes(paths:
     for name in ("b.npz", "B.NPZ", "a10.npz", "a9.npz", "ä.npz", ".c.npz", ".d.npz.part", "e.npz.part", "f.txt", "npz", "-g.npz"):
         (paths.buffer / name).write_bytes(b"")
 
-    assert buffer_folder.waiting_names(paths) == ["-g.npz", "B.NPZ", "a10.npz", "a9.npz", "b.npz", "ä.npz"]
+    assert buffer.waiting_names(paths) == ["-g.npz", "B.NPZ", "a10.npz", "a9.npz", "b.npz", "ä.npz"]
 
 
 @posix
@@ -78,7 +79,7 @@ def test_a_name_that_is_no_text_is_listed_too(paths: Paths):
     with open(raw, "wb") as file:
         file.write(b"")
 
-    assert [os.fsencode(name) for name in buffer_folder.waiting_names(paths)] == [b"\xff\xfe.npz"]
+    assert [os.fsencode(name) for name in buffer.waiting_names(paths)] == [b"\xff\xfe.npz"]
 
 
 def test_a_buffer_that_can_not_be_listed_is_not_an_empty_one(paths: Paths):
@@ -86,7 +87,7 @@ def test_a_buffer_that_can_not_be_listed_is_not_an_empty_one(paths: Paths):
     paths.buffer.rmdir()
 
     with pytest.raises(FileNotFoundError):
-        buffer_folder.waiting_names(paths)
+        buffer.waiting_names(paths)
 
 
 @pytest.mark.parametrize("fate", FATES)
@@ -97,9 +98,9 @@ def test_a_file_moves_as_it_is(fate: str, durable: bool, paths: Paths):
     data, moment = path.read_bytes(), path.stat().st_mtime_ns
     note = "" if fate == TRAINED else "it was wrong: \udcff ü. Moved to archive."
 
-    buffer_folder.move_out(paths, [departure_of(paths, "x.npz", fate, note=note)], durable=durable)
+    buffer.move_out(paths, [departure_of(paths, "x.npz", fate, note=note)], durable=durable)
 
-    target = buffer_folder.folder_of(paths, fate) / "x.npz"
+    target = buffer.folder_of(paths, fate) / "x.npz"
     assert target.read_bytes() == data and target.stat().st_mtime_ns == moment
     assert os.listdir(paths.buffer) == []
     if note:
@@ -112,10 +113,10 @@ def test_moving_again_changes_nothing(durable: bool, paths: Paths):
     for number in range(3):
         episodes.write(paths.buffer, f"{number}.npz", number)
     departures = [departure_of(paths, f"{number}.npz", STALE, note="old") for number in range(3)]
-    buffer_folder.move_out(paths, departures, durable=durable)
+    buffer.move_out(paths, departures, durable=durable)
     before = {path.name: path.stat().st_ino for path in paths.stale.iterdir()}
 
-    buffer_folder.move_out(paths, departures, durable=durable)
+    buffer.move_out(paths, departures, durable=durable)
 
     assert {path.name: path.stat().st_ino for path in paths.stale.iterdir()} == before
 
@@ -129,7 +130,7 @@ def test_a_name_given_to_a_newer_file_is_left_to_that(durable: bool, paths: Path
     new = episodes.write(paths.buffer, "x.npz", 2, steps=20).read_bytes()
 
     for _ in range(2):
-        buffer_folder.move_out(paths, [departure], durable=durable)
+        buffer.move_out(paths, [departure], durable=durable)
 
     assert (paths.archive / "x.npz").read_bytes() == old
     assert (paths.buffer / "x.npz").read_bytes() == new
@@ -142,7 +143,7 @@ def test_a_taken_name_is_never_overwritten(durable: bool, paths: Paths):
     former = episodes.write(paths.archive, "x.npz", 2).read_bytes()
 
     with pytest.raises(FileExistsError):
-        buffer_folder.move_out(paths, [departure_of(paths, "x.npz")], durable=durable)
+        buffer.move_out(paths, [departure_of(paths, "x.npz")], durable=durable)
 
     assert (paths.archive / "x.npz").read_bytes() == former and (paths.buffer / "x.npz").exists()
 
@@ -154,7 +155,7 @@ def test_a_disk_without_hard_links_is_moved_by_rename(error: int, paths: Paths, 
     data = episodes.write(paths.buffer, "x.npz", 1).read_bytes()
     monkeypatch.setattr(os, "link", Failing(os.link, OSError(error, "no links here")))
 
-    buffer_folder.move_out(paths, [departure_of(paths, "x.npz")], durable=True)
+    buffer.move_out(paths, [departure_of(paths, "x.npz")], durable=True)
 
     assert (paths.archive / "x.npz").read_bytes() == data and os.listdir(paths.buffer) == []
 
@@ -167,10 +168,10 @@ def test_a_failing_disk_is_an_error_not_a_missing_link(paths: Paths, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", Failing(os.link, OSError(errno.ENOSPC, "full")))
         with pytest.raises(OSError, match="full"):
-            buffer_folder.move_out(paths, [departure], durable=True)
+            buffer.move_out(paths, [departure], durable=True)
     assert episodes.fates(paths)["buffer"] == ["x.npz"]
 
-    buffer_folder.move_out(paths, [departure], durable=True)
+    buffer.move_out(paths, [departure], durable=True)
 
     assert episodes.fates(paths)["trained"] == ["x.npz"]
 
@@ -184,7 +185,7 @@ def test_a_durable_move_flushes_before_the_old_name_goes(paths: Paths, monkeypat
     monkeypatch.setattr(atomic_files, "sync_folder", lambda folder: (happened.append(f"sync {folder.name}"), sync(folder)))
     monkeypatch.setattr(os, "unlink", lambda path: (happened.append("unlink"), unlink(path)))
 
-    buffer_folder.move_out(paths, [departure_of(paths, name) for name in ("a.npz", "b.npz")], durable=True)
+    buffer.move_out(paths, [departure_of(paths, name) for name in ("a.npz", "b.npz")], durable=True)
 
     assert happened == ["sync archive", "unlink", "unlink"]
 
@@ -199,7 +200,7 @@ AWKWARD = [
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plain_name_is_kept(name: str, paths: Paths):
     """People find their files again."""
-    assert buffer_folder.stored_name(paths, REJECTED, name, "0" * 64) == name
+    assert buffer.stored_name(paths, REJECTED, name, "0" * 64) == name
 
 
 @pytest.mark.parametrize("name", AWKWARD)
@@ -207,17 +208,17 @@ def test_an_awkward_name_gives_way_to_the_hash(name: str, paths: Paths):
     """Nothing in the archive can trap a shell, a terminal or Windows."""
     digest = hashlib.sha256(b"data").hexdigest()
 
-    assert buffer_folder.stored_name(paths, REJECTED, name, digest) == f"{digest}.npz"
-    assert buffer_folder.stored_name(paths, REJECTED, name, "") == f"{hashlib.sha256(os.fsencode(name)).hexdigest()}.npz"
+    assert buffer.stored_name(paths, REJECTED, name, digest) == f"{digest}.npz"
+    assert buffer.stored_name(paths, REJECTED, name, "") == f"{hashlib.sha256(os.fsencode(name)).hexdigest()}.npz"
 
 
 def test_a_taken_name_gives_way_to_the_hash_then_to_numbers(paths: Paths):
     """Two files of one name are two episodes; so are a thousand, delivered again and again."""
     episodes.write(paths.rejected, "x.npz", 1)
-    assert buffer_folder.stored_name(paths, REJECTED, "x.npz", "ab") == "ab.npz"
-    assert buffer_folder.stored_name(paths, REJECTED, "x.npz", "ab", taken={"ab.npz"}) == "ab.2.npz"
+    assert buffer.stored_name(paths, REJECTED, "x.npz", "ab") == "ab.npz"
+    assert buffer.stored_name(paths, REJECTED, "x.npz", "ab", taken={"ab.npz"}) == "ab.2.npz"
     taken = {"ab.npz", *(f"ab.{number}.npz" for number in range(2, 1200))}
-    assert buffer_folder.stored_name(paths, REJECTED, "x.npz", "ab", taken) == "ab.1200.npz"
+    assert buffer.stored_name(paths, REJECTED, "x.npz", "ab", taken) == "ab.1200.npz"
 
 
 @posix
@@ -226,9 +227,9 @@ def test_a_half_moved_file_keeps_the_name_it_has_got(paths: Paths):
     path = episodes.write(paths.buffer, "x.npz", 1)
     os.link(path, paths.archive / "x.npz")
 
-    assert buffer_folder.stored_name(paths, TRAINED, "x.npz", "ab") == "x.npz"
+    assert buffer.stored_name(paths, TRAINED, "x.npz", "ab") == "x.npz"
     episodes.write(paths.buffer, "y.npz", 2)
-    assert not buffer_folder.is_free(paths, TRAINED, "x.npz", "y.npz")
+    assert not buffer.is_free(paths, TRAINED, "x.npz", "y.npz")
 
 
 def test_a_sweep_takes_only_our_dead_writers_files(paths: Paths):
@@ -237,7 +238,7 @@ def test_a_sweep_takes_only_our_dead_writers_files(paths: Paths):
     for name in (ours, ".somebody.npz.part", "game.npz.part"):
         (paths.buffer / name).write_bytes(b"half")
 
-    assert buffer_folder.sweep_partials(paths) == [ours]
+    assert buffer.sweep_partials(paths) == [ours]
 
     left = sorted(os.listdir(paths.buffer))
     assert left == [".somebody.npz.part", "game.npz.part"]
@@ -295,7 +296,7 @@ class FolderMachine(RuleBasedStateMachine):
         self.expected_archive.add(data.decode())
         if self.expected_waiting.get(name) == data.decode():
             del self.expected_waiting[name]
-        stored_as = buffer_folder.stored_name(self.paths, fate, name, digest, self._promised(fate))
+        stored_as = buffer.stored_name(self.paths, fate, name, digest, self._promised(fate))
         self._promises().add((fate, stored_as))
         return Departure(name, fate, stored_as, signature_of(os.lstat(path)), data, "why" if fate != TRAINED else "")
 
@@ -310,15 +311,15 @@ class FolderMachine(RuleBasedStateMachine):
         """The process is killed before one of its next system calls; the next one looks aside first, and does the plan again."""
         if departure is not None:
             with dying_after(calls):
-                buffer_folder.move_out(self.paths, [departure], durable=self.durable)
+                buffer.move_out(self.paths, [departure], durable=self.durable)
             leaving.put_all_back(self.paths)
             self._remember(departure)
 
     @rule(departure=consumes(planned))
     def move(self, departure: Departure | None) -> None:
         if departure is not None:
-            buffer_folder.move_out(self.paths, [departure], durable=self.durable)
-            buffer_folder.move_out(self.paths, [departure], durable=self.durable)
+            buffer.move_out(self.paths, [departure], durable=self.durable)
+            buffer.move_out(self.paths, [departure], durable=self.durable)
             self._remember(departure)
 
     def _remember(self, departure: Departure) -> None:
@@ -337,7 +338,7 @@ class FolderMachine(RuleBasedStateMachine):
         assert set(archived) <= self.expected_archive
 
     def _archived(self) -> list[str]:
-        folders = [buffer_folder.folder_of(self.paths, fate) for fate in FATES]
+        folders = [buffer.folder_of(self.paths, fate) for fate in FATES]
         return [path.read_text() for folder in folders for path in folder.glob("[!.]*.npz")]
 
     def teardown(self) -> None:
@@ -350,7 +351,7 @@ class FolderMachine(RuleBasedStateMachine):
 
     def _finish(self) -> None:
         for departure in self.__dict__.get("attempted", []):
-            buffer_folder.move_out(self.paths, [departure], durable=self.durable)
+            buffer.move_out(self.paths, [departure], durable=self.durable)
         moved = {departure.data.decode() for departure in self.__dict__.get("attempted", []) if departure.data}
         assert moved <= set(self._archived())
         waiting = {path.read_text() for path in self.paths.buffer.glob("[!.]*.npz")}
@@ -399,7 +400,7 @@ def test_an_empty_folder_is_moved_without_a_moment_in_which_it_is_nowhere(paths:
     departure = Departure("x.npz", "rejected", "x.npz", note="it is a folder")
     (paths.rejected / "x.npz").mkdir()  # as after a power cut between the two steps
 
-    buffer_folder.move_out(paths, [departure], durable=True)
+    buffer.move_out(paths, [departure], durable=True)
 
     assert (paths.rejected / "x.npz").is_dir() and not (paths.buffer / "x.npz").exists()
 
@@ -412,7 +413,7 @@ def test_partial_files_of_dead_writers_are_swept_from_our_own_folders_too(paths:
     foreign = paths.buffer / ".theirs.npz.part"
     foreign.write_bytes(b"still being written, for all we know")
 
-    swept = buffer_folder.sweep_partials(paths)
+    swept = buffer.sweep_partials(paths)
 
     assert sorted(swept) == sorted(partial.name for partial in ours)
     assert foreign.exists()
@@ -431,8 +432,8 @@ def test_a_move_that_the_machine_refuses_leaves_no_copy_behind(paths: Paths, mon
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", refused)
         with pytest.raises(FileNotFoundError):
-            buffer_folder.move_out(paths, [departure], durable=True)
+            buffer.move_out(paths, [departure], durable=True)
     assert source.exists() and not (paths.archive / "x.npz").exists()
 
-    buffer_folder.move_out(paths, [departure], durable=True)
+    buffer.move_out(paths, [departure], durable=True)
     assert not source.exists() and (paths.archive / "x.npz").read_bytes() == data

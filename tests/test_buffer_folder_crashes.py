@@ -12,9 +12,9 @@ import episodes
 import pytest
 from conftest import PATIENCE_SECONDS
 
-from local_training import buffer_folder, leaving
-from local_training.buffer_folder import DUPLICATE, REJECTED, STALE, TRAINED, Departure
-from local_training.paths import CHECKOUT, Paths
+from background_training.episodes import buffer, leaving
+from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED, Departure
+from background_training.paths import CHECKOUT, Paths
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
 
@@ -23,10 +23,10 @@ FATES = {"a.npz": TRAINED, "b.npz": REJECTED, "c.npz": STALE, "d.npz": DUPLICATE
 MOVER = """
 import os, signal, sys
 from pathlib import Path
-from local_training import atomic_files, buffer_folder
-from local_training.buffer_folder import Departure
-from local_training.file_signature import signature_of
-from local_training.paths import Paths
+from background_training.storage import atomic_files; from background_training.episodes import buffer as buffer_folder
+from background_training.episodes.buffer import Departure
+from background_training.storage.file_signature import signature_of
+from background_training.paths import Paths
 root, die_at, durable = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "durable"
 fates = dict(pair.split("=") for pair in sys.argv[4:])
 paths, calls = Paths(root), 0
@@ -79,13 +79,13 @@ def test_a_move_killed_at_many_calls_is_finished_by_the_next(durable: str, root:
         assert run_mover(paths.root, die_at, durable).returncode == -signal.SIGKILL
 
         for name, fate in FATES.items():
-            places = [paths.buffer / name, buffer_folder.folder_of(paths, fate) / name]
+            places = [paths.buffer / name, buffer.folder_of(paths, fate) / name]
             places.append(paths.leaving / name)
             assert contents[name] in [place.read_bytes() for place in places if place.exists()], f"{name} lost at call {die_at}"
         leaving.put_all_back(paths)
-        buffer_folder.move_out(paths, departures, durable=durable == "durable")
+        buffer.move_out(paths, departures, durable=durable == "durable")
         for name, fate in FATES.items():
-            folder = buffer_folder.folder_of(paths, fate)
+            folder = buffer.folder_of(paths, fate)
             assert (folder / name).read_bytes() == contents[name]
             assert fate == TRAINED or (folder / f"{name}.reason.txt").read_text() == "because\n"
         assert episodes.fates(paths)["buffer"] == []
@@ -100,8 +100,8 @@ DEPOSITOR = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from local_training import buffer_folder
-from local_training.paths import Paths
+from background_training.episodes import buffer as buffer_folder
+from background_training.paths import Paths
 def die(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(os, sys.argv[2], die)
@@ -115,8 +115,8 @@ def test_a_producer_killed_in_its_deposit_leaves_nothing_to_train_on(call: str, 
     """Only a partial file is left, which the next sweep takes away."""
     command = [sys.executable, "-c", DEPOSITOR, str(paths.root), call]
     assert subprocess.run(command, cwd=CHECKOUT, timeout=PATIENCE_SECONDS, check=False).returncode == -signal.SIGKILL
-    assert buffer_folder.waiting_names(paths) == [] and len(os.listdir(paths.buffer)) == 1
+    assert buffer.waiting_names(paths) == [] and len(os.listdir(paths.buffer)) == 1
 
-    assert len(buffer_folder.sweep_partials(paths)) == 1
+    assert len(buffer.sweep_partials(paths)) == 1
 
     assert os.listdir(paths.buffer) == []

@@ -10,18 +10,18 @@ from pathlib import Path
 import episodes
 from conftest import wait_until
 
-from local_training import buffer_folder, episode_file
-from local_training.buffer_folder import TRAINED, Departure
-from local_training.errors import EpisodeError
-from local_training.file_signature import signature_of
-from local_training.paths import CHECKOUT, Paths
+from background_training.episodes import buffer, episode_file
+from background_training.episodes.buffer import TRAINED, Departure
+from background_training.errors import EpisodeError
+from background_training.paths import CHECKOUT, Paths
+from background_training.storage.file_signature import signature_of
 
 PRODUCER = """
 import sys
 from pathlib import Path
 import numpy as np
-from local_training import buffer_folder
-from local_training.paths import Paths
+from background_training.episodes import buffer as buffer_folder
+from background_training.paths import Paths
 paths, first, count = Paths(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
 for number in range(first, first + count):
     rewards = np.full(5, number, np.float32)
@@ -52,7 +52,7 @@ def test_all_that_four_producers_deposit_is_found_whole(paths: Paths):
 
     def look() -> bool:
         ended = all(producer.poll() is not None for producer in producers)
-        for name in buffer_folder.waiting_names(paths):
+        for name in buffer.waiting_names(paths):
             if name not in seen:
                 seen[name] = episode_file.read((paths.buffer / name).read_bytes()).episode_return
         return ended
@@ -74,10 +74,10 @@ def test_moving_out_while_others_bring_in_loses_nothing(paths: Paths):
     def move() -> bool:
         ended = all(producer.poll() is not None for producer in producers)
         departures = []
-        for name in buffer_folder.waiting_names(paths):
+        for name in buffer.waiting_names(paths):
             signature = signature_of(os.lstat(paths.buffer / name))
             departures.append(Departure(name, TRAINED, name, signature))
-        buffer_folder.move_out(paths, departures, durable=True)
+        buffer.move_out(paths, departures, durable=True)
         return ended
 
     wait_until(move)
@@ -107,7 +107,7 @@ def test_what_was_read_reaches_the_archive_although_the_name_is_rewritten_all_th
             stored_as = f"{len(taken)}.npz"
             taken[stored_as] = data
             departure = Departure("x.npz", TRAINED, stored_as, signature_of(status), data)
-            buffer_folder.move_out(paths, [departure], durable=len(taken) % 2 == 0)
+            buffer.move_out(paths, [departure], durable=len(taken) % 2 == 0)
         if len(taken) == 50:
             enough.touch()
         return ended
@@ -124,7 +124,7 @@ def test_a_sweep_never_takes_a_living_writers_file(paths: Paths):
 
     def sweep() -> bool:
         ended = producer.poll() is not None
-        buffer_folder.sweep_partials(paths)
+        buffer.sweep_partials(paths)
         return ended
 
     wait_until(sweep)

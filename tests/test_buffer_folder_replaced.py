@@ -13,10 +13,10 @@ import episodes
 import learner_runs
 import pytest
 
-from local_training import buffer_folder, leaving
-from local_training.buffer_folder import TRAINED, Departure
-from local_training.file_signature import signature_of
-from local_training.paths import Paths
+from background_training.episodes import buffer, leaving
+from background_training.episodes.buffer import TRAINED, Departure
+from background_training.paths import Paths
+from background_training.storage.file_signature import signature_of
 
 CALLS = ("link", "unlink", "rename", "replace", "fsync", "lstat", "open", "listdir", "rmdir")
 NAME = "x.npz"
@@ -92,12 +92,12 @@ def _moved(root: Paths, durable: bool, actions: dict[int, str]) -> tuple[Writer,
     writer = Writer(root)
     interleaved = Interleaved({number: getattr(writer, action) for number, action in actions.items()})
     with interleaved.at_work():
-        buffer_folder.move_out(root, [departure], durable=durable)
+        buffer.move_out(root, [departure], durable=durable)
     return writer, interleaved.count
 
 
 def _waiting(root: Paths) -> list[bytes]:
-    return sorted((root.buffer / name).read_bytes() for name in buffer_folder.waiting_names(root))
+    return sorted((root.buffer / name).read_bytes() for name in buffer.waiting_names(root))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="an open file can't be replaced there")

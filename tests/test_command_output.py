@@ -11,9 +11,9 @@ import episodes
 import learner_runs
 import pytest
 
-from local_training import model_store
-from local_training.paths import CHECKOUT, Paths
-from tools.learner import drain as drains
+from background_training.learner import drain as drains
+from background_training.paths import CHECKOUT, Paths
+from background_training.storage import model_store
 
 
 @pytest.fixture

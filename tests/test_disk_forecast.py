@@ -9,11 +9,11 @@ from typing import Any
 import commands
 import pytest
 
-from local_training.paths import Paths
-from local_training.settings import RetentionSettings
-from tools.learner import disk_forecast
-from tools.learner.disk_forecast import Growth
-from tools.monitor import advice, reading
+from background_training.monitor import advice, reading
+from background_training.paths import Paths
+from background_training.records import disk_forecast
+from background_training.records.disk_forecast import Growth
+from background_training.settings import RetentionSettings
 
 WEEK = 604_800
 A_GAME_A_SECOND = Growth(1000, 1.0, 18_000.0, 260.0)

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from conftest import PATIENCE_SECONDS
 
-from local_training import errors, settings_file
-from local_training.settings import Settings
-from tools.learner.stats import EMPTY
+from background_training import errors, settings_file
+from background_training.records.counters_view import EMPTY
+from background_training.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 README = CHECKOUT / "README.md"
@@ -45,7 +45,7 @@ OUR_WARNINGS = "error,ignore:builtin type:DeprecationWarning"
 
 def run_python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run Python in a folder as a user would, our packages within reach; warnings of ours are errors there too."""
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONWARNINGS": OUR_WARNINGS, "MPLBACKEND": "Agg"}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "src"), "PYTHONWARNINGS": OUR_WARNINGS, "MPLBACKEND": "Agg"}
     environment.pop(settings_file.ROOT_VARIABLE, None)
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from local_training import atomic_files, model_store
-from local_training.paths import CHECKOUT, Paths
+from background_training.doctor import all_checks, ground, record_checks
+from background_training.paths import CHECKOUT, Paths
+from background_training.storage import atomic_files, model_store
 from tests import commands, doctor_roots, learner_runs
 from tests.doctor_roots import drop, found
-from tools.doctor_checks import all_checks, ground, record_checks
 
 
 @pytest.fixture(scope="session")
@@ -215,7 +215,9 @@ def test_a_file_where_a_folder_has_to_be(played):
 
 def test_cures_are_for_reasons_that_exist():
     """Every short word with a cure is one that a file can be rejected for."""
-    sources = "".join(path.read_text("utf-8") for path in (CHECKOUT / "local_training").glob("*.py"))
+    sources = "".join(
+        path.read_text("utf-8") for path in (CHECKOUT / "src" / "background_training").rglob("*.py") if "doctor" not in path.parts
+    )
     assert [code for code in record_checks._CURES if f'"{code}"' not in sources] == []
 
 

@@ -25,14 +25,13 @@ import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from local_training import pausing
-from local_training.paths import CHECKOUT, Paths
-from local_training.root_lock import LearnerLock, RootLock
+from background_training.doctor import all_checks, machine_facts
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import pause_file, status
+from background_training.records.counters_view import EMPTY
+from background_training.storage.file_lock import LearnerLock, RootLock
 from tests import doctor_roots, learner_runs
 from tests.doctor_roots import drop, found, look
-from tools.doctor_checks import all_checks, machine_facts
-from tools.learner import status
-from tools.learner.stats import EMPTY
 
 NOBODY = 65_534 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 """A user of no other test that runs at the same time: one test takes all watches that a user may have."""
@@ -58,7 +57,7 @@ def played(healthy_machine_root: Path, root: Path) -> Paths:
 def _told(paths: Paths, *command: str) -> list[str]:
     """What the doctor's command finds, run from within another command."""
     arguments = [*(command or (sys.executable, str(DOCTOR))), "--root", str(paths.root), "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "src")}
     done = subprocess.run(arguments, capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS, env=environment)
     assert done.stdout, done.stderr
     return [finding["check"] for finding in json.loads(done.stdout)["findings"]]
@@ -66,7 +65,7 @@ def _told(paths: Paths, *command: str) -> list[str]:
 
 AS_NOBODY = (
     "import ctypes, os, sys\n"
-    "from tools.doctor_checks import command\n"
+    "from background_training.commands import doctor_command as command\n"
     "arguments = [word for word in sys.argv[1:] if word != 'take-watches']\n"
     "command.gather(command.parser().parse_args(arguments))\n"  # loads all that is needed, while it may still be read
     f"if os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
@@ -370,12 +369,12 @@ def test_a_learner_that_is_held_up(held):
 
 def test_a_root_that_its_user_has_paused(held):
     """Found also while nothing waits, as it may have been forgotten; the cure goes on as it says."""
-    pausing.pause(held)
+    pause_file.pause(held)
     status.write(held, "paused", EMPTY, governor={"state": "paused", "reason": "the user has asked for it"})
     drop(held.buffer, "old.npz", 99, 12, age_seconds=300)
     findings = found(held.root)
     assert list(findings) == ["paused"] and "--resume" in findings["paused"] and " since 2" in findings["paused"]
-    pausing.resume(held)
+    pause_file.resume(held)
     assert list(found(held.root)) == ["held-up"]
 
 

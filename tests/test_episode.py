@@ -16,11 +16,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from local_training import episode, episode_file
-from local_training.actions import Discrete
-from local_training.errors import EpisodeError
-from local_training.paths import CHECKOUT
-from local_training.settings import LimitSettings
+from background_training.episodes import episode, episode_file
+from background_training.errors import EpisodeError
+from background_training.paths import CHECKOUT
+from background_training.settings import LimitSettings
+from background_training.spaces import Discrete
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 

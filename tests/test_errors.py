@@ -7,8 +7,8 @@ import pickle
 
 import pytest
 
-from local_training import errors
-from local_training.errors import BackgroundTrainingError
+from background_training import errors
+from background_training.errors import BackgroundTrainingError
 
 CLASSES = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, BackgroundTrainingError)]
 

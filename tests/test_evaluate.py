@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from local_training import estimates
-from local_training.actions import Discrete
-from local_training.paths import CHECKOUT, Paths
-from local_training.rl_agent import RLAgent
+from background_training import RLAgent
+from background_training.algo import intervals
+from background_training.paths import CHECKOUT, Paths
+from background_training.spaces import Discrete
 from tests.commands import run_tool
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
@@ -47,19 +47,20 @@ def _remembered(root: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A root whose model has learnt CartPole-v1 from forty games."""
-    from local_training import learning, model_store
+    from background_training.algo import train_step
+    from background_training.storage import model_store
     from tests.test_learning_real_game import SETTINGS, gymnasium, played
 
     root = tmp_path_factory.mktemp("learnt")
     _fresh_model(root)
     rng, game = np.random.default_rng(0), gymnasium.make("CartPole-v1", disable_env_checker=True)
-    state, history = learning.new_state(4, Discrete(2), SETTINGS), []
+    state, history = train_step.new_state(4, Discrete(2), SETTINGS), []
     for version in range(1, 41):
         history.append(played(game, state.policy, version - 1, rng, recorded=True))
-        state, _ = learning.learn(state, history[-1:], SETTINGS, version, history[:-1])
+        state, _ = train_step.learn(state, history[-1:], SETTINGS, version, history[:-1])
     game.close()
     fresh = model_store.read(Paths(root).model)
-    Paths(root).model.write_bytes(model_store.pack(learning.to_arrays(state), 40, fresh.manifest))
+    Paths(root).model.write_bytes(model_store.pack(train_step.to_arrays(state), 40, fresh.manifest))
     yield root
 
 
@@ -145,7 +146,7 @@ def test_versions_are_named_by_number(root: Path) -> None:
 
 def test_interval_is_that_of_the_mean() -> None:
     """Half the width of Student's 95 % interval, against the textbook's formula; one game has none."""
-    from local_training.games import evaluation
+    from background_training.runs import evaluation
 
     returns = [10.0, 20.0, 30.0, 40.0]
 
@@ -163,8 +164,8 @@ def test_interval_holds_the_truth_as_often_as_it_says(games: int) -> None:
     luck = rng.normal(size=(20_000, games)) * 50  # what both share; it must drop out
     first, second = luck + rng.normal(size=luck.shape) + 2.0, luck + rng.normal(size=luck.shape)
 
-    held = [one.low <= 2.0 <= one.high for one in map(estimates.difference_of, first, second)]
-    wrong = [estimates.verdict(one) != "unknown" for one in map(estimates.difference_of, first - 2.0, second)]
+    held = [one.low <= 2.0 <= one.high for one in map(intervals.difference_of, first, second)]
+    wrong = [intervals.verdict(one) != "unknown" for one in map(intervals.difference_of, first - 2.0, second)]
 
     assert np.mean(held) == pytest.approx(0.95, abs=0.006)
     assert np.mean(wrong) == pytest.approx(0.05, abs=0.006)
@@ -172,10 +173,10 @@ def test_interval_holds_the_truth_as_often_as_it_says(games: int) -> None:
 
 def test_games_that_would_be_needed() -> None:
     """Four times as many games halve the interval: that is enough for a difference of half its width."""
-    estimate = estimates.Estimate(value=5.0, low=-5.0, high=15.0, games=10)
+    estimate = intervals.Estimate(value=5.0, low=-5.0, high=15.0, games=10)
 
-    assert estimates.verdict(estimate) == "unknown" and estimates.games_needed(estimate) == 40
-    assert estimates.games_needed(estimates.Estimate(0.0, 0.0, 0.0, 10)) is None
+    assert intervals.verdict(estimate) == "unknown" and intervals.games_needed(estimate) == 40
+    assert intervals.games_needed(intervals.Estimate(0.0, 0.0, 0.0, 10)) is None
 
 
 def test_missing_model_is_named(root: Path) -> None:
@@ -208,8 +209,8 @@ def test_bad_usage_is_refused(root: Path, wrong: list[str]) -> None:
 
 def test_seeds_are_never_those_of_training() -> None:
     """Whatever the run's seed and however long it is."""
-    from local_training.games import evaluation
-    from local_training.games.play_order import PlayOrder
+    from background_training.runs import evaluation
+    from background_training.runs.run_spec import PlayOrder
 
     played = [PlayOrder("", Path(), seed).game_seed(number) for seed in (0, 1, 2**40) for number in (1, 10**6, 2**33)]
     assert max(played) < evaluation.FIRST_SEED

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE_SECONDS
 
-from local_training import model_store
-from local_training.paths import CHECKOUT, Paths
+from background_training.paths import CHECKOUT, Paths
+from background_training.storage import model_store
 
 EXAMPLES = CHECKOUT / "examples"
 

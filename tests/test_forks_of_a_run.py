@@ -13,15 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from local_training import process_names
-from local_training.paths import CHECKOUT, Paths
+from background_training.ipc import process_names
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import ledger as ledgers
 from tests import learner_runs
 from tests.conftest import PATIENCE_SECONDS, wait_until
-from tools.learner import ledger as ledgers
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
-from local_training.games import fork_of_ours
+from background_training.envs import fork_of_ours
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
 
@@ -29,8 +29,8 @@ COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", "Ac
 
 PROGRAM = """
 import os, sys, tempfile
-from local_training.games import fork_of_ours
-from local_training.games.forked_command import Command, ForkedCommand
+from background_training.envs import fork_of_ours
+from background_training.envs.forked_command import Command, ForkedCommand
 with fork_of_ours.serving() as forks, tempfile.TemporaryFile() as errors:
     command = Command("tests.test_forks_of_a_run:answer", "answerer", ["7"], {"QUESTION": "six times seven"}, "/")
     child = ForkedCommand(forks, command, None, errors.fileno())

@@ -23,15 +23,18 @@ import numpy as np
 import pytest
 from hostile_zip import DEFLATED, STORED, Member, archive
 
-from local_training import episode_file, metrics, model_store, pausing, root_lock, settings_file
-from local_training.errors import BackgroundTrainingError
-from local_training.games.run_state import RunKeeper, RunPlan, RunState
-from local_training.paths import Paths
-from local_training.settings import LimitSettings
-from tools.learner import drain as drains
-from tools.learner import generation
-from tools.learner import status as statuses
-from tools.learner.ledger import Ledger
+from background_training import settings_file
+from background_training.episodes import episode_file
+from background_training.errors import BackgroundTrainingError
+from background_training.learner import checkpoint
+from background_training.learner import drain as drains
+from background_training.paths import Paths
+from background_training.records import metrics, pause_file
+from background_training.records import status as statuses
+from background_training.records.ledger import Ledger
+from background_training.runs.run_state import RunKeeper, RunPlan, RunState
+from background_training.settings import LimitSettings
+from background_training.storage import file_lock, model_store
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "4"))
 RANDOM_SEED = int(os.environ.get("FUZZ_SEED", secrets.randbelow(2**32)))
@@ -243,13 +246,13 @@ def targets(played: Paths, paths: Paths) -> list[Target]:
     return [
         ("episode", Fuzzer.episode, lambda data: episode_file.read(data, LIMITS), LIMITS.max_memory_bytes + 500_000),
         ("model for a game", make_model, lambda data: model_store.unpack(data, "m", model_store.POLICY_KEYS), model_bytes),
-        ("model for a learner", make_model, lambda data: generation.load(data, "m"), model_bytes),
+        ("model for a learner", make_model, lambda data: checkpoint.load(data, "m"), model_bytes),
         ("ledger", make_ledger, through(paths.ledger, lambda: Ledger(paths.ledger, durable=False)), 3_000_000),
         ("status", lambda fuzzer: fuzzer.json(status), through(paths.status, lambda: statuses.read(paths)), 3_000_000),
         ("run state", lambda fuzzer: fuzzer.json(run), through(paths.run_state, read_run), 3_000_000),
         ("settings", lambda fuzzer: fuzzer.json(settings), through(config, loaded), 10_000_000),
-        ("pause", pause, through(paths.paused, lambda: pausing.read(paths)), 3_000_000),
-        ("card", card, through(paths.data / ".learner.json", lambda: root_lock.read_card(paths)), 3_000_000),
+        ("pause", pause, through(paths.paused, lambda: pause_file.read(paths)), 3_000_000),
+        ("card", card, through(paths.data / ".learner.json", lambda: file_lock.read_card(paths)), 3_000_000),
         ("metrics", record, through(paths.metrics, lambda: metrics.read(paths)), 3_000_000),
     ]  # fmt: skip
 

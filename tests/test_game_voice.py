@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_training.frame_pace import FramePace
-from local_training.game_voice import GameListener, GameVoice
-from local_training.paths import CHECKOUT, Paths
-from local_training.rl_agent import RLAgent
+from background_training import RLAgent
+from background_training.ipc.frame_pace import FramePace
+from background_training.ipc.load_hints import GameListener, GameVoice
+from background_training.paths import CHECKOUT, Paths
 
 MICROSECONDS_PER_FRAME = 20.0
 
@@ -26,8 +26,8 @@ MICROSECONDS_PER_FRAME = 20.0
 DYING_GAME = """
 import os, sys
 from pathlib import Path
-from local_training.game_voice import GameVoice
-from local_training.paths import Paths
+from background_training.ipc.load_hints import GameVoice
+from background_training.paths import Paths
 voice = GameVoice(Paths(Path(sys.argv[1])))
 voice.busy(60.0)
 os._exit(9)

@@ -14,14 +14,15 @@ import learner_runs
 import numpy as np
 import pytest
 
-from local_training import episode, model_store
-from local_training.actions import Discrete
-from local_training.episode import Episode
-from local_training.errors import ModelError
-from local_training.paths import CHECKOUT
-from local_training.settings import LearningSettings
-from tools.learner import generation
-from tools.learner.generation import Generation
+from background_training.episodes import episode
+from background_training.episodes.episode import Episode
+from background_training.errors import ModelError
+from background_training.learner import checkpoint
+from background_training.learner.checkpoint import Generation
+from background_training.paths import CHECKOUT
+from background_training.settings import LearningSettings
+from background_training.spaces import Discrete
+from background_training.storage import model_store
 
 SETTINGS = LearningSettings(hidden=8, epochs=2)
 
@@ -33,16 +34,16 @@ def _batch(first: int, count: int, **more: Any) -> tuple[list[dict[str, Any]], l
 
 
 def _three_versions() -> Generation:
-    present = generation.untrained(episodes.WIDTH, Discrete(episodes.ACTIONS), SETTINGS)
+    present = checkpoint.untrained(episodes.WIDTH, Discrete(episodes.ACTIONS), SETTINGS)
     for first in (0, 10, 20):
-        present = generation.successor(present, *_batch(first, 3), SETTINGS)
+        present = checkpoint.successor(present, *_batch(first, 3), SETTINGS)
     return present
 
 
 def _hash_in_another_process(limited_first: bool) -> str:
     code = "import sys; sys.path[:0] = sys.argv[1:]\n"
     if limited_first:
-        code += "from local_training import blas_threads; blas_threads.limit_blas_threads()\n"
+        code += "from background_training.ipc import blas_threads; blas_threads.limit_blas_threads()\n"
     code += "import hashlib, test_generation\nprint(hashlib.sha256(test_generation._three_versions().data).hexdigest())\n"
     arguments = [sys.executable, "-c", code, str(CHECKOUT), str(Path(__file__).parent)]
     return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
@@ -64,13 +65,13 @@ def test_a_version_read_back_goes_on_as_the_one_in_memory() -> None:
     """All that training needs lies in the file, but for the episodes that may be replayed."""
     lines, made = _batch(30, 3)
     settings = LearningSettings(hidden=8, epochs=2, replay_ratio=0.0)
-    in_memory = generation.untrained(episodes.WIDTH, Discrete(episodes.ACTIONS), settings)
+    in_memory = checkpoint.untrained(episodes.WIDTH, Discrete(episodes.ACTIONS), settings)
     for first in (0, 10):
-        in_memory = generation.successor(in_memory, *_batch(first, 3), settings)
-    read = generation.load(in_memory.data, "model")
+        in_memory = checkpoint.successor(in_memory, *_batch(first, 3), settings)
+    read = checkpoint.load(in_memory.data, "model")
     read = Generation(read.state, read.version, read.manifest, read.data, in_memory.recent)
 
-    assert generation.successor(read, lines, made, settings).data == generation.successor(in_memory, lines, made, settings).data
+    assert checkpoint.successor(read, lines, made, settings).data == checkpoint.successor(in_memory, lines, made, settings).data
 
 
 @pytest.mark.parametrize("steps", [3, 8, 12])
@@ -80,20 +81,20 @@ def test_a_version_read_back_goes_on_alike_with_log_probabilities(hidden: int, s
     settings = LearningSettings(hidden=hidden, epochs=2, replay_ratio=0.0)
     first, second = ([episode.from_arrays(episodes.full_arrays(seed, steps))] for seed in (1, 2))
     line = {"seq": 0, "sha256": "hash", "name": "game.npz"}
-    untrained = generation.untrained(episodes.WIDTH, Discrete(episodes.ACTIONS), settings)
-    in_memory = generation.successor(untrained, [line], first, settings)
-    read = dataclasses.replace(generation.load(in_memory.data, "model"), recent=in_memory.recent)
+    untrained = checkpoint.untrained(episodes.WIDTH, Discrete(episodes.ACTIONS), settings)
+    in_memory = checkpoint.successor(untrained, [line], first, settings)
+    read = dataclasses.replace(checkpoint.load(in_memory.data, "model"), recent=in_memory.recent)
 
     assert (
-        generation.successor(read, [line], second, settings).data
-        == generation.successor(in_memory, [line], second, settings).data
+        checkpoint.successor(read, [line], second, settings).data
+        == checkpoint.successor(in_memory, [line], second, settings).data
     )
 
 
 def test_versions_count_commits_and_link_into_a_chain() -> None:
     """Each version names the link before it, so that a history can be checked from its end."""
-    first = generation.successor(generation.untrained(4, Discrete(3), SETTINGS), *_batch(0, 2), SETTINGS)
-    second = generation.successor(first, *_batch(10, 2), SETTINGS)
+    first = checkpoint.successor(checkpoint.untrained(4, Discrete(3), SETTINGS), *_batch(0, 2), SETTINGS)
+    second = checkpoint.successor(first, *_batch(10, 2), SETTINGS)
 
     assert (first.version, second.version) == (1, 2)
     assert first.commit["previous_chain"] == ""
@@ -106,7 +107,7 @@ def test_the_lines_of_a_batch_come_back_from_json_as_they_were() -> None:
     present = _three_versions()
 
     assert [json.loads(json.dumps(line)) for line in present.batch] == list(present.batch)
-    assert list(generation.load(present.data, "model").batch) == list(present.batch)
+    assert list(checkpoint.load(present.data, "model").batch) == list(present.batch)
 
 
 def test_the_record_of_odd_names_survives_the_model_file() -> None:
@@ -114,9 +115,9 @@ def test_the_record_of_odd_names_survives_the_model_file() -> None:
     lines, made = _batch(0, 2)
     lines[0] |= {"name": "g\udce4me \x1b[0m ☃.npz", "episode_id": 'quote " and \\ and \n'}
     lines[1] |= {"return": round(1 / 3, 6)}
-    present = generation.successor(generation.untrained(4, Discrete(3), SETTINGS), lines, made, SETTINGS)
+    present = checkpoint.successor(checkpoint.untrained(4, Discrete(3), SETTINGS), lines, made, SETTINGS)
 
-    assert list(generation.load(present.data, "model").batch) == list(present.batch)
+    assert list(checkpoint.load(present.data, "model").batch) == list(present.batch)
 
 
 @pytest.mark.parametrize("change", [{"gamma": 0.5}, {"learning_rate": 0.01}, {"seed": 1}, {"epochs": 1}])
@@ -124,8 +125,8 @@ def test_changed_settings_are_recorded_with_the_batch_they_changed(change: dict[
     """Else the past could not be trained again."""
     present = _three_versions()
     changed = LearningSettings(**{"hidden": 8, "epochs": 2, **change})
-    after = generation.successor(present, *_batch(40, 2), changed)
-    same = generation.successor(after, *_batch(50, 2), changed)
+    after = checkpoint.successor(present, *_batch(40, 2), changed)
+    same = checkpoint.successor(after, *_batch(50, 2), changed)
 
     assert LearningSettings(**after.batch[0]["learning"]) == changed
     assert "learning" not in same.batch[0]
@@ -134,10 +135,10 @@ def test_changed_settings_are_recorded_with_the_batch_they_changed(change: dict[
 def test_the_order_of_a_batch_matters_and_is_kept() -> None:
     """Another order is another history: it is the ledger's that is trained again."""
     lines, made = _batch(0, 3)
-    start = generation.untrained(4, Discrete(3), SETTINGS)
+    start = checkpoint.untrained(4, Discrete(3), SETTINGS)
 
-    forward = generation.successor(start, lines, made, SETTINGS)
-    backward = generation.successor(start, lines[::-1], made[::-1], SETTINGS)
+    forward = checkpoint.successor(start, lines, made, SETTINGS)
+    backward = checkpoint.successor(start, lines[::-1], made[::-1], SETTINGS)
 
     assert forward.chain != backward.chain and forward.data != backward.data
 
@@ -147,26 +148,26 @@ def test_training_changes_nothing_of_the_version_before() -> None:
     present = _three_versions()
     data = model_store.pack(_arrays(present), present.version, present.manifest)
 
-    generation.successor(present, *_batch(60, 3), SETTINGS)
+    checkpoint.successor(present, *_batch(60, 3), SETTINGS)
 
     assert model_store.pack(_arrays(present), present.version, present.manifest) == data == present.data
 
 
 def _arrays(present: Generation) -> dict[str, Any]:
-    return dict(generation.learning.to_arrays(present.state))
+    return dict(checkpoint.train_step.to_arrays(present.state))
 
 
 def test_a_published_version_has_the_same_weights_and_a_history_of_its_own() -> None:
     """Rolling back makes a new version of old weights; its chain is no link of the former one."""
     present = _three_versions()
-    published = generation.republished(present, 9, "a bad day", {"batches_trained": 7})
-    read = generation.load(published.data, "model")
+    published = checkpoint.republished(present, 9, "a bad day", {"batches_trained": 7})
+    read = checkpoint.load(published.data, "model")
 
-    assert (published.version, read.version, read.commit["kind"]) == (9, 9, generation.BASE)
+    assert (published.version, read.version, read.commit["kind"]) == (9, 9, checkpoint.BASE)
     assert (read.manifest["batches_trained"], read.manifest["samples_trained"]) == (7, present.state.steps)
     assert read.chain == published.chain != present.chain
     assert all(np.array_equal(_arrays(read)[name], value) for name, value in _arrays(present).items())
-    assert generation.republished(present, 9, "a bad day", {"batches_trained": 7}).data == published.data
+    assert checkpoint.republished(present, 9, "a bad day", {"batches_trained": 7}).data == published.data
 
 
 @pytest.mark.parametrize("cut", [0, 10, 1000, -1])
@@ -175,14 +176,14 @@ def test_a_damaged_model_is_refused_and_named(cut: int) -> None:
     data = _three_versions().data
 
     with pytest.raises(ModelError, match=r"^/some/model\.npz: "):
-        generation.load(data[:cut], "/some/model.npz")
+        checkpoint.load(data[:cut], "/some/model.npz")
 
 
 def test_the_width_of_a_new_model_is_that_of_most_episodes() -> None:
     """One odd file at the very start decides nothing."""
     made = [episode.from_arrays(episodes.arrays(seed, width=width)) for seed, width in enumerate((9, 4, 4))]
 
-    assert generation.sizes_of(made, SETTINGS)[0] == 4
+    assert checkpoint.sizes_of(made, SETTINGS)[0] == 4
 
 
 def test_the_actions_of_a_new_model_are_those_declared_else_those_seen() -> None:
@@ -190,9 +191,9 @@ def test_the_actions_of_a_new_model_are_those_declared_else_those_seen() -> None
     seen = episode.from_arrays(episodes.arrays(0, actions=np.zeros(12, np.int64)))
     declared = episode.from_arrays(episodes.arrays(1, meta=np.array('{"action_count": 6}')))
 
-    assert generation.sizes_of([seen], SETTINGS)[1] == Discrete(2)
-    assert generation.sizes_of([seen, declared], SETTINGS)[1] == Discrete(6)
-    assert generation.sizes_of([seen, declared], LearningSettings(action_count=5))[1] == Discrete(5)
+    assert checkpoint.sizes_of([seen], SETTINGS)[1] == Discrete(2)
+    assert checkpoint.sizes_of([seen, declared], SETTINGS)[1] == Discrete(6)
+    assert checkpoint.sizes_of([seen, declared], LearningSettings(action_count=5))[1] == Discrete(5)
 
 
 def test_two_roots_with_the_same_files_have_the_same_model(tmp_path: Path) -> None:

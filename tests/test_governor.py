@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_training.settings import GovernorSettings
-from tools.learner import governor
-from tools.learner.governor import GIVING_WAY, PAUSED, Decision, Sample
+from background_training.learner import throttle_policy
+from background_training.learner.throttle_policy import GIVING_WAY, PAUSED, Decision, Sample
+from background_training.settings import GovernorSettings
 
 SETTINGS = GovernorSettings(rest_factor=1000.0, free_disk_bytes=100_000_000)
 """With long rests, so that giving way is standing still."""
@@ -23,7 +23,7 @@ class Run:
 
     def __init__(self, settings: GovernorSettings = SETTINGS, max_workers: int = 2) -> None:
         self.settings, self.max_workers = settings, max_workers
-        self.decision = governor.first(settings, max_workers)
+        self.decision = throttle_policy.first(settings, max_workers)
         self.moment, self.number = 0.0, 0
         self.batch: dict[str, Any] = {"last_batch_seconds": 1.0, "last_batch_ended": 0.0}
 
@@ -36,7 +36,7 @@ class Run:
         """One more look at the game only."""
         self.moment += after
         sample = Sample(number=self.number, **{**self.batch, **seen})
-        self.decision = governor.decide(sample, self.settings, self.decision, self.max_workers, self.moment)
+        self.decision = throttle_policy.decide(sample, self.settings, self.decision, self.max_workers, self.moment)
         return self.decision
 
     def trains(self, seconds: float) -> None:
@@ -225,7 +225,7 @@ def test_switched_off_it_allows_everything() -> None:
 
     decision = run.reads(game="busy", others_cpu_percent=100.0, free_disk_bytes=0.0)
 
-    assert (decision.state, decision.workers_allowed, governor.text(decision)) == ("off", 2, "off")
+    assert (decision.state, decision.workers_allowed, throttle_policy.text(decision)) == ("off", 2, "off")
 
 
 def test_the_users_pause_comes_before_everything_else() -> None:
@@ -236,10 +236,10 @@ def test_the_users_pause_comes_before_everything_else() -> None:
             decision = run.reads(game=game, user_pause="by ann since 2026-03-01 14:05:09", free_disk_bytes=5.0)
 
             assert (decision.state, decision.workers_allowed, decision.at_once) == (PAUSED, 0, True)
-            assert decision.causes == (governor.BY_THE_USER,)
+            assert decision.causes == (throttle_policy.BY_THE_USER,)
             assert "by ann since 2026-03-01 14:05:09" in decision.reason and "--resume" in decision.reason
         assert {run.hears(user_pause="since ...", after=100.0).workers_allowed for _ in range(100)} == {0}
-        after = [run.reads(game="free", free_disk_bytes=1e12).state for _ in range(governor.READINGS_IN_A_ROW)]
+        after = [run.reads(game="free", free_disk_bytes=1e12).state for _ in range(throttle_policy.READINGS_IN_A_ROW)]
         assert after[-1] == ("free" if settings.enabled else "off")
 
 
@@ -269,11 +269,11 @@ SAMPLES = st.builds(
 @given(st.lists(st.tuples(SAMPLES, st.floats(0, 100)), max_size=30), st.integers(1, 8))
 def test_every_decision_is_within_bounds_and_explains_itself(steps: list[tuple[Sample, float]], max_workers: int) -> None:
     """Between none and all workers; fewer than all only with a reason and a cause; standing still at once only with none."""
-    decision, moment = governor.first(SETTINGS, max_workers), 0.0
+    decision, moment = throttle_policy.first(SETTINGS, max_workers), 0.0
     for sample, seconds in steps:
         moment += seconds
-        again = governor.decide(sample, SETTINGS, decision, max_workers, moment)
-        decision = governor.decide(sample, SETTINGS, decision, max_workers, moment)
+        again = throttle_policy.decide(sample, SETTINGS, decision, max_workers, moment)
+        decision = throttle_policy.decide(sample, SETTINGS, decision, max_workers, moment)
 
         assert decision == again
         assert 0 <= decision.workers_allowed <= max_workers
@@ -294,7 +294,7 @@ def test_the_limits_are_those_of_the_guides() -> None:
 def test_facts_are_what_a_monitor_needs() -> None:
     """State, reason, workers and every reading by name, in plain values."""
     sample = Sample(1, 12.34, memory_percent=50.0, free_disk_bytes=1e9, game="steady")
-    facts = governor.facts(governor.first(SETTINGS, 2), sample)
+    facts = throttle_policy.facts(throttle_policy.first(SETTINGS, 2), sample)
 
     assert set(facts) == {"state", "reason", "workers_allowed", "readings"}
     assert facts["readings"]["others_cpu_percent"] == 12.3 and facts["readings"]["game"] == "steady"

@@ -18,11 +18,12 @@ import psutil
 import pytest
 from conftest import PROMPT_SECONDS, wait_until
 
-from local_training import lesson
-from local_training.game_voice import GameVoice
-from local_training.paths import Paths
-from tools.background_parallel_learner import BackgroundParallelLearner
-from tools.learner import status, supervisor
+from background_training import BackgroundParallelLearner
+from background_training.algo import ppo_update
+from background_training.ipc.load_hints import GameVoice
+from background_training.learner import supervisor
+from background_training.paths import Paths
+from background_training.records import status
 
 STRICT = {"enabled": True, "check_seconds": 0.1, "rest_factor": 1e6, "longest_rest_seconds": 600.0}
 """Above a limit, stand still until it is over."""
@@ -33,7 +34,7 @@ HOG = "import sys\nprint('up', flush=True)\nwhile True: pass"
 
 WORKER_ON_ANOTHER_MACHINE = """
 import os, sys
-from tools.learner import machine_readings, worker
+from background_training.learner import machine_readings, worker
 def percent(self):
     with open(os.environ["OTHERS_CPU_PERCENT"]) as file:
         return float(file.read())
@@ -86,7 +87,7 @@ def _voice(paths: Paths) -> Iterator[GameVoice]:
         voice.close()
 
 
-@pytest.mark.parametrize("hidden", [64, lesson.THREAD_HIDDEN], ids=["one thread", "two threads"])
+@pytest.mark.parametrize("hidden", [64, ppo_update.THREAD_HIDDEN], ids=["one thread", "two threads"])
 def test_a_busy_game_stops_a_batch_in_its_middle_and_the_bits_stay_the_same(
     hidden: int, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

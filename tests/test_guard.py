@@ -16,17 +16,19 @@ import learner_runs
 import numpy as np
 import pytest
 
-from local_training import atomic_files, model_store
-from local_training.guard_settings import GuardSettings
-from local_training.paths import Paths
-from tools.learner import drain as drains
-from tools.learner import guard as guards
-from tools.learner import ledger as ledgers
-from tools.learner import publishing, regression, status
-from tools.learner.ledger import BY_ANOTHER_PROGRAM, PUBLISHED, ROLLED_BACK, Ledger
-from tools.learner.ledger_index import CHECKPOINT
-from tools.learner.regression import Bound
-from tools.learner.watch import Watch
+from background_training.algo import sequential_test
+from background_training.algo.sequential_test import Bound
+from background_training.guard_settings import GuardSettings
+from background_training.learner import drain as drains
+from background_training.learner import publish
+from background_training.learner import regression_guard as guards
+from background_training.learner.guard_evidence import Watch
+from background_training.paths import Paths
+from background_training.records import ledger as ledgers
+from background_training.records import status
+from background_training.records.ledger import BY_ANOTHER_PROGRAM, PUBLISHED, ROLLED_BACK, Ledger
+from background_training.records.ledger_index import CHECKPOINT
+from background_training.storage import atomic_files, model_store
 
 GUARD = GuardSettings(enabled=True, evaluation_episodes=6, false_alarm_episodes=30.0)
 
@@ -35,10 +37,10 @@ GUARD = GuardSettings(enabled=True, evaluation_episodes=6, false_alarm_episodes=
 
 
 def _evidence(shortfalls: Any) -> list[float]:
-    evidence, found = regression.NO_EVIDENCE, []
+    evidence, found = sequential_test.NO_EVIDENCE, []
     for shortfall in shortfalls:
-        evidence = regression.more(evidence, shortfall)
-        found.append(regression.strength(evidence))
+        evidence = sequential_test.more(evidence, shortfall)
+        found.append(sequential_test.strength(evidence))
     return found
 
 
@@ -368,7 +370,7 @@ def test_killed_around_a_rollback_the_next_start_does_the_same(fallen: Paths, tm
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(*((publishing, "commit") if place == "before the rollback" else (Ledger, "tell_of")), die)
+        patch.setattr(*((publish, "commit") if place == "before the rollback" else (Ledger, "tell_of")), die)
         _drain(fallen.root)
     _drain(fallen.root)
 

@@ -17,11 +17,12 @@ import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 from hostile_files import MAX_MEMORY_BYTES, Hostile
 
-from local_training import atomic_files, episode_file
-from local_training.errors import EpisodeError
-from local_training.paths import CHECKOUT, Paths
-from local_training.settings import LimitSettings
-from tools.background_parallel_learner import BackgroundParallelLearner
+from background_training import BackgroundParallelLearner
+from background_training.episodes import episode_file
+from background_training.errors import EpisodeError
+from background_training.paths import CHECKOUT, Paths
+from background_training.settings import LimitSettings
+from background_training.storage import atomic_files
 
 LIMITS = LimitSettings(max_memory_bytes=MAX_MEMORY_BYTES)
 KINDS = hostile_files.all_kinds()
@@ -136,10 +137,10 @@ def test_the_acceptance_check_of_a_full_buffer(paths: Paths, root: Path):
 
 READER = """
 import json, resource, sys, tracemalloc
-from local_training import atomic_files, episode_file
-from local_training.errors import EpisodeError
-from local_training.settings import LimitSettings
-from tools.background_parallel_learner import BackgroundParallelLearner
+from background_training.storage import atomic_files; from background_training.episodes import episode_file
+from background_training.errors import EpisodeError
+from background_training.settings import LimitSettings
+from background_training import BackgroundParallelLearner
 limits = LimitSettings(max_memory_bytes=int(sys.argv[1]))
 def peak_rss():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

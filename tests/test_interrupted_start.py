@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE_SECONDS
 
-from local_training.paths import CHECKOUT
+from background_training.paths import CHECKOUT
 
 # A package that takes for ever to load, and that answers an interrupt as the real one may: with an error of its own.
 SLOW = """
@@ -76,7 +76,12 @@ def test_command_is_found_however_it_is_started(how: str, tmp_path: Path) -> Non
     file = CHECKOUT / "tools" / "explain_episode.py"
     link = tmp_path / "explain.py"
     link.symlink_to(file)
-    started = {"file": [str(file)], "module": ["-m", "tools.explain_episode"], "safe path": [str(file)], "link": [str(link)]}[how]
+    started = {
+        "file": [str(file)],
+        "module": ["-m", "background_training.commands.explain"],
+        "safe path": [str(file)],
+        "link": [str(link)],
+    }[how]
     environment = {**os.environ, "PYTHONSAFEPATH": "1"} if how == "safe path" else dict(os.environ)
     folder = CHECKOUT if how == "module" else tmp_path
 

@@ -11,24 +11,26 @@ import numpy as np
 import pytest
 from conftest import PATIENCE_SECONDS
 
-from local_training import episode, episode_file, model_store, policy
-from local_training.actions import Box, MultiBinary, MultiDiscrete
-from local_training.errors import EpisodeError, SettingsError
-from local_training.paths import CHECKOUT, Paths
-from local_training.rl_agent import RLAgent
-from local_training.settings import LearningSettings
+from background_training import RLAgent
+from background_training.algo import policy
+from background_training.commands import doctor, explain, rebuild, report
+from background_training.episodes import episode, episode_file
+from background_training.errors import EpisodeError, SettingsError
+from background_training.paths import CHECKOUT, Paths
+from background_training.settings import LearningSettings
+from background_training.spaces import Box, MultiBinary, MultiDiscrete
+from background_training.storage import model_store
 from tests import learner_runs
-from tools import doctor, explain_episode, rebuild_model, report
 
 gymnasium = pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
 from gymnasium.vector import SyncVectorEnv  # noqa: E402
 
-from local_training.games import EpisodeRecorder  # noqa: E402
-from local_training.games.batched_policy import BatchedPolicy  # noqa: E402
-from local_training.games.gymnasium_game import GymnasiumGame  # noqa: E402
+from background_training.commands import evaluate  # noqa: E402
+from background_training.envs import EpisodeRecorder  # noqa: E402
+from background_training.envs.batched_policy import BatchedPolicy  # noqa: E402
+from background_training.runs.gymnasium_game import GymnasiumGame  # noqa: E402
 from tests import kinds_games  # noqa: E402
-from tools import evaluate  # noqa: E402
 
 SPACES = {
     "Locks-v0": MultiDiscrete((3, 2, 2)),
@@ -79,7 +81,7 @@ def test_such_a_model_is_rebuilt_bit_for_bit(learnt, capsys):
     """Its history begins with the kind of its actions, and every lesson gives the same bits again."""
     root, game = learnt
 
-    assert rebuild_model.main(["--root", str(root)]) == 0
+    assert rebuild.main(["--root", str(root)]) == 0
 
     assert "Identical, bit for bit" in capsys.readouterr().out
     assert model_store.read(Paths(root).model).actions == SPACES[game]
@@ -92,7 +94,7 @@ def test_the_tools_take_such_a_root(learnt, capsys):
 
     assert doctor.main(["--root", str(root)]) in (0, 1)
     assert report.main(["--root", str(root), "--no-png"]) == 0
-    assert explain_episode.main(["--root", str(root), name]) == 0
+    assert explain.main(["--root", str(root), name]) == 0
     assert evaluate.main(["--root", str(root), "--game", game, "--episodes", "2"]) == 0
 
     printed = capsys.readouterr().out

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE_SECONDS
 
-from local_training.paths import CHECKOUT
+from background_training.paths import CHECKOUT
 
 BAT = CHECKOUT / "bat"
 TOOLS = ("dirname", "cmp", "cp", "mkdir", "rm", "cat", "chmod", "sh")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tools.learner.lead import LONGEST_STALLED_SECONDS, STALLED_SECONDS, Lead
+from background_training.learner.back_pressure import LONGEST_STALLED_SECONDS, STALLED_SECONDS, Lead
 
 
 class _Learner:

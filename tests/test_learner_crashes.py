@@ -14,9 +14,10 @@ import learner_runs
 import pytest
 from faulty_disk import Step
 
-from local_training import metrics, model_store
-from local_training.errors import ModelMissingError
-from local_training.paths import Paths
+from background_training.errors import ModelMissingError
+from background_training.paths import Paths
+from background_training.records import metrics
+from background_training.storage import model_store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

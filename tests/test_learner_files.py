@@ -17,15 +17,15 @@ import pytest
 from conftest import wait_until
 from fakes import FakeClock
 
-from local_training import model_store
-from local_training.paths import Paths
-from tools.background_parallel_learner import BackgroundParallelLearner
-from tools.learner import intake as intakes
-from tools.learner import ledger as ledgers
-from tools.learner import trainer
-from tools.learner.intake import Accepted, Intake, LeftAlone, SetAside
-from tools.learner.ledger import Ledger
-from tools.learner.wall_clock import WallClock
+from background_training import BackgroundParallelLearner
+from background_training.learner import trainer
+from background_training.learner import triage as intakes
+from background_training.learner.file_age import WallClock
+from background_training.learner.triage import Accepted, Intake, LeftAlone, SetAside
+from background_training.paths import Paths
+from background_training.records import ledger as ledgers
+from background_training.records.ledger import Ledger
+from background_training.storage import model_store
 
 HOUR = 3600.0
 
@@ -197,7 +197,7 @@ def test_a_new_model_can_be_started_as_the_reason_says(paths: Paths) -> None:
 
 AS_NOBODY = """
 import os, sys
-from tools import background_parallel_learner
+from background_training.commands import learn as background_parallel_learner
 assert background_parallel_learner.main(["--drain", "--quiet", "--root", sys.argv[2]]) == 0
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -16,15 +16,16 @@ import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, PROMPT_SECONDS, wait_until
 
-from local_training.errors import AnotherLearnerError
-from local_training.paths import Paths
-from tools.learner import stats, status, supervisor
+from background_training.errors import AnotherLearnerError
+from background_training.learner import supervisor
+from background_training.paths import Paths
+from background_training.records import counters_view, status
 
 STOP_SECONDS = 2.0
 
 BOT = """
 import sys
-from tools.background_parallel_learner import BackgroundParallelLearner
+from background_training import BackgroundParallelLearner
 learner = BackgroundParallelLearner(root=sys.argv[1], verbose=False, max_file_age=0)
 assert learner.start() is True
 print("started", flush=True)
@@ -89,7 +90,7 @@ def test_the_counts_can_be_asked_for_at_any_time(paths: Paths) -> None:
         beside = learner.get_stats()
     after = learner.get_stats()
 
-    assert all(set(stats.EMPTY) <= set(counts) for counts in (before, beside, after))
+    assert all(set(counters_view.EMPTY) <= set(counts) for counts in (before, beside, after))
     assert (beside["total_samples"], beside["model_version"], beside["active_workers"]) == (12, 1, 1)
     assert (after["files_processed"], after["active_workers"]) == (1, 0)
 

@@ -21,11 +21,12 @@ import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from local_training import metrics, model_store
-from local_training.file_signature import signature
-from local_training.paths import Paths
-from tools.learner import fold
-from tools.learner import ledger as ledgers
+from background_training.learner import replay_log
+from background_training.paths import Paths
+from background_training.records import ledger as ledgers
+from background_training.records import metrics
+from background_training.storage import model_store
+from background_training.storage.file_signature import signature
 
 KILLS = int(os.environ.get("LEARNER_KILLS", "16"))
 PRODUCERS = 4
@@ -35,8 +36,8 @@ PRODUCER = """
 import pathlib, sys, threading
 sys.path.insert(0, sys.argv[1])
 import episodes
-from local_training import buffer_folder
-from local_training.paths import Paths
+from background_training.episodes import buffer as buffer_folder
+from background_training.paths import Paths
 paths, seed, stopping = Paths(pathlib.Path(sys.argv[2])), int(sys.argv[3]), threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), stopping.set()), daemon=True).start()
 while not stopping.wait(0.2):
@@ -47,8 +48,8 @@ while not stopping.wait(0.2):
 
 READER = """
 import pathlib, sys, threading
-from local_training import model_store
-from local_training.errors import ModelError, ModelMissingError
+from background_training.storage import model_store
+from background_training.errors import ModelError, ModelMissingError
 path, stopping = pathlib.Path(sys.argv[1]), threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), stopping.set()), daemon=True).start()
 reads = torn = backwards = newest = 0
@@ -164,7 +165,7 @@ def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None
     found = episodes.fates(paths)
     assert found["buffer"] == [] and sorted(deposited) == found["trained"]
     assert found["stale"] == found["duplicate"] == found["rejected"] == []
-    *_, rebuilt = fold.fold(paths, ledgers.groups(ledgers.read_lines(paths.ledger)), None)
+    *_, rebuilt = replay_log.fold(paths, ledgers.groups(ledgers.read_lines(paths.ledger)), None)
     assert rebuilt.data == paths.model.read_bytes()
     recorded, trained = metrics.read(paths), [version for _, version in learner_runs.trained(paths)]
     assert recorded.games["version"].tolist() == trained and recorded.batches["version"].tolist() == sorted(set(trained))
@@ -189,7 +190,7 @@ def test_learners_that_start_at_once_are_one(paths: Paths) -> None:
 
 def test_what_a_killed_producer_left_half_written_is_swept(paths: Paths) -> None:
     """A partial file goes when its writer is provably gone, and stays while the writer lives."""
-    code = "import sys, pathlib, os\nfrom local_training import atomic_files\n"
+    code = "import sys, pathlib, os\nfrom background_training.storage import atomic_files\n"
     code += "path = pathlib.Path(sys.argv[1])\nfile = open(path, 'wb')\nfile.write(b'half')\nfile.flush()\n"
     code += "atomic_files.mark_as_being_written(file.fileno())\nprint('writing', flush=True)\nsys.stdin.read()\n"
     partial = paths.buffer / ".game_20260125_143205_Victory_0123abcd.npz.part"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from local_training import learning, policy
-from local_training.actions import Discrete
-from local_training.episode import Episode
-from local_training.settings import LearningSettings
+from background_training.algo import policy, train_step
+from background_training.episodes.episode import Episode
+from background_training.settings import LearningSettings
+from background_training.spaces import Discrete
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -40,11 +40,11 @@ def returns_of_games(games, recorded, seed=0):
     """The returns of games one after the other; each is played by the policy of two versions ago, then learnt from."""
     rng = np.random.default_rng(seed)
     game = gymnasium.make("CartPole-v1", disable_env_checker=True)
-    state = learning.new_state(4, Discrete(2), SETTINGS)
+    state = train_step.new_state(4, Discrete(2), SETTINGS)
     policies, history, returns = [state.policy] * 3, [], []
     for version in range(1, games + 1):
         episode = played(game, policies[-3], max(version - 3, 0), rng, recorded)
-        state, report = learning.learn(state, [episode], SETTINGS, version, history)
+        state, report = train_step.learn(state, [episode], SETTINGS, version, history)
         assert report.refused == ""
         history = [*history, episode][-SETTINGS.replay_episodes :]
         policies.append(state.policy)

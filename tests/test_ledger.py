@@ -13,12 +13,12 @@ import learner_runs
 import pytest
 from fakes import Failing
 
-from local_training import atomic_files
-from local_training.errors import LedgerError
-from local_training.paths import Paths
-from tools.learner import ledger as ledgers
-from tools.learner import sound_lines
-from tools.learner.ledger import Ledger
+from background_training.errors import LedgerError
+from background_training.paths import Paths
+from background_training.records import ledger as ledgers
+from background_training.records import whole_lines
+from background_training.records.ledger import Ledger
+from background_training.storage import atomic_files
 
 
 def _line(name: str, seq: int = 1, fate: str = "trained", **more: Any) -> dict[str, Any]:
@@ -190,7 +190,9 @@ def test_a_verdict_whose_move_was_cut_short_is_not_recorded_again(paths: Paths, 
     """Recorded, then killed before the move: the next start moves the file and adds no second line."""
     (paths.buffer / "odd name.npz").write_bytes(b"no archive")
     with monkeypatch.context() as patch:
-        patch.setattr("local_training.buffer_folder.move_out", Failing(lambda *args, **more: None, OSError(5, "cut short")))
+        patch.setattr(
+            "background_training.episodes.buffer.move_out", Failing(lambda *args, **more: None, OSError(5, "cut short"))
+        )
         with pytest.raises(OSError, match="cut short"):
             learner_runs.drain(paths.root)
 
@@ -267,7 +269,7 @@ def test_a_line_after_damage_is_seen_with_or_without_its_line_feed(path: Path, e
 
 def test_a_line_of_endless_length_is_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read in pieces, none of which counts as a line, whatever stands in it."""
-    monkeypatch.setattr(sound_lines, "_LONGEST_LINE", 200)
+    monkeypatch.setattr(whole_lines, "_LONGEST_LINE", 200)
     lines = _long(path, 2)
     whole = path.read_bytes()
     path.write_bytes(whole + b" " * 200 + ledgers.encode([_line("a.npz")]))

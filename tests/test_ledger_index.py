@@ -15,12 +15,12 @@ import learner_runs
 import numpy as np
 import pytest
 
-from local_training import atomic_files
-from local_training.errors import LedgerError
-from local_training.paths import Paths
-from tools.learner import ledger as ledgers
-from tools.learner import ledger_index, sound_lines
-from tools.learner.ledger import Ledger
+from background_training.errors import LedgerError
+from background_training.paths import Paths
+from background_training.records import ledger as ledgers
+from background_training.records import ledger_index, whole_lines
+from background_training.records.ledger import Ledger
+from background_training.storage import atomic_files
 
 NEWEST = 7
 
@@ -77,7 +77,7 @@ def _all_lines(path: Path) -> list[dict[str, Any]]:
 
 def _parsed_when(path: Path, monkeypatch: pytest.MonkeyPatch, newest: int = NEWEST) -> tuple[Ledger, int]:
     """Open it, and count the lines that were read one by one."""
-    count, parse = 0, sound_lines.parse
+    count, parse = 0, whole_lines.parse
 
     def counting(text: bytes) -> dict[str, Any] | None:
         nonlocal count
@@ -85,7 +85,7 @@ def _parsed_when(path: Path, monkeypatch: pytest.MonkeyPatch, newest: int = NEWE
         return parse(text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sound_lines, "parse", counting)
+        patch.setattr(whole_lines, "parse", counting)
         return _opened(path, newest), count
 
 

@@ -15,9 +15,9 @@ import psutil
 import pytest
 from conftest import wait_until
 
-import tools.learner
-from tools.learner import machine_readings
-from tools.learner.machine_readings import MachineReadings
+import background_training.learner
+from background_training.learner import machine_readings
+from background_training.learner.machine_readings import MachineReadings
 
 BURN = "print('up', flush=True)\nwhile True: pass"
 STARTER = """
@@ -139,9 +139,9 @@ def test_without_the_package_there_are_no_gpu_readings(tmp_path: Path, monkeypat
 def _package_is(package: types.ModuleType | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this be nvidia-ml-py's module for what is loaded from now on; None: it is not installed."""
     monkeypatch.setitem(sys.modules, "pynvml", package)
-    monkeypatch.setitem(sys.modules, "tools.learner.gpu_readings", None)
-    monkeypatch.delitem(sys.modules, "tools.learner.gpu_readings")
-    monkeypatch.delattr(tools.learner, "gpu_readings", raising=False)
+    monkeypatch.setitem(sys.modules, "background_training.learner.gpu_readings", None)
+    monkeypatch.delitem(sys.modules, "background_training.learner.gpu_readings")
+    monkeypatch.delattr(background_training.learner, "gpu_readings", raising=False)
 
 
 class _FakeNvml(types.ModuleType):

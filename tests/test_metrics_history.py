@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 from commands import run_tool
 
-from local_training import metrics, model_store
-from local_training.guard_settings import GuardSettings
-from local_training.metrics import Metrics, MetricsReader
-from local_training.paths import Paths
-from tools.learner import drain as drains
-from tools.learner import metrics_history, publishing
-from tools.learner.ledger import BY_ANOTHER_PROGRAM, Ledger
-from tools.learner.metrics_history import downsampled
+from background_training.guard_settings import GuardSettings
+from background_training.learner import drain as drains
+from background_training.learner import metrics_writer, publish
+from background_training.learner.metrics_writer import downsampled
+from background_training.paths import Paths
+from background_training.records import metrics
+from background_training.records.ledger import BY_ANOTHER_PROGRAM, Ledger
+from background_training.records.metrics import Metrics, MetricsReader
+from background_training.storage import model_store
 
 TIMES = ("load_seconds", "train_seconds", "commit_seconds", "archive_seconds", "total_seconds")
 
@@ -264,12 +265,12 @@ def test_a_history_that_cannot_be_written_stops_no_training(paths: Paths, monkey
     for folder in (paths.metrics, paths.metrics.with_name("metrics.sqlite3.broken")):
         (folder / "not empty").mkdir(parents=True)
     _play(paths, range(9))
-    with caplog.at_level(logging.WARNING, "tools.learner.metrics_history"):
+    with caplog.at_level(logging.WARNING, "background_training.learner.metrics_writer"):
         learner_runs.drain(paths.root)
     assert len(learner_runs.trained(paths)) == 9 and _versions(paths) == []
     assert len([record for record in caplog.records if "training goes on" in record.message]) == 1
 
-    monkeypatch.setattr(metrics_history, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(metrics_writer, "RETRY_SECONDS", 0.0)
     _play(paths, range(9, 15))
     mended = []
 
@@ -288,7 +289,7 @@ def test_a_history_that_cannot_be_written_stops_no_training(paths: Paths, monkey
 def test_harm_to_the_file_while_the_learner_trains_costs_no_record(paths: Paths, monkeypatch, caplog, harm: str) -> None:
     """Deleted, locked by a program that keeps a transaction open, or no room: made good when it has passed."""
     monkeypatch.setattr(metrics, "BUSY_SECONDS", 0.01)
-    monkeypatch.setattr(metrics_history, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(metrics_writer, "RETRY_SECONDS", 0.0)
     _play(paths, range(160), steps=6)
     connect, batches, held = metrics.connect, [], []
 
@@ -475,7 +476,7 @@ def test_another_life_in_the_same_root_keeps_the_former_history(paths: Paths) ->
 
 def test_it_stays_bounded_and_its_newest_end_is_whole(paths: Paths, monkeypatch) -> None:
     """With room for sixteen batches and forty games, after forty batches and over two starts."""
-    monkeypatch.setattr(metrics_history.MetricsHistory.__init__, "__kwdefaults__", _bounds(16, 40))
+    monkeypatch.setattr(metrics_writer.MetricsHistory.__init__, "__kwdefaults__", _bounds(16, 40))
     for numbers in (range(100), range(100, 120)):
         _play(paths, numbers, steps=2)
         learner_runs.drain(paths.root, learning={"action_count": episodes.ACTIONS})
@@ -490,7 +491,7 @@ def test_it_stays_bounded_and_its_newest_end_is_whole(paths: Paths, monkeypatch)
 
 
 def _bounds(batches: int, games: int) -> dict[str, object]:
-    defaults = metrics_history.MetricsHistory.__init__.__kwdefaults__ or {}
+    defaults = metrics_writer.MetricsHistory.__init__.__kwdefaults__ or {}
     return {**defaults, "most_batches": batches, "most_games": games}
 
 
@@ -526,12 +527,12 @@ def test_a_batch_before_a_rollback_of_the_guard_is_recorded_though_the_process_d
     """Between the batch's commit and its record the guard may commit a version of its own, which has no batch."""
     _play(paths, range(3 * batches))
     with monkeypatch.context() as patch:
-        patch.setattr(metrics_history.MetricsHistory, "add", lambda self, done, around: None)
+        patch.setattr(metrics_writer.MetricsHistory, "add", lambda self, done, around: None)
         learner_runs.drain(paths.root)
     present = model_store.read(paths.model)
     ledger = Ledger(paths.ledger, durable=False)
-    found = publishing.version_of(paths, present.version)
-    publishing.commit(paths, ledger, found, present.version + 1, "as the guard does", BY_ANOTHER_PROGRAM, durable=False)
+    found = publish.version_of(paths, present.version)
+    publish.commit(paths, ledger, found, present.version + 1, "as the guard does", BY_ANOTHER_PROGRAM, durable=False)
     learner_runs.drain(paths.root)
 
     _assert_in_step_with_the_ledger(paths)
@@ -541,14 +542,14 @@ def test_a_batch_before_a_rollback_of_the_guard_is_recorded_though_the_process_d
 
 def test_a_models_report_of_any_numbers_makes_a_record() -> None:
     """A model may come from another program, and say of its last batch what it likes."""
-    from tools.learner.generation import Generation
+    from background_training.learner.checkpoint import Generation
 
     commit = {"kind": "batch", "seq": 3, "chain": "", "previous_chain": "", "batch": []}
     report = {"loss": 1e300, "steps": -5, "games": 2**80, "mean_return": "much", "kl": None, "replayed_steps": float("nan")}
     present = Generation(None, 3, {"commit": commit, "last_batch": report}, b"")  # type: ignore[arg-type]
     games = np.zeros(2, metrics.GAMES)
 
-    record = metrics_history.batch_of(present, games, 1.0)
+    record = metrics_writer.batch_of(present, games, 1.0)
 
     assert record["loss"][0] == np.inf and record["steps"][0] == 0 and record["games"][0] == 2**32 - 1
     assert np.isnan(record["mean_return"][0]) and np.isnan(record["kl"][0]) and record["replayed_steps"][0] == 0

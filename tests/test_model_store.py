@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from local_training import bounded_npz, model_store
-from local_training.actions import Discrete
-from local_training.errors import ModelError, ModelMissingError
-from local_training.file_signature import signature
-from local_training.paths import Paths
+from background_training.errors import ModelError, ModelMissingError
+from background_training.paths import Paths
+from background_training.spaces import Discrete
+from background_training.storage import model_store, npz_reader
+from background_training.storage.file_signature import signature
 
 MANIFEST = {"format": 1, "action_names": ["left", "right"], "note": "ü"}
 
@@ -36,7 +36,7 @@ def arrays(width: int = 4, hidden: int = 3, actions: int = 2, **more: Any) -> di
 def raw(**more: Any) -> bytes:
     """A model file of which single members may be wrong; None leaves one out."""
     members = {"version": np.int64(3), "manifest": np.array(json.dumps(MANIFEST)), **arrays()} | more
-    return bounded_npz.write({name: value for name, value in members.items() if value is not None})
+    return npz_reader.write({name: value for name, value in members.items() if value is not None})
 
 
 def test_a_model_comes_back_as_it_was(paths: Paths):

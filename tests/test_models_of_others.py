@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 from hostile_zip import DEFLATED, Member, archive, array, npy, zeros_crc, zeros_deflated
 
-from local_training import bounded_npz, learning, model_store
-from local_training import manifest as manifests
-from local_training.actions import Box, Discrete
-from local_training.errors import ModelError
-from local_training.paths import CHECKOUT, Paths
-from local_training.rl_agent import RLAgent
-from local_training.settings import LearningSettings
-from tools.learner import drain as drains
-from tools.learner import generation
+from background_training import RLAgent
+from background_training.algo import manifest as manifests
+from background_training.algo import train_step
+from background_training.errors import ModelError
+from background_training.learner import checkpoint
+from background_training.learner import drain as drains
+from background_training.paths import CHECKOUT, Paths
+from background_training.settings import LearningSettings
+from background_training.spaces import Box, Discrete
+from background_training.storage import model_store, npz_reader
 
 WIDTH, ACTIONS, HIDDEN = 4, 3, 8
 SETTINGS = LearningSettings(hidden=HIDDEN)
@@ -34,18 +35,18 @@ NAMES = ["a", "b", "c"]
 
 def sound(version: int = 3, **more: Any) -> dict[str, Any]:
     """The members of a model file that is sound but for `more`; None leaves one out."""
-    state = learning.new_state(WIDTH, Discrete(ACTIONS), SETTINGS)
-    members = {**learning.to_arrays(state), "version": np.int64(version)}
+    state = train_step.new_state(WIDTH, Discrete(ACTIONS), SETTINGS)
+    members = {**train_step.to_arrays(state), "version": np.int64(version)}
     members["manifest"] = np.array(json.dumps({**manifests.facts(state, SETTINGS), "action_names": NAMES}))
     return {name: value for name, value in (members | more).items() if value is not None}
 
 
 def packed(**more: Any) -> bytes:
-    return bounded_npz.write(sound(**more))
+    return npz_reader.write(sound(**more))
 
 
 def raw_version(value: Any) -> bytes:
-    return bounded_npz.write({**sound(), "version": value})
+    return npz_reader.write({**sound(), "version": value})
 
 
 def says(**more: Any) -> bytes:
@@ -171,21 +172,21 @@ def test_the_game_plays_on_with_what_it_has(paths: Paths, data: bytes, caplog: p
 def test_training_never_goes_on_from_it(data: bytes):
     """One error of ours, which names the file in one line."""
     with pytest.raises(ModelError) as caught:
-        generation.load(data, "strange.npz")
+        checkpoint.load(data, "strange.npz")
 
     assert str(caught.value).startswith("strange.npz: ") and str(caught.value).isprintable() and len(str(caught.value)) < 500
 
 
 def test_a_model_without_faults_is_taken_in_every_form_that_means_the_same():
     """None of the checks above refuses a sound one: other float types, names left out or of another number."""
-    assert generation.load(packed(), "m").version == 3
-    assert generation.load(packed(version=999_999_999), "m").version == 999_999_999
+    assert checkpoint.load(packed(), "m").version == 3
+    assert checkpoint.load(packed(version=999_999_999), "m").version == 999_999_999
     for kind in ("f2", "f8", ">f4"):
         model = model_store.unpack(packed(**{name: sound()[name].astype(kind) for name in KEYS}), "m", KEYS)
         assert model.arrays["W1"].dtype == kind
     assert model_store.unpack(says(action_names=["one"]), "m").action_names == ("action_0", "action_1", "action_2")
     assert model_store.unpack(says(action_names=None), "m").action_names[0] == "action_0"
-    assert generation.load(says(commit=commit()), "m").chain == "x"
+    assert checkpoint.load(says(commit=commit()), "m").chain == "x"
 
 
 @pytest.mark.parametrize("size", [1.0, 1e19, 1e30])
@@ -215,9 +216,9 @@ def test_the_learner_keeps_it_as_broken_and_goes_on(paths: Paths, data: bytes):
 MEASURED = """
 import resource, sys
 import numpy as np
-from local_training import model_store
-from local_training.errors import ModelError
-from tools.learner import generation
+from background_training.storage import model_store
+from background_training.errors import ModelError
+from background_training.learner import checkpoint as generation
 data = open(sys.argv[1], "rb").read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for read in (lambda: model_store.unpack(data, "m", model_store.POLICY_KEYS), lambda: generation.load(data, "m")):
@@ -255,10 +256,10 @@ def test_a_bomb_takes_no_memory(tmp_path: Path, made: Callable[[], bytes]):
 
 def test_a_model_of_another_kind_of_actions_with_large_outputs_plays(paths: Paths):
     """Real numbers have deviations of their own, which must not become infinite either."""
-    state = learning.new_state(WIDTH, Box((-1.0,), (1.0,)), SETTINGS)
-    members = {**learning.to_arrays(state), "version": np.int64(1), "W3": np.full((HIDDEN, 2), 9e19, "f4")}
+    state = train_step.new_state(WIDTH, Box((-1.0,), (1.0,)), SETTINGS)
+    members = {**train_step.to_arrays(state), "version": np.int64(1), "W3": np.full((HIDDEN, 2), 9e19, "f4")}
     members["manifest"] = np.array(json.dumps(manifests.facts(state, SETTINGS)))
-    paths.model.write_bytes(bounded_npz.write(members))
+    paths.model.write_bytes(npz_reader.write(members))
 
     agent = RLAgent(root=paths.root, action_space=Box((-1.0,), (1.0,)), seed=1)
     assert_plays(agent)

@@ -18,17 +18,17 @@ import pytest
 from conftest import PATIENCE_SECONDS, PROMPT_SECONDS, wait_until
 from hypothesis import given
 
-from local_training import buffer_folder
-from local_training.paths import CHECKOUT, Paths
-from local_training.settings import Settings
+from background_training import BackgroundParallelLearner
+from background_training.episodes import buffer
+from background_training.monitor import advice, dashboard, folder_census, life_signs, reading, words
+from background_training.monitor.dashboard import Line
+from background_training.monitor.folder_census import FolderCensus
+from background_training.monitor.snapshot import FileFacts, FolderFacts, ModelFileFacts, Snapshot, StatusFacts
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import status
+from background_training.records.counters_view import EMPTY
+from background_training.settings import Settings
 from tests.json_values import json_values
-from tools.background_parallel_learner import BackgroundParallelLearner
-from tools.learner import status
-from tools.learner.stats import EMPTY
-from tools.monitor import advice, dashboard, folder_census, life_signs, reading, words
-from tools.monitor.dashboard import Line
-from tools.monitor.folder_census import FolderCensus
-from tools.monitor.snapshot import FileFacts, FolderFacts, ModelFileFacts, Snapshot, StatusFacts
 
 SCRIPT = CHECKOUT / "tools" / "monitor_background_training.py"
 NOW = 1_700_000_000.0
@@ -286,10 +286,10 @@ def _tree(root: Path) -> dict[str, tuple[int, int]]:
 def test_once_shows_a_real_root_and_changes_nothing(paths: Paths) -> None:
     """Asked once for a root in which a learner has worked, it shows what is there, and leaves no trace."""
     for _ in range(4):
-        buffer_folder.deposit(paths, _episode(), "Victory")
+        buffer.deposit(paths, _episode(), "Victory")
     drain = [sys.executable, str(CHECKOUT / "tools" / "background_parallel_learner.py"), "--drain", "--quiet", "--root"]
     subprocess.run([*drain, str(paths.root)], check=True, timeout=PATIENCE_SECONDS)
-    buffer_folder.deposit(paths, _episode(), "Defeat")
+    buffer.deposit(paths, _episode(), "Defeat")
     before = _tree(paths.root)
 
     done = _command("--once", "--root", paths.root)
@@ -373,7 +373,7 @@ def test_last_lines_come_from_the_end_of_a_long_log(tmp_path: Path) -> None:
 
 def test_dead_writer_is_noticed(paths: Paths) -> None:
     """The number of a process that has ended belongs to nobody on this machine."""
-    writer = "import sys; from pathlib import Path; from local_training.paths import Paths; from tools.learner import status; "
+    writer = "import sys; from pathlib import Path; from background_training.paths import Paths; from background_training.records import status; "
     writer += "status.write(Paths(Path(sys.argv[1])), 'idle', {})"
     subprocess.run([sys.executable, "-c", writer, str(paths.root)], cwd=CHECKOUT, check=True, timeout=PATIENCE_SECONDS)
     assert reading.status_facts(paths).writer_is_gone
@@ -437,7 +437,7 @@ def test_killing_monitors_makes_no_difference_to_the_learner(root: Path) -> None
             for monitor in monitors:
                 assert monitor.stdout is not None
                 monitor.stdout.readline()
-            buffer_folder.deposit(learner.settings.paths, _episode())
+            buffer.deposit(learner.settings.paths, _episode())
             for monitor in monitors:
                 monitor.kill()
                 monitor.communicate()

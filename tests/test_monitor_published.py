@@ -17,17 +17,17 @@ import learner_runs
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from local_training import model_store
-from local_training.paths import CHECKOUT, Paths
-from tools.learner import status
-from tools.learner.stats import EMPTY
-from tools.monitor import dashboard, life_signs, reading
-from tools.monitor.reading import ModelWatch
-from tools.monitor.snapshot import FolderFacts, ModelFileFacts, Snapshot, StatusFacts
-from tools.monitor.terminal import layout
-from tools.monitor.terminal.gatherer import Gatherer
-from tools.monitor.terminal.glyphs import BLOCKS
-from tools.monitor.web import facts, view
+from background_training.monitor import dashboard, life_signs, reading
+from background_training.monitor.reading import ModelWatch
+from background_training.monitor.snapshot import FolderFacts, ModelFileFacts, Snapshot, StatusFacts
+from background_training.monitor.terminal import layout
+from background_training.monitor.terminal.gatherer import Gatherer
+from background_training.monitor.terminal.glyphs import BLOCKS
+from background_training.monitor.web import facts, view
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import status
+from background_training.records.counters_view import EMPTY
+from background_training.storage import model_store
 
 LIVE = {"governor": "giving way: other programs use 97 %", "active_workers": 2, "max_workers": 2, "workers_allowed": 1}
 GOVERNED = {"state": "giving way", "reason": "other programs use 97 %"}

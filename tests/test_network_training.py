@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from local_training import optimizer, passes, policy, reinforce
-from local_training.network_training import NetworkTraining, Pace
-from local_training.objectives import CriticObjective
-from local_training.passes import PART_STEPS, Sizes
-from local_training.training_state import Trainable
+from background_training.algo import adam, network, policy
+from background_training.algo import losses as reinforce
+from background_training.algo.network import PART_STEPS, Sizes
+from background_training.algo.network_training import NetworkTraining, Pace
+from background_training.algo.objectives import CriticObjective
+from background_training.algo.training_state import Trainable
 
 SIZES = Sizes(3, 5, 1)
 
@@ -18,23 +19,23 @@ def case(steps, seed=0):
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=policy.size_of(*SIZES)).astype(np.float32)
     states = rng.normal(size=(steps, SIZES.inputs)).astype(np.float32)
-    return Trainable(weights, optimizer.new_moments(len(weights))), states, rng.normal(size=steps).astype(np.float32), rng
+    return Trainable(weights, adam.new_moments(len(weights))), states, rng.normal(size=steps).astype(np.float32), rng
 
 
 def plain_step(trainable, states, targets, pace):
     """One step along the gradient of the whole minibatch, by way of the plain formulas."""
     vector, gradient = trainable.weights.copy(), np.empty_like(trainable.weights)
-    both, layers, rows = passes.Passes(SIZES), passes.layers_of(vector, SIZES), passes.with_ones(states)
+    both, layers, rows = network.Passes(SIZES), network.layers_of(vector, SIZES), network.with_ones(states)
     total = np.zeros_like(gradient)
     for start in range(0, len(rows), PART_STEPS):
         part = slice(start, start + PART_STEPS)
         _, errors = reinforce.value_loss(both.forward(layers, rows[part])[:, 0], targets[part])
-        both.backward(layers, rows[part], errors[:, None], passes.layers_of(gradient, SIZES))
+        both.backward(layers, rows[part], errors[:, None], network.layers_of(gradient, SIZES))
         total += gradient
     total /= len(rows)
-    optimizer.clip(total, pace.longest_gradient)
+    adam.clip(total, pace.longest_gradient)
     first, second, steps = trainable.moments
-    moments = optimizer.adam(vector, total, optimizer.Moments(first.copy(), second.copy(), steps), pace.learning_rate)
+    moments = adam.adam(vector, total, adam.Moments(first.copy(), second.copy(), steps), pace.learning_rate)
     return Trainable(vector, moments)
 
 
@@ -44,7 +45,7 @@ def test_an_epoch_of_one_minibatch_is_one_step_along_the_gradient_of_all_its_par
     begun, states, targets, rng = case(steps)
     pace = Pace(minibatch_steps=steps, learning_rate=0.01, longest_gradient=0.5)
     before = begun.weights.copy()
-    training = NetworkTraining(begun, SIZES, passes.with_ones(states), CriticObjective(targets), pace)
+    training = NetworkTraining(begun, SIZES, network.with_ones(states), CriticObjective(targets), pace)
     order = rng.permutation(steps)
 
     training.epoch(order)
@@ -67,7 +68,7 @@ def test_every_step_is_gone_through_once_an_epoch():
             return super().gradient(outputs, start)
 
     pace = Pace(minibatch_steps=300, learning_rate=0.01, longest_gradient=0.5)
-    training = NetworkTraining(begun, SIZES, passes.with_ones(states), Counting(targets), pace)
+    training = NetworkTraining(begun, SIZES, network.with_ones(states), Counting(targets), pace)
 
     training.epoch(rng.permutation(1000))
 
@@ -81,7 +82,7 @@ def test_a_network_learns_a_line():
     targets = (states @ np.array([0.5, -1.0, 0.25], np.float32)).astype(np.float32)
     objective = CriticObjective(targets)
     pace = Pace(minibatch_steps=100, learning_rate=0.01, longest_gradient=0.5)
-    training = NetworkTraining(begun, SIZES, passes.with_ones(states), objective, pace)
+    training = NetworkTraining(begun, SIZES, network.with_ones(states), objective, pace)
     losses = []
     for _ in range(8):
         before = objective.loss

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from local_training import normaliser
+from background_training.algo import normalizer
 
 ROWS = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1.0, 1.0)), min_size=2, max_size=40)
 
@@ -18,11 +18,11 @@ def test_any_grouping_of_the_rows_gives_the_same(rows, data):
     """Merging parts equals looking at all rows at once."""
     table = np.array(rows)
     cut = data.draw(st.integers(0, len(rows)))
-    parts = [normaliser.of_rows(part) for part in (table[:cut], table[cut:]) if len(part)]
+    parts = [normalizer.of_rows(part) for part in (table[:cut], table[cut:]) if len(part)]
 
-    merged = normaliser.new_normaliser(2)
+    merged = normalizer.new_normaliser(2)
     for part in parts:
-        merged = normaliser.merged(merged, part)
+        merged = normalizer.merged(merged, part)
 
     assert merged.count == len(table)
     assert merged.mean == pytest.approx(table.mean(axis=0), rel=1e-9, abs=1e-9)
@@ -33,10 +33,10 @@ def test_any_grouping_of_the_rows_gives_the_same(rows, data):
 def test_large_means_do_not_swallow_small_variances():
     """A million rows around 1e6 with a deviation of 1: the naive sum of squares would be off."""
     rng = np.random.default_rng(0)
-    merged = normaliser.new_normaliser(1)
+    merged = normalizer.new_normaliser(1)
     table = 1e6 + rng.normal(size=(100_000, 1))
     for part in np.array_split(table, 1000):
-        merged = normaliser.merged(merged, normaliser.of_rows(part))
+        merged = normalizer.merged(merged, normalizer.of_rows(part))
 
     assert merged.variance[0] == pytest.approx(table.var(), rel=1e-7)
 
@@ -44,18 +44,18 @@ def test_large_means_do_not_swallow_small_variances():
 def test_before_the_first_row_numbers_pass_as_they_are():
     """An empty normaliser changes nothing, and is neutral in a merge."""
     rows = np.array([[3.0, -4.0]], np.float32)
-    empty, some = normaliser.new_normaliser(2), normaliser.of_rows(np.array([[1.0, 2.0], [3.0, 5.0]]))
+    empty, some = normalizer.new_normaliser(2), normalizer.of_rows(np.array([[1.0, 2.0], [3.0, 5.0]]))
 
     assert (empty.scaled(rows) == rows).all()
-    assert normaliser.merged(empty, some) is some
-    assert normaliser.merged(some, empty) is some
+    assert normalizer.merged(empty, some) is some
+    assert normalizer.merged(some, empty) is some
 
 
 def test_scaled_rows_have_mean_zero_and_deviation_one():
     """Ordinary numbers of any scale come out alike."""
     rows = (np.random.default_rng(0).normal(size=(5000, 3)) * [1e-3, 1.0, 1e4] + [1.0, 0.0, -1e5]).astype(np.float32)
 
-    scaled = normaliser.of_rows(rows).scaled(rows)
+    scaled = normalizer.of_rows(rows).scaled(rows)
 
     assert scaled.dtype == np.float32
     assert scaled.mean(axis=0) == pytest.approx(np.zeros(3), abs=0.01)
@@ -66,8 +66,8 @@ def test_a_number_that_never_changes_is_left_out():
     """Divided by its deviation of nothing, its first change would be an explosion; it becomes 0 instead."""
     rows = np.full((10, 1), 7.0, np.float32)
 
-    assert normaliser.of_rows(rows).inverse_scale[0] == 0.0
-    assert (normaliser.of_rows(rows).scaled(rows + 1) == 0.0).all()
+    assert normalizer.of_rows(rows).inverse_scale[0] == 0.0
+    assert (normalizer.of_rows(rows).scaled(rows + 1) == 0.0).all()
 
 
 def test_a_rare_spike_stays_within_bounds():
@@ -75,17 +75,17 @@ def test_a_rare_spike_stays_within_bounds():
     rows = np.zeros((10_000, 1), np.float32)
     rows[5] = 1.0
 
-    assert abs(normaliser.of_rows(rows).scaled(rows)).max() <= 2 * normaliser.WIDEST + 1e-3
+    assert abs(normalizer.of_rows(rows).scaled(rows)).max() <= 2 * normalizer.WIDEST + 1e-3
 
 
 def test_faded_rows_weigh_less_than_new_ones():
     """Mean and variance stay at first; later rows then pull harder."""
-    old = normaliser.of_rows(np.array([[0.0], [2.0]] * 500))
-    new = normaliser.of_rows(np.array([[10.0]] * 10))
+    old = normalizer.of_rows(np.array([[0.0], [2.0]] * 500))
+    new = normalizer.of_rows(np.array([[10.0]] * 10))
 
-    faded = normaliser.faded(old, 10.0)
+    faded = normalizer.faded(old, 10.0)
 
     assert (faded.mean == old.mean).all() and faded.variance == pytest.approx(old.variance)
-    assert normaliser.merged(faded, new).mean[0] == pytest.approx(5.5)
-    assert normaliser.merged(old, new).mean[0] < 1.2
-    assert normaliser.faded(old, 2000.0) is old
+    assert normalizer.merged(faded, new).mean[0] == pytest.approx(5.5)
+    assert normalizer.merged(old, new).mean[0] < 1.2
+    assert normalizer.faded(old, 2000.0) is old

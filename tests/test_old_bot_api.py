@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from conftest import PATIENCE_SECONDS
 
-from local_training import episode_file
-from local_training.actions import Discrete
-from local_training.paths import CHECKOUT, Paths
+from background_training.episodes import episode_file
+from background_training.paths import CHECKOUT, Paths
+from background_training.spaces import Discrete
 
 OLD_BOT = """
 import json

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from local_training.paths import CHECKOUT
+from background_training.paths import CHECKOUT
 
 ARCHIVES = CHECKOUT / "tests" / "old_roots"
 NEWEST_VERSIONS = {"first_loop": 7, "first_shortened": 7, "box": 7, "multi_discrete": 7, "shortened": 7, "lost_ledger": 4}
@@ -140,7 +140,7 @@ def test_a_learner_goes_on_with_an_old_root(name: str, root: Path) -> None:
 PLAY = """
 import sys
 import numpy as np
-from local_training.rl_agent import RLAgent
+from background_training import RLAgent
 for root in sys.argv[1:]:
     agent = RLAgent(root=root, seed=1)
     for step in range(5):
@@ -159,7 +159,7 @@ def test_agents_play_old_models_and_their_games_are_trained_on(tmp_path: Path) -
         shutil.rmtree(folder / "data" / "buffer")
         (folder / "data" / "buffer").mkdir()
 
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "src")}
     done = subprocess.run(
         [sys.executable, "-c", PLAY, *map(str, roots)], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
     )

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from conftest import wait_until
 
-from local_training.errors import WorkerError
-from local_training.paths import Paths
-from local_training.settings import LearnerSettings
-from tools import background_parallel_learner
-from tools.background_parallel_learner import BackgroundParallelLearner
-from tools.learner import pulse
-from tools.learner.repeated_task import RepeatedTask
-from tools.learner.task_process import TaskProcess
+from background_training import BackgroundParallelLearner
+from background_training.commands import learn
+from background_training.errors import WorkerError
+from background_training.ipc import heartbeat
+from background_training.ipc.job_process import TaskProcess
+from background_training.learner.periodic_job import RepeatedTask
+from background_training.paths import Paths
+from background_training.settings import LearnerSettings
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_training_comes_first(
 
 def test_other_work_waits_until_what_waits_is_trained(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one process allowed, replays are read only once the buffer is empty; then they are, again and again."""
-    monkeypatch.setattr(background_parallel_learner, "_REPLAY_TASK", "other_work:of_settings")
+    monkeypatch.setattr(learn, "_REPLAY_TASK", "other_work:of_settings")
     notes = tmp_path / "notes.txt"
     for number in range(12):
         log_probs = np.full(300, -np.log(episodes.ACTIONS), np.float32)
@@ -68,7 +68,7 @@ def test_a_task_process_that_hangs_is_killed(process: TaskProcess, monkeypatch: 
     """It gives no sign of life any more; the next call has another process."""
     first = process.call("other_work:process_id", {})
     with monkeypatch.context() as impatient:
-        impatient.setattr(pulse, "HANG_SECONDS", 1.0)
+        impatient.setattr(heartbeat, "HANG_SECONDS", 1.0)
         with pytest.raises(WorkerError, match="hung"):
             process.call("other_work:stop", {})
 
@@ -79,7 +79,7 @@ def test_a_task_process_that_hangs_is_killed(process: TaskProcess, monkeypatch: 
 def test_a_long_call_gives_signs_of_life(process: TaskProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it takes, it is not taken to hang."""
     heard = []
-    monkeypatch.setattr(pulse.Watch, "heard", lambda self: heard.append(self))
+    monkeypatch.setattr(heartbeat.Watch, "heard", lambda self: heard.append(self))
 
     process.call("other_work:sleep", {"seconds": 2.5})
 

@@ -14,14 +14,15 @@ import pytest
 from hostile_files import zip64_end
 from hostile_zip import STORED, Member, archive, header, npy
 
-from local_training import episode, episode_file, learning
-from local_training.actions import Discrete
-from local_training.episode import Episode
-from local_training.errors import EpisodeError
-from local_training.outbox import Outbox
-from local_training.paths import Paths
-from local_training.rl_agent import RLAgent
-from local_training.settings import LearningSettings, LimitSettings
+from background_training import RLAgent
+from background_training.algo import train_step
+from background_training.episodes import episode, episode_file
+from background_training.episodes.episode import Episode
+from background_training.episodes.outbox import Outbox
+from background_training.errors import EpisodeError
+from background_training.paths import Paths
+from background_training.settings import LearningSettings, LimitSettings
+from background_training.spaces import Discrete
 
 STEPS = 12
 CORE = episodes.arrays(1, STEPS)
@@ -286,7 +287,8 @@ def test_pixels_stay_bytes_in_the_file_and_teach_the_same(tmp_path):
         found.append(episode_file.read(path.read_bytes()))
     settings = LearningSettings(hidden=8)
     trained = [
-        learning.to_arrays(learning.learn(learning.new_state(50, Discrete(3), settings), [one], settings, 1)[0]) for one in found
+        train_step.to_arrays(train_step.learn(train_step.new_state(50, Discrete(3), settings), [one], settings, 1)[0])
+        for one in found
     ]
 
     assert 4 * sizes[0] == sizes[1]

@@ -11,10 +11,11 @@ import episodes
 import pytest
 from fakes import Failing
 
-from local_training import atomic_files, buffer_folder, episode_file
-from local_training.errors import EpisodeError
-from local_training.outbox import Outbox
-from local_training.paths import Paths
+from background_training.episodes import buffer, episode_file
+from background_training.episodes.outbox import Outbox
+from background_training.errors import EpisodeError
+from background_training.paths import Paths
+from background_training.storage import atomic_files
 
 FULL = OSError(errno.ENOSPC, "no space left on device")
 
@@ -34,13 +35,13 @@ def disk_refuses(monkeypatch: pytest.MonkeyPatch, times: int) -> Failing:
 def arrived(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files in the order in which they came; by their times, several may have come at once."""
     files: list[Path] = []
-    deposit = buffer_folder.deposit_packed
+    deposit = buffer.deposit_packed
 
     def noted(*arguments: Any, **more: Any) -> Path:
         files.append(deposit(*arguments, **more))
         return files[-1]
 
-    monkeypatch.setattr(buffer_folder, "deposit_packed", noted)
+    monkeypatch.setattr(buffer, "deposit_packed", noted)
     return files
 
 
@@ -101,7 +102,7 @@ def test_memory_is_bounded_and_what_is_given_up_is_said(
 def test_what_is_no_episode_is_refused_at_once_even_on_a_full_disk(outbox: Outbox, paths: Paths, monkeypatch: pytest.MonkeyPatch):
     """The mistake belongs to this call; it must not surface later in another game's."""
     disk_refuses(monkeypatch, 1)
-    monkeypatch.setattr(buffer_folder.os, "makedirs", Failing(buffer_folder.os.makedirs, FULL))
+    monkeypatch.setattr(buffer.os, "makedirs", Failing(buffer.os.makedirs, FULL))
 
     with pytest.raises(EpisodeError, match="rewards has 3 steps"):
         outbox.deposit(episodes.arrays(1, rewards=[1.0, 2.0, 3.0]), "Defeat")

@@ -6,8 +6,9 @@ import numpy as np
 import oracles
 import pytest
 
-from local_training import passes, policy
-from local_training.passes import PART_STEPS, Passes, Sizes
+from background_training.algo import network as passes
+from background_training.algo import policy
+from background_training.algo.network import PART_STEPS, Passes, Sizes
 from tests.networks import gradient_through
 
 SIZES = Sizes(3, 5, 4)

@@ -20,13 +20,12 @@ import numpy as np
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from local_training import pausing
-from local_training.errors import PausedError
-from local_training.paths import Paths
-from local_training.pausing import Pause, PauseWatch
-from tools.learner import status
-from tools.monitor import dashboard
-from tools.monitor.reading import Reader
+from background_training.errors import PausedError
+from background_training.monitor import dashboard
+from background_training.monitor.reading import Reader
+from background_training.paths import Paths
+from background_training.records import pause_file, status
+from background_training.records.pause_file import Pause, PauseWatch
 
 MONITOR = "monitor_background_training.py"
 STEPS = 4000
@@ -42,11 +41,11 @@ def _status(paths: Paths) -> dict[str, Any]:
 
 def test_a_pause_holds_until_it_is_taken_back(paths: Paths) -> None:
     """It tells who asked for it and when; asked for twice, the first one counts."""
-    assert pausing.read(paths) is None and not pausing.resume(paths, 50.0)
-    assert pausing.pause(paths, 100.0) and not pausing.pause(paths, 200.0)
-    held = pausing.read(paths)
+    assert pause_file.read(paths) is None and not pause_file.resume(paths, 50.0)
+    assert pause_file.pause(paths, 100.0) and not pause_file.pause(paths, 200.0)
+    held = pause_file.read(paths)
     assert held is not None and held.since == 100.0 and " since 1970-01-0" in f" {held.words}"
-    assert pausing.resume(paths, 160.0) and pausing.read(paths) is None
+    assert pause_file.resume(paths, 160.0) and pause_file.read(paths) is None
 
 
 @pytest.mark.parametrize(
@@ -57,15 +56,15 @@ def test_any_file_of_that_name_is_a_pause(paths: Paths, content: bytes) -> None:
     paths.paused.write_bytes(content)
     os.utime(paths.paused, (1000.0, 1000.0))
 
-    assert pausing.read(paths) == Pause(1000.0)
-    assert pausing.resume(paths, 1060.0)
-    assert pausing.seconds_since(paths, 990.0, 1100.0) == 60.0
+    assert pause_file.read(paths) == Pause(1000.0)
+    assert pause_file.resume(paths, 1060.0)
+    assert pause_file.seconds_since(paths, 990.0, 1100.0) == 60.0
 
 
 def test_a_name_in_the_file_moves_no_cursor(paths: Paths) -> None:
     """Whoever may write the file may not write to the screen."""
     paths.paused.write_text(json.dumps({"since": 1000, "by": "an\x1b[2Jn\n" + "x" * 500}))
-    held = pausing.read(paths)
+    held = pause_file.read(paths)
     assert held is not None and held.words.isprintable() and len(held.words) < 100
 
 
@@ -74,9 +73,9 @@ def test_the_watch_sees_what_is_so_now(paths: Paths) -> None:
     watch = PauseWatch(paths)
     seen = [watch.look()]
     for moment in (100.0, 300.0):
-        pausing.pause(paths, moment)
+        pause_file.pause(paths, moment)
         seen += [watch.look(), watch.look()]
-        pausing.resume(paths, moment + 100.0)
+        pause_file.resume(paths, moment + 100.0)
         seen.append(watch.look())
 
     assert [held and held.since for held in seen] == [None, 100.0, 100.0, None, 300.0, 300.0, None]
@@ -85,24 +84,24 @@ def test_the_watch_sees_what_is_so_now(paths: Paths) -> None:
 def test_time_in_which_a_root_was_paused_is_told_once(paths: Paths) -> None:
     """Of several pauses what lies between the two moments, and of the present one what has passed of it."""
     for begun, ended in ((100.0, 200.0), (300.0, 350.0)):
-        pausing.pause(paths, begun)
-        pausing.resume(paths, ended)
-    pausing.pause(paths, 400.0)
+        pause_file.pause(paths, begun)
+        pause_file.resume(paths, ended)
+    pause_file.pause(paths, 400.0)
 
-    assert pausing.seconds_since(paths, 0.0, 1000.0) == 100.0 + 50.0 + 600.0
-    assert pausing.seconds_since(paths, 150.0, 320.0) == 50.0 + 20.0
-    assert pausing.seconds_since(paths, 2000.0, 1000.0) == 0.0
+    assert pause_file.seconds_since(paths, 0.0, 1000.0) == 100.0 + 50.0 + 600.0
+    assert pause_file.seconds_since(paths, 150.0, 320.0) == 50.0 + 20.0
+    assert pause_file.seconds_since(paths, 2000.0, 1000.0) == 0.0
 
 
 def test_a_resume_that_was_cut_short_counts_once(paths: Paths) -> None:
     """Killed between its two steps, it leaves the root paused; done again, it tells of one pause."""
-    pausing.pause(paths, 100.0)
+    pause_file.pause(paths, 100.0)
     before = paths.paused.read_bytes()
-    pausing.resume(paths, 150.0)
+    pause_file.resume(paths, 150.0)
     paths.paused.write_bytes(before)
-    pausing.resume(paths, 200.0)
+    pause_file.resume(paths, 200.0)
 
-    assert pausing.seconds_since(paths, 0.0, 1000.0) == 100.0
+    assert pause_file.seconds_since(paths, 0.0, 1000.0) == 100.0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -112,11 +111,11 @@ def test_killed_at_any_step(tmp_path: Path, ends: bool, fault: str) -> None:
     """By a power cut, too: the root is paused or it is not; asked again, it forgets no time in which it was."""
     seed, root = Paths(tmp_path / "seed"), Paths(tmp_path / "root")
     seed.data.mkdir(parents=True)
-    pausing.pause(seed, 100.0)
-    pausing.resume(seed, 150.0)
+    pause_file.pause(seed, 100.0)
+    pause_file.resume(seed, 150.0)
     if ends:
-        pausing.pause(seed, 200.0)
-    act = (lambda: pausing.resume(root, 260.0)) if ends else (lambda: pausing.pause(root, 200.0))
+        pause_file.pause(seed, 200.0)
+    act = (lambda: pause_file.resume(root, 260.0)) if ends else (lambda: pause_file.pause(root, 200.0))
     shutil.copytree(seed.root, root.root)
     steps = faulty_disk.recorded(root.root, act)
     assert len(steps) >= 5
@@ -127,14 +126,14 @@ def test_killed_at_any_step(tmp_path: Path, ends: bool, fault: str) -> None:
             assert faulty_disk.dying(root.root, act, number, torn=step.op == "write") == -9
         else:
             faulty_disk.after_power_cut(seed.root, steps[:number], fault, random.Random(number), root.root)
-        held = pausing.read(root)
+        held = pause_file.read(root)
         assert held is None or held.since == 200.0
         if held is None and not ends:
-            pausing.pause(root, 200.0)
-        pausing.resume(root, 260.0)
+            pause_file.pause(root, 200.0)
+        pause_file.resume(root, 260.0)
 
-        assert pausing.read(root) is None
-        assert pausing.seconds_since(root, 0.0, 1000.0) == 50.0 + 60.0, (number, step)
+        assert pause_file.read(root) is None
+        assert pause_file.seconds_since(root, 0.0, 1000.0) == 50.0 + 60.0, (number, step)
 
 
 # The learner
@@ -177,9 +176,9 @@ def test_an_idle_learner_says_that_it_is_paused_and_goes_on_at_once(paths: Paths
     """Also with nothing to train, and a rescan that is long to come."""
     with learner_runs.learner(paths.root, rescan_seconds=0.2) as learner:
         wait_until(lambda: _status(paths).get("state") == "idle")
-        pausing.pause(paths)
+        pause_file.pause(paths)
         wait_until(lambda: _status(paths)["state"] == "paused" and learner.get_stats()["workers_allowed"] == 0)
-        pausing.resume(paths)
+        pause_file.resume(paths)
         wait_until(lambda: _status(paths)["state"] == "idle" and learner.get_stats()["workers_allowed"] > 0)
 
 
@@ -187,7 +186,7 @@ def test_a_batch_is_paused_in_its_middle_and_the_bits_stay_the_same(
     paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model that comes of it is the one of a drain, bit for bit."""
-    pause = "import pathlib; from local_training import pausing; from local_training.paths import Paths; "
+    pause = "import pathlib; from background_training.records import pause_file as pausing; from background_training.paths import Paths; "
     pause += f"pausing.pause(Paths(pathlib.Path({str(paths.root)!r}))); done = True"
     learner_runs.worker_does_in_the_middle(pause, monkeypatch)
     twin = Paths(tmp_path / "twin")
@@ -196,16 +195,16 @@ def test_a_batch_is_paused_in_its_middle_and_the_bits_stay_the_same(
         for number in range(3):
             log_probs = np.full(STEPS, np.log(1 / 3), np.float32)
             episodes.write(root.buffer, f"game_{number}.npz", seed=number, steps=STEPS, log_probs=log_probs)
-    pausing.pause(paths)
+    pause_file.pause(paths)
     with learner_runs.learner(paths.root, learning=LONG_BATCH) as learner:
         wait_until(lambda: _status(paths).get("state") == "paused")
-        pausing.resume(paths)
-        wait_until(lambda: pausing.read(paths) is not None)
+        pause_file.resume(paths)
+        wait_until(lambda: pause_file.read(paths) is not None)
         asked = paths.paused.stat().st_mtime
         wait_until(lambda: _status(paths)["state"] == "paused" and _status(paths)["updated_at"] >= asked)
         wait_until(lambda: learner.get_stats()["governor"].startswith("paused"))
         half_done = (learner_runs.trained(paths), paths.model.exists())
-        pausing.resume(paths)
+        pause_file.resume(paths)
         wait_until(lambda: len(learner_runs.trained(paths)) == 3)
 
     assert half_done == ([], False)
@@ -216,13 +215,13 @@ def test_a_batch_is_paused_in_its_middle_and_the_bits_stay_the_same(
 def test_a_drain_of_a_paused_root_says_so_and_ends(paths: Paths) -> None:
     """It hangs on nothing and trains nothing; its exit code is its own."""
     episodes.write(paths.buffer, "game.npz")
-    pausing.pause(paths)
+    pause_file.pause(paths)
     done = learner_runs.command(paths.root, "--drain")
 
     assert done.returncode == PausedError.exit_code == 6
     assert "is paused (" in done.stderr and "--resume" in done.stderr and done.stderr.count("\n") == 1
     assert episodes.fates(paths)["buffer"] == ["game.npz"]
-    pausing.resume(paths)
+    pause_file.resume(paths)
     assert learner_runs.command(paths.root, "--drain").returncode == 0
 
 
@@ -232,8 +231,8 @@ def test_a_pause_makes_no_file_too_old(paths: Paths) -> None:
     for name, age in (("fresh.npz", 4000.0), ("old.npz", 8000.0)):
         path = episodes.write(paths.buffer, name, seed=int(age))
         os.utime(path, (now - age, now - age))
-    pausing.pause(paths, now - 3900.0)
-    pausing.resume(paths, now - 100.0)
+    pause_file.pause(paths, now - 3900.0)
+    pause_file.resume(paths, now - 100.0)
     learner_runs.drain(paths.root, max_file_age=3600.0)
 
     assert learner_runs.trained(paths) == [("fresh.npz", 1)]

@@ -9,14 +9,14 @@ import episodes
 import numpy as np
 import pytest
 
-from local_training import episode
-from local_training.actions import Discrete
-from local_training.errors import EpisodeError
-from local_training.games.batched_policy import BatchedPolicy
-from local_training.learning import new_state
-from local_training.plain_values import one_number, truth_values
-from local_training.rl_agent import RLAgent
-from local_training.settings import LearningSettings
+from background_training import RLAgent
+from background_training.algo.train_step import new_state
+from background_training.envs.batched_policy import BatchedPolicy
+from background_training.episodes import episode
+from background_training.errors import EpisodeError
+from background_training.plain_values import one_number, truth_values
+from background_training.settings import LearningSettings
+from background_training.spaces import Discrete
 
 NOT_MASKS = {
     "additive": (np.array([-1e8, 0.0, -1e8], np.float32), "added to logits"),

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from local_training import policy
-from local_training.actions import discrete
-from local_training.errors import EpisodeError
+from background_training.algo import policy
+from background_training.errors import EpisodeError
+from background_training.spaces import discrete
 
 WIDTH, HIDDEN, ACTIONS = 3, 5, 4
 

@@ -10,9 +10,9 @@ import learner_runs
 import pytest
 from fakes import FakeClock
 
-from local_training.paths import Paths
-from tools import command_line, export_tensorboard, rebuild_model
-from tools.command_line import Progress
+from background_training.commands import common, rebuild, tensorboard
+from background_training.commands.common import Progress
+from background_training.paths import Paths
 
 
 class _Terminal(io.StringIO):
@@ -58,13 +58,13 @@ def trained(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in range(12):
         episodes.write(paths.buffer, f"{number:02d}.npz", number)
     learner_runs.drain(paths.root)
-    monkeypatch.setattr(command_line, "_PIPED_SECONDS", 0.0)
+    monkeypatch.setattr(common, "_PIPED_SECONDS", 0.0)
     return paths.root
 
 
 def test_a_rebuild_tells_its_versions(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr, so that what it answers can be piped on."""
-    rebuild_model.main(["--root", str(trained)])
+    rebuild.main(["--root", str(trained)])
     said = capsys.readouterr()
     assert [line.split(",")[0] for line in said.err.splitlines() if "versions" in line] == [
         f"[INFO] {number}/4 versions" for number in (1, 2, 3, 4)
@@ -74,5 +74,5 @@ def test_a_rebuild_tells_its_versions(trained: Path, capsys: pytest.CaptureFixtu
 
 def test_an_export_tells_its_batches(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first look writes all there is."""
-    assert export_tensorboard.main(["--root", str(trained), "--once"]) == 0
+    assert tensorboard.main(["--root", str(trained), "--once"]) == 0
     assert "[INFO] 4/4 batches" in capsys.readouterr().err

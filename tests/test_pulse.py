@@ -15,13 +15,14 @@ import learner_runs
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from local_training.paths import Paths
-from tools.learner import pulse, supervisor
-from tools.learner.pulse import Pulse, Watch
+from background_training.ipc import heartbeat
+from background_training.ipc.heartbeat import Pulse, Watch
+from background_training.learner import supervisor
+from background_training.paths import Paths
 
 LEAKING = """
 import os
-from tools.learner import generation, worker
+from background_training.learner import checkpoint as generation, worker
 successor, kept = generation.successor, []
 def leaking(*arguments):
     try:
@@ -42,7 +43,7 @@ def _started(code: str) -> subprocess.Popen[bytes]:
 
 def test_a_silent_process_is_killed_and_one_that_speaks_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts is how long nothing was heard, not how long it lives."""
-    monkeypatch.setattr(pulse, "HANG_SECONDS", 0.5)
+    monkeypatch.setattr(heartbeat, "HANG_SECONDS", 0.5)
     with _started("import time; time.sleep(600)") as process:
         with Watch(process) as watch:
             process.wait(PATIENCE_SECONDS)
@@ -73,7 +74,7 @@ def test_a_worker_that_hangs_is_replaced(
     paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is stopped dead, and says nothing any more: another one trains what waits."""
-    monkeypatch.setattr(pulse, "HANG_SECONDS", 5.0)
+    monkeypatch.setattr(heartbeat, "HANG_SECONDS", 5.0)
     with learner_runs.learner(paths.root, rescan_seconds=0.2, restart_limit=100) as learner:
         wait_until(lambda: learner.get_stats()["active_workers"] == 1)
         (worker,) = learner_runs.workers_of(os.getpid())

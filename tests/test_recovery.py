@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from local_training import bounded_npz, episode, model_store
-from local_training.blas_threads import BLAS_THREAD_VARIABLES
-from local_training.errors import LedgerError
-from local_training.paths import Paths
+from background_training.episodes import episode
+from background_training.errors import LedgerError
+from background_training.ipc.blas_threads import BLAS_THREAD_VARIABLES
+from background_training.learner import drain as drains
+from background_training.paths import Paths
+from background_training.records import ledger as ledgers
+from background_training.storage import model_store, npz_reader
 from tests.commands import run_tool
-from tools.learner import drain as drains
-from tools.learner import ledger as ledgers
 
 GAMES = 5
 
@@ -473,4 +474,4 @@ def test_the_record_in_the_model_is_what_the_ledger_says(played: Paths) -> None:
     lines = list(ledgers.read_lines(played.ledger))
 
     assert lines[-len(commit["batch"]) :] == commit["batch"]
-    assert bounded_npz.read(played.model.read_bytes(), 10**9, {"version"})["version"] == lines[-1]["seq"]
+    assert npz_reader.read(played.model.read_bytes(), 10**9, {"version"})["version"] == lines[-1]["seq"]

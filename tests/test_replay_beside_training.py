@@ -11,10 +11,10 @@ import pytest
 from conftest import wait_until
 from replay_fakes import replays_folder
 
-from local_training.paths import Paths
-from local_training.settings import Settings
+from background_training import BackgroundParallelLearner
+from background_training.paths import Paths
+from background_training.settings import Settings
 from tests import episodes
-from tools.background_parallel_learner import BackgroundParallelLearner
 
 pytest.importorskip("sc2reader", reason="the replays extra is not installed")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from replay_fakes import TERRAN, ZERG, building, hatching, in_order, start_of_game
 
-from tools.replay import timings
-from tools.replay.build_order import read_build_order
-from tools.replay.openings import opening_of
-from tools.replay.supply_count import SupplyCount
-from tools.replay.timed_events import Begun, Born, Changed, Died, Done, Event, Researched
+from background_training.starcraft.replays import timings
+from background_training.starcraft.replays.build_order import read_build_order
+from background_training.starcraft.replays.openings import opening_of
+from background_training.starcraft.replays.supply_count import SupplyCount
+from background_training.starcraft.replays.timed_events import Begun, Born, Changed, Died, Done, Event, Researched
 
 
 def lines_of(*parts: list[Event]) -> list[tuple[int, int, str]]:

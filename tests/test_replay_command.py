@@ -12,7 +12,7 @@ import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 from replay_fakes import install_fake_library, write_replays
 
-from local_training.paths import CHECKOUT
+from background_training.paths import CHECKOUT
 
 COMMAND = [sys.executable, str(CHECKOUT / "tools" / "analyze_replays.py")]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from replay_fakes import a_player, a_result
 
-from local_training.paths import CHECKOUT
-from tools.replay import summary, timings, verdict
+from background_training.paths import CHECKOUT
+from background_training.starcraft.replays import summary, timings, verdict
 
 PAGE = (CHECKOUT / "docs" / "replays.md").read_text(encoding="utf-8")
 

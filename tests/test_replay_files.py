@@ -18,10 +18,10 @@ import replay_oracle
 from conftest import PATIENCE_SECONDS
 from replay_fakes import replays_folder
 
-from local_training.paths import CHECKOUT, Paths
-from local_training.settings import ReplaySettings
-from tools.replay import replay_archive
-from tools.replay.replay_archive import ReplayArchive
+from background_training.paths import CHECKOUT, Paths
+from background_training.settings import ReplaySettings
+from background_training.starcraft.replays import replay_archive
+from background_training.starcraft.replays.replay_archive import ReplayArchive
 
 ITEMS = 20
 REASONS_IN_ODD = {

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from replay_fakes import a_player, a_result, write_replays
 
-from local_training.errors import ReplayError
-from local_training.paths import Paths
-from local_training.settings import ReplaySettings
-from tools.replay import analysis
-from tools.replay.replay_archive import ReplayArchive
-from tools.replay.replay_result import ReplayResult
-from tools.replay.results_store import ResultsStore
+from background_training.errors import ReplayError
+from background_training.paths import Paths
+from background_training.settings import ReplaySettings
+from background_training.starcraft.replays import analysis
+from background_training.starcraft.replays.replay_archive import ReplayArchive
+from background_training.starcraft.replays.replay_result import ReplayResult
+from background_training.starcraft.replays.results_store import ResultsStore
 
 SETTINGS = ReplaySettings()
 

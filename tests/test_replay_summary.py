@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replay_fakes import a_player, a_result
 
-from local_training import build_orders
-from tools.replay import report_charts, report_page, summary, summary_table
-from tools.replay.replay_result import ReplayResult
-from tools.replay.spread import median_low, spread_of
+from background_training.starcraft import build_orders
+from background_training.starcraft.replays import report_charts, report_page, summary, summary_table
+from background_training.starcraft.replays.replay_result import ReplayResult
+from background_training.starcraft.replays.spread import median_low, spread_of
 
 
 def summarise(

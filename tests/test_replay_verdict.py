@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from local_training.settings import ReplaySettings
-from tools.replay import verdict
-from tools.replay.game_facts import Game, Player
+from background_training.settings import ReplaySettings
+from background_training.starcraft.replays import verdict
+from background_training.starcraft.replays.game_facts import Game, Player
 
 SETTINGS = ReplaySettings()
 ZERG = Player(1, "Dark", "Zerg", "Win", True, 1, start_supply=12)

@@ -14,12 +14,12 @@ import pytest
 from conftest import PATIENCE_SECONDS, PROMPT_SECONDS, wait_until
 from replay_fakes import install_fake_library, write_replays
 
-from local_training.errors import WorkerError
-from local_training.paths import CHECKOUT
-from local_training.settings import ReplaySettings
-from tools.replay import worker_pool
-from tools.replay.worker import HUMBLE
-from tools.replay.worker_pool import WorkerPool
+from background_training.errors import WorkerError
+from background_training.paths import CHECKOUT
+from background_training.settings import ReplaySettings
+from background_training.starcraft.replays import worker_pool
+from background_training.starcraft.replays.worker import HUMBLE
+from background_training.starcraft.replays.worker_pool import WorkerPool
 
 QUICK = ReplaySettings(timeout_seconds=1.0, workers=2)
 

@@ -20,12 +20,12 @@ from conftest import PATIENCE_SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_training import estimates
-from local_training.paths import Paths
-from local_training.settings import Settings
+from background_training import html_page
+from background_training.algo import intervals
+from background_training.paths import Paths
+from background_training.reports import report, run_facts
+from background_training.settings import Settings
 from tests import commands, doctor_roots, episodes, learner_runs
-from tools.pages import html
-from tools.run_report import report, run_facts
 
 HOSTILE = """<img src=x onerror="document.title='run'"> $\\frac{$"""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -174,7 +174,7 @@ def test_samples_are_taken_evenly(run_root):
 def test_students_quantile_by_its_integral():
     """Slow oracle: the density between the two quantiles holds 95 %."""
     for freedom in (1, 2, 5, 16, 17, 30, 200):
-        edge = estimates.student_quantile(freedom)
+        edge = intervals.student_quantile(freedom)
         x = np.linspace(-edge, edge, 200_001)
         log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
         density = np.exp(log_scale) * (1 + x * x / freedom) ** (-(freedom + 1) / 2)
@@ -186,14 +186,14 @@ def test_wilsons_interval():
     """The worked examples of Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
     known = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]
     for wins, count, low, high in known:
-        share = estimates.share_of(wins, count)
+        share = intervals.share_of(wins, count)
         assert (share.low, share.high) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=300), st.integers(1, 50))
 def test_stretches_hold_every_game_once(values, most):
     """In order, nearly equal in length, and no more of them than asked for."""
-    parts = estimates.stretches(np.array(values), most)
+    parts = intervals.stretches(np.array(values), most)
     assert len(parts) <= most
     assert [number for part in parts for number in range(part.first, part.last + 1)] == list(range(1, len(values) + 1))
     assert sum(part.mean.games for part in parts) == len(values)
@@ -202,7 +202,7 @@ def test_stretches_hold_every_game_once(values, most):
 
 def test_cells_are_escaped():
     """All but what was made here."""
-    assert html.table(("<a>",), [("<b>", html.Markup("<i>"))]).count("&lt;") == 2
+    assert html_page.table(("<a>",), [("<b>", html_page.Markup("<i>"))]).count("&lt;") == 2
 
 
 def test_it_shows_whether_long_games_come_too_late(root: Path) -> None:

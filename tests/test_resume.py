@@ -14,20 +14,20 @@ import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from local_training import atomic_files
-from local_training.errors import RunStateError, SettingsError
-from local_training.paths import CHECKOUT, Paths
+from background_training.errors import RunStateError, SettingsError
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import ledger as ledgers
+from background_training.storage import atomic_files
 from tests.commands import run_tool
-from tools.learner import ledger as ledgers
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
-from local_training.games import beginning
-from local_training.games.gymnasium_game import GameResult
-from local_training.games.learning_curve import GameLog
-from local_training.games.play_order import PlayOrder
-from local_training.games.run_account import RunAccount
-from local_training.games.run_state import PlayedNumbers, RunKeeper, RunPlan, RunState
+from background_training.runs import run_start
+from background_training.runs.gymnasium_game import GameResult
+from background_training.runs.learning_curve import GameLog
+from background_training.runs.run_log import RunAccount
+from background_training.runs.run_spec import PlayOrder
+from background_training.runs.run_state import PlayedNumbers, RunKeeper, RunPlan, RunState
 
 COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--quiet", "--root"]
 CARTPOLE = ("--game", "CartPole-v1")
@@ -127,12 +127,12 @@ def test_resume_begins_a_run_where_none_was_broken_off(paths: Paths) -> None:
     plan = RunPlan("CartPole-v1", 0, 100, 1, True)
     with RunKeeper(paths) as keeper, RunKeeper(paths) as second:
         log = GameLog(paths, is_mine=True)
-        state, told = beginning.chosen(keeper, log, plan, {}, resume=True)
+        state, told = run_start.chosen(keeper, log, plan, {}, resume=True)
 
         assert state.plan is plan and "No run was broken off in this root: a new one begins" in told
-        assert beginning.chosen(keeper, log, plan, {}, resume=False)[1] == ""
+        assert run_start.chosen(keeper, log, plan, {}, resume=False)[1] == ""
         with pytest.raises(SettingsError, match="a run that is not at work is needed"):
-            beginning.chosen(second, log, plan, {}, resume=True)
+            run_start.chosen(second, log, plan, {}, resume=True)
 
 
 def _result(number: int) -> GameResult:

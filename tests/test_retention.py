@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from fakes import PowerCut
 
-from local_training import model_store, settings_file
-from local_training.paths import Paths
-from local_training.settings import Settings
+from background_training import settings_file
+from background_training.learner import console, retention
+from background_training.learner import drain as drains
+from background_training.learner import worker as workers
+from background_training.paths import Paths
+from background_training.records import ledger as ledgers
+from background_training.records.ledger import Ledger
+from background_training.settings import Settings
+from background_training.storage import model_store
 from tests.commands import run_tool
-from tools.learner import console, retention
-from tools.learner import drain as drains
-from tools.learner import ledger as ledgers
-from tools.learner import worker as workers
-from tools.learner.ledger import Ledger
 
 FEW = {"replay_episodes": 5, "hidden": 8, "epochs": 1}
 BOUNDED = {

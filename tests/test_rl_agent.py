@@ -16,13 +16,16 @@ import pytest
 from conftest import PATIENCE_SECONDS
 from fakes import Failing
 
-from local_training import atomic_files, episode_file, learning, model_store, rl_agent
-from local_training.actions import Discrete
-from local_training.errors import EpisodeError, ModelMissingError
-from local_training.paths import CHECKOUT, Paths
-from local_training.rl_agent import RLAgent
-from local_training.root_lock import LearnerLock
-from local_training.settings import LearningSettings
+from background_training import RLAgent
+from background_training import agent as rl_agent
+from background_training.algo import train_step
+from background_training.episodes import episode_file
+from background_training.errors import EpisodeError, ModelMissingError
+from background_training.paths import CHECKOUT, Paths
+from background_training.settings import LearningSettings
+from background_training.spaces import Discrete
+from background_training.storage import atomic_files, model_store
+from background_training.storage.file_lock import LearnerLock
 
 NAMES = ["left", "right", "wait"]
 SETTINGS = LearningSettings(hidden=8)
@@ -43,9 +46,9 @@ def play(agent: RLAgent, steps: int = 5, **ending: object) -> dict[str, object]:
 
 def commit(paths: Paths, version: int, actions: int = 3, width: int = 4, seed: int = 0, names: list[str] | None = None) -> None:
     """As the background learner does."""
-    state = learning.new_state(width, Discrete(actions), LearningSettings(hidden=8, seed=seed))
+    state = train_step.new_state(width, Discrete(actions), LearningSettings(hidden=8, seed=seed))
     names = names or (NAMES if actions == 3 else [f"a{index}" for index in range(actions)])
-    data = model_store.pack(learning.to_arrays(state), version, {"format": 1, "action_names": names})
+    data = model_store.pack(train_step.to_arrays(state), version, {"format": 1, "action_names": names})
     model_store.commit(paths, data, durable=False)
 
 
@@ -215,7 +218,7 @@ def test_training_here_makes_a_rewarded_action_more_likely(paths: Paths):
     assert chosen.count("right") > 50
     assert agent.save_model()
     code = (
-        "import sys, numpy as np; from local_training.rl_agent import RLAgent\n"
+        "import sys, numpy as np; from background_training.agent import RLAgent\n"
         "print(*RLAgent(root=sys.argv[1]).get_action(np.full(4, 0.5), training=False))"
     )
     answer = subprocess.run(

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from local_training import model_store
-from local_training.actions import Box, Discrete, MultiBinary, MultiDiscrete
-from local_training.errors import SettingsError
-from local_training.games.gymnasium_game import GameFacts
-from local_training.games.run_state import RunKeeper, RunPlan, RunState
-from local_training.paths import Paths
+from background_training.errors import SettingsError
+from background_training.paths import Paths
+from background_training.runs.gymnasium_game import GameFacts
+from background_training.runs.run_state import RunKeeper, RunPlan, RunState
+from background_training.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from background_training.storage import model_store
 from tests import episodes
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
@@ -24,8 +24,8 @@ pytest.importorskip("gymnasium", reason="the games extra is not installed")
 import failing_games  # noqa: F401  # registers the games
 
 import run_with_training
-from local_training.games import learning_curve, root_game
-from tools import evaluate
+from background_training.commands import evaluate
+from background_training.runs import learning_curve, root_game
 
 FAILS, OTHER = "failing_games:Fails-v0", "failing_games:Other-v0"
 FACTS = GameFacts("Fails-v0", 3, Discrete(3))
@@ -164,7 +164,7 @@ def test_an_older_root_with_nothing_but_a_model_is_known_by_that(paths: Paths, c
 
 
 def _model_of(root: Path, width: int, actions: int) -> Path:
-    from local_training.rl_agent import RLAgent
+    from background_training import RLAgent
 
     agent = RLAgent(root=root, state_width=width, action_names=[str(number) for number in range(actions)])
     agent.get_action([0.0] * width, training=False)

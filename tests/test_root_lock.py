@@ -17,17 +17,17 @@ import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 from fakes import Failing
 
-from local_training.errors import AnotherLearnerError, LockUnavailableError, MachineError
-from local_training.paths import CHECKOUT, Paths
-from local_training.root_lock import LearnerLock, RootLock
-from tools.learner import opening
-from tools.learner.trainer import Caution
+from background_training.errors import AnotherLearnerError, LockUnavailableError, MachineError
+from background_training.learner import open_root
+from background_training.learner.trainer import Caution
+from background_training.paths import CHECKOUT, Paths
+from background_training.storage.file_lock import LearnerLock, RootLock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from local_training.paths import Paths
-from local_training.root_lock import LearnerLock
+from background_training.paths import Paths
+from background_training.storage.file_lock import LearnerLock
 lock = LearnerLock(Paths(Path(sys.argv[1])))
 lock.acquire()
 print("held", flush=True)
@@ -177,7 +177,7 @@ def test_nothing_is_committed_when_the_folder_is_made_anew_within_a_batch(paths:
             path.write_bytes(data)
 
     caution = Caution(lambda name: None, make_anew, lock=lock)
-    trainer, _ = opening.open_trainer(
+    trainer, _ = open_root.open_trainer(
         paths, learner_runs.settings(paths.root), lambda event, **facts: None, patient=False, caution=caution
     )
     assert trainer.look() == 2

@@ -14,24 +14,24 @@ from pathlib import Path
 
 import pytest
 
-from local_training.errors import MachineError, SettingsError
-from local_training.paths import CHECKOUT
-from tools import command_line
+from background_training.commands import common
+from background_training.errors import MachineError, SettingsError
+from background_training.paths import CHECKOUT
 
 COMMANDS = {
-    "run_with_training": ["--games", "1", "--game", "CartPole-v1", "--quiet"],
-    "tools.background_parallel_learner": ["--drain"],
-    "tools.analyze_replays": ["."],
-    "tools.doctor": [],
-    "tools.evaluate": ["--game", "CartPole-v1"],
-    "tools.explain_episode": ["--all"],
-    "tools.export_tensorboard": [],
-    "tools.monitor_background_training": ["--once"],
-    "tools.rebuild_model": [],
-    "tools.report": [],
-    "tools.rollback_model": ["1"],
+    "background_training.commands.run": ["--games", "1", "--game", "CartPole-v1", "--quiet"],
+    "background_training.commands.learn": ["--drain"],
+    "background_training.commands.replays": ["."],
+    "background_training.commands.doctor": [],
+    "background_training.commands.evaluate": ["--game", "CartPole-v1"],
+    "background_training.commands.explain": ["--all"],
+    "background_training.commands.tensorboard": [],
+    "background_training.commands.monitor": ["--once"],
+    "background_training.commands.rebuild": [],
+    "background_training.commands.report": [],
+    "background_training.commands.rollback": ["1"],
 }
-WRITERS = ("run_with_training", "tools.background_parallel_learner", "tools.analyze_replays")
+WRITERS = ("background_training.commands.run", "background_training.commands.learn", "background_training.commands.replays")
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_a_folder_that_the_system_does_not_make_is_the_machines_fault(
 )
 def test_missing_permission_is_named(tmp_path: Path, mode: int, below: str, words: str) -> None:
     """As another user, who may read but not write, or not even enter."""
-    probe = "import sys; from pathlib import Path; from tools import command_line as c; c.make_root(Path(sys.argv[1]))"
+    probe = "import sys; from pathlib import Path; from background_training.commands import common as c; c.make_root(Path(sys.argv[1]))"
     folder = Path("/tmp") / f"root_of_another_user_{os.getpid()}"
     folder.mkdir()
     try:
@@ -144,7 +144,7 @@ def test_what_making_the_root_meets_is_told_in_words(
     monkeypatch.setattr(Path, "mkdir", refuses)
 
     with pytest.raises((SettingsError, MachineError)) as caught:
-        command_line.make_root(tmp_path / "new")
+        common.make_root(tmp_path / "new")
     assert caught.value.exit_code == code and words in str(caught.value) and "Errno" not in str(caught.value)
 
 
@@ -154,15 +154,15 @@ def test_a_missing_drive_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_symlink", lambda path: False)
 
     with pytest.raises(SettingsError, match="there is no drive /") as caught:
-        command_line.check_root(Path("/bots/zerg"))
+        common.check_root(Path("/bots/zerg"))
     assert caught.value.exit_code == 2
 
 
 def test_a_new_root_is_made_with_those_above_it(tmp_path: Path) -> None:
     """Checking makes nothing; making it twice is no error."""
-    command_line.check_root(tmp_path / "a" / "b c" / "ü")
+    common.check_root(tmp_path / "a" / "b c" / "ü")
     assert not (tmp_path / "a").exists()
 
     for _ in range(2):
-        command_line.make_root(tmp_path / "a" / "b c" / "ü")
+        common.make_root(tmp_path / "a" / "b c" / "ü")
     assert (tmp_path / "a" / "b c" / "ü").is_dir()

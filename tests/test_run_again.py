@@ -8,8 +8,8 @@ from pathlib import Path
 
 from conftest import PATIENCE_SECONDS
 
-from local_training import model_store
-from local_training.paths import CHECKOUT, Paths
+from background_training.paths import CHECKOUT, Paths
+from background_training.storage import model_store
 
 
 def _summary(root: Path) -> dict[str, str]:

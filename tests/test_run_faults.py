@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from local_training.paths import Paths
+from background_training.paths import Paths
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
 import failing_games  # noqa: F401  # registers the games
 
 import run_with_training
-from local_training import episode_file
-from local_training.games import learning_curve
+from background_training.episodes import episode_file
+from background_training.runs import learning_curve
 
 GAME = "failing_games:Fails-v0"
 

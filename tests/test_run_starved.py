@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE_SECONDS
 
-from local_training import pausing
-from local_training.paths import CHECKOUT, Paths
+from background_training.learner import console
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import pause_file
+from background_training.records.counters_view import EMPTY
 from tests.commands import run_tool
-from tools.learner import console
-from tools.learner.stats import EMPTY
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
-from local_training.games import progress
+from background_training.runs import progress
 
 NOW = 1000.0
 
@@ -65,13 +65,13 @@ def test_a_learner_that_keeps_up_is_not(stats: dict[str, object], running: bool,
 
 def test_a_paused_run_says_so_and_names_the_episodes_that_wait(paths: Paths) -> None:
     """In the progress line and in the summary; the command that it names trains on all of them."""
-    pausing.pause(paths)
+    pause_file.pause(paths)
     printed = _run(paths.root, "--games", "6", "--instances", "1")
 
     assert re.search(r"\[GAME\] .*6/6: .* episodes wait: training is paused, as the user has asked for it", printed), printed
     command = f'python tools/background_parallel_learner.py --root "{paths.root}" --drain'
     assert f"Episodes still waiting:    6; to train on them: {command}" in printed
-    pausing.resume(paths)
+    pause_file.resume(paths)
     assert "6 files trained" in run_tool("background_parallel_learner.py", paths.root, "--drain")
     assert "Episodes still waiting" not in _run(paths.root, "--games", "2", "--quiet", "--no-training")
 

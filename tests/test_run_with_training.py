@@ -20,14 +20,15 @@ import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from local_training import model_store, process_names
-from local_training.paths import CHECKOUT, Paths
-from tools.learner import ledger as ledgers
+from background_training.ipc import process_names
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import ledger as ledgers
+from background_training.storage import model_store
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
-from local_training.games import evaluation, greedy_games
-from local_training.games.gymnasium_game import GymnasiumGame
+from background_training.runs import evaluation, greedy_games
+from background_training.runs.gymnasium_game import GymnasiumGame
 
 COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", "CartPole-v1"]
 

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from conftest import PATIENCE_SECONDS, PROMPT_SECONDS
 
-from local_training.paths import CHECKOUT
-from local_training.rl_agent import RLAgent
-from tools import test_background_training as self_check
-from tools.background_parallel_learner import BackgroundParallelLearner
-from tools.test_background_training import Check, CheckFailedError
+from background_training import BackgroundParallelLearner, RLAgent
+from background_training.commands import selfcheck as self_check
+from background_training.commands.selfcheck import Check, CheckFailedError
+from background_training.paths import CHECKOUT
 
 SCRIPT = CHECKOUT / "tools" / "test_background_training.py"
 

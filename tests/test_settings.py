@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from local_training.errors import SettingsError
-from local_training.paths import DEFAULT_ROOT
-from local_training.settings import LearnerSettings, LearningSettings, LimitSettings, Settings, needed
+from background_training.errors import SettingsError
+from background_training.paths import default_root
+from background_training.settings import LearnerSettings, LearningSettings, LimitSettings, Settings, needed
 
 SECTIONS = [field.name for field in dataclasses.fields(Settings) if field.name != "root"]
 FIELDS = [
@@ -67,7 +67,7 @@ def test_the_defaults_are_those_of_the_guides():
 
     assert (learner.batch_size, learner.max_file_age, learner.report_seconds, learner.max_workers) == (10, 3600.0, 30.0, 2)
     assert (learner.rescan_seconds, learning.learning_rate) == (5.0, 0.001)
-    assert Settings().root == DEFAULT_ROOT
+    assert Settings().root == default_root()
 
 
 def test_settings_are_frozen():

@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from local_training import settings_file
-from local_training.errors import SettingsError
-from local_training.paths import CHECKOUT
-from local_training.rl_agent import RLAgent
-from local_training.settings import Settings
-from tools.background_parallel_learner import BackgroundParallelLearner
+from background_training import BackgroundParallelLearner, RLAgent, settings_file
+from background_training.errors import SettingsError
+from background_training.paths import CHECKOUT
+from background_training.settings import Settings
 
 
 @pytest.fixture
@@ -213,17 +211,17 @@ def test_a_misspelt_key_of_a_file_is_told_the_nearest_one(text: str, nearest: st
 
 
 COMMANDS = {
-    "run_with_training": [],
-    "tools.background_parallel_learner": ["--drain"],
-    "tools.monitor_background_training": ["--once"],
-    "tools.export_tensorboard": ["--once"],
-    "tools.explain_episode": ["--all"],
-    "tools.rebuild_model": [],
-    "tools.rollback_model": ["1"],
-    "tools.widen_model": ["--add-feature", "x"],
-    "tools.report": [],
-    "tools.evaluate": [],
-    "tools.analyze_replays": ["."],
+    "background_training.commands.run": [],
+    "background_training.commands.learn": ["--drain"],
+    "background_training.commands.monitor": ["--once"],
+    "background_training.commands.tensorboard": ["--once"],
+    "background_training.commands.explain": ["--all"],
+    "background_training.commands.rebuild": [],
+    "background_training.commands.rollback": ["1"],
+    "background_training.commands.widen": ["--add-feature", "x"],
+    "background_training.commands.report": [],
+    "background_training.commands.evaluate": [],
+    "background_training.commands.replays": ["."],
 }
 
 

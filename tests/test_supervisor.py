@@ -15,15 +15,16 @@ import psutil
 import pytest
 from conftest import wait_until
 
-from local_training.paths import Paths
-from tools.learner import fold, status, supervisor
-from tools.learner import ledger as ledgers
-from tools.learner.restart_budget import RestartBudget
-from tools.learner.suspects import Suspects
+from background_training.ipc.restart_budget import RestartBudget
+from background_training.learner import replay_log, supervisor
+from background_training.learner.poison_files import Suspects
+from background_training.paths import Paths
+from background_training.records import ledger as ledgers
+from background_training.records import status
 
 DEADLY_READER = """
 import os, signal
-from tools.learner import intake, worker
+from background_training.learner import triage as intake, worker
 read = intake.episode_file.read
 def deadly(data, limits):
     if b"deadly.npy" in data:
@@ -36,7 +37,7 @@ os._exit(worker.main())
 
 DEADLY_TRAINING = """
 import os, signal
-from tools.learner import generation, worker
+from background_training.learner import checkpoint as generation, worker
 successor = generation.successor
 def deadly(previous, lines, episodes, settings):
     with open(os.environ["DEATHS"], "a") as file:
@@ -51,7 +52,7 @@ os._exit(worker.main())
 
 DEADLY_EPISODE = """
 import os, signal
-from tools.learner import generation, worker
+from background_training.learner import checkpoint as generation, worker
 successor = generation.successor
 def deadly(previous, lines, episodes, settings):
     if any("deadly" in line["name"] for line in lines):
@@ -70,7 +71,7 @@ def _worker_is(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = subprocess.Popen
 
     def popen(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        assert arguments[1:] == ["-m", "tools.learner.worker"]
+        assert arguments[1:] == ["-m", "background_training.learner.worker"]
         return real([sys.executable, "-c", code], **options)
 
     monkeypatch.setattr(supervisor.subprocess, "Popen", popen)
@@ -214,7 +215,7 @@ def test_a_file_that_kills_whoever_trains_on_it_is_found_out(paths: Paths, monke
     assert "trained on it, and on nothing else, died 3 times" in learner_runs.reason(paths, "rejected", "game_1_deadly.npz")
     names = [name for name, _ in learner_runs.trained(paths)]
     assert names == [f"game_{number}.npz" for number in range(5)]
-    *_, rebuilt = fold.fold(paths, ledgers.groups(ledgers.read_lines(paths.ledger)), None)
+    *_, rebuilt = replay_log.fold(paths, ledgers.groups(ledgers.read_lines(paths.ledger)), None)
     assert rebuilt.data == paths.model.read_bytes()
 
 

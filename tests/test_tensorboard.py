@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from local_training import metrics
-from local_training.errors import BackgroundTrainingError
-from local_training.metrics import BATCHES, GAMES
-from local_training.paths import CHECKOUT, Paths
-from tools.monitor.tensorboard import event_records, tags
-from tools.monitor.tensorboard.follower import Follower
+from background_training.errors import BackgroundTrainingError
+from background_training.monitor.tensorboard import event_records, tags
+from background_training.monitor.tensorboard.follower import Follower
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import metrics
+from background_training.records.metrics import BATCHES, GAMES
 
 SCRIPT = CHECKOUT / "tools" / "export_tensorboard.py"
 

@@ -26,20 +26,19 @@ from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_training import metrics, pausing
-from local_training.metrics import BATCHES, GAMES
-from local_training.paths import CHECKOUT, Paths
+from background_training.monitor import learning_facts
+from background_training.monitor.learning_facts import learning, whole_run
+from background_training.monitor.snapshot import FileFacts, FolderFacts, ModelFileFacts, Snapshot, StatusFacts
+from background_training.monitor.terminal import glyphs, layout, rows
+from background_training.monitor.terminal.flow import Flow
+from background_training.monitor.terminal.gatherer import NEWS_SECONDS, Gatherer, LiveFacts
+from background_training.monitor.terminal.glyphs import ASCII, BLOCKS
+from background_training.monitor.terminal.replay_progress import Progress, ReplayCensus
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import metrics, pause_file, status
+from background_training.records.counters_view import EMPTY
+from background_training.records.metrics import BATCHES, GAMES
 from tests.json_values import json_values
-from tools.learner import status
-from tools.learner.stats import EMPTY
-from tools.monitor import learning_facts
-from tools.monitor.learning_facts import learning, whole_run
-from tools.monitor.snapshot import FileFacts, FolderFacts, ModelFileFacts, Snapshot, StatusFacts
-from tools.monitor.terminal import glyphs, layout, rows
-from tools.monitor.terminal.flow import Flow
-from tools.monitor.terminal.gatherer import NEWS_SECONDS, Gatherer, LiveFacts
-from tools.monitor.terminal.glyphs import ASCII, BLOCKS
-from tools.monitor.terminal.replay_progress import Progress, ReplayCensus
 
 SCRIPT = CHECKOUT / "tools" / "monitor_background_training.py"
 NOW = 1_700_000_000.0
@@ -87,7 +86,7 @@ SNAPSHOT = Snapshot(
     ),
     log_path="/r/logs/background_training.log",
     log_lines=tuple(f"  Batch Size:      {number} games" for number in range(40)),
-    pause=pausing.Pause(NOW - 7, "ann"),
+    pause=pause_file.Pause(NOW - 7, "ann"),
 )
 RUN = whole_run(_games(500))
 FACTS = LiveFacts(
@@ -273,10 +272,10 @@ def test_a_look_without_news_is_none_and_news_are_seen_soon(paths: Paths) -> Non
     clock.advance(NEWS_SECONDS + 0.01)
     seen = gatherer.look()
     assert seen is not None and (seen.snapshot.status.content or {})["stats"]["model_version"] == 3
-    pausing.pause(paths)
+    pause_file.pause(paths)
     seen = gatherer.look()
     assert seen is not None and seen.snapshot.pause is not None
-    pausing.resume(paths)
+    pause_file.resume(paths)
     episodes.write(paths.buffer, "game.npz")
     learner_runs.drain(paths.root)
     clock.advance(NEWS_SECONDS + 0.01)
@@ -297,7 +296,7 @@ class _Terminal(io.StringIO):
 def test_only_what_has_changed_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same screen again costs nothing; another second costs its row."""
     monkeypatch.setenv("TERM", "xterm-256color")
-    drawing = pytest.importorskip("tools.monitor.terminal.drawing", reason="rich is not installed")
+    drawing = pytest.importorskip("background_training.monitor.terminal.drawing", reason="rich is not installed")
     out = _Terminal()
     assert drawing.can_draw(out)
     canvas = drawing.Canvas(out)
@@ -388,10 +387,10 @@ def test_keys_pause_resume_and_quit(paths: Paths) -> None:
         live.press(b"\x1b[Ax")  # an arrow key and one without a meaning
         live.press(b"p")
         live.wait_shown(b"r goes on")
-        assert pausing.read(paths) is not None
+        assert pause_file.read(paths) is not None
         live.press(b"R")
         live.wait_shown(b"It goes on")
-        assert pausing.read(paths) is None
+        assert pause_file.read(paths) is None
         live.press(b"q")
     assert live.seen.count(b"\x1b[?1049l") == 1 and live.seen.endswith(b"Monitoring stopped; the learner goes on.\r\n")
 
@@ -424,7 +423,7 @@ def test_the_terminal_is_given_back_however_it_ends(paths: Paths, end: str) -> N
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pseudo-terminal")
 def test_without_rich_it_shows_plain_lines(paths: Paths) -> None:
     """The dashboard of text, over the last one, and Ctrl+C."""
-    code = "import sys; sys.modules['rich'] = None; from tools.monitor_background_training import main; sys.exit(main())"
+    code = "import sys; sys.modules['rich'] = None; from background_training.commands.monitor import main; sys.exit(main())"
     with _live(paths.root, "-c", code) as live:
         live.wait_shown(b"BACKGROUND TRAINING LIVE MONITOR")
         live.press(b"\x03")

@@ -10,9 +10,9 @@ import episodes
 import learner_runs
 import pytest
 
-from local_training.paths import Paths
-from tools.learner import training_log
-from tools.learner.training_log import TrainingLog
+from background_training.learner import training_log
+from background_training.learner.training_log import TrainingLog
+from background_training.paths import Paths
 
 DOCUMENTED = """\
 [2026-01-25 14:32:05] Batch Training Complete

@@ -8,9 +8,9 @@ from pathlib import Path
 import learner_runs
 import numpy as np
 
-from local_training import episode
-from local_training.paths import Paths
-from tools.learner.trap_watch import LONGEST_GAME_STEPS, NEWEST_GAMES, TrapWatch
+from background_training.episodes import episode
+from background_training.learner.data_warnings import LONGEST_GAME_STEPS, NEWEST_GAMES, TrapWatch
+from background_training.paths import Paths
 
 
 def _games(count: int, *, rewarded: bool, steps: int = 40, first: int = 0) -> list[episode.Episode]:

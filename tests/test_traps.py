@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from local_training import episode, traps
-from local_training.actions import ActionSpace, Discrete
-from local_training.episode import Episode
+from background_training.episodes import data_checks, episode
+from background_training.episodes.episode import Episode
+from background_training.spaces import ActionSpace, Discrete
 
 
 def _light_games(count: int = 12, steps: int = 40, shift: int = 0, **more: Any) -> list[Episode]:
@@ -33,7 +33,7 @@ def _each(games: list[Episode], change: Callable[[Episode], dict[str, Any]]) -> 
 
 
 def _names(games: list[Episode], space: ActionSpace | None = None) -> list[str]:
-    return [trap.name for trap in traps.find(games, space or Discrete(2))]
+    return [trap.name for trap in data_checks.find(games, space or Discrete(2))]
 
 
 def test_sound_games_are_in_no_trap():
@@ -44,7 +44,7 @@ def test_sound_games_are_in_no_trap():
 @pytest.mark.parametrize(("shift", "word"), [(1, "before"), (-1, "after")])
 def test_rewards_moved_by_a_step_are_told(shift, word):
     """The reward comes one step too late, or one too early."""
-    (trap,) = traps.find(_light_games(shift=shift), 2)
+    (trap,) = data_checks.find(_light_games(shift=shift), 2)
     assert trap.name == "shifted-rewards" and f"the action {word} theirs" in trap.found
 
 
@@ -100,7 +100,7 @@ def test_the_number_that_is_too_large_is_called_by_its_name():
     named = {"state_names": [f"mineral\n{number}" for number in range(width)]}
     games = _each(_light_games(), lambda game: {"states": game.states * 5000, "meta": named})
 
-    (found,) = traps.find(games)
+    (found,) = data_checks.find(games)
 
     assert re.search(r"number (\d) \(mineral\\n\1\) of the states", found.found)
 
@@ -115,8 +115,8 @@ def test_one_action_only_is_told():
 
 def test_few_games_are_not_judged():
     """What three games have in common proves nothing."""
-    assert traps.find([]) == []
-    assert traps.find(_each(_light_games(2), lambda game: {"rewards": np.zeros_like(game.rewards)})) == []
+    assert data_checks.find([]) == []
+    assert data_checks.find(_each(_light_games(2), lambda game: {"rewards": np.zeros_like(game.rewards)})) == []
 
 
 # Box2D's module dies of warnings that are errors, before anybody could catch them.

@@ -13,15 +13,16 @@ import pytest
 from commands import run_tool
 from conftest import wait_until
 
-from local_training import episode, learning, lesson, yield_point
-from local_training.actions import Discrete
-from local_training.episode import Episode
-from local_training.objectives import ActorObjective, CriticObjective
-from local_training.paths import Paths
-from local_training.settings import LearningSettings
+from background_training.algo import ppo_update, train_step, yield_point
+from background_training.algo.objectives import ActorObjective, CriticObjective
+from background_training.episodes import episode
+from background_training.episodes.episode import Episode
+from background_training.paths import Paths
+from background_training.settings import LearningSettings
+from background_training.spaces import Discrete
 
 WIDTH, ACTIONS = 5, 3
-WIDE = LearningSettings(hidden=lesson.THREAD_HIDDEN, epochs=2)
+WIDE = LearningSettings(hidden=ppo_update.THREAD_HIDDEN, epochs=2)
 
 
 def game(steps: int, seed: int, *, recorded: bool = True, masked: bool = False) -> Episode:
@@ -38,15 +39,15 @@ def game(steps: int, seed: int, *, recorded: bool = True, masked: bool = False) 
     return episode.from_arrays(arrays)
 
 
-def trained(settings: LearningSettings = WIDE, batches: int = 1) -> tuple[dict[str, bytes], list[learning.BatchReport]]:
+def trained(settings: LearningSettings = WIDE, batches: int = 1) -> tuple[dict[str, bytes], list[train_step.BatchReport]]:
     """The bytes of all arrays after some batches of games of every kind, and what was reported of the batches."""
-    state, history, reports = learning.new_state(WIDTH, Discrete(ACTIONS), settings), list[Episode](), []
+    state, history, reports = train_step.new_state(WIDTH, Discrete(ACTIONS), settings), list[Episode](), []
     for version in range(1, batches + 1):
         games = [game(150 * version, version), game(700, 10 + version, masked=True), game(90, 20 + version, recorded=False)]
-        state, report = learning.learn(state, games, settings, version, history)
+        state, report = train_step.learn(state, games, settings, version, history)
         history += games
         reports.append(report)
-    return {name: array.tobytes() for name, array in learning.to_arrays(state).items()}, reports
+    return {name: array.tobytes() for name, array in train_step.to_arrays(state).items()}, reports
 
 
 @pytest.mark.parametrize(
@@ -61,14 +62,14 @@ def trained(settings: LearningSettings = WIDE, batches: int = 1) -> tuple[dict[s
 )
 def test_the_thread_changes_no_bit(settings: LearningSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights, moments, normalisers and all figures of the report are the same with the thread and without it."""
-    monkeypatch.setattr(lesson, "THREAD_HIDDEN", 1)
+    monkeypatch.setattr(ppo_update, "THREAD_HIDDEN", 1)
     beside = trained(settings, batches=2)
-    monkeypatch.setattr(lesson, "THREAD_HIDDEN", 10_000)
+    monkeypatch.setattr(ppo_update, "THREAD_HIDDEN", 10_000)
 
     assert beside == trained(settings, batches=2)
 
 
-@pytest.mark.parametrize(("hidden", "threads"), [(lesson.THREAD_HIDDEN - 1, 1), (lesson.THREAD_HIDDEN, 2)])
+@pytest.mark.parametrize(("hidden", "threads"), [(ppo_update.THREAD_HIDDEN - 1, 1), (ppo_update.THREAD_HIDDEN, 2)])
 def test_the_thread_is_used_by_wide_networks_alone(hidden: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below, it would be slower than one thread; it ends with the lesson, so none is left."""
     seen = set()
@@ -120,7 +121,7 @@ def test_when_the_policy_fails_the_value_network_does_not_finish_its_epoch(monke
         return gradient(self, outputs, start)
 
     abandoned: list[bool] = []
-    abandon = lesson.NetworkTraining.abandon
+    abandon = ppo_update.NetworkTraining.abandon
 
     def noted(self: Any) -> None:
         abandon(self)
@@ -128,10 +129,10 @@ def test_when_the_policy_fails_the_value_network_does_not_finish_its_epoch(monke
 
     monkeypatch.setattr(ActorObjective, "gradient", interrupted)
     monkeypatch.setattr(CriticObjective, "gradient", slow)
-    monkeypatch.setattr(lesson.NetworkTraining, "abandon", noted)
+    monkeypatch.setattr(ppo_update.NetworkTraining, "abandon", noted)
 
     with pytest.raises(KeyboardInterrupt):
-        learning.learn(learning.new_state(WIDTH, Discrete(ACTIONS), WIDE), [game(5000, 1)], WIDE, 1)
+        train_step.learn(train_step.new_state(WIDTH, Discrete(ACTIONS), WIDE), [game(5000, 1)], WIDE, 1)
     assert len(parts) <= 2, "of a minibatch of two parts"
     assert threading.active_count() == 1
 
@@ -141,7 +142,7 @@ def test_numbers_that_overflow_in_the_thread_are_found_by_the_check_of_the_resul
     gradient, huge = CriticObjective.gradient, np.array([3e38], np.float32)
     monkeypatch.setattr(CriticObjective, "gradient", lambda self, outputs, start: gradient(self, outputs, start) * huge * huge)
 
-    _, report = learning.learn(learning.new_state(WIDTH, Discrete(ACTIONS), WIDE), [game(600, 1)], WIDE, 1)
+    _, report = train_step.learn(train_step.new_state(WIDTH, Discrete(ACTIONS), WIDE), [game(600, 1)], WIDE, 1)
 
     assert report.refused
 
@@ -181,7 +182,7 @@ def test_both_threads_stand_still_together() -> None:
 
 KILL_TWICE = """
 import pathlib, signal
-from local_training import model_store
+from background_training.storage import model_store
 pids, model = pathlib.Path(os.environ["KILLED"]), pathlib.Path(os.environ["MODEL"])
 deaths = len(pids.read_text().splitlines()) if pids.exists() else 0
 if deaths < 2 and model.exists() and model_store.read(model).version >= 1 + 2 * deaths:
@@ -205,7 +206,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_both_networks_changes_no_bit(
         for one in (paths, twin):
             log_probs = np.full(300, -np.log(episodes.ACTIONS), np.float32)
             episodes.write(one.buffer, f"game_{number:02d}.npz", number, steps=300, log_probs=log_probs)
-    wide = {"epochs": 2, "hidden": lesson.THREAD_HIDDEN}
+    wide = {"epochs": 2, "hidden": ppo_update.THREAD_HIDDEN}
     learner_runs.drain(twin.root, learning=wide)
 
     monkeypatch.setenv("KILLED", str(tmp_path / "killed.txt"))

@@ -14,7 +14,7 @@ from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoA
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from vector_games import SpaceGame
 
-from local_training.games import ResilientAsyncVectorEnv
+from background_training.envs import ResilientAsyncVectorEnv
 
 BOX = spaces.Box(-1, 1, (2, 3), np.float32)
 PAIRS = {

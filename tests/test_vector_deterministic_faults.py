@@ -13,8 +13,8 @@ from gymnasium.vector import AutoresetMode
 from vector_fixtures import nothing_left_behind  # noqa: F401
 from vector_games import END, FaultyGame
 
-from local_training.games import ResilientAsyncVectorEnv
-from local_training.games.vector_errors import RepeatedFaultError, RestartBudgetError
+from background_training.envs import ResilientAsyncVectorEnv
+from background_training.envs.vector_errors import RepeatedFaultError, RestartBudgetError
 
 OPTIONS = {"start_method": "fork", "reduce_after": 0}
 

@@ -14,8 +14,8 @@ from gymnasium.vector import SyncVectorEnv
 from vector_fixtures import nothing_left_behind  # noqa: F401
 from vector_games import CLOSE_PIPE, GARBAGE, KILL, RAISE, FaultyGame
 
-from local_training.games import ResilientAsyncVectorEnv, doorbell, roster
-from local_training.games.doorbell import LINE_WORDS, ParentsBell, Patience, WorkersBell
+from background_training.envs import ResilientAsyncVectorEnv, doorbell, slots
+from background_training.envs.doorbell import LINE_WORDS, ParentsBell, Patience, WorkersBell
 
 
 def line() -> memoryview:
@@ -161,7 +161,7 @@ def test_two_processes_lose_no_step():
 @pytest.fixture
 def many_cores(monkeypatch):
     """As if each worker had a core to itself."""
-    monkeypatch.setattr(roster, "usable_cores", lambda: 64)
+    monkeypatch.setattr(slots, "usable_cores", lambda: 64)
     monkeypatch.setattr(doorbell, "memory_is_ordered", lambda: True)
 
 

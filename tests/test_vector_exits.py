@@ -17,7 +17,7 @@ from conftest import PATIENCE_SECONDS, wait_until
 from vector_fixtures import nothing_left_behind  # noqa: F401
 from vector_games import LOOP, STOP, FaultyGame
 
-from local_training.games import ResilientAsyncVectorEnv
+from background_training.envs import ResilientAsyncVectorEnv
 
 TESTS = Path(__file__).resolve().parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
@@ -35,7 +35,7 @@ def test_a_killed_parent_takes_its_workers_with_it(method, state):
     script = f"""
         import os, signal, subprocess, sys, time
         from vector_games import FaultyGame, LOOP, NORMAL, STOP
-        from local_training.games import ResilientAsyncVectorEnv
+        from background_training.envs import ResilientAsyncVectorEnv
         class WithServer(FaultyGame):
             def __init__(self):
                 super().__init__()
@@ -74,7 +74,7 @@ def test_a_script_without_a_main_guard_runs_once(method, tmp_path):
     script.write_text(
         textwrap.dedent(f"""
         import gymnasium
-        from local_training.games import ResilientAsyncVectorEnv
+        from background_training.envs import ResilientAsyncVectorEnv
         print("main")
         LENGTH = 5
         class Mine(gymnasium.Wrapper):
@@ -96,7 +96,7 @@ def test_a_script_without_a_main_guard_runs_once(method, tmp_path):
 
 def test_a_program_from_standard_input_can_have_workers():
     """As in a REPL or a notebook, there is no file to load."""
-    program = "import gymnasium\nfrom local_training.games import *\n"
+    program = "import gymnasium\nfrom background_training.envs import *\n"
     program += "envs = ResilientAsyncVectorEnv([lambda: gymnasium.make('CartPole-v1')])\nprint(envs.reset(seed=1)[0].shape)\n"
     run = subprocess.run(
         [sys.executable], input=program, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
@@ -141,7 +141,7 @@ def test_a_forked_child_of_the_parent_does_not_keep_workers_alive():
     script = """
         import os, signal, sys, time
         from vector_games import FaultyGame
-        from local_training.games import ResilientAsyncVectorEnv
+        from background_training.envs import ResilientAsyncVectorEnv
         envs = ResilientAsyncVectorEnv([FaultyGame])
         envs.reset()
         child = os.fork()

@@ -11,8 +11,8 @@ from gymnasium.vector import AutoresetMode
 from vector_fixtures import is_back, nothing_left_behind, step_until  # noqa: F401
 from vector_games import CLOSE_PIPE, FAULTS, GARBAGE, KILL, LEAK, LOOP, NORMAL, RAISE, STOP, BuildFault, FaultyGame
 
-from local_training.games import ResilientAsyncVectorEnv, StableProcessPoolEnv
-from local_training.games.vector_errors import EnvCallError, RestartBudgetError
+from background_training.envs import ResilientAsyncVectorEnv, StableProcessPoolEnv
+from background_training.envs.vector_errors import EnvCallError, RestartBudgetError
 
 NEVER_REST = {"reduce_after": 0}
 HASTY = {"step_seconds": 2.0, "reset_seconds": 2.0}

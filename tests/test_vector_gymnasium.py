@@ -17,11 +17,11 @@ from gymnasium.wrappers.vector import DictInfoToList, NormalizeObservation, Reco
 from vector_fixtures import nothing_left_behind  # noqa: F401
 from vector_games import WAIT, FaultyGame, SpaceGame
 
-from local_training.errors import SettingsError
-from local_training.games import ResilientAsyncVectorEnv, StableProcessPoolEnv, make_vector_env
-from local_training.games.half_batches import HalfBatches
-from local_training.games.making import InProcessVectorEnv
-from local_training.games.step_probe import StepCost
+from background_training.envs import ResilientAsyncVectorEnv, StableProcessPoolEnv, make_vector_env
+from background_training.envs.factory import InProcessVectorEnv
+from background_training.envs.half_batches import HalfBatches
+from background_training.envs.step_probe import StepCost
+from background_training.errors import SettingsError
 
 CART = partial(gymnasium.make, "CartPole-v1")
 

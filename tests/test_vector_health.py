@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from vector_fixtures import descriptors, is_back, nothing_left_behind, step_until  # noqa: F401
 from vector_games import KILL, FaultyGame, SpaceGame
 
-from local_training.games import ResilientAsyncVectorEnv
+from background_training.envs import ResilientAsyncVectorEnv
 
 OFTEN = {"rebuild_episodes": 3, "rebuild_share": 1.0, "check_episodes": 1}
 

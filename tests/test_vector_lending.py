@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from vector_fixtures import is_back, nothing_left_behind, step_until  # noqa: F401
 from vector_games import FAULTS, NORMAL, FaultyGame
 
-from local_training.games import ResilientAsyncVectorEnv
-from local_training.games.env_worker import FIRST_OBSERVATIONS
-from local_training.games.observation_batches import SPARE_BATCHES, WORTH_LENDING_BYTES, ObservationBatches, spare_batches
+from background_training.envs import ResilientAsyncVectorEnv
+from background_training.envs.env_worker import FIRST_OBSERVATIONS
+from background_training.envs.observation_batches import SPARE_BATCHES, WORTH_LENDING_BYTES, ObservationBatches, spare_batches
 
 
 class Frames(FaultyGame):

@@ -13,9 +13,9 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from vector_fixtures import is_back, nothing_left_behind, step_until  # noqa: F401
 from vector_games import END, EXIT, KILL, RAISE, FaultyGame
 
-from local_training import episode_file
-from local_training.games import EpisodeRecorder, ResilientAsyncVectorEnv
-from local_training.paths import Paths
+from background_training.envs import EpisodeRecorder, ResilientAsyncVectorEnv
+from background_training.episodes import episode_file
+from background_training.paths import Paths
 
 LENGTH = 5
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]

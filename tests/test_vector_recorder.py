@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from vector_fixtures import nothing_left_behind  # noqa: F401
 from vector_games import END, FAULTS, KILL, NORMAL, RAISE, FaultyGame, SpaceGame
 
-from local_training import episode_file, policy
-from local_training.actions import Discrete
-from local_training.errors import EpisodeError, SettingsError
-from local_training.games import EpisodeRecorder, ResilientAsyncVectorEnv, StableProcessPoolEnv
-from local_training.games.batched_policy import BatchedPolicy
-from local_training.paths import Paths
+from background_training.algo import policy
+from background_training.envs import EpisodeRecorder, ResilientAsyncVectorEnv, StableProcessPoolEnv
+from background_training.envs.batched_policy import BatchedPolicy
+from background_training.episodes import episode_file
+from background_training.errors import EpisodeError, SettingsError
+from background_training.paths import Paths
+from background_training.spaces import Discrete
 
 CART = partial(gymnasium.make, "CartPole-v1")
 

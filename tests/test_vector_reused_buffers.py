@@ -13,11 +13,12 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from vector_fixtures import nothing_left_behind, step_until  # noqa: F401
 
-from local_training import episode_file, policy
-from local_training.games import EpisodeRecorder, ResilientAsyncVectorEnv, ResilientGame, make_vector_env
-from local_training.games.batched_policy import BatchedPolicy
-from local_training.games.half_batches import HalfBatches
-from local_training.paths import Paths
+from background_training.algo import policy
+from background_training.envs import EpisodeRecorder, ResilientAsyncVectorEnv, ResilientGame, make_vector_env
+from background_training.envs.batched_policy import BatchedPolicy
+from background_training.envs.half_batches import HalfBatches
+from background_training.episodes import episode_file
+from background_training.paths import Paths
 
 LENGTH = 3
 BOX = spaces.Box(-100, 100, (2,), np.float32)

@@ -13,15 +13,15 @@ from gymnasium.vector.utils import create_empty_array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_training import games
-from local_training.errors import SettingsError
-from local_training.games import presets, shared_observations, worker_handle, worker_platform
-from local_training.games.framing import RING, FrameReader, pack
-from local_training.games.health import Failure, HealthTracker
-from local_training.games.resilient_game import ResilientGame
-from local_training.games.restart_budget import RestartBudget
-from local_training.games.vector_errors import EnvCallError, GameError, GarbledMessageError, RestartBudgetError
-from local_training.games.vector_settings import VectorSettings
+from background_training import envs
+from background_training.envs import presets, shared_observations, worker_handle, worker_platform
+from background_training.envs.env_restart_budget import RestartBudget
+from background_training.envs.framing import RING, FrameReader, pack
+from background_training.envs.health import Failure, HealthTracker
+from background_training.envs.resilient_game import ResilientGame
+from background_training.envs.vector_errors import EnvCallError, GameError, GarbledMessageError, RestartBudgetError
+from background_training.envs.vector_settings import VectorSettings
+from background_training.errors import SettingsError
 
 
 @given(st.lists(st.one_of(st.none(), st.text(), st.lists(st.integers()))), st.integers(1, 50))
@@ -178,10 +178,10 @@ def test_errors_survive_pickling(error):
 
 
 def test_the_names_are_there_and_cost_nothing_until_used():
-    """`local_training.games` names all five, and knows no sixth."""
-    assert [getattr(games, name).__name__ for name in games.__all__] == games.__all__
+    """`background_training.envs` names all five, and knows no sixth."""
+    assert [getattr(envs, name).__name__ for name in envs.__all__] == envs.__all__
     with pytest.raises(AttributeError):
-        games.ResilientSyncVectorEnv  # noqa: B018
+        envs.ResilientSyncVectorEnv  # noqa: B018
 
 
 def test_an_exit_status_is_said_in_words():

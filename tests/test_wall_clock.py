@@ -15,14 +15,14 @@ from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_training.paths import CHECKOUT, Paths
-from local_training.settings import ReplaySettings
-from tools.learner import retention
-from tools.learner.intake import Accepted, Intake, SetAside
-from tools.learner.ledger import Ledger
-from tools.learner.troubles import TroubleLog
-from tools.learner.wall_clock import WallClock
-from tools.replay.replay_archive import ReplayArchive
+from background_training.learner import retention
+from background_training.learner.file_age import WallClock
+from background_training.learner.triage import Accepted, Intake, SetAside
+from background_training.learner.trouble_log import TroubleLog
+from background_training.paths import CHECKOUT, Paths
+from background_training.records.ledger import Ledger
+from background_training.settings import ReplaySettings
+from background_training.starcraft.replays.replay_archive import ReplayArchive
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -128,8 +128,8 @@ import os, sys, time
 from pathlib import Path
 real, ahead = time.time, [0.0]
 time.time = lambda: real() + ahead[0]
-from local_training.settings import Settings
-from tools.learner.drain import drain
+from background_training.settings import Settings
+from background_training.learner.drain import drain
 settings = Settings(root=Path(sys.argv[1])).with_values("test", learner={"max_file_age": 3600.0})
 tell = lambda event, **facts: None
 waits = settings.paths.buffer / "waits.npz"

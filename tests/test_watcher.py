@@ -8,7 +8,7 @@ import threading
 import pytest
 from conftest import PATIENCE_SECONDS
 
-from tools.learner.watcher import BufferWatcher
+from background_training.learner.watcher import BufferWatcher
 
 
 class _Noting(BufferWatcher):

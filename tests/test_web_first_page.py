@@ -14,7 +14,7 @@ import pytest
 import web_pages
 from conftest import PATIENCE_SECONDS
 
-from local_training.paths import Paths
+from background_training.paths import Paths
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>1</script>{{7*7}}</section>"
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from local_training.paths import Paths
-from tools import explain_episode
-from tools.learner import ledger
-from tools.monitor.web import episode_search
-from tools.monitor.web.ledger_follower import LedgerFollower
+from background_training.monitor.web import episode_search
+from background_training.monitor.web.ledger_follower import LedgerFollower
+from background_training.paths import Paths
+from background_training.records import episode_fate, ledger
 
 REASONS = {
     "trained": None,
@@ -109,7 +108,7 @@ def test_what_is_no_file_is_a_word(paths: Paths) -> None:
 def _slow_search(lines: list[dict[str, Any]], query: str) -> list[str]:
     """Every line that holds the query anywhere, newest first."""
     escaped = json.dumps(query)[1:-1]
-    return [explain_episode.sentence(line) for line in reversed(lines) if escaped in json.dumps(line)]
+    return [episode_fate.sentence(line) for line in reversed(lines) if escaped in json.dumps(line)]
 
 
 @pytest.mark.parametrize("block", [64, 500, 1 << 20])

@@ -17,9 +17,8 @@ import pytest
 import web_pages
 from conftest import PATIENCE_SECONDS
 
-from local_training import pausing
-from local_training.paths import Paths
-from tools.learner import ledger
+from background_training.paths import Paths
+from background_training.records import ledger, pause_file
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>{{7*7}}"
 SECONDS = 2.0
@@ -123,13 +122,13 @@ def test_the_learner_is_paused_and_resumed_by_who_knows_the_token(browser: Any, 
         page.keyboard.press("Enter")
         page.wait_for_selector(f'{pressed}:has-text("Resume")')
         page.wait_for_selector('.bt-advice:has-text("Training is paused")')
-        assert pausing.read(paths) is not None
+        assert pause_file.read(paths) is not None
         page.wait_for_selector(".bt-token", state="hidden")
         page.click(pressed)
         page.wait_for_selector(f'{pressed}:has-text("Pause")')
-        assert pausing.read(paths) is None
+        assert pause_file.read(paths) is None
         assert server.token not in page.content()
-        pausing.pause(paths)
+        pause_file.pause(paths)
         page.wait_for_selector(f'{pressed}:has-text("Resume")')
 
 

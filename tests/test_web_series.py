@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from local_training import metrics
-from local_training.metrics import BATCHES, GAMES
-from tools.monitor.web import charts, series
+from background_training.monitor.web import charts, series
+from background_training.records import metrics
+from background_training.records.metrics import BATCHES, GAMES
 
 RANDOM = np.random.default_rng(7)
 

@@ -16,8 +16,8 @@ from conftest import PATIENCE_SECONDS, wait_until
 
 pytest.importorskip("uvicorn", reason="uvicorn (extra web) is not installed")
 
-from tools.monitor.web import listener
-from tools.monitor.web.listener import Server
+from background_training.monitor.web import listener
+from background_training.monitor.web.listener import Server
 
 ANSWERED_WITHIN_SECONDS = 1.0
 MANY = 80

@@ -19,18 +19,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from local_training import atomic_files, episode, episode_file, layout, learning, model_store, normaliser, policy, widening
-from local_training.actions import Box, Discrete, MultiDiscrete
-from local_training.blas_threads import BLAS_THREAD_VARIABLES
-from local_training.errors import EpisodeError, SettingsError
-from local_training.layout import Layout
-from local_training.paths import CHECKOUT, Paths
-from local_training.rl_agent import RLAgent
-from local_training.root_lock import LearnerLock
-from local_training.settings import LearningSettings
+from background_training import RLAgent
+from background_training.algo import normalizer, policy, train_step, widening
+from background_training.episodes import episode, episode_file, layout
+from background_training.episodes.layout import Layout
+from background_training.errors import EpisodeError, SettingsError
+from background_training.ipc.blas_threads import BLAS_THREAD_VARIABLES
+from background_training.learner import replay_log
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import ledger as ledgers
+from background_training.settings import LearningSettings
+from background_training.spaces import Box, Discrete, MultiDiscrete
+from background_training.storage import atomic_files, model_store
+from background_training.storage.file_lock import LearnerLock
 from tests.commands import run_tool
-from tools.learner import fold
-from tools.learner import ledger as ledgers
 
 FEATURES = ["health", "gold", "wood", "time"]
 ACTIONS = ["eat", "dig", "cut"]
@@ -67,11 +69,11 @@ def _widen(paths: Paths, *arguments: str, exit_code: int = 0) -> str:
     return run_tool("widen_model.py", paths.root, *arguments, exit_code=exit_code)
 
 
-def _trained_state(width: int = 4, actions: Any = None) -> learning.TrainingState:
+def _trained_state(width: int = 4, actions: Any = None) -> train_step.TrainingState:
     """A state after a few episodes of random numbers: no weight, moment or statistic is where it began."""
-    state = learning.new_state(width, actions or Discrete(3), SETTINGS)
+    state = train_step.new_state(width, actions or Discrete(3), SETTINGS)
     games = [episode.from_arrays(episodes.arrays(seed, width=width)) for seed in range(4)]
-    return learning.learn(state, games, SETTINGS, 1)[0] if actions is None else state
+    return train_step.learn(state, games, SETTINGS, 1)[0] if actions is None else state
 
 
 def _slow_logits(network: policy.Network, state: np.ndarray) -> list[float]:
@@ -154,9 +156,11 @@ def test_a_widened_state_survives_its_file() -> None:
     """All arrays come back, the counts of features that came later too."""
     wide = widening.widened(_trained_state(), 1, 1)
 
-    back = learning.from_arrays(learning.to_arrays(wide), wide.actions, "test")
+    back = train_step.from_arrays(train_step.to_arrays(wide), wide.actions, "test")
 
-    assert all((a == b).all() for a, b in zip(learning.to_arrays(wide).values(), learning.to_arrays(back).values(), strict=True))
+    assert all(
+        (a == b).all() for a, b in zip(train_step.to_arrays(wide).values(), train_step.to_arrays(back).values(), strict=True)
+    )
 
 
 def test_statistics_of_a_new_feature_begin_with_the_first_rows_that_have_it() -> None:
@@ -164,14 +168,14 @@ def test_statistics_of_a_new_feature_begin_with_the_first_rows_that_have_it() ->
     rng = np.random.default_rng(0)
     before, after = rng.normal(5, 2, (50, 2)), rng.normal(-70, 9, (30, 3))
 
-    found = normaliser.merged(normaliser.widened(normaliser.of_rows(before), 1), normaliser.of_rows(after))
+    found = normalizer.merged(normalizer.widened(normalizer.of_rows(before), 1), normalizer.of_rows(after))
 
     both = np.concatenate([before, after[:, :2]])
     assert found.mean == pytest.approx([*both.mean(axis=0), after[:, 2].mean()])
     assert found.variance == pytest.approx([*both.var(axis=0), after[:, 2].var()])
     assert found.lowest == pytest.approx([*both.min(axis=0), after[:, 2].min()])
     assert found.highest == pytest.approx([*both.max(axis=0), after[:, 2].max()])
-    unseen = normaliser.widened(normaliser.of_rows(before), 1)
+    unseen = normalizer.widened(normalizer.of_rows(before), 1)
     assert unseen.inverse_scale[2] == 1.0 and unseen.mean[2] == 0.0
 
 
@@ -319,13 +323,13 @@ def test_a_ledger_of_a_learner_that_did_not_look_at_names_is_trained_again_as_it
     _drain(paths)
     lines = list(ledgers.read_lines(paths.ledger))
     assert lines[-1]["aligned"] is True
-    by_name = list(fold.fold(paths, list(ledgers.groups(lines)), None))[-1]
+    by_name = list(replay_log.fold(paths, list(ledgers.groups(lines)), None))[-1]
     del lines[-1]["aligned"]
 
-    by_position = list(fold.fold(paths, list(ledgers.groups(lines)), None))[-1]
+    by_position = list(replay_log.fold(paths, list(ledgers.groups(lines)), None))[-1]
 
     assert by_name.data == paths.model.read_bytes() != by_position.data
-    read = fold.episode_of(paths, lines[-1])
+    read = replay_log.episode_of(paths, lines[-1])
     assert (read.actions == episodes.arrays(9)["actions"]).all()
 
 
@@ -511,8 +515,8 @@ def test_a_root_without_a_model_has_nothing_to_widen(paths: Paths) -> None:
 
 KILLED = """
 import os, sys
-from local_training import atomic_files
-from tools.learner.ledger import Ledger
+from background_training.storage import atomic_files
+from background_training.records.ledger import Ledger
 kill_at, counted = int(sys.argv.pop()), 0
 def killed(real):
     def call(*arguments, **more):
@@ -523,7 +527,7 @@ def killed(real):
         return real(*arguments, **more)
     return call
 os.replace, Ledger.tell_of, Ledger.append = killed(os.replace), killed(Ledger.tell_of), killed(Ledger.append)
-from tools import widen_model
+from background_training.commands import widen as widen_model
 sys.exit(widen_model.main(sys.argv[1:]))
 """
 
@@ -752,8 +756,8 @@ GROWING_KILLED = """
 import os, sys
 from pathlib import Path
 import learner_runs
-from local_training import model_store
-from tools.learner.ledger import Ledger
+from background_training.storage import model_store
+from background_training.records.ledger import Ledger
 {target} = lambda *arguments, **more: os._exit(9)
 learner_runs.drain(Path(sys.argv[1]))
 """

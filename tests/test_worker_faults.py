@@ -19,12 +19,13 @@ import pytest
 from conftest import wait_until
 from fakes import Failing
 
-from local_training import atomic_files, model_store
-from local_training.errors import AnotherLearnerError, MachineError
-from local_training.paths import Paths
-from local_training.root_lock import LearnerLock
-from tools.learner import status, supervisor
-from tools.learner.worker import Worker
+from background_training.errors import AnotherLearnerError, MachineError
+from background_training.learner import supervisor
+from background_training.learner.worker import Worker
+from background_training.paths import Paths
+from background_training.records import status
+from background_training.storage import atomic_files, model_store
+from background_training.storage.file_lock import LearnerLock
 
 FOR_EVER = 3600.0
 
@@ -260,7 +261,7 @@ def test_a_write_that_fails_for_a_while_is_reported_and_done_again(
     paths: Paths, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Whichever error it is: said, counted, and the state is "waiting"; then it passes and the batch is trained once."""
-    monkeypatch.setattr("tools.learner.worker.LONGEST_BACK_OFF_SECONDS", 0.01)
+    monkeypatch.setattr("background_training.learner.worker.LONGEST_BACK_OFF_SECONDS", 0.01)
     error = OSError(number, os.strerror(number), str(paths.model))
     monkeypatch.setattr(model_store, "commit", Failing(model_store.commit, error, error))
     episodes.write(paths.buffer, "game.npz")

@@ -16,7 +16,7 @@ import learner_runs
 import pytest
 from conftest import PATIENCE_SECONDS
 
-from local_training.paths import CHECKOUT
+from background_training.paths import CHECKOUT
 
 SCRIPT = CHECKOUT / "tools" / "monitor_background_training.py"
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -1,1 +1,1 @@
-"""Consumers: the background learner, its monitor and the commands around them."""
+"""The commands of a checkout, a thin script each; the product is the package background_training in src/."""

@@ -1,88 +1,11 @@
-"""Write TensorBoard's event files of a run, and keep them up to date: python tools/export_tensorboard.py --help
+"""Write TensorBoard's event files of a run, and keep them up to date: python tools/export_tensorboard.py --help"""
 
-Reads the metrics history, as every monitor does. Killing it, or never starting it, makes no difference to the learner.
-"""
+import sys
+from os.path import dirname, realpath
 
-from __future__ import annotations
+sys.path.insert(0, dirname(dirname(realpath(__file__))) + "/src")
 
 if __name__ == "__main__":
-    import sys
-    from os.path import dirname, realpath
+    from background_training.commands import script
 
-    sys.path.insert(0, dirname(dirname(realpath(__file__))))
-    from tools import as_script
-
-    as_script.run(__file__, quietly=True)
-
-import argparse
-import time
-
-from local_training.paths import Paths
-from tools import command_line
-from tools.monitor.tensorboard.follower import Follower
-
-LOOK_SECONDS = 2.0
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    return command_line.run(_parser(), _export, arguments)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="export_tensorboard.py",
-        description="Write event files for TensorBoard into logs/tensorboard, and follow the training until Ctrl+C.",
-    )
-    command_line.add_common(parser)
-    parser.add_argument("--once", action="store_true", help="write what there is, and exit")
-    return parser
-
-
-def _export(options: argparse.Namespace) -> int:
-    paths = command_line.settings_of(options).paths
-    follower = Follower(paths)
-    try:
-        if options.once:
-            _tell(paths, _first_look(follower))
-        else:
-            _follow(paths, follower)
-    except KeyboardInterrupt:
-        command_line.say("\nExporting stopped; the learner goes on.")
-    finally:
-        follower.close()
-    return 0
-
-
-def _first_look(follower: Follower) -> int:
-    progress = command_line.Progress("batches")
-    try:
-        return follower.look(progress.show)
-    finally:
-        progress.end()
-
-
-def _follow(paths: Paths, follower: Follower) -> None:
-    batches = _first_look(follower)
-    _tell(paths, batches)
-    command_line.say("[INFO] Ctrl+C ends it; the learner goes on.")
-    trouble = ""
-    while True:
-        time.sleep(LOOK_SECONDS)
-        found, before = "", batches
-        try:
-            batches = follower.look()
-        except OSError as error:  # a full disk, say: it may pass
-            found = str(error)
-        if batches and not before:
-            _tell(paths, batches)
-        if found and found != trouble:
-            command_line.say(f"[WARNING] Not written: {found}; it is tried again.")
-        trouble = found
-
-
-def _tell(paths: Paths, batches: int) -> None:
-    if batches:
-        command_line.say(f'[OK] Batches in the event files: {batches:,}. To see them: tensorboard --logdir "{paths.tensorboard}"')
-    else:
-        command_line.say(f"[INFO] No batch has been trained yet in {paths.root}, as far as its metrics history tells.")
+    script.run("background_training.commands.tensorboard", quietly=True)

@@ -1,90 +1,11 @@
 """Give the model further features or actions and keep what it has learnt: python tools/widen_model.py --help"""
 
-from __future__ import annotations
+import sys
+from os.path import dirname, realpath
+
+sys.path.insert(0, dirname(dirname(realpath(__file__))) + "/src")
 
 if __name__ == "__main__":
-    import sys
-    from os.path import dirname, realpath
+    from background_training.commands import script
 
-    sys.path.insert(0, dirname(dirname(realpath(__file__))))
-    from tools import as_script
-
-    as_script.run(__file__)
-
-import argparse
-
-from local_training import blas_threads
-from local_training.errors import AnotherLearnerError
-from local_training.root_lock import LearnerLock, RootLock
-from tools import command_line
-
-_FORMER_WORKER_SECONDS = 10.0
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    return command_line.run(_parser(), _run, arguments)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="widen_model.py",
-        description="Publish the model with further features or actions as the next version. What it has learnt stays as it is.",
-    )
-    command_line.add_common(parser)
-    parser.add_argument("--add-feature", nargs="+", default=[], metavar="NAME", help="add these numbers at the end of a state")
-    parser.add_argument("--add-action", nargs="+", default=[], metavar="NAME", help="add these actions after the others")
-    called = "what the model's present {} are called from now on, in its order"
-    parser.add_argument("--state-names", nargs="+", default=[], metavar="NAME", help=called.format("features"))
-    parser.add_argument("--action-names", nargs="+", default=[], metavar="NAME", help=called.format("actions"))
-    parser.add_argument(
-        "--probability",
-        type=_probability,
-        default=0.01,
-        metavar="P",
-        help="at most so likely are the added actions together at first, in any state (0.01)",
-    )
-    return parser
-
-
-def _probability(text: str) -> float:
-    value = float(text)
-    if not 0.0 < value < 0.5:
-        raise argparse.ArgumentTypeError(f"a number between 0 and 0.5 is needed (got {text})")
-    return value
-
-
-def _run(options: argparse.Namespace) -> int:
-    wanted = (options.add_feature, options.add_action, options.state_names, options.action_names)
-    if not any(wanted):
-        _parser().error("nothing to do: give --add-feature, --add-action, --state-names or --action-names")
-    # Before NumPy is loaded: a version that has to be trained again takes its bits from it.
-    blas_threads.limit_blas_threads()
-    from tools.learner import publishing, recovery
-
-    settings = command_line.settings_of(options)
-    paths = settings.paths
-    command_line.check_there_is_a_run(paths)
-    learner_lock, worker_lock = LearnerLock(paths), RootLock(paths.worker_lock)
-    learner_lock.acquire()
-    try:
-        if not worker_lock.wait_acquired(_FORMER_WORKER_SECONDS):
-            raise AnotherLearnerError(str(paths.root), "the worker of a learner that was killed still finishes its batch")
-        try:
-            recovery.make_skeleton(paths, durable=settings.learner.durable)
-            made = publishing.widen(paths, settings, publishing.Widening(*wanted, options.probability), _warn)
-        finally:
-            worker_lock.release()
-    finally:
-        learner_lock.release()
-    layout = made.layout
-    sizes = f"takes states of {layout.state_width} numbers and chooses {layout.actions.words}"
-    command_line.answer(f"[OK] Version {made.version} {sizes}: {paths.model}")
-    for what, names, flag in (("features", layout.state_names, "state"), ("actions", layout.action_names, "action")):
-        if not names and (options.add_feature if flag == "state" else options.add_action):
-            command_line.answer(f"[INFO] Its {what} have no names, so their order counts; --{flag}-names gives them names")
-    return 0
-
-
-def _warn(sentence: str) -> None:
-    command_line.answer(f"[WARNING] {sentence}")
+    script.run("background_training.commands.widen")

@@ -1,0 +1,633 @@
+"""RLAgent: what a bot talks to. It plays with the newest model and drops each finished game into the buffer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from background_training import plain_values, settings_file
+from background_training.agent_model import GUIDE_ACTIONS, PolicyHolder
+from background_training.algo import policy
+from background_training.episodes import episode, episode_file
+from background_training.episodes import layout as layouts
+from background_training.episodes.outbox import Outbox
+from background_training.episodes.recorder import Recording, recorded_state, state_vector
+from background_training.errors import BackgroundTrainingError, EpisodeError, SettingsError
+from background_training.ipc.load_hints import GameVoice
+from background_training.paths import MODEL_NAME, Paths
+from background_training.settings import LearningSettings
+from background_training.spaces import ActionSpace, Choice
+
+__all__ = ["GUIDE_ACTIONS", "RLAgent"]
+
+Array = npt.NDArray[Any]
+
+logger = logging.getLogger(__name__)
+
+
+_forks = 0
+_LONGEST_EPISODE_ID = 200
+_LONGEST_NAMES = 60_000
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+def _this_process() -> tuple[int, int]:
+    """What differs between a process and its forked children: the fork count also where a child has its parent's number,
+    as in a container, and the number also where a fork was not Python's, or the agent was pickled."""
+    return os.getpid(), _forks
+
+
+class RLAgent:
+    """A policy that plays, records its games, and picks newer models up by itself.
+
+    It promises never to stop a game over a missing or broken model file: it logs that and continues with the policy it
+    has. Nor over data: a state or reward that no episode can hold is logged with its feature, the step is played all the
+    same (the likeliest action in the last sound state of the game, or a random legal one), and that episode is not saved.
+    With `strict` it raises instead, where it happens. In both modes a mask that is none, or that leaves no action, is an
+    EpisodeError: no action could be played that the caller has not ruled out.
+
+    It does not learn while it plays; the background learner does, from the files. It does not promise to save a game whose
+    end is never reported. Not for several threads at a time: one agent plays one game. In a forked child it draws other
+    numbers than its parent unless a seed was given, and drops the parent's unfinished game.
+
+    >>> agent = RLAgent(root="my_bot", action_names=["left", "right"], strict=False)
+    >>> agent.begin_episode()
+    >>> action, name, probability = agent.get_action([0.5, -0.2], action_mask=[0, 1])
+    >>> action, name, probability
+    (1, 'right', 1.0)
+    >>> agent.update_reward(1.0)
+    >>> agent.end_episode(final_reward=1.0, meta={"map": Path("Süd")})["saved"]
+    True
+
+    A state with NaN costs that episode, not the game:
+
+    >>> _ = agent.get_action([0.5, float("nan")])
+    >>> ended = agent.end_episode()
+    >>> ended["saved"], ended["fault"]
+    (False, 'feature 1 of the state is nan; finite numbers of size 1e+06 at most are needed')
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        gamma: float = 0.99,
+        model_path: str | os.PathLike[str] | None = None,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        action_names: Sequence[str] | None = None,
+        state_width: int | None = None,
+        seed: int | None = None,
+        settings: LearningSettings | None = None,
+        action_space: ActionSpace | None = None,
+        strict: bool | None = None,
+        state_names: Sequence[str] | None = None,
+        grow: bool = False,
+    ) -> None:
+        """Prepare to play with the model that lies under `model_path`, if there is one.
+
+        Args:
+            learning_rate: step size, for `train_from_batch` only; the background learner has its own settings.
+            gamma: discount per step, likewise.
+            model_path: the model file. By default models/rl_agent_model.npz below the root. A path that ends so also
+                says which root is meant.
+            root: folder with data/, models/ and logs/; by default LOCAL_TRAINING_ROOT, else this package's folder.
+            action_names: what the actions are called; also says how many there are. By default the model's, else
+                those of the guides.
+                A model with the same names in another order is matched by name; one with other names is not used.
+            state_width: numbers in one state; by default the model's, else the first state's.
+            seed: makes this agent's choices repeatable.
+            settings: all settings of learning; by default those of the project.
+            action_space: of another kind than one of some named actions: MultiDiscrete, MultiBinary, Box. Then
+                `action_names` are those of the numbers in an action. By default the model's.
+            strict: True raises EpisodeError at data that make no sound episode; False plays on. By default True under
+                pytest, else the setting `games.strict`.
+            state_names: what the numbers of a state are called, for the model, episodes and messages; also says how many
+                there are. Names in another order are matched, and a model with other names is not used, as with actions.
+            grow: play with a copy of a model that lacks some of `state_names` or `action_names`, widened by them, and have the
+                learner widen the model itself (docs/operations.md).
+
+        Raises:
+            SettingsError: a value is not allowed.
+        """
+        loaded = settings_file.load(environment=os.environ)
+        base = settings or loaded.learning
+        self._strict = (loaded.games.strict or _under_pytest()) if strict is None else strict
+        chosen = dataclasses.replace(base, learning_rate=float(learning_rate), gamma=float(gamma))
+        self._paths = _paths(model_path, root)
+        path = self._paths.model if model_path is None else Path(model_path).absolute()
+        names = [plain_values.text_of(name) for name in action_names or ()]
+        states = _state_names(state_names, state_width)
+        width = len(states) or state_width
+        self._holder = PolicyHolder(self._paths, path, chosen, names, width, action_space, states, grow)
+        self.episode_count = 0
+        self.outbox = Outbox(self._paths)
+        self.voice = GameVoice(self._paths)
+        self._rng = np.random.default_rng(seed)
+        self._is_seeded = seed is not None
+        self._process = _this_process()
+        self._is_forked = False
+        self._last_sound_state: Array | None = None
+        self._begin()
+        self._last_return = 0.0
+        self._abandoned = self._unfinished = self._faulty = 0
+        self.refresh()
+
+    @property
+    def buffer_path(self) -> Path:
+        """The folder into which `end_episode` drops episodes."""
+        return self._paths.buffer
+
+    @property
+    def model_path(self) -> Path:
+        """The model file that this agent watches."""
+        return self._holder.model_path
+
+    @property
+    def model_version(self) -> int:
+        """The version that the present policy came from; 0 before the first."""
+        return self._holder.version
+
+    @property
+    def action_labels(self) -> list[str]:
+        """What the actions are called; empty before the first model or action."""
+        return self._holder.action_labels
+
+    @property
+    def settings(self) -> LearningSettings:
+        """How `train_from_batch` learns."""
+        return self._holder.settings
+
+    def get_action(
+        self, state: Any, training: bool = True, action_mask: Sequence[bool] | Array | None = None
+    ) -> tuple[Any, str, float]:
+        """Choose an action.
+
+        Args:
+            state: [S] numbers, or more axes, which are flattened; uint8 is scaled by 1/255.
+            training: True draws from the policy and records the step; False takes the likeliest action, unrecorded.
+            action_mask: [A], True or 1 where an action is legal now, False or 0 elsewhere; other numbers are refused, since
+                0 means the opposite in an additive mask. For MultiDiscrete those of all numbers behind one another.
+
+        Returns:
+            The action, its name, and the probability with which the policy chooses it. The action is its number, or an
+            array [D] for other kinds than Discrete; for Box the probability is a density.
+
+        Raises:
+            EpisodeError: a mask that holds anything but truth values, or leaves no action. If `strict`, also a state of
+                another width, or not finite.
+        """
+        self._notice_fork()
+        if training and not len(self._recording):
+            self.refresh()
+        mask = None
+        if action_mask is not None:
+            mask = plain_values.truth_values(action_mask)
+            self._holder.known_actions.check_mask(mask)
+        own_mask, mask = mask, None if mask is None else self._holder.model_mask(mask)
+        try:
+            vector = state_vector(state, self._holder.state_names)
+            ordered = self._holder.model_state(vector)
+            network = self._holder.network(len(vector))
+            choice = policy.choose(network, ordered, mask, self._rng, not training, self._holder.known_actions)
+            self._last_sound_state = vector
+        except EpisodeError as error:
+            if self._strict:
+                raise
+            vector, choice = self._played_without(error, mask)
+            fault = str(error)
+        else:
+            fault = ""
+        own_action = self._holder.own_action(choice.action)
+        if own_action is not choice.action:
+            choice = choice._replace(action=own_action)
+        self._is_recorded = training
+        if training:
+            self._recording.add_step(vector if fault else recorded_state(state, vector), choice, own_mask, self.model_version)
+            if fault:
+                self._recording.mark_fault(fault)
+        name = self._holder.known_actions.name_of(choice.action, self.action_labels)
+        return choice.action, name, choice.probability
+
+    def _played_without(self, error: EpisodeError, mask: Array | None) -> tuple[Array, Choice]:
+        """A state and an action for a step whose own state is unusable: the last sound one of this game and its likeliest
+        action, else zeros and a random legal action."""
+        self._log_fault(len(self._recording), f"{error}; played without it")
+        space, state = self._holder.known_actions, self._last_sound_state
+        if state is not None:
+            try:
+                ordered = self._holder.model_state(state)
+                return state, policy.choose(self._holder.network(len(state)), ordered, mask, self._rng, True, space)
+            except EpisodeError:  # the policy itself is unsound, or another one than in that step
+                pass
+        return np.zeros(1, np.float32), space.choose(np.zeros(space.outputs, np.float32), mask, self._rng, False)
+
+    def begin_episode(self) -> None:
+        """Begin a game; one that was not ended, as its bot crashed, is dropped, counted and logged.
+
+        Calling it is optional: the first `get_action` after `end_episode` begins a game, too.
+
+        >>> agent = RLAgent(root="my_bot", action_names=["left", "right"])
+        >>> _ = agent.get_action([0.0, 1.0])    # ... and the game crashes
+        >>> agent.begin_episode()
+        >>> agent.get_stats()["episodes_unfinished"], agent.get_stats()["buffer_size"]
+        (1, 0)
+        """
+        self._notice_fork()
+        self._drop_unfinished("a new one began")
+
+    def abandon_episode(self, reason: str = "") -> int:
+        """Drop the game so far, as after a crash or a lost connection; returns how many steps that were.
+
+        >>> agent = RLAgent(root="my_bot", action_names=["left", "right"])
+        >>> _ = agent.get_action([0.0, 1.0])
+        >>> agent.abandon_episode("the server is gone"), agent.abandon_episode()
+        (1, 0)
+        >>> agent.get_stats()["episodes_abandoned"]
+        1
+
+        Args:
+            reason: for the log.
+        """
+        self._notice_fork()
+        steps = len(self._recording)
+        if steps:
+            self._abandoned += 1
+            logger.info("a game was abandoned after %d steps%s", steps, f": {reason}" if reason else "")
+        self._begin()
+        return steps
+
+    def forget_last_step(self) -> bool:
+        """Take the newest decision out of the recording, as the bot played something else; True if there was one.
+
+        Rewards that it was credited with go with it; later ones belong to the decision before. A second call before the
+        next `get_action`, or one after an action that was not recorded (`training=False`), changes nothing.
+
+        >>> agent = RLAgent(root="my_bot", action_names=["left", "right"])
+        >>> _ = agent.get_action([0.0, 1.0])
+        >>> agent.forget_last_step(), agent.forget_last_step(), agent.get_stats()["buffer_size"]
+        (True, False, 0)
+        """
+        self._notice_fork()
+        if not self._is_recorded:
+            return False
+        self._recording.forget_last_step()
+        self._is_recorded = False
+        return True
+
+    def reseed(self, seed: int | Sequence[int] | None) -> None:
+        """Make the choices from here on repeatable, also in forked children; None makes them random again."""
+        self._notice_fork()
+        self._rng = np.random.default_rng(seed)
+        self._is_seeded = seed is not None
+
+    def update_reward(self, reward: Any) -> None:
+        """Credit the action just taken; several calls add up.
+
+        A reward before the first action of a game has earned nothing that could be learnt; it is left out, and logged.
+
+        >>> agent = RLAgent(root="my_bot", action_names=["left", "right"])
+        >>> _ = agent.get_action([0.0, 1.0])
+        >>> agent.update_reward(0.5)
+        >>> agent.update_reward(np.array([0.25]))    # of any shape with one element
+        >>> agent.end_episode(final_reward=1.0)["episode_return"]
+        1.75
+
+        Args:
+            reward: a number, or an array that holds exactly one.
+
+        Raises:
+            EpisodeError: if `strict`, the reward is not a finite number.
+        """
+        self._notice_fork()
+        self._credit(reward, "the reward")
+
+    def _credit(self, reward: Any, name: str) -> float:
+        """Add a reward to the newest step; the number that was added."""
+        try:
+            number = plain_values.one_number(reward, name)
+            if not len(self._recording) and np.isfinite(number):
+                logger.warning("a reward of %g came before the first action of the game; it is left out", number)
+                return 0.0
+            self._recording.add_reward(number, name)
+        except EpisodeError as error:
+            if self._strict:
+                raise
+            self._recording.mark_fault(str(error))
+            self._log_fault(max(len(self._recording) - 1, 0), f"{error}; left out")
+            return 0.0
+        return number
+
+    def end_episode(
+        self,
+        final_reward: Any = 0.0,
+        save_experience: bool = True,
+        *,
+        terminated: bool = True,
+        final_state: Any = None,
+        result: Any = None,
+        episode_id: str = "",
+        meta: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """End the game: add the final reward to the last action, and drop the episode into the buffer.
+
+        Args:
+            final_reward: what the end of the game is worth.
+            save_experience: False forgets the episode.
+            terminated: False when the game was cut off, or goes on in a further episode.
+            final_state: the state after the last step, to judge what a cut-off game would still have earned.
+            result: "Victory", "Defeat", an enum member, ...; by default the final reward's sign decides.
+            episode_id: a unique text, for games that may play two identical episodes.
+            meta: anything a monitor may show: opponent, map, seed, ... Enum members, NumPy's values, paths, sets, dates and
+                dataclasses become plain values; what JSON can't hold is left out with a warning.
+
+        Returns:
+            `steps`, `episode_return`, `avg_reward`, `episode`, `saved`, `fault` (why it was not saved; empty if nothing was
+            wrong with its data) and, for old bots, `loss`, `epsilon` and `learning_rate`.
+
+        Raises:
+            EpisodeError: if `strict`, what was recorded makes no episode, by a reward beyond limits.max_magnitude, say,
+                or `meta` holds what JSON can't; the next game begins anew all the same.
+        """
+        self._notice_fork()
+        steps = len(self._recording)
+        saved, fault = False, ""
+        try:
+            if steps:
+                final = self._credit(final_reward, "the final reward")
+                self._last_return = self._recording.episode_return
+                self.episode_count += 1
+                ending = {"terminated": terminated, "final_state": final_state, "episode_id": episode_id}
+                if save_experience:
+                    saved, fault = self._save(ending, self._meta(result, final, meta))
+        finally:
+            self._begin()
+        return {
+            "episode": self.episode_count,
+            "steps": steps,
+            "episode_return": self._last_return if steps else 0.0,
+            "avg_reward": self._last_return / steps if steps else 0.0,
+            "saved": saved,
+            "fault": fault,
+            "model_version": self.model_version,
+            "loss": 0.0,
+            "epsilon": 0.0,
+            "learning_rate": self.settings.learning_rate,
+        }
+
+    def _save(self, ending: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[bool, str]:
+        """Deposit the episode; whether it is in the buffer, and what was wrong with it."""
+        faults = self._recording.faults
+        fault = next(iter(faults.values()), "")
+        saved = False
+        if not fault:
+            try:
+                saved = self.outbox.deposit(self._arrays(meta=meta, **ending), str(meta["result"])) is not None
+            except EpisodeError as error:
+                if self._strict:
+                    raise
+                fault = str(error)
+        if fault:
+            self._faulty += 1
+            where = f"step {next(iter(faults))} ({len(faults)} such steps): " if faults else ""
+            logger.error("game %d is not saved: %s%s", self.episode_count, where, fault)
+        return saved, fault
+
+    def _meta(self, result: Any, final_reward: float, given: Any) -> dict[str, Any]:
+        """The meta of the episode's file, of plain values."""
+        meta, left_out = plain_values.json_values(given)
+        word = {1: "Victory", -1: "Defeat"}.get(int(np.sign(final_reward)), "Unknown")
+        if result is not None:
+            plain, troubles = plain_values.json_values({"result": result}, longest=1000)
+            left_out.update(troubles)
+            if isinstance(plain.get("result"), (list, dict)):
+                left_out["result"] = f"it is of type {type(result).__name__}"
+            elif plain:
+                word = plain_values.text_of(result) or word
+        names = {"action_names", "state_names", "grow"} if self._holder.state_names else {"action_names"}
+        own = {*self._holder.known_actions.meta, *names} & meta.keys()
+        left_out.update((name, "the agent writes it itself") for name in own)
+        if left_out:
+            words = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+            if self._strict:
+                raise EpisodeError(
+                    "bad-meta", f"result or meta can't be written ({words})", "values that JSON can hold are needed"
+                )
+            logger.warning("left out of the meta of game %d: %s", self.episode_count, words)
+        return {"result": word, **{name: value for name, value in meta.items() if name not in own}}
+
+    def save_experience_data(self, path: str | os.PathLike[str]) -> bool:
+        """Write the game so far as an episode file; True when it is there under its final name."""
+        self._notice_fork()
+        target = Path(path)
+        if not len(self._recording):
+            logger.warning("%s not written: no step has been played yet", target)
+            return False
+        for step, fault in self._recording.faults.items():
+            logger.error("%s not written: step %d: %s", target, step, fault)
+            return False
+        try:
+            os.makedirs(target.parent, exist_ok=True)
+            episode_file.write(target, self._arrays(terminated=True, final_state=None, episode_id="", meta={}))
+        except (OSError, EpisodeError) as error:
+            logger.error("%s not written: %s", target, error)
+            return False
+        return True
+
+    def train_from_batch(self, experiences: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Learn from episodes at hand, here and now, as the background learner does from files.
+
+        Args:
+            experiences: dicts with `states`, `actions`, `rewards` and, where known, the other arrays of the format.
+
+        Returns:
+            `loss`, `steps`, `games`, `mean_return` and the other fields of learning.BatchReport.
+
+        Raises:
+            EpisodeError: one of them is no episode, or of another game than the model's.
+        """
+        episodes = [
+            episode.from_arrays(self._holder.with_model_states(self._holder.as_model_has_it(experience)))
+            for experience in experiences
+            if len(experience["rewards"])
+        ]
+        if not episodes:
+            return {"loss": 0.0, "steps": 0, "games": 0, "mean_return": 0.0}
+        report = self._holder.train(episodes)
+        return dataclasses.asdict(report) | {"adjusted_lr": report.learning_rate}
+
+    def save_model(self, path: str | os.PathLike[str] | None = None) -> bool:
+        """Write the model; True only when a reader can load what lies under the path.
+
+        Under the path the background learner commits to, this agent does not undo the learner's work: without
+        training of its own there is nothing newer to write, and while a learner is at work it is refused.
+        """
+        target = self.model_path if path is None else Path(path).absolute()
+        try:
+            return self._holder.save(target)
+        except (OSError, BackgroundTrainingError) as error:
+            logger.error("%s not written: %s", target, error)
+            return False
+
+    def refresh(self) -> bool:
+        """Pick up a newer model; True if there was one. Costs one stat() if there is not."""
+        return self._holder.refresh()
+
+    def frame(self, seconds: float) -> None:
+        """Tell the learner how long the last frame took; it gives way when frames get slower than they usually are."""
+        self._notice_fork()
+        self.voice.frame(seconds)
+
+    def busy(self, seconds: float = 5.0) -> None:
+        """Ask the learner to stand still for so long, or until another word."""
+        self._notice_fork()
+        self.voice.busy(seconds)
+
+    def free(self, seconds: float = 5.0) -> None:
+        """Tell the learner that now is a good time to train: a menu, a loading screen."""
+        self._notice_fork()
+        self.voice.free(seconds)
+
+    def get_stats(self) -> dict[str, Any]:
+        """Counts of this agent's games, and what waits.
+
+        `episodes_abandoned` by `abandon_episode`, `episodes_unfinished` dropped by `begin_episode` or after a fork,
+        `episodes_faulty` not saved for their data.
+        """
+        self._notice_fork()
+        return {
+            "episode_count": self.episode_count,
+            "model_version": self.model_version,
+            "buffer_size": len(self._recording),
+            "last_return": self._last_return,
+            "episodes_waiting": self.outbox.waiting,
+            "episodes_given_up": self.outbox.given_up,
+            "episodes_abandoned": self._abandoned,
+            "episodes_unfinished": self._unfinished,
+            "episodes_faulty": self._faulty,
+        }
+
+    def _arrays(self, *, terminated: Any, final_state: Any, episode_id: Any, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """The recorded game as the arrays of a file.
+
+        Raises:
+            EpisodeError: an argument is not what a file can hold.
+        """
+        last = None if final_state is None else self._final_state(final_state)
+        arrays = self._recording.arrays(
+            self._holder.known_actions,
+            self.action_labels,
+            terminated=bool(plain_values.one_number(terminated, "terminated")),
+            final_state=last,
+            episode_id=self._episode_id(episode_id),
+            meta=meta,
+        )
+        arrays = self._holder.with_model_states(self._holder.as_model_has_it(arrays))
+        if self._holder.grows:
+            arrays["meta"] = {**arrays["meta"], "grow": True}
+        return arrays
+
+    def _final_state(self, state: Any) -> Array | None:
+        """The state after the last step, or None where it is unusable: an episode is sound without it."""
+        try:
+            vector, width = state_vector(state, self._holder.state_names), len(self._recording.states[0])
+            if len(vector) != width:
+                raise EpisodeError("wrong-width", f"the final state holds {len(vector)} numbers", f"the others hold {width}")
+        except EpisodeError as error:
+            if self._strict:
+                raise
+            self._log_fault(len(self._recording), f"{error}; the final state is left out")
+            return None
+        return vector
+
+    def _episode_id(self, given: Any) -> str:
+        """The id for the file; where forked children repeat a seed, one of its own keeps them from being duplicates."""
+        text = "" if given is None else plain_values.text_of(given)
+        if not text and self._is_forked and self._is_seeded:
+            return secrets.token_hex(8)
+        if len(text) > _LONGEST_EPISODE_ID:
+            raise EpisodeError("too-large", f"episode_id has {len(text)} letters", f"at most {_LONGEST_EPISODE_ID} are allowed")
+        return text
+
+    def _begin(self) -> None:
+        """Begin with an empty recording."""
+        self._recording = Recording()
+        self._last_sound_state = None
+        self._is_recorded = False
+        self._fault_logged = False
+
+    def _drop_unfinished(self, cause: str) -> None:
+        steps = len(self._recording)
+        if steps:
+            self._unfinished += 1
+            if self._unfinished == 1:
+                words = "a game of %d steps was not ended when %s: dropped; get_stats() counts further ones (episodes_unfinished)"
+                logger.warning(words, steps, cause)
+        self._begin()
+
+    def _notice_fork(self) -> None:
+        """In a child of the process that used this agent: leave the parent's game and its waiting episodes to the parent."""
+        process = _this_process()
+        if process == self._process:
+            return
+        self._process, self._is_forked = process, True
+        self.outbox = Outbox(self._paths)
+        self.voice = GameVoice(self._paths)
+        if not self._is_seeded:
+            self._rng = np.random.default_rng()
+        self._drop_unfinished("its process was forked")
+
+    def _log_fault(self, step: int, words: str) -> None:
+        """Log what is wrong with the data of a game, once in each; steps count from 0."""
+        if not self._fault_logged:
+            self._fault_logged = True
+            logger.error("step %d of game %d: %s", step, self.episode_count + 1, words)
+
+
+def _under_pytest() -> bool:
+    """Whether this process runs tests, or was started by one."""
+    return "pytest" in sys.modules or "PYTEST_CURRENT_TEST" in os.environ
+
+
+def _state_names(given: Sequence[str] | None, state_width: int | None) -> list[str]:
+    """The names of the features.
+
+    Raises:
+        SettingsError: they can't be.
+    """
+    names = [plain_values.text_of(name) for name in given or ()]
+    if len(set(layouts.shortened(names))) < len(names):
+        raise SettingsError("state_names", names, "every feature needs a name of its own", "RLAgent")
+    if names and state_width is not None and state_width != len(names):
+        needed = f"state_width is {state_width}; as many names are needed"
+        raise SettingsError("state_names", names, needed, "RLAgent")
+    if (letters := len(json.dumps(names))) > _LONGEST_NAMES:
+        found = f"{len(names)} names of {letters} letters together"
+        raise SettingsError("state_names", found, f"an episode's meta has room for {_LONGEST_NAMES}", "RLAgent")
+    return names
+
+
+def _paths(model_path: str | os.PathLike[str] | None, root: str | os.PathLike[str] | None) -> Paths:
+    if root is not None:
+        return Paths(Path(root).absolute())
+    path = Path(model_path).absolute() if model_path is not None else None
+    if path is not None and path.name == MODEL_NAME and path.parent.name == "models":
+        return Paths(path.parent.parent)
+    return settings_file.load(environment=os.environ).paths

@@ -1,0 +1,1 @@
+"""The mathematics of learning, pure: networks, losses, batches, updates. NumPy only."""

@@ -1,0 +1,270 @@
+"""One lesson: the gradient steps that one new episode, and old ones beside it, take the networks through."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from background_training.algo import batch as batches
+from background_training.algo import losses, normalizer, policy
+from background_training.algo import network as passes
+from background_training.algo.batch import Batch
+from background_training.algo.network import Passes, Sizes
+from background_training.algo.network_training import NetworkTraining, Pace
+from background_training.algo.normalizer import Normaliser
+from background_training.algo.objectives import ActorObjective, CriticObjective
+from background_training.algo.training_state import Trainable, TrainingState
+from background_training.episodes.episode import Episode
+from background_training.settings import LearningSettings
+
+Array = npt.NDArray[Any]
+
+MEMORY_STEPS = 20_000.0
+"""Steps after which old returns and advantages fade: a policy that gets better earns others than it used to."""
+
+THREAD_HIDDEN = 128
+"""Hidden units from which on a thread trains the value network beside the policy. In smaller networks the matrix products,
+during which NumPy lets the other thread run, are too short to gain anything by it."""
+
+
+@dataclass
+class Tally:
+    """What lessons did, as sums, so that those of a batch can be added."""
+
+    lessons: int = 0
+    epochs: int = 0
+    minibatches: int = 0
+    samples: int = 0
+    """Steps gone through, each as often as it was."""
+    surrogate: float = 0.0
+    value_loss: float = 0.0
+    entropy: float = 0.0
+    clipped: float = 0.0
+    gradient_norm: float = 0.0
+    kl: float = 0.0
+    explained_variance: float = 0.0
+    replayed_games: int = 0
+    replayed_steps: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Add another's sums to this one's."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+def learnt(
+    state: TrainingState, episode: Episode, old: Sequence[Episode], settings: LearningSettings, version: int, number: int
+) -> tuple[TrainingState, Tally]:
+    """The state after learning from one new episode, with old ones beside it; numbers may overflow.
+
+    Args:
+        old: trained episodes that join, each with log-probabilities; none beside an episode without.
+        version: the version that will be committed; lags count from the one before it.
+        number: of the lesson within the batch; with seed and version it decides the order of the steps.
+    """
+    trained_version = version - 1
+    begun = _with_episode_seen(state, batches.of_episodes([episode], trained_version, state.actions.outputs), settings)
+    lesson = _Lesson(begun, settings, np.random.Generator(np.random.PCG64([settings.seed, version, number])))
+    batch = batches.of_episodes([*old, episode], trained_version, state.actions.outputs)
+    lesson.train(batch, _plan(settings, trained_version, recorded=batch.behaviour_log_probs is not None))
+    lesson.tally.replayed_games = len(old)
+    lesson.tally.replayed_steps = batch.steps - episode.steps
+    return lesson.result(), lesson.tally
+
+
+class _Plan(NamedTuple):
+    """How a lesson goes through its steps."""
+
+    epochs: int
+    trace: float
+    minibatch_steps: int
+    learning_rate: float
+
+
+def learning_rate(settings: LearningSettings, trained_version: int) -> float:
+    """The step size for a model of this version: halved every `rate_half_life` versions."""
+    if settings.rate_half_life == 0:
+        return settings.learning_rate
+    return float(settings.learning_rate * 0.5 ** (trained_version / settings.rate_half_life))
+
+
+def _plan(settings: LearningSettings, trained_version: int, recorded: bool) -> _Plan:
+    """PPO's way with log-probabilities; else REINFORCE's.
+
+    Without them nothing could correct a second pass, or tell how far the policy has moved from the one that played:
+    there is one pass, and its steps are small.
+    """
+    rate = learning_rate(settings, trained_version)
+    if recorded:
+        return _Plan(settings.epochs, settings.trace, settings.minibatch_steps, rate)
+    return _Plan(1, 1.0, settings.plain_minibatch_steps, rate * settings.plain_rate_share)
+
+
+def _with_episode_seen(state: TrainingState, batch: Batch, settings: LearningSettings) -> TrainingState:
+    """The state with a new episode's observations and returns in its normalisers; the critic's predictions stay."""
+    observations = normalizer.merged(state.observations, normalizer.of_rows(batch.states))
+    seen = dataclasses.replace(state, observations=observations)
+    returns = losses.returns_to_go(batch.rewards, settings.gamma, batch.lengths, _final_values(seen, batch))
+    merged = normalizer.merged(state.returns, normalizer.of_rows(returns[:, None]))
+    seen = dataclasses.replace(seen, returns=normalizer.faded(merged, MEMORY_STEPS))
+    return seen if state.returns.count == 0 else _with_critic_in_units(seen, state.returns)
+
+
+def _units(returns: Normaliser) -> tuple[float, float]:
+    """Mean and scale of returns.
+
+    The scale is a hundredth of the mean at least: a bot that wins for hours has ever more equal returns, and in units that
+    shrink without end the value network's weights would grow without end.
+    """
+    mean = float(returns.mean[0])
+    return mean, max(math.sqrt(float(returns.variance[0])), 0.01 * abs(mean), 1e-6)
+
+
+def _with_critic_in_units(state: TrainingState, former: Normaliser) -> TrainingState:
+    """The state whose critic predicts in the new units what it predicted in the former ones.
+
+    Source: van Hasselt et al. 2016 (Pop-Art), eq. 5.
+    """
+    old_mean, old_scale = _units(former)
+    new_mean, new_scale = _units(state.returns)
+    critic = state.critic.copied()
+    network = state.critic_network(critic.weights)
+    network.W3[...] *= old_scale / new_scale
+    network.b3[...] = (old_mean - new_mean + old_scale * network.b3.astype(np.float64)) / new_scale
+    return dataclasses.replace(state, critic=critic)
+
+
+def _values(state: TrainingState, states: Array) -> Array:
+    """What the critic expects from scaled states [T, S + 1], in the game's units, [T] float64."""
+    if state.returns.count == 0:
+        return np.zeros(len(states))
+    mean, scale = _units(state.returns)
+    outputs = _outputs(state.critic.weights, _critic_sizes(state), states)[:, 0]
+    return np.asarray(mean + scale * outputs.astype(np.float64))
+
+
+def _final_values(state: TrainingState, batch: Batch) -> Array:
+    values = _values(state, passes.with_ones(state.observations.scaled(batch.final_states)))
+    return np.where(batch.terminated, 0.0, values)
+
+
+def _outputs(weights: Array, sizes: Sizes, states: Array) -> Array:
+    return Passes(sizes).outputs_of(passes.layers_of(weights, sizes), states)
+
+
+def _actor_sizes(state: TrainingState) -> Sizes:
+    return Sizes(state.state_width, state.hidden, state.actions.outputs)
+
+
+def _critic_sizes(state: TrainingState) -> Sizes:
+    return Sizes(state.state_width, state.hidden, 1)
+
+
+_CriticAfter = Callable[[int], tuple[Trainable, float]]
+"""The value network after so many epochs, and its loss summed over their steps; to be called once."""
+
+
+@contextlib.contextmanager
+def _trained_afterwards(critic: NetworkTraining, objective: CriticObjective, orders: Sequence[Array]) -> Iterator[_CriticAfter]:
+    """Train the value network in this thread, when it is asked for."""
+    yield lambda epochs: [_after_epoch(critic, objective, order) for order in orders[:epochs]][-1]
+
+
+@contextlib.contextmanager
+def _trained_ahead(critic: NetworkTraining, objective: CriticObjective, orders: Sequence[Array]) -> Iterator[_CriticAfter]:
+    """Train the value network in a thread, which does not wait for the policy after each epoch: that would cost half of the gain.
+
+    What the thread raises is raised here. Leaving the context ends it: an epoch in progress stops at its next minibatch.
+    """
+    with ThreadPoolExecutor(1, "value-network") as pool:
+        try:
+            futures = [pool.submit(_after_epoch, critic, objective, order) for order in orders]
+            yield lambda epochs: [future.result() for future in futures[:epochs]][-1]
+        finally:
+            critic.abandon()
+
+
+def _after_epoch(critic: NetworkTraining, objective: CriticObjective, order: Array) -> tuple[Trainable, float]:
+    with np.errstate(all="ignore"):  # each thread begins with the default, which warns; see `learning.learn`
+        critic.epoch(order)
+    return critic.present.copied(), objective.loss
+
+
+class _Lesson:
+    """The weights on their way through one lesson, and what it counts; the state it began with stays as it is."""
+
+    def __init__(self, begun: TrainingState, settings: LearningSettings, rng: np.random.Generator) -> None:
+        self.begun = begun
+        self.settings = settings
+        self.rng = rng
+        self.actor = begun.actor
+        self.critic = begun.critic
+        self.advantages = begun.advantages
+        self.tally = Tally(lessons=1)
+
+    def train(self, batch: Batch, plan: _Plan) -> None:
+        """Go through it all as often as planned, fewer times when the policy has changed enough."""
+        settings = self.settings
+        states = passes.with_ones(self.begun.observations.scaled(batch.states))
+        space = self.begun.actions
+        before = space.chances(_outputs(self.begun.actor.weights, _actor_sizes(self.begun), states), batch.mask)
+        advantages, targets = self._estimates(batch, states, plan.trace)
+        played = before.log_probs(batch.actions) if batch.behaviour_log_probs is None else batch.behaviour_log_probs
+        bounds = losses.Bounds(settings.clip, settings.largest_weight, settings.entropy)
+        to_act, to_judge = (
+            ActorObjective(space, (batch.actions, advantages, played), batch.mask, bounds),
+            CriticObjective(targets),
+        )
+        pace = Pace(plan.minibatch_steps, plan.learning_rate, settings.gradient_norm)
+        orders = [self.rng.permutation(batch.steps) for _ in range(plan.epochs)]
+        critic = NetworkTraining(self.begun.critic, _critic_sizes(self.begun), states, to_judge, pace)
+        actor = NetworkTraining(self.begun.actor, _actor_sizes(self.begun), states, to_act, pace)
+        train = _trained_ahead if self.begun.hidden >= THREAD_HIDDEN else _trained_afterwards
+        with train(critic, to_judge, orders) as critic_after:
+            for order in orders:
+                actor.epoch(order)
+                self.tally.epochs += 1
+                self.tally.kl = before.divergence(space.chances(actor.outputs(), batch.mask))
+                if not self.tally.kl <= settings.kl_limit:
+                    break
+            self.critic, self.tally.value_loss = critic_after(self.tally.epochs)
+        self.actor = actor.present
+        self._count(actor, to_act)
+
+    def result(self) -> TrainingState:
+        """The state with the trained weights, and the policy made from them."""
+        begun, observations = self.begun, self.begun.observations
+        published = policy.folded(begun.actor_network(self.actor.weights), observations.mean, observations.inverse_scale)
+        return dataclasses.replace(begun, policy=published, actor=self.actor, critic=self.critic, advantages=self.advantages)
+
+    def _estimates(self, batch: Batch, states: Array, trace: float) -> tuple[Array, Array]:
+        """Advantages [T], in their usual size and weighted by staleness, and targets [T] in units of the critic."""
+        values = _values(self.begun, states)
+        final_values = _final_values(self.begun, batch)
+        advantages = losses.gae(batch.rewards, values, batch.lengths, final_values, self.settings.gamma, trace)
+        mean, scale = _units(self.begun.returns)
+        targets = advantages + values
+        self.tally.explained_variance = losses.explained_variance(values, targets)
+        weights = batch.per_step(losses.staleness_weights(batch.lags, self.settings.staleness_half_life))
+        weighted = (self._scaled(advantages / scale) * weights).astype(np.float32)
+        return weighted, ((targets - mean) / scale).astype(np.float32)
+
+    def _scaled(self, advantages: Array) -> Array:
+        """Advantages in units of their usual size: a small batch's own mean and spread say too little."""
+        merged = normalizer.merged(self.advantages, normalizer.of_rows(advantages[:, None]))
+        self.advantages = normalizer.faded(merged, MEMORY_STEPS)
+        usual = math.sqrt(float(self.advantages.variance[0] + self.advantages.mean[0] ** 2))
+        return advantages / usual if usual > 1e-8 else advantages
+
+    def _count(self, actor: NetworkTraining, to_act: ActorObjective) -> None:
+        tally = self.tally
+        tally.samples, tally.minibatches, tally.gradient_norm = actor.samples, actor.minibatches, actor.gradient_norm
+        tally.surrogate, tally.entropy, tally.clipped = to_act.surrogate, to_act.entropy, to_act.clipped

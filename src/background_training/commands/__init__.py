@@ -1,0 +1,1 @@
+"""The commands, a module for each verb of `background-training` and each script of tools/."""

@@ -1,0 +1,128 @@
+"""Watch the training live: python tools/monitor_background_training.py --help
+
+Reads the root's files, and writes none but the user's pause (--pause, or the key p). Killing it, or never starting it,
+makes no difference to the learner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+import time
+from importlib import util
+
+from background_training import printable
+from background_training.commands import common
+from background_training.errors import MachineError, SettingsError
+from background_training.monitor import advice, dashboard, learning_facts
+from background_training.monitor.folder_census import MEASURED_PER_LOOK, NAMES_KEPT
+from background_training.monitor.reading import Reader
+from background_training.monitor.screen import Screen
+from background_training.paths import Paths
+from background_training.records import pause_file
+from background_training.records.metrics import MetricsReader
+
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.05, 3600.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return common.run(_parser(), _monitor, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="monitor_background_training.py", description="Show what the background learner does, until Ctrl+C."
+    )
+    common.add_common(parser)
+    parser.add_argument("--once", action="store_true", help="show it once, whole, and exit")
+    parser.add_argument("--plain", action="store_true", help="show lines of text only, also on a terminal")
+    parser.add_argument("--interval", type=float, metavar="S", help="seconds between two looks (0.5; with plain lines 2)")
+    parser.add_argument("--pause", action="store_true", help="let the learner stand still, until --resume, and exit")
+    parser.add_argument("--resume", action="store_true", help="let it go on, and exit")
+    parser.add_argument("--web", action="store_true", help="show it as a page for a browser on this machine")
+    parser.add_argument("--port", type=int, default=8765, metavar="P", help="port of the page (8765; 0: any that is free)")
+    return parser
+
+
+def _monitor(options: argparse.Namespace) -> int:
+    paths = common.settings_of(options).paths
+    if options.pause or options.resume:
+        return _tell_learner(paths, options)
+    if not 0 <= options.port <= 65535:
+        raise SettingsError("--port", options.port, "a port from 0 to 65535 is needed", "command line")
+    if options.web:
+        return _serve(paths, options.port)
+    if options.interval is not None and not SHORTEST_SECONDS <= options.interval <= LONGEST_SECONDS:
+        needed = f"seconds from {SHORTEST_SECONDS:g} to {LONGEST_SECONDS:g} are needed"
+        raise SettingsError("--interval", options.interval, needed, "command line")
+    try:
+        if options.once or options.plain or not _can_draw():
+            _show(paths, options.interval or dashboard.REFRESH_SECONDS, once=options.once)
+        else:
+            _show_live(paths, options.interval)
+            printable.say("Monitoring stopped; the learner goes on.")
+    except KeyboardInterrupt:
+        printable.say("\nMonitoring stopped; the learner goes on.")
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
+            raise
+        # Whoever read along has read enough, or the terminal is gone. Without this, the interpreter complains at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _tell_learner(paths: Paths, options: argparse.Namespace) -> int:
+    if options.pause and options.resume:
+        raise SettingsError("--pause", True, "not together with --resume", "command line")
+    if not paths.data.is_dir():
+        raise SettingsError(
+            "--root", str(paths.root), "a folder with data/ in it is needed; no learner has worked here", "command line"
+        )
+    changed = pause_file.pause(paths) if options.pause else pause_file.resume(paths)
+    printable.say(pause_file.sentence(paths, changed=changed))
+    return 0
+
+
+def _show(paths: Paths, seconds: float, *, once: bool) -> None:
+    # Asked once, it may take its time to measure all files; live, the rest follows at the next looks.
+    reader = Reader(paths, time.time(), NAMES_KEPT if once else MEASURED_PER_LOOK)
+    screen, history = Screen(sys.stdout, overwrite=not once), MetricsReader(paths)
+    while True:
+        history.look()
+        found = learning_facts.learning(history.batches, history.games)
+        seen = reader.snapshot()
+        screen.show(dashboard.lines(seen, seconds, found, advice.advice(seen, str(paths.root))))
+        if once:
+            return
+        time.sleep(seconds)
+
+
+def _can_draw() -> bool:
+    if not sys.stdout.isatty() or util.find_spec("rich") is None:
+        return False
+    # Only now, as it is an extra.
+    from background_training.monitor.terminal import drawing
+
+    return drawing.can_draw(sys.stdout)
+
+
+def _show_live(paths: Paths, seconds: float | None) -> None:
+    from background_training.monitor.terminal import session
+
+    session.run(paths, seconds or session.INTERVAL_SECONDS, sys.stdout, sys.stdin)
+
+
+def _serve(paths: Paths, port: int) -> int:
+    if util.find_spec("nicegui") is None:
+        raise MachineError("opening the page", 'NiceGUI is not installed. Run: python -m pip install -e ".[web]"')
+    # Only now, as it takes a second and is an extra.
+    from background_training.monitor.web import server
+
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve(paths, port, printable.say)
+    printable.say("Monitoring stopped; the learner goes on.")
+    return 0

@@ -1,0 +1,44 @@
+"""Publish an earlier version of the model as the next one: python tools/rollback_model.py VERSION"""
+
+from __future__ import annotations
+
+import argparse
+
+from background_training.commands import common
+from background_training.ipc import blas_threads
+from background_training.storage.file_lock import LearnerLock
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return common.run(_parser(), _run, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rollback_model.py",
+        description="Publish an earlier version of the model as the next one. Games pick it up; training goes on from it.",
+    )
+    common.add_common(parser)
+    parser.add_argument("version", type=int, metavar="VERSION", help="the version to go back to")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Before NumPy is loaded: a version that has to be trained again takes its bits from it.
+    blas_threads.limit_blas_threads()
+    from background_training.learner import publish
+
+    settings = common.settings_of(options)
+    paths = settings.paths
+    common.check_there_is_a_run(paths)
+    lock = LearnerLock(paths)
+    lock.acquire()
+    try:
+        found = publish.version_of(paths, options.version)
+        reason = f"rollback to version {options.version}"
+        published = publish.publish(paths, found, reason, durable=settings.learner.durable)
+    finally:
+        lock.release()
+    common.answer(f"[OK] Version {options.version} is published again, as version {published.version}: {paths.model}")
+    return 0

@@ -1,0 +1,83 @@
+"""Mistakes that the newest episodes show: traps for learning, and games that play without the model. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from background_training.doctor.facts import Facts
+from background_training.doctor.finding import Trouble
+from background_training.episodes import data_checks
+from background_training.episodes.data_checks import Trap
+from background_training.episodes.episode import Episode
+
+FEWEST_GAMES = 5
+_VERSIONS_FOR_A_VERDICT = 10
+
+
+def _told(facts: Facts, look: Callable[[list[Episode]], Trap | None]) -> Trouble | None:
+    games = facts.episodes
+    if len(games) < data_checks.FEWEST_GAMES or sum(game.steps for game in games) < data_checks.FEWEST_STEPS:
+        return None
+    trap = look(games)
+    return None if trap is None else Trouble(f"{trap.found}.", trap.cure)
+
+
+def constant_rewards(facts: Facts) -> Trouble | None:
+    """No game earns more than any other: rewards are zero, or never differ."""
+    return _told(facts, data_checks.constant_rewards)
+
+
+def shifted_rewards(facts: Facts) -> Trouble | None:
+    """Rewards answer the action before theirs, or after it."""
+    return _told(facts, data_checks.shifted_rewards)
+
+
+def identical_games(facts: Facts) -> Trouble | None:
+    """Every game is the same one."""
+    return _told(facts, data_checks.identical_games)
+
+
+def unscaled_states(facts: Facts) -> Trouble | None:
+    """Numbers of thousands stand beside small ones."""
+    return _told(facts, data_checks.unscaled_states)
+
+
+def collapsed_policy(facts: Facts) -> Trouble | None:
+    """One action is all that is ever played."""
+    return _told(facts, lambda games: data_checks.one_action(games, facts.model.actions))
+
+
+def games_without_the_model(facts: Facts) -> Trouble | None:
+    """The model advances, and the games still play with an old version of it, or with none."""
+    games = _trained(facts)
+    played = [game.policy_version for game in games if game.policy_version is not None]
+    if len(games) < FEWEST_GAMES or facts.model.version < _VERSIONS_FOR_A_VERDICT or len(played) < len(games):
+        return None
+    behind = facts.model.version - max(played)
+    if behind < _VERSIONS_FOR_A_VERDICT or len(set(played)) > 1:
+        return None
+    what = "a policy of version 0, which is no model at all" if played[-1] == 0 else f"version {played[-1]}"
+    cause = (
+        f"the last {len(games)} trained games were played by {what}, while the model has come to version {facts.model.version}."
+    )
+    cure = "Give RLAgent the learner's root and training=True: it looks for a newer model before each game. Else call refresh()."
+    return Trouble(cause, cure)
+
+
+def games_that_do_not_say(facts: Facts) -> Trouble | None:
+    """Nothing tells which version played, nor how likely each action was."""
+    games = _trained(facts)
+    if len(games) < FEWEST_GAMES:
+        return None
+    silent = [game for game in games if game.policy_version is None or game.log_probs is None]
+    if len(silent) < len(games):
+        return None
+    missing = [name for name in ("policy_version", "log_probs") if getattr(games[-1], name) is None]
+    cause = f"the last {len(games)} trained games do not record {' and '.join(missing)}: "
+    cause += "nobody can tell whether they are played with the model."
+    cure = "RLAgent records both. A writer of your own should add them, see docs/file-formats.md; without, learning is slower."
+    return Trouble(cause, cure)
+
+
+def _trained(facts: Facts) -> list[Episode]:
+    return [seen.episode for seen in facts.trained if seen.episode is not None]

@@ -1,0 +1,152 @@
+"""Mistakes of the machine and of the settings: disk, packages, events, keys that mean nothing. Pure."""
+
+from __future__ import annotations
+
+from background_training.doctor.facts import Facts
+from background_training.doctor.finding import Trouble
+from background_training.monitor import words
+
+_SCARCE_BYTES = 200_000_000
+_SLOW_SECONDS = 0.1
+_CLOCK_SECONDS = 2.5
+"""FAT keeps times to 2 s."""
+
+_NETWORK = ("remote", "nfs", "nfs4", "cifs", "smbfs", "smb3", "afs", "afpfs", "webdav", "davfs", "fuse.sshfs", "fuse.rclone")
+_NETWORK_LIKE = ("9p", "vboxsf", "fuse.vmhgfs-fuse", "prl_fs", "drvfs", "virtiofs")
+_FAT = ("vfat", "exfat", "msdos", "fat", "fat32")
+_SYNCED = ("OneDrive", "Dropbox", "Google Drive", "GoogleDrive", "iCloud Drive", "Mobile Documents", "Nextcloud")
+
+
+def settings(facts: Facts) -> Trouble | None:
+    """A file, a variable or a flag sets what does not exist, or to what is not allowed."""
+    if not facts.settings_trouble:
+        return None
+    cure = "Correct or remove that key; docs/settings.md lists all keys with their ranges, config/default.yaml their defaults."
+    return Trouble(f"the settings can't be used: {facts.settings_trouble}.", cure)
+
+
+def unknown_variables(facts: Facts) -> Trouble | None:
+    """A variable looks like a setting of ours, and names none; every command and every agent refuses to start."""
+    names = facts.machine.own_variables
+    if not names:
+        return None
+    there = "is no setting" if len(names) == 1 else "are no settings"
+    cause = f"{', '.join(names[:3])} in the environment {there}, so nothing of ours starts."
+    cure = (
+        "Variables are called LOCAL_TRAINING_<SECTION>_<KEY>, as in LOCAL_TRAINING_LEARNER_BATCH_SIZE; correct or remove these."
+    )
+    return Trouble(cause, cure)
+
+
+def full_disk(facts: Facts) -> Trouble | None:
+    """There is hardly any room for the next model and the next episodes."""
+    free = facts.machine.free_bytes
+    needed = max(_SCARCE_BYTES, facts.settings.governor.free_disk_bytes)
+    if free is None or free >= needed:
+        return None
+    cause = f"{words.size(int(free))} are free on the disk of {facts.paths.root}; the learner waits where nothing can be written."
+    return Trouble(cause, "Make room, or let old episodes be deleted: retention.archive_bytes and its like in docs/settings.md.")
+
+
+def network_drive(facts: Facts) -> Trouble | None:
+    """The root lies where locks and events can't be relied upon."""
+    kind = facts.machine.file_system.casefold()
+    if kind not in _NETWORK and kind not in _NETWORK_LIKE:
+        return None
+    what = "a network drive" if kind in _NETWORK else "a folder of another system"
+    cause = f"{facts.paths.root} lies on {what} ({kind}): locks may keep nobody out, events don't come, renames may be slow."
+    return Trouble(cause, "Put the root on a local disk; games elsewhere may copy their episodes into its buffer.")
+
+
+def fat_disk(facts: Facts) -> Trouble | None:
+    """The root lies on a file system that can't move a file in one step."""
+    if facts.machine.file_system.casefold() not in _FAT:
+        return None
+    cause = f"{facts.paths.root} lies on {facts.machine.file_system}, where a power cut may lose a file that is being moved."
+    return Trouble(cause, "Put the root on a disk with NTFS, ext4, APFS or the like.")
+
+
+def synced_folder(facts: Facts) -> Trouble | None:
+    """A program that copies folders to a cloud has its hands on every file."""
+    parts = facts.paths.root.parts
+    found = [part for part in parts if any(part.casefold().startswith(name.casefold()) for name in _SYNCED)]
+    if not found:
+        return None
+    cause = f"{facts.paths.root} lies in {found[0]}, whose program opens, locks and brings back files at any time."
+    return Trouble(cause, "Put the root outside of folders that are copied to a cloud.")
+
+
+def no_locks(facts: Facts) -> Trouble | None:
+    """Two holders of one lock were let in."""
+    trouble = facts.machine.probe.lock_trouble
+    if not trouble:
+        return None
+    cause = f"the disk of {facts.paths.data} does not lock files ({trouble}), so a learner refuses to start (exit code 4)."
+    return Trouble(cause, "Put the root on a local disk that locks files.")
+
+
+def slow_renames(facts: Facts) -> Trouble | None:
+    """Something looks at every new file before it lets go of it."""
+    seconds = facts.machine.probe.seconds_per_file
+    if seconds is None or seconds < _SLOW_SECONDS:
+        return None
+    cause = f"writing and renaming one small file in {facts.paths.data} takes {1000 * seconds:.0f} ms; 1 to 10 ms are usual."
+    cure = "A virus scanner is the usual reason: exclude the root from it. Else the disk is overloaded, or far away."
+    return Trouble(cause, cure)
+
+
+def disk_clock(facts: Facts) -> Trouble | None:
+    """The disk gives files another time than the machine's."""
+    difference = facts.machine.probe.clock_difference_seconds
+    if difference is None or abs(difference) < _CLOCK_SECONDS:
+        return None
+    way = "ahead of" if difference > 0 else "behind"
+    cause = f"a file written just now bears a time {words.duration(abs(difference))} {way} this machine's clock."
+    return Trouble(cause, "Put the root on a local disk, or let both computers set their clocks by the network.")
+
+
+def no_events(facts: Facts) -> Trouble | None:
+    """The system gives no more watches, so that episodes are found by looking only."""
+    trouble = facts.machine.watch_trouble
+    if not trouble:
+        return None
+    rescan = facts.settings.learner.rescan_seconds
+    cause = f"the buffer can't be watched for new files: {trouble}; the learner only looks every {rescan:g} s."
+    cure = "Raise the limit: sudo sysctl fs.inotify.max_user_instances=512 fs.inotify.max_user_watches=524288. "
+    return Trouble(cause, cure + "Or close programs that watch many files, such as editors and synchronisers.")
+
+
+def missing_extras(facts: Facts) -> Trouble | None:
+    """Something is switched on that needs a package which is not there."""
+    installed, paths = facts.machine.installed, facts.paths
+    if facts.settings.replays.folder and facts.settings.learner.enable_replay_analysis and "sc2reader" not in installed:
+        cause = f"replays in {facts.settings.replays.folder} are to be analysed, and the package sc2reader is not installed."
+        return Trouble(cause, 'Run: python -m pip install -e ".[replays]"')
+    if facts.places.gymnasium_games and "gymnasium" not in installed:
+        cause = f"{paths.games_log} tells of games of run_with_training.py, and the package gymnasium is not installed."
+        return Trouble(cause, 'Run: python -m pip install -e ".[games]" with the Python that plays.')
+    return None
+
+
+def replays_folder(facts: Facts) -> Trouble | None:
+    """The folder of replays is not there, or holds none."""
+    folder = facts.settings.replays.folder
+    if not folder or (facts.replays.folder_exists and facts.replays.files):
+        return None
+    what = "holds no .SC2Replay file" if facts.replays.folder_exists else "does not exist"
+    cause = f"replays.folder (REPLAY_ARCHIVE_DIR) is {folder}, which {what}."
+    return Trouble(cause, "Name the folder in which StarCraft II saves replays, usually Documents/StarCraft II/Accounts/...")
+
+
+def replays_without_zerg(facts: Facts) -> Trouble | None:
+    """Replays were read, and none of them had a Zerg player to learn from."""
+    replays = facts.replays
+    if replays.learnt is None or replays.learnt > 0 or not replays.skipped:
+        return None
+    reason, count = max(replays.skipped.items(), key=lambda item: item[1])
+    total = sum(replays.skipped.values())
+    cause = f"{total} replays were read and none taught anything, {count} of them because of '{words.visible(reason)}'."
+    cure = (
+        "Build orders are learnt from Zerg players in games of one against one: give replays.folder a folder with such replays."
+    )
+    return Trouble(cause, cure)

@@ -1,0 +1,262 @@
+"""Mistakes that the records tell: model and ledger that can't be used, and fates that nobody wants for their games. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from background_training.algo import batch
+from background_training.doctor.facts import Facts, Line
+from background_training.doctor.finding import Trouble
+from background_training.episodes import layout as layouts
+from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED
+from background_training.errors import EpisodeError
+from background_training.monitor import words
+
+_SHARE_OF_REJECTED = 0.1
+_SHARE_OF_OTHERS = 0.5
+_CODE = re.compile(r"\[([a-z-]+)\]\Z")
+_MAY_BE_UNFINISHED = ("unfinished", "empty")
+_UNFINISHED_SECONDS = 60.0
+_CHECKS_OF_THEIR_OWN = ("wrong-width", "action-out-of-range", "not-finite")
+
+_CURES = {
+    "not-a-zip": "Write .npz files with numpy.savez, whole: under another name first, then renamed.",
+    "bad-zip": "The file was damaged on its way: write under another name, close it, then os.replace it into the buffer.",
+    "unfinished": "The writer stops within a file: write under another name, close it, then os.replace it into the buffer.",
+    "empty": "The writer makes empty files: write under another name, close it, then os.replace it into the buffer.",
+    "missing-array": "Every file needs states, actions and rewards under exactly these names.",
+    "wrong-shape": "One of each per step: states (T, S), actions (T,) or as action_space in meta says, rewards (T,).",
+    "wrong-dtype": "Actions are whole numbers (int64) unless action_space in meta says box; states and rewards are real ones.",
+    "absurd-magnitude": "Scale states and rewards to about 1, or raise limits.max_magnitude.",
+    "too-large": "Save an episode per game, not all games in one file; or raise limits.* in the settings.",
+    "illegal-action": "The action that was taken must be True in action_mask at its step.",
+    "bad-mask": "action_mask holds True (or 1) for each legal action and False (or 0) for each other; nothing to add to logits.",
+    "unexpected-mask": "Leave action_mask out: only discrete and multi_discrete actions can be masked.",
+    "other-names": "Give the bot the model's names; or add what is new, or rename, with python tools/widen_model.py.",
+    "wrong-action-kind": "One root holds one game with one kind of actions: use another --root.",
+    "bad-meta": "meta must be the text of a JSON object: numpy.array(json.dumps({...})).",
+}
+
+
+def model_unreadable(facts: Facts) -> Trouble | None:
+    """The model file is there, and can't be used."""
+    if not facts.model.trouble:
+        return None
+    cure = "Start the learner: it keeps the file as .broken and goes on from the newest sound one in models/history."
+    return Trouble(f"the model can't be read: {words.visible(facts.model.trouble, 400)}.", cure)
+
+
+def model_lost(facts: Facts) -> Trouble | None:
+    """Episodes were trained on, and there is no model."""
+    if not facts.model.missing or not facts.records.counts[TRAINED] or facts.learner.holder or facts.learner.worker_holder:
+        return None
+    cause = f"{facts.paths.model} is gone, though {words.plural(facts.records.counts[TRAINED], 'episode')} were trained on."
+    return Trouble(
+        cause, "Start the learner, or run it with --drain: it trains all of them again from the archive, to the same bytes."
+    )
+
+
+def model_not_finite(facts: Facts) -> Trouble | None:
+    """Weights are NaN or infinite: every probability of such a policy is."""
+    names = facts.model.not_finite
+    if not names:
+        return None
+    cause = f"{', '.join(names[:3])} of the model hold NaN or infinity; no policy and no loss can come of it."
+    return Trouble(
+        cause, "Go back to a sound version: python tools/rollback_model.py. A trainer of your own has written it; check that."
+    )
+
+
+def loss_not_finite(facts: Facts) -> Trouble | None:
+    """An update would have made a number NaN or infinite, and was thrown away."""
+    refused = str(facts.model.last_batch.get("refused") or "")
+    loss = facts.learner.stats.get("last_loss")
+    broken = isinstance(loss, float) and loss != loss
+    if not refused and not broken:
+        return None
+    cause = f"the last update was refused: {words.visible(refused)}." if refused else "the last loss is NaN."
+    return Trouble(cause, "States or rewards are of absurd size: scale both to about 1. A learning_rate above 0.01 does it too.")
+
+
+def ledger_damaged(facts: Facts) -> Trouble | None:
+    """The list of fates can't be read."""
+    if not facts.records.trouble:
+        return None
+    cure = "Restore data/ledger.jsonl from a copy; else set it and the model aside, and drop data/archive into the buffer again."
+    return Trouble(f"the ledger can't be read: {words.visible(facts.records.trouble, 400)}.", cure)
+
+
+def another_history(facts: Facts) -> Trouble | None:
+    """Model and ledger come from two places."""
+    commit, records = facts.model.commit, facts.records
+    if records.trouble or commit.get("kind") != "batch" or not facts.model.version:
+        return None
+    begins = any("base" in line for line in commit.get("batch", []) if isinstance(line, dict))
+    known = commit.get("chain") in records.chains or commit.get("previous_chain") in records.chains
+    if begins or (known and (len(records.chains) > 1 or facts.model.version == 1)):
+        return None
+    cause = f"{facts.paths.model} and {facts.paths.ledger} tell different histories: one of them was replaced or deleted by hand."
+    return Trouble(
+        cause, "Put back the one that was replaced; or python tools/rebuild_model.py; or python tools/rollback_model.py."
+    )
+
+
+def gone_from_the_archive(facts: Facts) -> Trouble | None:
+    """Somebody has deleted trained episodes by hand."""
+    gone = facts.records.gone
+    if not gone:
+        return None
+    cause = (
+        f"{words.plural(len(gone), 'episode')} that were trained on lie in data/archive no more, such as {words.name(gone[0])}."
+    )
+    cure = "Let retention.* of the settings delete old ones instead; a model whose episodes are gone can't be rebuilt."
+    return Trouble(cause, cure)
+
+
+def wrong_width(facts: Facts) -> Trouble | None:
+    """States are of another width than the model's."""
+    example = _example(facts, "wrong-width", DOES_NOT_FIT_WIDTH)
+    if not example:
+        return None
+    cause = f"states do not have the width that the model takes: {example}."
+    return Trouble(
+        cause, "One root holds one game. If the states have changed, use another --root, or move models/ and data/ away."
+    )
+
+
+def actions_outside(facts: Facts) -> Trouble | None:
+    """Actions are none of those that the model knows."""
+    example = _example(facts, "action-out-of-range", DOES_NOT_FIT_ACTIONS)
+    if not example:
+        return None
+    cause = f"actions lie outside of what the model knows: {example}."
+    cure = (
+        "Count actions from 0, and say in meta what there is (action_count, action_space) before the first batch; or use a new "
+        "--root."
+    )
+    return Trouble(cause, cure)
+
+
+def not_finite(facts: Facts) -> Trouble | None:
+    """States or rewards hold NaN or infinity."""
+    example = _example(facts, "not-finite", "")
+    if not example:
+        return None
+    return Trouble(
+        f"episodes hold NaN or infinity: {example}.", "Look for a division by zero, or an unset number, where the bot makes them."
+    )
+
+
+def many_rejected(facts: Facts) -> Trouble | None:
+    """A good part of the files is unusable, for reasons that have no check of their own."""
+    reasons = Counter(code for code in _rejected_codes(facts) if code not in _CHECKS_OF_THEIR_OWN)
+    count = sum(reasons.values())
+    if not count or count < _SHARE_OF_REJECTED * len(facts.records.recent):
+        return _bound_to_be_rejected(facts)
+    code, times = reasons.most_common(1)[0]
+    example = next((_words_of(line) for line in reversed(facts.records.recent) if _code(line) == code), "")
+    cause = f"{count} of the last {len(facts.records.recent)} files were rejected, {times} of them as '{code}'"
+    cure = _CURES.get(code, "docs/file-formats.md tells what a file must hold.")
+    return Trouble(f"{cause}: {words.visible(example, 300)}.", f"{cure} Each has its reason beside it in {facts.paths.rejected}.")
+
+
+def _bound_to_be_rejected(facts: Facts) -> Trouble | None:
+    """A good part of what waits is unusable; but what may be in the middle of being written is given a minute."""
+    fresh = facts.machine.now - _UNFINISHED_SECONDS
+    bad = [seen for seen in facts.waiting if seen.reason and (seen.reason not in _MAY_BE_UNFINISHED or seen.modified < fresh)]
+    reasons = Counter(seen.reason for seen in bad if seen.reason not in _CHECKS_OF_THEIR_OWN)
+    count = sum(reasons.values())
+    if not count or count < _SHARE_OF_REJECTED * len(facts.waiting):
+        return None
+    code, times = reasons.most_common(1)[0]
+    example = next(seen for seen in reversed(bad) if seen.reason == code)
+    cause = f"{count} of the {len(facts.waiting)} newest waiting files can't be trained on, {times} of them as '{code}'"
+    cure = _CURES.get(code, "docs/file-formats.md tells what a file must hold.")
+    return Trouble(f"{cause}: {words.name(example.name)}: {words.visible(example.found, 300)}.", cure)
+
+
+def mostly_stale(facts: Facts) -> Trouble | None:
+    """Most files come too late."""
+    stale = _share_of(facts, STALE)
+    if not stale:
+        return None
+    lagging = sum("max_version_lag" in str(line.get("reason")) for line in stale)
+    cause = (
+        f"{len(stale)} of the last {len(facts.records.recent)} files were stale: {words.visible(stale[-1].get('reason', ''))}."
+    )
+    if 2 * lagging > len(stale):
+        return Trouble(cause, "The games do not pick newer models up: call agent.refresh(), or raise learner.max_version_lag.")
+    cure = (
+        "Their times are old: collected while no learner ran, copied with their old times, or from a machine with another clock. "
+    )
+    return Trouble(
+        cause, cure + "Move them back into the buffer and run --drain --max-file-age 0, or raise learner.max_file_age."
+    )
+
+
+def mostly_duplicates(facts: Facts) -> Trouble | None:
+    """Most files were delivered before."""
+    twins = _share_of(facts, DUPLICATE)
+    if not twins:
+        return None
+    reason = words.visible(twins[-1].get("reason", ""))
+    cause = f"{len(twins)} of the last {len(facts.records.recent)} files were duplicates: {reason}."
+    cure = (
+        "The bot delivers a file more than once, bears one episode_id in every game, or plays the very same game from one seed."
+    )
+    return Trouble(cause, cure)
+
+
+DOES_NOT_FIT_WIDTH, DOES_NOT_FIT_ACTIONS = "width", "actions"
+
+
+def _example(facts: Facts, code: str, unfit: str) -> str:
+    """What was found in the newest file of this kind: rejected for it, or waiting and bound to be; "" if there is none."""
+    model = facts.model
+    for seen in reversed(facts.waiting):
+        if seen.reason == code:
+            return f"{words.name(seen.name)}: {words.visible(seen.found, 300)}"
+        if seen.episode is None or model.actions is None:
+            continue
+        layout = layouts.of_model(model.manifest, model.state_width, model.actions)
+        try:
+            episode = layouts.aligned(seen.episode, layout)
+        except EpisodeError:
+            continue  # names, of which its own reason tells
+        if unfit == DOES_NOT_FIT_WIDTH and episode.state_width != model.state_width:
+            return f"{words.name(seen.name)} has states of {episode.state_width} numbers, the model takes {model.state_width}"
+        if unfit == DOES_NOT_FIT_ACTIONS and episode.state_width == model.state_width:
+            try:
+                batch.check_fits(episode, model.state_width, model.actions)
+            except EpisodeError as error:
+                return f"{words.name(seen.name)}: {words.visible(str(error), 300)}"
+    lines = [line for line in facts.records.recent if _code(line) == code]
+    if not lines:
+        return ""
+    more = f" ({len(lines)} files of the last {len(facts.records.recent)} were rejected for that)"
+    return f"{words.name(lines[-1]['name'])}: {words.visible(_words_of(lines[-1]), 300)}{more}"
+
+
+def _share_of(facts: Facts, fate: str) -> Sequence[Line]:
+    """The newest files of this fate, if they are the better part of all."""
+    recent = facts.records.recent
+    lines = [line for line in recent if line["fate"] == fate]
+    return lines if len(lines) > _SHARE_OF_OTHERS * len(recent) else []
+
+
+def _rejected_codes(facts: Facts) -> list[str]:
+    return [_code(line) for line in facts.records.recent if line["fate"] == REJECTED]
+
+
+def _code(line: Line) -> str:
+    """The short word of a rejection, as its reason ends with it; "unusable" for those without."""
+    if line["fate"] != REJECTED:
+        return ""
+    match = _CODE.search(str(line.get("reason", "")))
+    return match.group(1) if match else "unusable"
+
+
+def _words_of(line: Line) -> str:
+    return _CODE.sub("", str(line.get("reason", ""))).strip()

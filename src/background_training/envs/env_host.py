@@ -1,0 +1,238 @@
+"""The envs of one worker: build, step, reset and call them, and say which of them failed and how.
+
+It knows nothing of processes; a vector env that has fallen back to its own process uses it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import cloudpickle
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from background_training.envs import shared_observations
+from background_training.envs.shared_block import SharedBlock
+from background_training.plain_values import one_number
+
+EnvFactory = Callable[[], "gymnasium.Env[Any, Any]"]
+
+
+def own_copy(value: Any) -> Any:
+    """A copy of an observation or info that the env's next call cannot change.
+
+    An env may return the same array or dict from every call. What outlasts the next call, of this env or of another that
+    shares the buffer, has to be copied first. A value that refuses to be copied is returned as it is.
+    """
+    if type(value) is np.ndarray and value.dtype != object:
+        return value.copy()
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001  # __deepcopy__ and __reduce__ are a stranger's code and may raise anything
+        return value
+
+
+@dataclass
+class HostPlan:
+    """What a worker is to host.
+
+    factories: per env, the function that makes it, packed by cloudpickle.
+    attributes: per env, what `set_attr` has set so far; a rebuilt env gets it again.
+    generation: the worker's number in `SharedBlock.owner`; never 0.
+    """
+
+    factories: dict[int, bytes]
+    attributes: dict[int, dict[str, Any]]
+    generation: int
+    autoreset_mode: AutoresetMode
+
+
+@dataclass
+class News:
+    """What a step or reset has to tell beyond the shared numbers.
+
+    infos: per env, its info if it is not empty.
+    observations: per env, if they don't fit into shared memory.
+    faults: per env that failed, the traceback.
+    rebuilt: those of the failed that have been built anew in the same process.
+    in_reset: those of the failed that were being reset, not stepped.
+    """
+
+    infos: dict[int, dict[str, Any]] = field(default_factory=dict)
+    observations: dict[int, Any] = field(default_factory=dict)
+    faults: dict[int, str] = field(default_factory=dict)
+    rebuilt: list[int] = field(default_factory=list)
+    in_reset: list[int] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.infos or self.observations or self.faults)
+
+
+class EnvHost:
+    """Hosts the envs of a plan."""
+
+    def __init__(self, plan: HostPlan) -> None:
+        self._plan = plan
+        self.envs: dict[int, gymnasium.Env[Any, Any]] = {}
+        self._needs_reset: dict[int, bool] = {}
+
+    def build(self) -> None:
+        """Build every env; `building` is the one under way."""
+        for index in self._plan.factories:
+            self.building = index
+            self._build(index)
+
+    def _build(self, index: int) -> None:
+        env = cloudpickle.loads(self._plan.factories[index])()
+        for name, value in self._plan.attributes.get(index, {}).items():
+            env.set_wrapper_attr(name, value)
+        self.envs[index] = env
+        self._needs_reset[index] = False
+
+    def attach(self, block: SharedBlock) -> None:
+        """Connect to the memory that observations, actions and results go through."""
+        self._generation = self._plan.generation
+        self._owner, self._progress = memoryview(block.owner), memoryview(block.progress)
+        self._rewards, self._hold = memoryview(block.rewards), memoryview(block.hold)
+        self._terminations, self._truncations = memoryview(block.terminations), memoryview(block.truncations)
+        self._read_action = shared_observations.row_reader(block.actions) if block.actions is not None else None
+        self._writers = tuple(shared_observations.row_writer(rows) for rows in block.observations or ())
+
+    def step(self, buffer: int, actions: dict[int, Any] | None = None) -> News | None:
+        """Step every env whose row is ours; an env whose episode is over is reset, as the autoreset mode wants it.
+
+        Returns what there is to tell beyond the shared numbers, None if nothing. Where many workers share a core, each
+        comes to cold caches, so that whatever this touches in vain costs several times its usual price.
+
+        Args:
+            buffer: which of the alternating observation batches to write to.
+            actions: per env, where the action space has no fixed size; otherwise they lie in shared memory.
+        """
+        news = None
+        owner, ours, progress = self._owner, self._generation, self._progress
+        rewards: Any = self._rewards
+        terminations, truncations = self._terminations, self._truncations
+        needs_reset, read_action = self._needs_reset, self._read_action
+        write = self._writers[buffer] if self._writers else None
+        for index, env in self.envs.items():
+            if owner[index] != ours:
+                continue
+            beats = progress[index] & 0x7FFFFFFE
+            progress[index] = beats + 1
+            try:
+                action = read_action(index) if actions is None else actions[index]  # type: ignore[misc]
+                if needs_reset[index]:  # only in NEXT_STEP mode
+                    observation, info = env.reset()
+                    reward, terminated, truncated = cast("tuple[Any, Any, Any]", (0.0, False, False))
+                    needs_reset[index] = False
+                else:
+                    observation, reward, terminated, truncated, info = env.step(action)
+                    if terminated or truncated:
+                        observation, info = self._end_episode(index, env, observation, info)
+                if write is not None:
+                    write(index, observation)
+                else:
+                    news = news or News()
+                    news.observations[index] = own_copy(observation)
+                rewards[index] = reward if type(reward) is float else one_number(reward)
+                terminations[index] = terminated
+                truncations[index] = truncated
+                if info:
+                    news = news or News()
+                    news.infos[index] = own_copy(info)
+            # A game may raise anything. It becomes a fault that is counted, reported and answered with a new env.
+            except Exception:  # noqa: BLE001
+                news = news or News()
+                later = self._plan.autoreset_mode is AutoresetMode.NEXT_STEP
+                if needs_reset[index]:
+                    news.in_reset.append(index)
+                if self._fail(index, news, reset_later=later) and not later:
+                    self._retry_reset(index, buffer, None, None, news)
+            progress[index] = beats + 2
+        return news
+
+    def _end_episode(
+        self, index: int, env: gymnasium.Env[Any, Any], observation: Any, info: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        mode = self._plan.autoreset_mode
+        if mode is AutoresetMode.NEXT_STEP:
+            self._needs_reset[index] = True
+        elif mode is AutoresetMode.SAME_STEP and not self._hold[index]:
+            final_obs, final_info = own_copy(observation), own_copy(info)
+            first, first_info = env.reset()
+            return first, {"final_info": final_info, "final_obs": final_obs, **first_info}
+        return observation, info
+
+    def reset(self, buffer: int, seeds: dict[int, int | None], options: dict[str, Any] | None) -> News:
+        """Reset the named envs, each with its seed, into an observation batch."""
+        news = News()
+        for index, seed in seeds.items():
+            beats = self._progress[index] & 0x7FFFFFFE
+            self._progress[index] = beats + 1
+            try:
+                self._reset_one(index, buffer, seed, options, news)
+            except Exception:  # noqa: BLE001  # as in step
+                news.in_reset.append(index)
+                if self._fail(index, news, reset_later=False):
+                    self._retry_reset(index, buffer, seed, options, news)
+            self._progress[index] = beats + 2
+        return news
+
+    def _reset_one(self, index: int, buffer: int, seed: int | None, options: dict[str, Any] | None, news: News) -> None:
+        observation, info = self.envs[index].reset(seed=seed, options=options)
+        self._needs_reset[index] = False
+        if self._writers:
+            self._writers[buffer](index, observation)
+        else:
+            news.observations[index] = own_copy(observation)
+        if info:
+            news.infos[index] = own_copy(info)
+
+    def _fail(self, index: int, news: News, *, reset_later: bool) -> bool:
+        """Note the fault. Where other envs live in this process, build the env anew here, so that they need not die."""
+        news.faults[index] = traceback.format_exc()
+        if len(self.envs) == 1:
+            return False
+        with contextlib.suppress(Exception):  # a broken env may not even close; the fault is noted already
+            self.envs[index].close()
+        try:
+            self._build(index)
+        except Exception:  # noqa: BLE001  # not rebuilt: the parent will replace the whole worker
+            news.faults[index] += "\nand while it was built anew:\n" + traceback.format_exc()
+            return False
+        self._needs_reset[index] = reset_later
+        if reset_later:
+            news.rebuilt.append(index)
+        return True
+
+    def _retry_reset(self, index: int, buffer: int, seed: int | None, options: dict[str, Any] | None, news: News) -> None:
+        try:
+            self._reset_one(index, buffer, seed, options, news)
+        except Exception:  # noqa: BLE001  # twice is enough: the parent will replace the whole worker
+            news.faults[index] += "\nand once more in the env built anew:\n" + traceback.format_exc()
+            return
+        news.rebuilt.append(index)
+
+    def call(self, name: str, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a method of an env, or read an attribute, through its wrappers."""
+        value = self.envs[index].get_wrapper_attr(name)
+        return value(*args, **kwargs) if callable(value) else value
+
+    def set_attr(self, name: str, index: int, value: Any) -> None:
+        """Set an attribute of an env, through its wrappers; a rebuilt env gets it again."""
+        self.envs[index].set_wrapper_attr(name, value)
+        self._plan.attributes.setdefault(index, {})[name] = value
+
+    def close(self) -> None:
+        """Close every env; one that fails does not keep the others from it."""
+        for env in self.envs.values():
+            try:
+                env.close()
+            except Exception:  # noqa: BLE001  # we are on the way out, and the process ends next
+                traceback.print_exc()

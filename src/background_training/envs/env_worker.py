@@ -1,0 +1,196 @@
+"""The main of a worker process: hosts envs and answers its vector env until that closes, or is gone."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+from gymnasium import Space
+
+from background_training.envs import worker_platform
+from background_training.envs.doorbell import RACE_SECONDS, WorkersBell
+from background_training.envs.env_host import EnvHost, HostPlan, News
+from background_training.envs.framing import RING, FrameReader, pack
+from background_training.envs.shared_block import SharedBlock
+
+FIRST_OBSERVATIONS = 2
+"""The observation batch that a new worker's first observations go to."""
+
+
+@dataclass
+class Layout:
+    """What the shared memory looks like; a space is None if its samples travel as messages. `spare`: see SharedBlock."""
+
+    observation_space: Space[Any] | None
+    action_space: Space[Any] | None
+    count: int
+    spare: int
+    byte_count: int
+
+    def view(self, memory: mmap.mmap) -> SharedBlock:
+        return SharedBlock(memory, self.observation_space, self.action_space, self.count, self.spare)
+
+
+@dataclass
+class StartOrder:
+    """The first message to a worker.
+
+    layout: None for the very first workers, which are asked for their spaces before the memory can be laid out.
+    first_seeds: per env to reset at once, its seed; None waits for the order.
+    line: which of `SharedBlock.lines` is the worker's doorbell.
+    look_seconds: how long either side looks for the other before it sleeps.
+    """
+
+    plan: HostPlan
+    layout: Layout | None
+    first_seeds: dict[int, int | None] | None
+    line: int
+    look_seconds: float
+
+
+class EnvWorker:
+    """Answers one vector env through one link."""
+
+    def __init__(self, link: worker_platform.WorkerLink, shared: worker_platform.SharedMemory) -> None:
+        self._link = link
+        self._shared = shared
+        self._receive = link.receiver()
+        self._reader = FrameReader()
+        self._waiting: list[Any] = []
+        self._bell: WorkersBell | None = None
+
+    def run(self) -> None:
+        """Build the envs and serve until told to close."""
+        self._order = order = self._first_order()
+        try:
+            self._host = EnvHost(order.plan)
+            self._host.build()
+        # A factory may raise anything; the parent decides whether to try again.
+        except Exception:  # noqa: BLE001
+            self._send("failed", traceback.format_exc(), self._host.building)
+            return
+        news = None
+        if order.layout is not None:
+            self._attach(order.layout)
+            if order.first_seeds is not None:
+                news = self._host.reset(FIRST_OBSERVATIONS, order.first_seeds, None)
+        self._send("built", None if order.layout is not None else self._description(), news)
+        try:
+            while self._handle(self._next_data()):
+                pass
+        finally:
+            self._host.close()
+
+    def _description(self) -> bytes:
+        described = {}
+        for index, env in self._host.envs.items():
+            metadata = {key: value for key, value in dict(env.metadata).items() if _is_picklable(value)}
+            described[index] = (env.observation_space, env.action_space, metadata, env.render_mode)
+        return cloudpickle.dumps(described)  # type: ignore[no-any-return]
+
+    def _attach(self, layout: Layout) -> None:
+        block = layout.view(self._shared.map(layout.byte_count))
+        self._host.attach(block)
+        self._bell = WorkersBell(memoryview(block.lines[self._order.line]), self._order.plan.generation)
+
+    def _next_data(self) -> bytes:
+        """Step as the shared memory asks for it, until more than a ring comes through the link."""
+        bell, receive, send, step = self._bell, self._receive, self._link.send, self._host.step
+        if bell is None:
+            return receive()
+        question, answer = bell.question, bell.answer
+        while True:
+            batch = question()
+            if batch < 0 and bell.looked_in_vain and not worker_platform.wait_readable([self._link], RACE_SECONDS):
+                batch = question(look=False)
+            if batch < 0:
+                data = receive()
+                if data != RING:
+                    return data
+                continue
+            news = step(batch)
+            if news is not None:
+                send(pack(("step", news)))
+            if answer(with_news=news is not None):
+                send(RING)
+
+    def _handle(self, data: bytes) -> bool:
+        if not data:
+            return False  # the parent is gone
+        self._waiting += self._reader.feed(data)
+        while self._waiting:
+            item = self._waiting.pop(0)
+            if item[0] == "close":
+                return False
+            self._answer(*item)
+        return True
+
+    def _answer(self, kind: str, *details: Any) -> None:
+        if kind == "step":
+            self._send("step", self._host.step(*details) or News())
+        elif kind == "reset":
+            self._send("reset", self._host.reset(*details))
+        elif kind == "attach":
+            self._attach(cloudpickle.loads(details[0]))
+            self._send("attached")
+        elif kind == "call":
+            name, indexes, args, kwargs = cloudpickle.loads(details[0])
+            self._tell("call", lambda: {index: self._host.call(name, index, args, kwargs) for index in indexes})
+        else:
+            assert kind == "set"
+            name, values = cloudpickle.loads(details[0])
+            self._tell("set", lambda: self._set(name, values))
+
+    def _set(self, name: str, values: dict[int, Any]) -> None:
+        for index, value in values.items():
+            self._host.set_attr(name, index, value)
+
+    def _tell(self, kind: str, action: Callable[[], Any]) -> None:
+        """Answer with a result, or with the error a caller's request has led to; the env goes on either way."""
+        try:
+            frame = pack((kind, True, action()))
+        except Exception as error:  # noqa: BLE001  # the caller's own error: it is raised where he waits for the answer
+            error.__cause__ = error.__context__ = error.__traceback__ = None
+            frame = pack((kind, False, error if _is_picklable(error) else RuntimeError(f"{type(error).__name__}: {error}")))
+        self._link.send(frame)
+
+    def _send(self, *message: Any) -> None:
+        self._link.send(pack(message))
+
+    def _first_order(self) -> StartOrder:
+        while not self._waiting:
+            data = self._receive()
+            if not data:
+                os._exit(0)
+            self._waiting += self._reader.feed(data)
+        order: StartOrder = cloudpickle.loads(self._waiting.pop(0))
+        return order
+
+
+def _is_picklable(value: Any) -> bool:
+    try:
+        cloudpickle.loads(cloudpickle.dumps(value))
+    except Exception:  # noqa: BLE001  # __reduce__ is a stranger's code and may raise anything
+        return False
+    return True
+
+
+def main(link: worker_platform.WorkerLink, shared: worker_platform.SharedMemory) -> None:
+    """Serve, and leave without running the exit handlers of a forked parent."""
+    status = 0
+    try:
+        EnvWorker(link, shared).run()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the parent is gone, or has given this worker up
+    except BaseException:  # noqa: BLE001  # the main of a process: the traceback goes to the stderr the parent keeps
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    worker_platform.leave(status)

@@ -1,0 +1,92 @@
+"""What can be set about a vector environment: limits, budgets, rebuilds; frozen, and checked when made."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from background_training.errors import SettingsError
+from background_training.settings import check, setting
+
+
+@dataclass(frozen=True)
+class VectorSettings:
+    """Everything that can be set about ResilientAsyncVectorEnv and StableProcessPoolEnv."""
+
+    start_method: str = setting(
+        "spawn",
+        "How a worker process is started; none of them loads the caller's main module.",
+        choices=("spawn", "fork", "forkserver"),
+    )
+    num_workers: int = setting(0, "Worker processes; 0: one per env, which isolates best.", at_least=0)
+    step_seconds: float = setting(15.0, "Time one env's step may take before its worker counts as hung.", above=0.0)
+    reset_seconds: float = setting(15.0, "Time one env's reset may take before its worker counts as hung.", above=0.0)
+    start_seconds: float = setting(60.0, "Time a worker may take to start and to build its envs.", above=0.0)
+    call_seconds: float = setting(60.0, "Time call, get_attr, set_attr and render may take.", above=0.0)
+    close_seconds: float = setting(3.0, "Time the envs get to close before their workers are killed.", at_least=0.0)
+
+    memory_limit_bytes: int = setting(0, "Resident memory at which a worker is replaced at once; 0: no limit.", at_least=0)
+    rebuild_memory_bytes: int = setting(0, "Resident memory at which a worker is rebuilt between episodes; 0: never.", at_least=0)
+    rebuild_episodes: int = setting(100, "Episodes after which a worker is rebuilt between episodes; 0: never.", at_least=0)
+    rebuild_share: float = setting(
+        0.02,
+        "Share of the time that rebuilds by episode count may cost, at most; they wait while it is spent.",
+        above=0.0,
+        at_most=1.0,
+    )
+    check_episodes: int = setting(
+        50, "Episodes between two looks at the memory of all workers; a clock makes one each second too.", at_least=1
+    )
+
+    restarts_per_env: int = setting(20, "Restarts of one env within the window before it is given up.", at_least=0)
+    restarts_in_all: int = setting(
+        1000, "Restarts of all envs within the window before those that fail are given up.", at_least=0
+    )
+    restart_window_seconds: float = setting(600.0, "The window in which restarts are counted.", above=0.0)
+    same_fault_limit: int = setting(
+        3,
+        "Times in a row, without a step between, that building or resetting an env raises the same exception at the same place "
+        "before the env is given up; 0: as often as the restarts allow.",
+        at_least=0,
+    )
+    backoff_seconds: float = setting(
+        0.1, "Wait before the second restart in a row without progress; doubles with each further.", at_least=0.0
+    )
+    backoff_limit_seconds: float = setting(30.0, "Longest wait between two restarts.", at_least=0.0)
+    on_exhausted: str = setting(
+        "raise",
+        "When the budget is spent: raise an error; shrink: go on without the env; sync: go on with the env in this process.",
+        choices=("raise", "shrink", "sync"),
+    )
+    wait_for_restart: bool = setting(False, "Whether step waits for envs that are being rebuilt instead of masking their rows.")
+
+    reduce_after: int = setting(3, "Failures within the reduction window after which failing envs rest; 0: never.", at_least=0)
+    reduce_window_seconds: float = setting(2.0, "The window in which failures count towards a reduction.", above=0.0)
+    calm_seconds: float = setting(5.0, "Time without a failure after which one resting env comes back.", at_least=0.0)
+
+    spin_microseconds: int = setting(
+        200,
+        "Time vector env and workers look for each other before they sleep, if there are more cores than workers; 0: none.",
+        at_least=0,
+        at_most=1000,
+    )
+    capture_stderr: bool = setting(True, "Whether a worker's stderr is kept for error reports; otherwise it goes to ours.")
+
+    def __post_init__(self) -> None:
+        check(self, type(self).__name__)
+
+    def with_options(self, **options: Any) -> VectorSettings:
+        """A copy with the named settings replaced.
+
+        Raises:
+            SettingsError: an unknown name, or a value out of its range.
+        """
+        known = {entry.name: str(entry.type) for entry in dataclasses.fields(self)}
+        for name, value in options.items():
+            if name not in known:
+                raise SettingsError(name, value, "known settings are " + ", ".join(sorted(known)), "VectorSettings")
+        floats = {
+            name: float(value) if known[name] == "float" and type(value) is int else value for name, value in options.items()
+        }
+        return dataclasses.replace(self, **floats)  # type: ignore[arg-type]  # checked when made

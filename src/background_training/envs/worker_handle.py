@@ -1,0 +1,258 @@
+"""One worker as its vector env sees it: started, expected to answer by a time, and, when it fails, why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import psutil
+
+from background_training.envs import worker_platform, worker_process
+from background_training.envs.doorbell import RACE_SECONDS, ParentsBell
+from background_training.envs.env_worker import StartOrder
+from background_training.envs.framing import RING, FrameReader, pack
+from background_training.envs.shared_block import SharedBlock
+from background_training.envs.vector_errors import GarbledMessageError
+
+_STDERR_KEPT_BYTES = 4000
+_STDERR_LIMIT_BYTES = 1_000_000
+
+
+class WorkerFault(Exception):  # noqa: N818  # it is news, not an error that reaches a user
+    """A worker is of no more use.
+
+    kind: "died", "hung", "exception", "broken pipe", "garbled pipe", "memory", "start failed".
+    detail: one line for people.
+    env: which env it was, if that is certain.
+    in_reset: whether the env was being built or reset, not stepped.
+    """
+
+    def __init__(self, kind: str, detail: str, trace: str = "", *, env: int | None = None, in_reset: bool = False) -> None:
+        super().__init__(kind, detail, trace)
+        self.env = env
+        self.in_reset = in_reset
+        self.kind = kind
+        self.detail = detail
+        self.trace = trace
+
+
+class WorkerHandle:
+    """One worker process and the envs it hosts.
+
+    It says by a WorkerFault that the worker is of no more use; its owner then calls `kill`. It never restarts anything.
+    """
+
+    def __init__(self, order: StartOrder, memory: Any, start_method: str, *, capture_stderr: bool) -> None:
+        self.order = order
+        self.envs = tuple(order.plan.factories)
+        self.generation = order.plan.generation
+        self.ready = False
+        self.episodes = 0
+        self.expects = ""
+        self.deadline = float("inf")
+        self._seen_progress = b""
+        self._reader = FrameReader()
+        self._items: list[Any] = []
+        self._bell: ParentsBell | None = None
+        self._stderr: Any = tempfile.TemporaryFile() if capture_stderr else None  # noqa: SIM115  # lives as long as the handle
+        try:
+            self.process, self.link, self._let_go = worker_process.launch(start_method, memory, self._stderr)
+        except OSError:
+            self._close_stderr()
+            raise
+        self.closed = False
+        self._receive = self.link.receiver()
+        with contextlib.suppress(OSError):  # it has died already; whoever waits for its answer will see that
+            self.link.send(pack(cloudpickle.dumps(order)))
+
+    def attach(self, block: SharedBlock) -> None:
+        """Connect to the memory that steps are asked for and answered through."""
+        self._bell = ParentsBell(memoryview(block.lines[self.order.line]), self.generation, self.order.look_seconds, self._move)
+
+    def _move(self) -> None:
+        worker_platform.move_to_another_core(self.process.pid)
+
+    def expect(self, kind: str, deadline: float) -> None:
+        """Note what answer is awaited, and until when."""
+        self.expects = kind
+        self.deadline = deadline
+        self._seen_progress = b""
+
+    def send(self, *message: Any) -> None:
+        """Send a message.
+
+        Raises:
+            WorkerFault: it can't be sent: the worker is gone, or reads nothing.
+        """
+        if self._bell is not None:
+            self._bell.point_to_link()
+        self._send_bytes(pack(message))
+
+    def ask_step(self, step: int, batch: int, *, wait_first: bool) -> None:
+        """Ask for a step whose actions lie in shared memory; see ParentsBell.
+
+        Raises:
+            WorkerFault: as `send`.
+        """
+        assert self._bell is not None
+        if self._bell.ask(step, batch, wait_first=wait_first):
+            self._send_bytes(RING)
+
+    def _send_bytes(self, data: bytes) -> None:
+        try:
+            self.link.send(data)
+        except OSError as error:
+            raise self._fault_of_closed_link(error) from None
+
+    def has_stepped(self) -> bool:
+        """Whether the step is done that `ask_step` has asked for, with no message about it."""
+        return self._bell is not None and self._bell.answered()
+
+    def listen(self) -> None:
+        """Have it ring when it has answered: nobody looks any more."""
+        if self._bell is not None:
+            self._bell.sleep()
+
+    def quick_answer(self) -> bool:
+        """Wait a little for a step's answer without content; anything else is kept for `next_message`.
+
+        Raises:
+            WorkerFault: the link is closed, or what came is garbled.
+        """
+        bell = self._bell
+        assert bell is not None
+        if bell.look_for_answer():
+            return bell.answered() and not self._items
+        if bell.looked_in_vain and (bell.answered() or not worker_platform.wait_readable([self.link], RACE_SECONDS)):
+            return bell.answered()
+        try:
+            data = self._receive()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise self._fault_of_closed_link(error) from None
+        if data == RING and not self._items:
+            return bell.answered()
+        self._take_in(data)
+        return False
+
+    def next_message(self) -> Any | None:
+        """The next message that has arrived, or None.
+
+        Raises:
+            WorkerFault: the link is closed, or what came is garbled.
+        """
+        if not self._items:
+            data = self.link.receive_now()
+            if data is not None:
+                self._take_in(data)
+        return self._items.pop(0) if self._items else None
+
+    def _take_in(self, data: bytes) -> None:
+        if not data:
+            raise self._fault_of_closed_link(None)
+        try:
+            self._items += self._reader.feed(data)
+        except GarbledMessageError as error:
+            raise WorkerFault("garbled pipe", str(error)) from None
+
+    def check(self, now: float, block: SharedBlock | None, more_seconds: float) -> None:
+        """Look whether the worker lives and is within its time; progress from env to env gives it more.
+
+        Raises:
+            WorkerFault: it does not, or is not.
+        """
+        status = self.process.exit_status()
+        if status is not None:
+            data = self.link.receive_now()
+            if not data:
+                raise WorkerFault("died", death_in_words(status))
+            self._take_in(data)  # its last words count
+            return
+        if block is not None and self.expects in ("step", "reset"):
+            progress = block.progress[list(self.envs)].tobytes()
+            if progress != self._seen_progress:
+                self._seen_progress = progress
+                self.deadline = now + more_seconds
+        if now < self.deadline:
+            return
+        if not self.ready:
+            raise WorkerFault("start failed", "not up within the time limit")
+        raise WorkerFault("hung", f"no answer to {self.expects} within the time limit")
+
+    def culprit(self, block: SharedBlock | None) -> int:
+        """The env whose code was running, as far as the worker has noted; else the first."""
+        if block is not None and self.ready:
+            for index in self.envs:
+                if int(block.progress[index]) & 1:
+                    return index
+        return self.envs[0]
+
+    def memory_bytes(self) -> int:
+        """Resident memory, 0 if nobody can tell."""
+        try:
+            return int(psutil.Process(self.process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def trim_stderr(self) -> None:
+        """Keep a talkative game from filling the disk."""
+        if self._stderr is not None and os.fstat(self._stderr.fileno()).st_size > _STDERR_LIMIT_BYTES:
+            os.ftruncate(self._stderr.fileno(), 0)
+
+    def last_words(self) -> str:
+        """The end of the worker's stderr."""
+        if self._stderr is None or self._stderr.closed:
+            return ""
+        size = os.fstat(self._stderr.fileno()).st_size
+        self._stderr.seek(max(0, size - _STDERR_KEPT_BYTES))
+        return str(self._stderr.read(_STDERR_KEPT_BYTES).decode("utf-8", "replace")).strip("\0 \n")
+
+    def ask_to_close(self) -> None:
+        """Let it close its envs; somebody waits, and kills it in the end."""
+        with contextlib.suppress(OSError):
+            self.link.send(pack(("close",)))
+
+    def kill(self) -> None:
+        """Kill the worker and whatever it has started, and free all that belongs to it."""
+        if self.closed:
+            return
+        self.closed = True
+        self.process.kill()
+        self.link.close()
+        self._let_go()
+        self._close_stderr()
+
+    def _close_stderr(self) -> None:
+        if self._stderr is not None:
+            self._stderr.close()
+
+    def _fault_of_closed_link(self, error: OSError | None) -> WorkerFault:
+        if isinstance(error, BlockingIOError):
+            return WorkerFault("hung", "it does not read what it is sent")
+        # The link closes a moment before the process has ended.
+        worker_process.wait_for_exit(self.process, 0.2)
+        status = self.process.exit_status()
+        if status is None:
+            return WorkerFault("broken pipe", "the link is closed, though the process lives")
+        return WorkerFault("died", death_in_words(status))
+
+
+def death_in_words(status: int) -> str:
+    """An exit status as people know it."""
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def zero_progress(block: SharedBlock, envs: tuple[int, ...]) -> None:
+    """Mark envs as not running, after their worker was killed within one."""
+    block.progress[list(envs)] &= np.uint32(0x7FFFFFFE)

@@ -1,0 +1,294 @@
+"""The life of an episode file: deposited, waiting, then trained, stale, duplicate or rejected.
+
+Every move of an episode is in this file. Games deposit; the one process that holds the root's worker lock moves
+what waits to where it belongs. Nothing here deletes an episode: a file leaves the buffer only after its bytes
+bear a name in the archive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from background_training.episodes import episode_file, leaving
+from background_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths
+from background_training.storage import atomic_files
+from background_training.storage.file_signature import Signature, signature_of
+
+TRAINED, STALE, DUPLICATE, REJECTED = "trained", "stale", "duplicate", "rejected"
+DELETED = "deleted"
+"""The fate of an episode that was trained or set aside long ago, and has been deleted since to keep the archive bounded."""
+
+_KEPT_NAME = re.compile(r"(?![.-])[A-Za-z0-9._-]{1,120}\Z")
+_WINDOWS_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)")
+_OUR_PARTIAL = re.compile(r"\.game_\d{8}_\d{6}_[A-Za-z0-9]+_[0-9a-f]{8}\.npz\.part\Z")
+_ANY_PARTIAL = re.compile(r"\..+\.part\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One waiting file on its way out of the buffer.
+
+    signature: of the file that was read (see file_signature.py), or None to move whatever bears the name.
+    data: its bytes, kept for the rare case that the name has been given to a newer file meanwhile.
+    note: the text of the reason file beside it; "" for none.
+    """
+
+    name: str
+    fate: str
+    stored_as: str
+    signature: Signature | None = None
+    data: bytes | None = None
+    note: str = ""
+
+
+def deposit(paths: Paths, arrays: Mapping[str, Any], result: str = "Unknown", *, durable: bool = True) -> Path:
+    """Drop an episode into the buffer under a unique name.
+
+    Args:
+        arrays: see docs/file-formats.md; `states`, `actions` and `rewards` are needed.
+        result: how the game ended, for the file's name ("Victory", "Defeat", ...).
+
+    Raises:
+        EpisodeError: the arrays make no episode.
+        OSError: the machine failed; no learner will see anything of it.
+    """
+    return deposit_packed(paths, episode_file.pack(arrays), result, durable=durable)
+
+
+def deposit_packed(paths: Paths, data: bytes, result: str = "Unknown", *, durable: bool = True) -> Path:
+    """Drop the bytes of an episode file into the buffer, as `deposit` does.
+
+    Raises:
+        OSError: the machine failed; no learner will see anything of it.
+    """
+    word = re.sub(r"[^A-Za-z0-9]", "", result) or "Unknown"
+    name = f"game_{time.strftime('%Y%m%d_%H%M%S')}_{word[:40]}_{secrets.token_hex(4)}{EPISODE_SUFFIX}"
+    os.makedirs(paths.buffer, exist_ok=True)
+    path = paths.buffer / name
+    atomic_files.write_atomically(path, data, durable=durable)
+    return path
+
+
+def waiting_names(paths: Paths) -> list[str]:
+    """The names of all waiting files, in the order of their bytes.
+
+    Raises:
+        OSError: the buffer can't be listed; that does not mean that it is empty.
+    """
+    listed = os.listdir(paths.buffer)
+    # With 100,000 files a learner starts that much sooner: nearly all names are plain, and for them this is the same.
+    names = [name for name in listed if (name.endswith(EPISODE_SUFFIX) and name[0] != ".") or is_episode_name(name)]
+    return sorted(names) if "".join(names).isascii() else sorted(names, key=os.fsencode)
+
+
+def is_episode_name(name: str) -> bool:
+    """Whether a file of this name is meant to be taken; hidden names are still being written."""
+    return name.casefold().endswith(EPISODE_SUFFIX) and not name.startswith(".")
+
+
+def check_movable(paths: Paths, name: str, status: os.stat_result) -> None:
+    """Refuse what this user may see in the buffer and not move: another one's folder, or any file in a sticky buffer.
+
+    Raises:
+        PermissionError: it will never leave the buffer; the others shall not wait for it.
+    """
+    owner = os.geteuid() if hasattr(os, "geteuid") else 0
+    movable = not stat.S_ISDIR(status.st_mode) or os.access(paths.buffer / name, os.R_OK | os.W_OK | os.X_OK)
+    if movable and owner not in (0, status.st_uid):
+        buffer = os.stat(paths.buffer)
+        movable = not buffer.st_mode & stat.S_ISVTX or buffer.st_uid == owner
+    if not movable:
+        raise PermissionError(errno.EACCES, "this user may not move it out of the buffer", name)
+
+
+def folder_of(paths: Paths, fate: str) -> Path:
+    folders = {TRAINED: paths.archive, STALE: paths.stale, DUPLICATE: paths.duplicate, REJECTED: paths.rejected}
+    return folders[fate]
+
+
+def stored_name(paths: Paths, fate: str, name: str, sha256: str, taken: Iterable[str] = ()) -> str:
+    """The name `name` gets in the folder of its fate: its own if it is plain and free, else its hash."""
+    plain = _KEPT_NAME.match(name) and not _WINDOWS_DEVICE.match(name)
+    digest = sha256 or hashlib.sha256(os.fsencode(name)).hexdigest()
+    numbered = (f"{digest}.{number}{EPISODE_SUFFIX}" for number in itertools.count(2))
+    candidates = itertools.chain([name] if plain else [], [f"{digest}{EPISODE_SUFFIX}"], numbered)
+    return next(candidate for candidate in candidates if candidate not in taken and is_free(paths, fate, candidate, name))
+
+
+def is_free(paths: Paths, fate: str, stored_as: str, name: str) -> bool:
+    """Whether a name in the folder of a fate is free, or borne by `name` itself, half moved before a crash."""
+    target = folder_of(paths, fate) / stored_as
+    if not atomic_files.exists(target):
+        return True
+    try:
+        return atomic_files.is_half_moved(paths.buffer / name, target)
+    except FileNotFoundError:
+        return False
+
+
+def move_out(paths: Paths, departures: Iterable[Departure], *, durable: bool) -> None:
+    """Give every departing file its name in the archive, then take the name in the buffer away.
+
+    Safe to repeat after a crash at any point, once `leaving.put_all_back` was called: what has moved stays as it is.
+    With `durable`, the new names are on the disk before the first old one goes, so that not even a power cut on a file
+    system with two-step renames loses a file.
+
+    Raises:
+        OSError: the machine failed; call again later with the same departures.
+    """
+    departures = list(departures)
+    noted = [departure for departure in departures if departure.note]
+    for departure in noted:
+        folder = folder_of(paths, departure.fate)
+        note_path = folder / f"{departure.stored_as}{REASON_SUFFIX}"
+        _write_note(note_path, departure.note, durable=durable)
+    still_there = [departure for departure in departures if _arrive(paths, departure, durable=durable)]
+    if durable:
+        for folder in {folder_of(paths, departure.fate) for departure in departures}:
+            atomic_files.sync_folder(folder)
+    for departure in still_there:
+        _leave(paths, departure.name, folder_of(paths, departure.fate) / departure.stored_as)
+
+
+def _write_note(path: Path, note: str, *, durable: bool) -> None:
+    data = (note + "\n").encode("utf-8", "backslashreplace")
+    try:
+        if atomic_files.read_regular_file(path, max_bytes=len(data)) == data:
+            return
+    except (FileNotFoundError, OverflowError):
+        pass
+    atomic_files.write_atomically(path, data, durable=durable)
+
+
+def _arrive(paths: Paths, departure: Departure, *, durable: bool) -> bool:
+    """Give the file its new name; True if the old one is still to be removed."""
+    source, target = paths.buffer / departure.name, folder_of(paths, departure.fate) / departure.stored_as
+    try:
+        status = os.lstat(source)
+    except FileNotFoundError:
+        # Moved before; or somebody has taken it away, and what was trained on must not be missing in the archive.
+        _archive_from_memory(departure, target, durable=durable)
+        return False
+    if not _is_the_one(departure, status):
+        _archive_from_memory(departure, target, durable=durable)
+        return False
+    try:
+        linked = durable and _linked(source, target, status)
+        # Looked at again under a name that nobody replaces: the old one may have been given away since the first look.
+        arrived = _is_the_one(departure, os.lstat(target)) if linked else _moved(paths, departure, target)
+        if linked and not arrived:
+            atomic_files.remove_if_there(target)  # the second name of a newer file
+    except FileNotFoundError:
+        if departure.data is None or _is_there_still(source, departure):
+            raise
+        arrived = linked = False
+    if not arrived:
+        _archive_from_memory(departure, target, durable=durable)
+    return linked and arrived
+
+
+def _is_the_one(departure: Departure, status: os.stat_result) -> bool:
+    return departure.signature is None or signature_of(status) == departure.signature
+
+
+def _is_there_still(source: Path, departure: Departure) -> bool:
+    """Whether the file bears its old name after all: then it was the machine that failed to move it."""
+    return atomic_files.exists(source) and _is_the_one(departure, os.lstat(source))
+
+
+def _archive_from_memory(departure: Departure, target: Path, *, durable: bool) -> None:
+    """Write the file's bytes where it should have moved: its old name belongs to a newer file now, or to none."""
+    if departure.data is not None and not atomic_files.exists(target):
+        atomic_files.write_atomically(target, departure.data, durable=durable)
+
+
+def _linked(source: Path, target: Path, status: os.stat_result) -> bool:
+    """Give the file a second name; False where the disk knows no such thing.
+
+    Raises:
+        FileExistsError: the name is taken by another file.
+    """
+    if stat.S_ISDIR(status.st_mode):
+        return _twin_made(source, target)
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        if not atomic_files.is_half_moved(source, target):
+            raise
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in leaving.NO_HARD_LINKS:
+            raise
+        return False
+    return True
+
+
+def _twin_made(source: Path, target: Path) -> bool:
+    """Make an empty folder's like: a folder can't have two names. False for one that holds something."""
+    if os.listdir(source):
+        return False
+    if not atomic_files.exists(target):
+        os.mkdir(target)
+    elif not atomic_files.is_half_moved(source, target):
+        raise FileExistsError(errno.EEXIST, "the name is taken", str(target))
+    return True
+
+
+def _moved(paths: Paths, departure: Departure, target: Path) -> bool:
+    """Move the file by way of the folder aside; False, with everything as it was, if its name belongs to a newer one."""
+    aside = leaving.take_aside(paths, departure.name)
+    try:
+        if _is_the_one(departure, os.lstat(aside)):
+            atomic_files.move(aside, target)
+            return True
+    except OSError:
+        with contextlib.suppress(OSError):  # the next start puts it back too
+            leaving.put_back(paths, aside)
+        raise
+    leaving.put_back(paths, aside)
+    return False
+
+
+def _leave(paths: Paths, name: str, target: Path) -> None:
+    """Remove the old name, unless it has meanwhile been given to another file."""
+    source = paths.buffer / name
+    try:
+        if not atomic_files.is_half_moved(source, target):
+            return
+        if source.is_dir() and not source.is_symlink():
+            atomic_files.move(source, target)
+            return
+        aside = leaving.take_aside(paths, name)
+    except FileNotFoundError:
+        return
+    if atomic_files.exists(target) and atomic_files.is_half_moved(aside, target):
+        os.unlink(aside)
+    else:
+        leaving.put_back(paths, aside)
+
+
+def sweep_partials(paths: Paths) -> list[str]:
+    """Remove partial files whose writers are gone; return their names.
+
+    A writer of ours holds a mark that dies with it, so its death is proven. Of a foreign writer's partial file in the
+    buffer nothing is known, and it is left alone; in the other folders nobody but us writes.
+    """
+    partials = _matching(paths.buffer, _OUR_PARTIAL)
+    for folder in (paths.stale, paths.duplicate, paths.rejected, paths.data, paths.models, paths.history):
+        partials += _matching(folder, _ANY_PARTIAL)
+    return [partial.name for partial in sorted(partials) if atomic_files.remove_if_abandoned(partial)]
+
+
+def _matching(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    return [folder / name for name in os.listdir(folder) if name[0] == "." and pattern.match(name)]

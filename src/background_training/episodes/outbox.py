@@ -1,0 +1,71 @@
+"""Episodes on their way to the buffer: kept in memory while the disk refuses them, and never in the game's way."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from background_training.episodes import buffer, episode_file
+from background_training.paths import Paths
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING_BYTES = 64_000_000
+
+
+class Outbox:
+    """Deposits episodes; what can't be deposited now is tried again with each further one.
+
+    It promises never to raise for a fault of the machine, and never to hold more than `max_waiting_bytes`; it does
+    not promise that an episode survives the end of the game while the disk is still full. What is given up is
+    counted in `given_up` and said once per episode.
+    """
+
+    def __init__(self, paths: Paths, *, durable: bool = True, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
+        self._paths = paths
+        self._durable = durable
+        self._max_waiting_bytes = max_waiting_bytes
+        self._waiting: deque[tuple[bytes, str]] = deque()
+        self.given_up = 0
+
+    @property
+    def waiting(self) -> int:
+        """Episodes that the disk has not taken yet."""
+        return len(self._waiting)
+
+    def deposit(self, arrays: Mapping[str, Any], result: str) -> Path | None:
+        """Deposit an episode, after those that wait; the file's path, or None if it has to wait.
+
+        One beyond what a reader takes by default is deposited in parts (`episode_file.in_parts`); the path is the last one's.
+
+        Raises:
+            EpisodeError: the arrays make no episode.
+        """
+        # Packed at once: what is no episode must be refused now, not when the disk is back.
+        parts = [episode_file.pack(part) for part in episode_file.in_parts(arrays)]
+        self._waiting.extend((part, result) for part in parts)
+        path = self.retry()
+        while self._waiting and self._waiting_bytes() > self._max_waiting_bytes:
+            self._waiting.popleft()
+            self.given_up += 1
+            logger.error("an episode was given up, %d in all: the buffer has refused too many to keep", self.given_up)
+        return path
+
+    def retry(self) -> Path | None:
+        """Deposit what waits, oldest first; the path of the last one if none is left waiting."""
+        path = None
+        while self._waiting:
+            data, result = self._waiting[0]
+            try:
+                path = buffer.deposit_packed(self._paths, data, result, durable=self._durable)
+            except OSError as error:
+                logger.warning("%d episodes wait in memory: %s", len(self._waiting), error)
+                return None
+            self._waiting.popleft()
+        return path
+
+    def _waiting_bytes(self) -> int:
+        return sum(len(data) for data, _ in self._waiting)

@@ -1,0 +1,223 @@
+"""BackgroundParallelLearner: the learner as a bot starts it, beside its game."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from background_training import printable, settings_file
+from background_training.errors import LockUnavailableError, ModelError, PausedError
+from background_training.ipc import child_process
+from background_training.ipc.child_process import StartWorker
+from background_training.learner import console
+from background_training.learner.periodic_job import RepeatedTask
+from background_training.learner.supervisor import Supervisor
+from background_training.paths import Paths
+from background_training.records import pause_file
+from background_training.records.counters_view import EMPTY
+from background_training.settings import Settings
+from background_training.storage.file_lock import LearnerLock
+
+# By name: the learner hands tasks on without knowing what they do, and a game that has no replays loads nothing.
+_REPLAY_TASK = "background_training.starcraft.replays.learner_task:analyse_new"
+
+
+class BackgroundParallelLearner:
+    """Trains in a process of its own on the episodes of one root, beside a game that it does not disturb.
+
+    It promises: at most one learner per root; `stop` returns within two seconds with nothing left running; every
+    episode ends as trained once, or aside with a reason, whatever is killed in between. It does not promise that
+    everything in the buffer has been trained when `stop` returns; the next start goes on.
+
+    Attributes:
+        data_dir: where episodes wait.
+        archive_dir: where trained episodes lie.
+        model_path: the model file.
+        log_dir: logs and status.json.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        enable_replay_analysis: bool | None = None,
+        enable_model_training: bool | None = None,
+        verbose: bool | None = None,
+        max_file_age: float | None = None,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        settings: Settings | None = None,
+        start_worker: StartWorker = child_process.start_worker,
+    ) -> None:
+        """Prepare a learner; nothing happens before `start`.
+
+        Args:
+            max_workers: 2: replays are analysed beside the training; 1: while no episodes wait (2).
+            enable_replay_analysis: analyse StarCraft II replays beside the training (True).
+            enable_model_training: train on episodes (True).
+            verbose: print a report every 30 s (True).
+            max_file_age: seconds after which a waiting episode is too old; 0: never (3600).
+            root: the folder that holds data/, models/ and logs/; by default the settings' one.
+            settings: all other settings; by default config/default.yaml and the environment.
+            start_worker: how a worker process is started; by default in a new interpreter.
+
+        Raises:
+            SettingsError: a value is not allowed.
+        """
+        given = {
+            "max_workers": max_workers,
+            "enable_replay_analysis": enable_replay_analysis,
+            "enable_model_training": enable_model_training,
+            "verbose": verbose,
+            "max_file_age": max_file_age,
+        }
+        base = settings if settings is not None else settings_file.load(environment=os.environ)
+        base = base.with_values("BackgroundParallelLearner", learner={k: v for k, v in given.items() if v is not None})
+        self.settings = base if root is None else dataclasses.replace(base, root=Path(root).absolute())
+        paths = self._paths = self.settings.paths
+        self.data_dir: Path = paths.buffer
+        self.archive_dir: Path = paths.archive
+        self.model_path: Path = paths.model
+        self.log_dir: Path = paths.logs
+        self._start_worker = start_worker
+        self._lock: LearnerLock | None = None
+        self._supervisor: Supervisor | None = None
+        self._reporter: _Reporter | None = None
+        self._replays: RepeatedTask | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the learner is at work; False again when it has given up."""
+        return self._supervisor is not None and self._supervisor.alive
+
+    def start(self) -> bool:
+        """Start to learn; True, or False if this learner runs already.
+
+        Raises:
+            AnotherLearnerError: another one is at work in this root; the message names its process.
+            LockUnavailableError: the folder can't be locked.
+            NotADirectoryError, FileExistsError: there can be no such folder. Other faults of the machine are waited for.
+        """
+        if self.running:
+            return False
+        self.stop()
+        prepare: Callable[[], None] | None = None
+        try:
+            self._take_root()
+        except (LockUnavailableError, NotADirectoryError, FileExistsError):
+            raise
+        except OSError:
+            # A full disk, say. The learner begins when there is room, as it would have gone on had it filled up later.
+            prepare = self._take_root
+        self._supervisor = Supervisor(self.settings, printable.say, prepare, self._start_worker)
+        self._supervisor.start()
+        if (pause := pause_file.read(self._paths)) is not None:
+            printable.say(f"[WARNING] {PausedError(str(self._paths.root), pause.words)}")
+        if self.settings.learner.enable_replay_analysis and self.settings.replays.folder:
+            self._replays = self._replay_analysis()
+            self._replays.start()
+        if self.settings.learner.verbose:
+            self._reporter = _Reporter(self)
+            self._reporter.start()
+        return True
+
+    def _take_root(self) -> None:
+        """Make the root's folders and take its lock.
+
+        Raises:
+            AnotherLearnerError, LockUnavailableError: as `start` does.
+            OSError: the machine failed; try again later.
+        """
+        for folder in self._paths.folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = LearnerLock(self._paths)
+        lock.acquire()
+        self._lock = lock
+
+    def stop(self) -> None:
+        """Finish or abandon the present batch; when this returns, no worker and no thread is left. Safe to repeat."""
+        if self._reporter is not None:
+            self._reporter.stop()
+            self._reporter = None
+        if self._replays is not None:
+            self._replays.stop()
+        if self._supervisor is not None:
+            self._supervisor.stop()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def get_stats(self) -> dict[str, Any]:
+        """The newest counts; keys as in src/background_training/records/counters_view.py. Costs a copy of a small dict.
+
+        While this learner does not run, `model_version` is read from the model file, which others may have replaced.
+        """
+        if self._supervisor is None:
+            stats = {**EMPTY, "max_workers": self.settings.learner.max_workers}
+        else:
+            stats = self._supervisor.stats()
+        if not self.running:
+            stats["model_version"] = _published_version(self._paths, stats["model_version"])
+        if self._replays is not None:
+            stats["replays_analyzed"] += self._replays.done
+            stats["errors"] += self._replays.errors
+        return stats
+
+    def _replay_analysis(self) -> RepeatedTask:
+        # One reader: more would take turns with training on a machine that also runs a game.
+        replays = {**dataclasses.asdict(self.settings.replays), "workers": 1}
+        arguments = {"root": str(self.settings.root), "settings": replays}
+        rest, limits = self.settings.replays.rescan_seconds, self.settings.learner
+        return RepeatedTask(_REPLAY_TASK, arguments, rest, self._training_goes_first, printable.say, limits)
+
+    def _training_goes_first(self) -> bool:
+        """Whether no further replays may be read now; those that are being read are finished in any case.
+
+        Training counts as one of the workers that are allowed, as long as episodes wait.
+        """
+        stats = self.get_stats()
+        trains = self.settings.learner.enable_model_training and stats["buffer_file_count"] and stats["active_workers"]
+        return bool(stats["workers_allowed"] < (2 if trains else 1))
+
+    def __enter__(self) -> BackgroundParallelLearner:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.stop()
+
+
+def _published_version(paths: Paths, known: int) -> int:
+    """The version in the model file; what is known if that can't be read."""
+    # Only now, as it loads NumPy, which a learner that runs needs in its worker only.
+    from background_training.storage import model_store
+
+    try:
+        return model_store.read(paths.model, model_store.POLICY_KEYS).version
+    except (ModelError, OSError):  # a missing model is an OSError, too
+        return known
+
+
+class _Reporter:
+    """Prints the status report from time to time."""
+
+    def __init__(self, learner: BackgroundParallelLearner) -> None:
+        self._learner = learner
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="background-learner-report", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        learner = self._learner.settings.learner
+        while not self._stopping.wait(learner.report_seconds):
+            printable.say(console.status_report(self._learner.get_stats(), learner.max_file_age))

@@ -1,0 +1,74 @@
+"""Counts of one worker process, put together with what the root's records say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from background_training.episodes import buffer
+from background_training.learner.batch_result import Round
+from background_training.records.ledger import ROLLED_BACK, Ledger
+
+
+@dataclass
+class Tally:
+    """Counts of one worker process. Files, batches and samples are those of the root's whole life, read from its
+    records; times, losses and errors are those of this process."""
+
+    batches: int = 0
+    loss_sum: float = 0.0
+    last_loss: float = 0.0
+    seconds: float = 0.0
+    errors: int = 0
+    last_error: str = ""
+    last_batch_time: float | None = None
+    misfits: int = 0
+    last_misfit: str = ""
+    left_alone: int = 0
+    """Files that are not ready or can't be read; whoever takes a new look at the buffer sets it back to 0."""
+
+    def add(self, done: Round, moment: float) -> None:
+        """Count what a round did; `moment` is seconds since 1970."""
+        self.seconds += done.seconds
+        self.left_alone += len(done.left_alone)
+        for trouble in done.troubles:
+            self.add_error(trouble)
+        for misfit in (item for item in done.set_aside if item.of_another_game):
+            self.misfits += 1
+            self.last_misfit = misfit.reason
+        if done.trained is not None:
+            self.batches += 1
+            self.last_loss = float(done.trained.report["loss"])
+            self.loss_sum += self.last_loss
+            self.last_batch_time = moment
+
+    def add_error(self, sentence: str) -> None:
+        self.errors += 1
+        self.last_error = sentence
+
+    def as_stats(self, ledger: Ledger, manifest: dict[str, Any], version: int, waiting: int, guard: str) -> dict[str, Any]:
+        """The part of get_stats() that the worker knows."""
+        counts = ledger.counts
+        return {
+            "files_processed": counts[buffer.TRAINED],
+            "batches_trained": manifest.get("batches_trained", 0),
+            "models_trained": self.batches,
+            "total_samples": manifest.get("samples_trained", manifest.get("steps_trained", 0)),
+            "avg_loss": self.loss_sum / self.batches if self.batches else 0.0,
+            "last_loss": self.last_loss,
+            "total_processing_time": round(self.seconds, 6),
+            "errors": self.errors,
+            "last_error": self.last_error,
+            "last_batch_time": self.last_batch_time,
+            "buffer_file_count": waiting,
+            "archive_file_count": ledger.archived,
+            "files_skipped_old": counts[buffer.STALE],
+            "files_rejected": counts[buffer.REJECTED],
+            "files_misfit": self.misfits,
+            "last_misfit": self.last_misfit,
+            "files_duplicate": counts[buffer.DUPLICATE],
+            "model_version": version,
+            "rollbacks": counts[ROLLED_BACK],
+            "guard": guard,
+            "mean_return": manifest.get("last_batch", {}).get("mean_return", 0.0),
+        }

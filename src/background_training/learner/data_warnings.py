@@ -1,0 +1,66 @@
+"""Tells, while training, of mistakes of the bot that its newest episodes show."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from background_training.episodes import data_checks
+from background_training.episodes.data_checks import Trap
+from background_training.episodes.episode import Episode
+from background_training.learner import training_log
+from background_training.learner.training_log import TrainingLog
+from background_training.paths import Paths
+from background_training.spaces import ActionSpace
+
+NEWEST_GAMES = 12
+LONGEST_GAME_STEPS = 20_000
+SELDOM = 512
+
+
+class TrapWatch:
+    """Looks after the first batches, then ever more seldom, as a look costs some milliseconds.
+
+    Each trap is told once: to the caller, and in background_training.log. It does not judge games of more than
+    LONGEST_GAME_STEPS, which would have to be kept in memory.
+    """
+
+    def __init__(self, paths: Paths, log_bytes: int, now: Callable[[], float] = time.time) -> None:
+        self._log = TrainingLog(paths.training_log, log_bytes)
+        self._now = now
+        self._games: deque[Episode] = deque(maxlen=NEWEST_GAMES)
+        self._batches = 0
+        self._due = 1
+        self._told: set[str] = set()
+        self._present: list[Trap] = []
+
+    def after(self, games: Sequence[Episode], actions: ActionSpace | None) -> list[str]:
+        """Take in the games of a batch.
+
+        Args:
+            actions: what the model chooses among.
+
+        Returns:
+            What has not been told before, a sentence each.
+        """
+        self._games.extend(game for game in games if game.steps <= LONGEST_GAME_STEPS)
+        self._batches += 1
+        if self._batches < self._due or len(self._games) < data_checks.FEWEST_GAMES:
+            return []
+        self._due = self._batches + min(self._batches, SELDOM)
+        self._present = data_checks.find(list(self._games), actions)
+        new = [trap for trap in self._present if trap.name not in self._told]
+        self._told.update(trap.name for trap in new)
+        sentences = [_sentence(trap) for trap in new]
+        for sentence in sentences:
+            self._log.add(training_log.line(self._now(), f"Warning: {sentence}"))
+        return sentences
+
+    def text(self) -> str:
+        """What the last look found; empty if all was well."""
+        return " ".join(_sentence(trap) for trap in self._present)
+
+
+def _sentence(trap: Trap) -> str:
+    return f"{trap.found[0].upper()}{trap.found[1:]}. {trap.cure}"

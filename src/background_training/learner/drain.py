@@ -1,0 +1,87 @@
+"""Train on what lies in the buffer now, then stop: for scripts, tests and cron, in this very process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from background_training.errors import AnotherLearnerError, MachineError, PausedError
+from background_training.learner import open_root, recovery, retention
+from background_training.learner.counters import Tally
+from background_training.learner.data_warnings import TrapWatch
+from background_training.learner.metrics_writer import Circumstances
+from background_training.learner.triage import tell_set_aside
+from background_training.records import pause_file, status
+from background_training.records.counters_view import EMPTY
+from background_training.settings import Settings
+from background_training.storage.file_lock import LearnerLock, RootLock
+
+_FORMER_WORKER_SECONDS = 10.0
+
+
+def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
+    """Take one snapshot of the buffer, in the order of the names' bytes, and work through it in batches.
+
+    Returns:
+        The counts, as get_stats() has them.
+
+    Raises:
+        AnotherLearnerError: one is at work in this root.
+        PausedError: the user has paused it; what was committed before stays.
+        LockUnavailableError: the folder can't be locked.
+        LedgerError, ModelError: model and ledger contradict each other, or another program changed the model.
+        MachineError: a file can't be read, or written; what was committed before stays.
+    """
+    paths = settings.paths
+    if (pause := pause_file.read(paths)) is not None:
+        raise PausedError(str(paths.root), pause.words)
+    try:
+        recovery.make_skeleton(paths, durable=settings.learner.durable)
+        learner_lock, worker_lock = LearnerLock(paths), RootLock(paths.worker_lock)
+        learner_lock.acquire()
+        try:
+            if not worker_lock.wait_acquired(_FORMER_WORKER_SECONDS):
+                raise AnotherLearnerError(str(paths.root), "the worker of a learner that was killed still finishes its batch")
+            return _drained(settings, tell)
+        finally:
+            worker_lock.release()
+            learner_lock.release()
+    except OSError as error:
+        if hasattr(error, "exit_code"):
+            raise
+        raise MachineError(f"draining {paths.buffer}", f"{error}. What was committed stays; run it again") from error
+
+
+def _drained(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
+    trainer, _ = open_root.open_trainer(settings.paths, settings, tell, patient=False)
+    tally, troubles = Tally(), []
+    traps = TrapWatch(settings.paths, settings.learner.log_bytes)
+    trainer.look()
+    pause = None
+    while trainer.waiting() and (pause := pause_file.read(settings.paths)) is None:
+        done = trainer.work_on_next()
+        tally.add(done, time.time())
+        trainer.history.add(done, Circumstances(trainer.waiting(), "off"))
+        troubles += done.troubles
+        for item in done.set_aside:
+            tell_set_aside(tell, item)
+        for notice in trainer.guard.taken_notices() + done.notices + traps.after(done.episodes, trainer.actions):
+            tell("warning", sentence=notice)
+        if done.trained is not None:
+            tell("batch", version=done.trained.version, seconds=done.seconds, report=dict(done.trained.report))
+    retention.apply(settings.paths, settings, trainer.ledger)
+    present = trainer.present
+    manifest, version = (dict(present.manifest), present.version) if present else ({}, 0)
+    stats = {
+        **EMPTY,
+        "max_workers": settings.learner.max_workers,
+        **tally.as_stats(trainer.ledger, manifest, version, 0, trainer.guard.text()),
+        "traps": traps.text(),
+    }
+    status.write(settings.paths, "stopped", stats)
+    if pause is not None:
+        raise PausedError(str(settings.root), pause.words)
+    if troubles:
+        raise MachineError(f"draining {settings.paths.buffer}", f"{len(troubles)} files can't be read: {troubles[0]}")
+    return stats

@@ -1,0 +1,170 @@
+"""Publish as the next version what was not trained: a former version of the model, or the present one, widened."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from background_training.algo import manifest
+from background_training.algo.widening import PROBABILITY
+from background_training.episodes import layout as layouts
+from background_training.errors import LedgerError, ModelError, ModelMissingError, SettingsError
+from background_training.learner import base_checkpoint, checkpoint, reconstruction, recovery, replay_log
+from background_training.learner.checkpoint import Generation
+from background_training.paths import Paths
+from background_training.records import ledger as ledgers
+from background_training.records.ledger import BY_HAND, Ledger, Line
+from background_training.settings import Settings
+from background_training.spaces import Discrete
+from background_training.storage import atomic_files, model_store
+
+
+def version_of(paths: Paths, version: int) -> Generation:
+    """A version of the model: the present one, one of the history, or made again from the archive.
+
+    Raises:
+        LedgerError: there never was such a version, or an episode it was trained on is missing.
+    """
+    for path in (paths.model, model_store.history_path(paths, version), *sorted(paths.history.glob("b*_*.npz"))):
+        try:
+            found = checkpoint.load(model_store.read_bytes(path), str(path))
+        except (ModelMissingError, ModelError):
+            continue
+        if found.version == version:
+            return found
+    lines = list(ledgers.read_lines(paths.ledger))
+    known = [seq for seq, _ in ledgers.groups(lines) if seq <= version]
+    if version in known:
+        begin = base_checkpoint.find(paths, lines, version, nearest=True)
+        for made in replay_log.fold(paths, begin.groups, begin.start, begin.before):
+            if made.version == version:
+                return made
+    sentence = f"it knows no version {version}" + (f"; the versions before are {known[0]} to {known[-1]}" if known else "")
+    raise LedgerError(str(paths.ledger), sentence, "Nothing has been changed")
+
+
+def publish(paths: Paths, model: Generation, reason: str, *, durable: bool) -> Generation:
+    """Commit these weights as the version after all others; the history of training begins anew with it.
+
+    The caller holds the learner's lock.
+    """
+    ledger = Ledger(paths.ledger, durable=durable)
+    newest = ledger.newest_seq
+    with contextlib.suppress(ModelMissingError, ModelError):  # what can't be read is about to be replaced
+        present = checkpoint.load(model_store.read_bytes(paths.model), str(paths.model))
+        newest = max(newest, present.version)
+        if present.version > ledger.last_seq:
+            # The ledger has lost what it knew of that model's episodes; nobody will miss it once the model is replaced.
+            reconstruction.remember_archive(paths, ledger, present.batch)
+    return commit(paths, ledger, model, newest + 1, reason, BY_HAND, durable=durable)
+
+
+def commit(paths: Paths, ledger: Ledger, model: Generation, version: int, reason: str, by: str, *, durable: bool) -> Generation:
+    """Commit these weights as a new version, with a copy of them to go on from. The caller holds the lock."""
+    published = checkpoint.republished(model, version, reason, manifest.life_of(paths), ledger.last_seq, by)
+    atomic_files.write_atomically(replay_log.base_path(paths, published.chain), published.data, durable=durable)
+    model_store.commit(paths, published.data, durable=durable)
+    return published
+
+
+@dataclass(frozen=True)
+class Widening:
+    """What a model is to get.
+
+    features, actions: names of what is added, behind what there is.
+    state_names, action_names: what the present ones are called from now on, in the model's order; empty: as before.
+    probability: what the added actions get together, at most; see widening.logit_offset.
+    """
+
+    features: Sequence[str] = ()
+    actions: Sequence[str] = ()
+    state_names: Sequence[str] = ()
+    action_names: Sequence[str] = ()
+    probability: float = PROBABILITY
+
+
+def widen(paths: Paths, settings: Settings, wanted: Widening, say: Callable[[str], None]) -> Generation:
+    """Recover the root, then commit the present model with further features and actions as the next version.
+
+    Killed at any moment, the root has the old model or the new one: one rename decides, and the next start adds the
+    ledger's line. The caller holds the learner's lock and the worker's.
+
+    Raises:
+        SettingsError: this can't be added to the model; nothing has been changed.
+        ModelMissingError: there is no model yet.
+        LedgerError: as `recovery.recover` does.
+    """
+    durable = settings.learner.durable
+    ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes)
+    present = recovery.recover(paths, settings, ledger, say)
+    if present is None:
+        raise ModelMissingError(str(paths.model))
+    return commit_widened(paths, settings, ledger, present, wanted)[0]
+
+
+def commit_widened(
+    paths: Paths, settings: Settings, ledger: Ledger, present: Generation, wanted: Widening
+) -> tuple[Generation, Line | None]:
+    """Commit the present version with further features and actions as the next one; return that and its line in the ledger,
+    None while there is no other. The caller holds both locks.
+
+    Raises:
+        SettingsError: this can't be added to the model; nothing has been changed.
+    """
+    durable = settings.learner.durable
+    step = step_to(present, settings, wanted, after=ledger.last_seq, version=max(ledger.newest_seq, present.version) + 1)
+    made = checkpoint.widened(present, step)
+    atomic_files.write_atomically(replay_log.base_path(paths, made.chain), made.data, durable=durable)
+    model_store.commit(paths, made.data, durable=durable)
+    return made, ledger.tell_of(made.version, made.commit, made.data) if ledger.last_seq else None
+
+
+def step_to(present: Generation, settings: Settings, wanted: Widening, *, after: int, version: int) -> dict[str, Any]:
+    """The step that `generation.widened` takes.
+
+    Raises:
+        SettingsError: a name that is there already or twice, names of another number, too many, or actions of a kind to
+            which none can be added.
+    """
+    layout, limits = present.layout, settings.limits
+    if wanted.actions and not isinstance(layout.actions, Discrete):
+        needed = f"the model chooses {layout.actions.words}; only to a choice among numbered actions can one be added"
+        raise SettingsError("--add-action", " ".join(wanted.actions), needed, "command line")
+    states = _names("feature", layout.state_names, wanted.state_names, layout.state_width, wanted.features, "--state-names")
+    count = layout.actions.name_count
+    actions = _names("action", layout.action_names, wanted.action_names, count, wanted.actions, "--action-names")
+    for flag, size, added, setting in (
+        ("--add-feature", layout.state_width, len(wanted.features), "max_state_width"),
+        ("--add-action", layout.actions.outputs, len(wanted.actions), "max_actions"),
+    ):
+        most = getattr(limits, setting)
+        if added and size + added > most:
+            needed = f"the model has {size} already, and {most} (limits.{setting}) is the most"
+            raise SettingsError(flag, added, needed, "command line")
+    said = [f"{what} {', '.join(names)}" for what, names in (("feature", wanted.features), ("action", wanted.actions)) if names]
+    return {
+        "from": present.version,
+        "version": version,
+        "after": after,
+        "features": len(wanted.features),
+        "actions": len(wanted.actions),
+        "probability": wanted.probability,
+        "state_names": states,
+        "action_names": actions,
+        "reason": "widened: " + " and ".join(said) if said else "names of features and actions given",
+    }
+
+
+def _names(what: str, known: Sequence[str], said: Sequence[str], count: int, added: Sequence[str], flag: str) -> list[str]:
+    """All names after the widening; none where those of the present ones are not known."""
+    if said and len(said) != count:
+        raise SettingsError(flag, " ".join(said), f"{count} names are needed, one for each {what} of the model", "command line")
+    present = list(said or known)
+    names = layouts.names_in([*present, *added])
+    if len(names) != len(present) + len(added):
+        twice = sorted({name for name in [*present, *added] if [*present, *added].count(name) > 1})
+        found = " ".join(twice) or " ".join([*present, *added])
+        raise SettingsError(f"--add-{what}", found, f"every {what} needs a name of its own", "command line")
+    return list(names) if present else []

@@ -1,0 +1,244 @@
+"""Bring model, ledger and archive back to one history at every start; there is no "was it clean" flag."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from background_training.algo import manifest, update_checks
+from background_training.episodes.episode import Episode
+from background_training.errors import LedgerError, ModelError, ModelMissingError
+from background_training.learner import checkpoint, reconstruction, replay_log
+from background_training.learner.checkpoint import Generation
+from background_training.learner.finalize import Settlement, unrecorded
+from background_training.paths import Paths
+from background_training.records import ledger as ledgers
+from background_training.records.ledger import BY_ANOTHER_PROGRAM, Ledger
+from background_training.settings import Settings
+from background_training.storage import atomic_files, model_store
+
+Say = Callable[[str], None]
+
+
+def make_skeleton(paths: Paths, *, durable: bool) -> None:
+    """Make all folders of a root that are not there.
+
+    Raises:
+        OSError: one can't be made.
+    """
+    paths.root.parent.mkdir(parents=True, exist_ok=True)
+    for folder in paths.folders:
+        atomic_files.make_folder(folder, durable=durable)
+
+
+def recover(paths: Paths, settings: Settings, ledger: Ledger, say: Say) -> Generation | None:
+    """Find the newest committed version, finish what its commit left undone, and return it; None for a new root.
+
+    Raises:
+        LedgerError: the model and the ledger tell different histories; nothing has been changed.
+        OSError: the machine failed; run again.
+    """
+    atomic_files.remove_if_there(atomic_files.partial_path(paths.model))
+    settlement = Settlement(paths, settings, ledger)
+    present = _newest_readable(paths, settings, say)
+    present = _in_agreement(paths, settlement, ledger, present, say)
+    if present is None:
+        return None
+    present = _as_published(paths, settings, ledger, present, say)
+    model_store.prune_history(paths, settings.learner.history_size)
+    if present.commit["kind"] == checkpoint.BASE:
+        _keep_base(paths, settings, present)
+        if present.data and ledger.last_seq:
+            ledger.tell_of(present.version, present.commit, present.data)
+    elif present.version:
+        settlement.after_commit(present, (), None)
+    recent: tuple[Episode, ...] = ()
+    if present.commit["kind"] != checkpoint.BASE:
+        recent = replay_log.recent_of(paths, list(ledger.newest), settings.learning, present.layout)
+    return Generation(present.state, present.version, present.manifest, present.data, recent)
+
+
+def _newest_readable(paths: Paths, settings: Settings, say: Say) -> Generation | None:
+    """The model, or the newest sound one of the history if it can't be read; games find that one from now on."""
+    try:
+        found = checkpoint.load(model_store.read_bytes(paths.model), str(paths.model))
+        _check_strangers(paths, settings, found)
+        return found
+    except ModelMissingError as error:
+        trouble = str(error)
+    except ModelError as error:
+        broken = paths.model.with_name(f"{paths.model.name}.broken")
+        atomic_files.retry_while_shared(lambda: os.replace(paths.model, broken))
+        trouble = f"{error}; it is kept as {broken.name}"
+    for version in reversed(model_store.history_versions(paths)):
+        path = model_store.history_path(paths, version)
+        try:
+            found = checkpoint.load(model_store.read_bytes(path), str(path))
+        except ModelError as error:
+            trouble += f"; {error}"
+            continue
+        say(f"{trouble}. Going on from version {version} of the history")
+        model_store.commit(paths, found.data, durable=settings.learner.durable)
+        return found
+    return None
+
+
+def _check_strangers(paths: Paths, settings: Settings, model: Generation) -> None:
+    """Take no model from another program that training could not go on from: each lesson would be thrown away.
+
+    Raises:
+        ModelError: its weights are beyond all measure.
+    """
+    by_us = model.commit["kind"] != checkpoint.BASE or "reason" in model.commit
+    if not by_us and update_checks.weights_explode(model.state, settings.learning):
+        needed = f"at most {settings.learning.largest_network_weight:g} (learning.largest_network_weight) is needed"
+        raise ModelError(str(paths.model), "a weight is beyond all measure", needed)
+
+
+def _in_agreement(
+    paths: Paths, settlement: Settlement, ledger: Ledger, present: Generation | None, say: Say
+) -> Generation | None:
+    """The generation on which model and ledger agree, after adding what one lacks and the other knows."""
+    if present is None:
+        if ledger.last_seq:
+            return _caught_up(paths, settlement, ledger, None, say)
+        if reconstruction.anything_archived(paths):
+            say(f"neither a model nor a ledger is here: all begins anew, and nothing is known of what lies in {paths.archive}")
+        return None
+    if present.commit["kind"] == checkpoint.BASE:
+        if ledger.last_seq == 0 or present.commit.get("after", 0) > ledger.last_seq:
+            _remember_lost(paths, ledger, present, say)
+        return present if present.version >= ledger.last_seq else _newer_base(paths, ledger, present, say)
+    if present.version == ledger.last_seq and present.chain == ledger.chain:
+        return present
+    if unrecorded(present, ledger) and _follows(paths, present, ledger):
+        if ledger.last_seq == 0 and present.version > 1:
+            _remember_lost(paths, ledger, present, say)
+        settlement.record(present)
+        return present
+    if present.version < ledger.last_seq:
+        return _caught_up(paths, settlement, ledger, present, say)
+    if ledger.last_seq and not _has_lost_its_end(paths, present, ledger):
+        found = f"it ends with version {ledger.last_seq}, and the model is version {present.version} of another history"
+        raise LedgerError(str(paths.ledger), found, _REMEDY)
+    _remember_lost(paths, ledger, present, say)
+    return replay_log.adopted(present, present.chain)
+
+
+def _has_lost_its_end(paths: Paths, present: Generation, ledger: Ledger) -> bool:
+    """Whether both tell one history after all, and the ledger, cut short, less of it.
+
+    Their newest batches lie in one archive. Of a model or a ledger that was brought here from another root they would not.
+    """
+    return present.version > ledger.last_seq and all(_is_here(paths, line) for line in (*present.batch, *ledger.last_group))
+
+
+def _remember_lost(paths: Paths, ledger: Ledger, present: Generation, say: Say) -> None:
+    """Make lines again for what the ledger has lost, and say so."""
+    begins = present.batch and present.batch[0].get("base")
+    whole = bool(begins) and ledger.last_seq == 0  # the record tells all since its base, and is added as it stands
+    lines = [] if whole else [line for line in present.batch if _is_here(paths, line)]
+    found = reconstruction.remember_archive(paths, ledger, lines)
+    if found == 0 and ledger.last_seq == 0:
+        say(f"{paths.ledger} is new; history begins with version {present.version} of the model")
+        return
+    told = f"it tells nothing after version {ledger.last_seq}" if ledger.last_seq else "it tells of no version"
+    say(
+        f"{paths.ledger} has lost lines: {told}, and the model is version {present.version}. {found} episodes of the archive "
+        f"are remembered as trained, in versions that are not known any more; history begins with version {present.version}"
+    )
+
+
+_REMEDY = (
+    "Restore the file that was replaced; or make the model from the archive with tools/rebuild_model.py; "
+    "or go on from the model as it is with tools/rollback_model.py"
+)
+
+
+def _follows(paths: Paths, present: Generation, ledger: Ledger) -> bool:
+    """Whether the committed batch is the next link of the ledger's chain, or the rest of its last one."""
+    if ledger.last_seq == present.version:
+        return bool(ledger.former_chain == present.commit["previous_chain"] or "base" in present.batch[0])
+    base = present.batch[0].get("base")
+    if base is None:
+        return ledger.last_seq + 1 == present.version and ledger.chain == present.commit["previous_chain"]
+    # A base follows on all that was before it, and on nothing that came after. The model of another root has one too;
+    # but the episodes of that batch are not here.
+    return ledger.last_seq <= base["version"] and all(_is_here(paths, line) for line in present.batch)
+
+
+def _is_here(paths: Paths, line: ledgers.Line) -> bool:
+    try:
+        replay_log.episode_of(paths, line)
+    except LedgerError:
+        return False
+    return True
+
+
+def _caught_up(paths: Paths, settlement: Settlement, ledger: Ledger, start: Generation | None, say: Say) -> Generation:
+    """Train again what the ledger knows and the model has lost, and commit each version as it was."""
+    lines = list(ledgers.read_lines(ledger.path))
+    groups = list(ledgers.groups(lines))
+    done: list[ledgers.Line] = []
+    if start is not None:
+        _check_on_chain(paths, groups, start)
+        done = [line for version, group in groups if version <= start.version for line in group]
+        learned_with = replay_log.settings_of(start)
+        recent = replay_log.recent_of(paths, ledgers.since_base(done), learned_with, start.layout)
+        start = Generation(start.state, start.version, start.manifest, start.data, recent)
+        groups = [(version, group) for version, group in groups if version > start.version]
+    say(f"the model is behind its ledger: training versions {groups[0][0]} to {groups[-1][0]} again from the archive")
+    present = start
+    for present in replay_log.fold(paths, groups, start, ledgers.since_base(done)):
+        model_store.commit(paths, present.data, durable=settlement.durable)
+        settlement.keep_history(present)
+    assert present is not None
+    return present
+
+
+def _check_on_chain(paths: Paths, groups: list[tuple[int, list[ledgers.Line]]], start: Generation) -> None:
+    chain = ""
+    for version, group in groups:
+        if version > start.version:
+            break
+        chain = ledgers.chain_after(chain, group)
+    if chain != start.chain:
+        found = f"version {start.version} of the model is not the one it tells of"
+        raise LedgerError(str(paths.ledger), found, _REMEDY)
+
+
+def _newer_base(paths: Paths, ledger: Ledger, present: Generation, say: Say) -> Generation:
+    """A model that another program wrote over ours: kept, under a version that none before had."""
+    version = ledger.last_seq + 1
+    say(f"{paths.model} was written by another program as version {present.version}; it goes on as version {version}")
+    return checkpoint.republished(present, version, "written by another program", manifest.life_of(paths), by=BY_ANOTHER_PROGRAM)
+
+
+def _as_published(paths: Paths, settings: Settings, ledger: Ledger, present: Generation, say: Say) -> Generation:
+    """The version that was published after all batches, if the model file that told of it has been lost since.
+
+    Otherwise a rollback would be undone by the loss of the model.
+    """
+    line = ledger.newest_published
+    if line is None or line["seq"] <= max(present.version, ledger.last_seq):
+        return present
+    path = replay_log.base_path(paths, line["chain"])
+    try:
+        published = checkpoint.load(model_store.read_bytes(path), str(path))
+    except (ModelMissingError, ModelError) as error:
+        made = replay_log.widened_again(present, line.get("widened"), line["chain"])
+        if made is None:
+            say(f"version {line['seq']} was published ({line['reason']}), but is lost: {error}")
+            return present
+        published = made
+    say(f"version {line['seq']} was published ({line['reason']}) and is put back")
+    model_store.commit(paths, published.data, durable=settings.learner.durable)
+    return published
+
+
+def _keep_base(paths: Paths, settings: Settings, present: Generation) -> None:
+    """Keep a copy of the model that history begins with: the fold over the archive starts from it."""
+    path = replay_log.base_path(paths, present.chain)
+    durable = settings.learner.durable
+    if present.data and not atomic_files.exists(path):
+        atomic_files.write_atomically(path, present.data, durable=durable)

@@ -1,0 +1,244 @@
+"""Training as a fold over the archive: the ledger's batches, trained again in their order, give the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from background_training.episodes import episode_file
+from background_training.episodes import layout as layouts
+from background_training.episodes.episode import Episode
+from background_training.episodes.layout import Layout
+from background_training.errors import EpisodeError, LedgerError
+from background_training.learner import checkpoint
+from background_training.learner.checkpoint import Generation
+from background_training.paths import Paths
+from background_training.records.ledger import ALIGNED, Line
+from background_training.settings import UNLIMITED, LearningSettings
+from background_training.spaces import registry
+from background_training.storage import atomic_files, model_store
+
+_LONGEST_RECENT = 10_000
+
+
+def base_path(paths: Paths, chain: str) -> Path:
+    """Where the copy of a model lies from which a history began anew."""
+    return paths.history / f"base_{chain[:16]}.npz"
+
+
+Change = Callable[[Line, Episode], Episode | None]
+
+
+def fold(
+    paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], start: Generation | None, before: Sequence[Line] = ()
+) -> Iterator[Generation]:
+    """Train the batches of a ledger again, and yield each version: the same bytes as when they were first trained.
+
+    Args:
+        groups: (version, its lines), oldest first, all after `start`.
+        start: the version before the first group; None if the first group names its base.
+        before: the lines of trained episodes since the last base, up to `start`.
+
+    Raises:
+        LedgerError: an episode or a base is missing, or has changed since it was trained on.
+    """
+    present = start
+    past = deque(before, maxlen=_LONGEST_RECENT)
+    if present is None:
+        present, groups, earlier = _first(paths, list(groups))
+        past.extend(earlier)
+    for version, lines in groups:
+        if "base" in lines[0]:
+            present = _base(paths, lines[0], present)
+            past.clear()
+        if present is None or present.version + 1 != version:
+            found = f"there is nothing to go on from before version {version}"
+            raise LedgerError(str(paths.ledger), found, "Use tools/rollback_model.py to go on from an earlier version")
+        recent = lines[0].get("recent", len(present.recent))
+        if recent != len(present.recent):
+            # The learner was started anew before this batch, with another bound on what it replays.
+            episodes = tuple(_as_trained(paths, line, present.layout) for line in list(past)[len(past) - recent :])
+            present = dataclasses.replace(present, recent=episodes)
+        settings = _settings(lines[0], present)
+        present = checkpoint.successor(present, *_read(paths, lines, present.layout), settings)
+        past.extend(lines)
+        yield present
+
+
+def altered_fold(
+    paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], change: Change, start: Generation | None = None
+) -> Iterator[Generation]:
+    """Train the batches of a ledger again, with other episodes.
+
+    Args:
+        groups: the batches after `start`, oldest first; if there is none, the first one names its base. Later bases are
+            passed over: what was published by hand is not what the episodes teach. Where the model was widened, so is this one.
+        change: given each line and its episode, the episode to train on instead; None leaves it out. A batch
+            of which nothing is left is passed over, so versions may be fewer than before.
+
+    Raises:
+        LedgerError: as `fold` does.
+    """
+    present = start
+    if present is None:
+        present, groups, _ = _first(paths, list(groups))
+    for _, lines in groups:
+        if present is None:
+            present = _base(paths, lines[0], None)
+        else:
+            for step in lines[0].get("base", {}).get("widened", ()):
+                present = checkpoint.widened(present, {**step, "from": present.version, "version": present.version + 1})
+        settings = _settings(lines[0], present)
+        read = _read(paths, lines, present.layout, by_position=True)[1]
+        pairs = [(line, change(line, episode)) for line, episode in zip(lines, read, strict=True)]
+        kept = [(_bare(line), episode) for line, episode in pairs if episode is not None]
+        if kept:
+            present = checkpoint.successor(present, [line for line, _ in kept], [episode for _, episode in kept], settings)
+            yield present
+
+
+def _first(
+    paths: Paths, groups: list[tuple[int, Sequence[Line]]]
+) -> tuple[Generation | None, list[tuple[int, Sequence[Line]]], list[Line]]:
+    """Where a ledger without its oldest lines begins: the version before, the batches after it, and the lines that are
+    left from before, because episodes of them may have been replayed."""
+    starts = [index for index, (_, lines) in enumerate(groups) if "start" in lines[0]]
+    if not starts:
+        return None, groups, []
+    index = starts[-1]
+    path = base_path(paths, groups[index][1][0]["start"]["chain"])
+    earlier = [line for _, lines in groups[:index] for line in lines]
+    return checkpoint.load(model_store.read_bytes(path), str(path)), groups[index:], earlier
+
+
+def _read(
+    paths: Paths, lines: Sequence[Line], layout: Layout, *, by_position: bool = False
+) -> tuple[list[dict[str, Any]], list[Episode]]:
+    """The lines of a batch and its episodes as they were trained on, for a model of this layout.
+
+    Args:
+        by_position: widen also those that were trained on as they are: the model may be another one than it was then.
+    """
+    episodes: list[Episode] = []
+    for line in lines:
+        episode = _as_trained(paths, line, layout)
+        layout = layout.named_by(episode)
+        if by_position and ALIGNED not in line:
+            unnamed = {key: value for key, value in episode.meta.items() if key not in ("state_names", "action_names")}
+            episode = layouts.aligned(dataclasses.replace(episode, meta=unnamed), layout)
+        episodes.append(episode)
+    return [_bare(line) for line in lines], episodes
+
+
+def _as_trained(paths: Paths, line: Line, layout: Layout) -> Episode:
+    """The episode of a line, in the model's order if it was put into that when it was trained on.
+
+    What a line does not say so of was trained on as it is, be it in another order: by a learner that did not look at names.
+    """
+    episode = episode_of(paths, line)
+    if ALIGNED not in line:
+        return episode
+    try:
+        return layouts.aligned(episode, layout)
+    except EpisodeError as error:
+        found = f"{line['name']!a} of version {line['seq']} does not fit the model that it was trained into: {error}"
+        raise LedgerError(str(paths.ledger), found, "Use tools/rollback_model.py to go on without it") from error
+
+
+def recent_of(paths: Paths, newest: Sequence[Line], settings: LearningSettings, layout: Layout) -> tuple[Episode, ...]:
+    """The episodes that may join the next batch again, read back from the archive, for a model of this layout.
+
+    What the archive no longer holds ends the list: the newest come first in worth.
+    """
+    episodes: list[Episode] = []
+    for line in reversed(newest):
+        try:
+            episodes.append(_as_trained(paths, line, layout))
+        except LedgerError:
+            break
+        if len(checkpoint.kept_recent(episodes[::-1], settings)) < len(episodes):
+            break
+    return checkpoint.kept_recent(episodes[::-1], settings)
+
+
+def episode_of(paths: Paths, line: Line) -> Episode:
+    """The trained episode of a ledger line, from the archive or, before its move, from the buffer.
+
+    Raises:
+        LedgerError: it lies nowhere with the bytes it was trained with, or these are refused nowadays.
+    """
+    places = (paths.archive / line.get("archived_as", line["name"]), paths.buffer / line["name"])
+    for place in places:
+        try:
+            data = atomic_files.read_regular_file(place)
+        except (FileNotFoundError, atomic_files.NotARegularFileError):
+            continue
+        if hashlib.sha256(data).hexdigest() == line["sha256"]:
+            return _readable(paths, line, data)
+    found = f"{line['name']!a} of version {line['seq']} is not in the archive with the bytes it was trained with"
+    raise LedgerError(str(paths.ledger), found, "Put the file back, or use tools/rollback_model.py to go on without it")
+
+
+def _readable(paths: Paths, line: Line, data: bytes) -> Episode:
+    try:
+        return episode_file.read(data, UNLIMITED)
+    except EpisodeError as error:  # whoever trained on it was less strict
+        found = f"{line['name']!a} of version {line['seq']} can't be read any more: {error}"
+        raise LedgerError(str(paths.ledger), found, "Use tools/rollback_model.py to go on without it") from error
+
+
+def _base(paths: Paths, line: Line, before: Generation | None) -> Generation:
+    base = line["base"]
+    made = widened_again(before, base.get("widened"), base["chain"])
+    if made is not None:
+        return made
+    if base["chain"] == "":
+        width, actions = line["sizes"]
+        return checkpoint.untrained(width, registry.of_json(actions, UNLIMITED.max_actions), LearningSettings(**line["learning"]))
+    path = base_path(paths, base["chain"])
+    try:
+        data = model_store.read_bytes(path)
+    except FileNotFoundError:
+        found = f"the model of version {base['version']}, from which the history goes on, is missing"
+        raise LedgerError(str(path), found, "Put the file back, or use tools/rollback_model.py") from None
+    return adopted(checkpoint.load(data, str(path)), base["chain"])
+
+
+def widened_again(before: Generation | None, steps: Any, chain: str) -> Generation | None:
+    """The version of this chain, made again by widening the one before; None if that does not lead to it."""
+    if before is None or not isinstance(steps, list) or not steps:
+        return None
+    made = before
+    try:
+        for step in steps:
+            if step["from"] != made.version:
+                return None
+            made = checkpoint.widened(made, step)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return made if made.chain == chain else None
+
+
+def adopted(model: Generation, chain: str) -> Generation:
+    """The model as a base: history begins with it, whatever it says of its own past."""
+    record = {"kind": checkpoint.BASE, "seq": model.version, "previous_chain": "", "chain": chain, "batch": []}
+    return Generation(model.state, model.version, {**model.manifest, "commit": record}, model.data)
+
+
+def settings_of(present: Generation) -> LearningSettings:
+    """The learning settings that a version was trained with."""
+    return LearningSettings(**present.manifest["hyper_parameters"])
+
+
+def _settings(line: Line, present: Generation) -> LearningSettings:
+    return LearningSettings(**line["learning"]) if "learning" in line else settings_of(present)
+
+
+def _bare(line: Line) -> dict[str, Any]:
+    """The line without what `successor` adds to it."""
+    added = ("recent", "base", "sizes", "learning", "start", "refused")
+    return {key: value for key, value in line.items() if key not in added}

@@ -1,0 +1,281 @@
+"""Keeps one worker process alive, and listens to it: the only part of the learner in the game's process.
+
+No loading, no maths and no moving of files happens here; the thread sleeps on the worker's pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import IO, Any, TypeVar
+
+from background_training import settings_file
+from background_training.errors import AnotherLearnerError, BackgroundTrainingError, LockUnavailableError
+from background_training.ipc import child_process, heartbeat
+from background_training.ipc.child_process import Child, StartWorker
+from background_training.ipc.heartbeat import Watch
+from background_training.ipc.restart_budget import RestartBudget
+from background_training.learner.poison_files import Suspects
+from background_training.learner.trouble_log import TroubleLog
+from background_training.paths import Paths
+from background_training.records import status
+from background_training.records.counters_view import EMPTY
+from background_training.settings import Settings
+from background_training.storage import atomic_files
+
+Result = TypeVar("Result")
+
+STOP_SECONDS = 1.4
+_UNSTARTED_BACK_OFF_SECONDS = (0.5, 30.0)
+
+
+class Supervisor:
+    """Starts the worker, starts it again when it dies, and keeps the newest counts.
+
+    It promises that after `stop` no worker of it is running. It does not promise that the last batch was finished:
+    a batch that is cut short is trained by the next start, exactly once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        say: Callable[[str], None],
+        prepare: Callable[[], None] | None = None,
+        start_worker: StartWorker = child_process.start_worker,
+    ) -> None:
+        """Prepare a supervisor; nothing happens before `start`.
+
+        Args:
+            say: is given sentences for the console.
+            prepare: done before the first worker starts, and again after a while as long as it raises OSError.
+            start_worker: how a worker process is started.
+        """
+        self._settings = settings
+        self._say = say
+        self._prepare = prepare
+        self._start_worker = start_worker
+        self._lock = threading.Lock()
+        self._stats: dict[str, Any] = {**EMPTY, "max_workers": settings.learner.max_workers}
+        self._stopping = threading.Event()
+        self._process: Child | None = None
+        self._thread = threading.Thread(target=self._run, name="background-learner", daemon=True)
+        self._budget = RestartBudget(settings.learner.restart_limit)
+        self._suspects = Suspects()
+        self._troubles = TroubleLog(settings.paths, settings.learner.log_bytes)
+        self._refusal = ""
+        self._farewell = ""
+        self._restarts = 0
+        self._former_errors = 0
+        self._former_misfits = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether a worker runs or will be started again."""
+        return self._thread.is_alive() and not self._stopping.is_set()
+
+    def stop(self) -> None:
+        """End the worker, by force if it does not end by itself in time."""
+        self._stopping.set()
+        with self._lock:
+            process = self._process
+        if process is not None:
+            self._order(process, {"order": "stop"})
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._thread.join()
+        # A commit that was cut short leaves this; the next start would remove it too, but may never come.
+        atomic_files.remove_if_abandoned(atomic_files.partial_path(self._settings.paths.model))
+
+    def stats(self) -> dict[str, Any]:
+        with self._lock:
+            return dict(self._stats)
+
+    def _run(self) -> None:
+        if not self._prepared():
+            return
+        while not self._stopping.is_set():
+            process = self._patiently(self._started, "the worker process can't be started")
+            if process is None:
+                break
+            exit_code = self._listen(process)
+            with self._lock:
+                # What is true of a running worker only; "governor" would otherwise stay what it was for ever.
+                self._stats.update(active_workers=0, governor="")
+            if self._stopping.is_set():
+                break
+            if self._refusal:
+                self._give_up(self._refusal)
+                return
+            if not self._after_death(exit_code):
+                return
+        status.write(self._settings.paths, "stopped", self.stats())
+
+    def _prepared(self) -> bool:
+        """Prepare patiently; False when there will be no worker."""
+        try:
+            if self._prepare is not None:
+                self._patiently(self._prepare, "the learner can't begin yet")
+        except BackgroundTrainingError as error:
+            self._say_failed(str(error))  # without a status: the root, and what is said of it, are another learner's
+            return False
+        return not self._stopping.is_set()
+
+    def _patiently(self, action: Callable[[], Result], trouble: str) -> Result | None:
+        """Do it as soon as the machine lets us; None when there is no need any more.
+
+        A machine without room, memory or processes to spare is no fault of the worker's, so it does not count as a death.
+
+        Raises:
+            BackgroundTrainingError: another learner is at work, or the folder can't be locked: waiting is no help.
+        """
+        wait_seconds, longest = _UNSTARTED_BACK_OFF_SECONDS
+        while not self._stopping.is_set():
+            try:
+                result = action()
+                self._troubles.over()
+                return result
+            except (AnotherLearnerError, LockUnavailableError):
+                raise
+            except OSError as error:
+                self._in_trouble(f"{trouble} ({error})", wait_seconds)
+            self._stopping.wait(wait_seconds)
+            wait_seconds = min(2 * wait_seconds, longest)
+        return None
+
+    def _in_trouble(self, sentence: str, wait_seconds: float) -> None:
+        with self._lock:
+            self._stats["errors"] += 1
+            self._stats["last_error"] = sentence
+        self._say(f"[WARNING] {sentence}; trying again in {wait_seconds:.1f} s")
+        self._troubles.met(sentence)
+        status.write(self._settings.paths, "waiting", self.stats())
+
+    def _listen(self, process: Child) -> int:
+        """Hear what the worker tells until it ends; its exit code."""
+        with self._lock:
+            self._process = process
+            self._former_errors = self._stats["errors"]
+            self._former_misfits = self._stats["files_misfit"]
+        if self._stopping.is_set():
+            process.kill()
+        assert process.stdout is not None and process.stdin is not None
+        with Watch(process) as watch:
+            for line in process.stdout:
+                watch.heard()
+                self._hear(line)
+            exit_code = process.wait()
+        if watch.killed:
+            self._farewell = f"it hung: no sign of life for {heartbeat.HANG_SECONDS:g} s"
+        process.stdout.close()
+        with contextlib.suppress(OSError):  # what was still to be written has lost its reader
+            process.stdin.close()
+        return exit_code
+
+    def _started(self) -> Child:
+        paths = self._settings.paths
+        with _error_file(paths) as errors:
+            process = self._start_worker(errors)
+        first = {"root": str(paths.root), "settings": settings_file.as_sections(self._settings)}
+        self._order(process, {**first, "careful": bool(self._budget.deaths), **self._suspects.orders()})
+        return process
+
+    def _order(self, process: Child, order: dict[str, Any]) -> None:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.flush()
+        except (OSError, ValueError):
+            return  # it has died or its pipe is closed; whoever waits for it will see
+
+    def _hear(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return  # the last words of a worker that was killed while it spoke
+        kind = event["event"]
+        if kind == "reading":
+            self._suspects.reading(event["name"])
+        elif kind == "training":
+            self._suspects.training(event["names"])
+        elif kind == "set_aside":
+            self._suspects.set_aside(event["name"])
+        elif kind in ("stats", "trouble"):
+            self._note(event["stats"])
+        if kind == "trouble":
+            self._say(f"[WARNING] {event['sentence']}; trying again in {event['retry_seconds']:.1f} s")
+        elif kind == "warning":
+            self._say(f"[WARNING] {event['sentence']}")
+        elif kind == "refused":
+            self._refusal = event["sentence"]
+        elif kind == "farewell":
+            self._farewell = event["sentence"]
+
+    def _note(self, stats: dict[str, Any]) -> None:
+        with self._lock:
+            errors = self._former_errors + stats["errors"]
+            # A new worker has not met an error yet; what the one before died of is still the newest.
+            last_error = stats["last_error"] or self._stats["last_error"]
+            misfits = {
+                "files_misfit": self._former_misfits + stats["files_misfit"],
+                "last_misfit": stats["last_misfit"] or self._stats["last_misfit"],
+            }
+            self._stats.update({**stats, **misfits, "errors": errors, "last_error": last_error}, worker_restarts=self._restarts)
+
+    def _after_death(self, exit_code: int) -> bool:
+        """Say so, and wait before the next start; False when there will be none."""
+        self._suspects.worker_died()
+        wait_seconds = self._budget.back_off(time.monotonic())
+        sentence = f"the worker process died (exit code {exit_code}{_last_words(self._settings)})"
+        if self._farewell:
+            sentence = f"the worker process is replaced: {self._farewell}"
+            self._farewell = ""
+        if wait_seconds is None:
+            self._give_up(f"{sentence}, {len(self._budget.deaths)} times in ten minutes")
+            return False
+        self._restarts += 1
+        with self._lock:
+            self._stats["errors"] += 1
+            self._stats["worker_restarts"] = self._restarts
+            self._stats["last_error"] = sentence
+        self._say(f"[WARNING] {sentence}; starting another in {wait_seconds:.1f} s")
+        status.write(self._settings.paths, "restarting", self.stats())
+        self._stopping.wait(wait_seconds)
+        return True
+
+    def _say_failed(self, sentence: str) -> None:
+        with self._lock:
+            self._stats["errors"] += 1
+            self._stats["last_error"] = sentence
+        self._say(f"[WARNING] Background learner stopped: {sentence}")
+
+    def _give_up(self, sentence: str) -> None:
+        self._say_failed(sentence)
+        status.write(self._settings.paths, "failed", self.stats())
+
+
+def _error_file(paths: Paths) -> IO[bytes]:
+    """Where the worker's last words go; nowhere if the logs can't be written, which is no reason not to train."""
+    try:
+        os.makedirs(paths.logs, exist_ok=True)
+        return open(paths.worker_stderr, "wb")
+    except OSError:
+        return open(os.devnull, "wb")
+
+
+def _last_words(settings: Settings) -> str:
+    """The last line the dead worker wrote to stderr, if any."""
+    try:
+        text = settings.paths.worker_stderr.read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    return f": {text.splitlines()[-1][:300]}" if text else ""

@@ -1,0 +1,261 @@
+"""Whether the learner may work now: what the machine and the game say, weighed by the settings, with the reason in words.
+
+Pure: readings, settings, the last decision and a moment in, the next decision out. No clock and no machine in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from background_training.ipc.load_hints import BUSY, FREE, SLOW, STEADY
+from background_training.settings import GovernorSettings
+
+BY_THE_USER = "user"
+"""The cause that the user's own pause is."""
+
+AT_WORK, GIVING_WAY, PAUSED, OFF = "free", "giving way", "paused", "off"
+
+READINGS_IN_A_ROW = 3
+"""Readings on the other side of a limit until it counts as passed: one short peak stops nothing, one lull starts nothing."""
+BACK_BELOW = 0.9
+"""A limit that was passed stays so until readings are below this share of it."""
+AFTER_SLOW_SECONDS = (1.0, 16.0)
+"""How long frames must have been as usual again before training goes on: at first, and at most."""
+_SOON_AGAIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was seen at one moment; None is "not known", and stops nothing.
+
+    number: of the machine's reading; the game is asked more often than the machine, and a reading counts once.
+    others_cpu_percent: of the whole machine, without the learner's own processes.
+    memory_percent, gpu_memory_percent: likewise without our own.
+    battery_percent: only while the machine runs on it.
+    game, game_remark: the game's word (see game_voice) and what it adds.
+    user_pause: by whom and since when the user has paused training, in words (see pausing); "" if nobody has.
+    last_batch_seconds, last_batch_ended: how long the last batch took, and the moment of its end.
+    """
+
+    number: int = 0
+    others_cpu_percent: float | None = None
+    memory_percent: float | None = None
+    gpu_memory_percent: float | None = None
+    gpu_percent: float | None = None
+    free_disk_bytes: float | None = None
+    battery_percent: float | None = None
+    game: str = ""
+    game_remark: str = ""
+    user_pause: str = ""
+    last_batch_seconds: float = 0.0
+    last_batch_ended: float = float("-inf")
+
+
+@dataclass(frozen=True)
+class Strain:
+    """One limit: whether it counts as passed, since when, and how many readings in a row speak against that."""
+
+    passed: bool = False
+    against: int = 0
+    since: float = 0.0
+
+
+@dataclass(frozen=True)
+class SlowFrames:
+    """The memory of slow frames: whether they count as slow, since when, until when that stays so, and when it last ended."""
+
+    slow: bool = False
+    since: float = 0.0
+    steady_since: float | None = None
+    rest_seconds: float = AFTER_SLOW_SECONDS[0]
+    ended: float = float("-inf")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the learner may do, and why; also the governor's memory, for the next decision.
+
+    workers_allowed: of training and other work beside it, how many may work at a time: `max_workers` of them, 1 while giving
+        way, or 0: then nothing is read and nothing is trained.
+    causes: what the reason is about, without the figures that change all the time.
+    at_once: stand still in the middle of a batch too. Only the user's and the game's own words do that; the machine's
+        readings can wait for the end of a batch.
+    """
+
+    state: str
+    workers_allowed: int
+    reason: str = ""
+    causes: tuple[str, ...] = ()
+    at_once: bool = False
+    number: int = -1
+    strains: Mapping[str, Strain] = field(default_factory=dict)
+    frames: SlowFrames = SlowFrames()
+
+
+def first(settings: GovernorSettings, max_workers: int) -> Decision:
+    """The decision before anything has been seen."""
+    return Decision(AT_WORK if settings.enabled else OFF, max_workers)
+
+
+def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_workers: int, moment: float) -> Decision:
+    """The next decision.
+
+    In this order, the first that applies: the user has paused training; the game is busy; its frames are slow; disk or
+    battery run out; a limit of processor, memory or GPU memory is passed. The first four pause. The last gives way: a
+    batch, then a rest of `rest_factor` times its length. Whatever is not said by user or game in so many words or by an
+    empty disk or battery holds training up for `longest_rest_seconds` at a time; then one batch is trained all the same,
+    so that learning never stops for good. A game that says "free" or "steady" knows better than the processor's load.
+    Of all this only the user's pause counts where the settings switch the governor off.
+
+    Args:
+        moment: seconds of a clock that never goes back.
+    """
+    if not settings.enabled:
+        unasked = first(settings, max_workers)
+        return _paused_by_user(unasked, sample) if sample.user_pause else unasked
+    frames = _frames(sample.game, former.frames, moment)
+    memory = Decision(AT_WORK, max_workers, number=sample.number, strains=former.strains, frames=frames)
+    if sample.number != former.number:
+        memory = replace(memory, strains=_strains(sample, settings, former.strains, moment))
+    if sample.user_pause:
+        return _paused_by_user(memory, sample)
+    if sample.game == BUSY:
+        return _paused(memory, f"the game is busy{_added(sample)}", BUSY, at_once=True)
+    if memory.frames.slow:
+        return _for_slow_frames(sample, settings, memory, moment)
+    for name in ("free disk", "battery"):
+        if memory.strains.get(name, Strain()).passed:
+            return _paused(memory, _words(name, sample, settings), name)
+    passed = [name for name, strain in memory.strains.items() if strain.passed and not _game_knows_better(name, sample)]
+    if passed:
+        return _giving_way(passed, sample, settings, memory, moment)
+    return memory
+
+
+def _paused(memory: Decision, reason: str, *causes: str, at_once: bool = False) -> Decision:
+    return replace(memory, state=PAUSED, workers_allowed=0, reason=reason, causes=causes, at_once=at_once)
+
+
+def _paused_by_user(memory: Decision, sample: Sample) -> Decision:
+    reason = f"the user has asked for it ({sample.user_pause}); to go on: r in the monitor, or its command with --resume"
+    return _paused(memory, reason, BY_THE_USER, at_once=True)
+
+
+def _game_knows_better(name: str, sample: Sample) -> bool:
+    return name == "processor" and sample.game in (FREE, STEADY)
+
+
+def _added(sample: Sample) -> str:
+    return f": {sample.game_remark}" if sample.game_remark else ""
+
+
+def _frames(word: str, former: SlowFrames, moment: float) -> SlowFrames:
+    """Slow at once; as usual again only after a rest, which doubles when the frames are slow again soon after it."""
+    shortest, longest = AFTER_SLOW_SECONDS
+    if word == SLOW:
+        if former.slow:
+            return replace(former, steady_since=None)
+        soon = moment - former.ended < max(_SOON_AGAIN_SECONDS, former.rest_seconds)
+        rest = min(2 * former.rest_seconds, longest) if soon else shortest
+        return SlowFrames(True, moment, None, rest, former.ended)
+    if not former.slow or word == FREE:
+        return replace(former, slow=False, ended=moment if former.slow else former.ended)
+    if former.steady_since is None:
+        return replace(former, steady_since=moment)
+    if moment - former.steady_since < former.rest_seconds:
+        return former
+    return replace(former, slow=False, ended=moment)
+
+
+def _for_slow_frames(sample: Sample, settings: GovernorSettings, memory: Decision, moment: float) -> Decision:
+    reason = f"the game's frames are slower than usual{_added(sample)}"
+    rested = moment - max(memory.frames.since, sample.last_batch_ended)
+    if rested >= settings.longest_rest_seconds:
+        reason += f"; one batch all the same, after {settings.longest_rest_seconds:g} s of rest"
+        return replace(memory, state=GIVING_WAY, workers_allowed=1, reason=reason, causes=("slow frames",))
+    return _paused(memory, reason, "slow frames", at_once=True)
+
+
+def _giving_way(passed: list[str], sample: Sample, settings: GovernorSettings, memory: Decision, moment: float) -> Decision:
+    """Rest after each batch, in proportion to it; nobody waits for ever."""
+    rest = min(settings.rest_factor * sample.last_batch_seconds, settings.longest_rest_seconds)
+    since = max(min(memory.strains[name].since for name in passed), sample.last_batch_ended)
+    reason = "; ".join(_words(name, sample, settings) for name in passed)
+    if moment - since < rest:
+        return _paused(memory, f"{reason}; a rest of {rest:.1f} s before the next batch", *passed)
+    reason += "; one batch at a time, with rests between them"
+    return replace(memory, state=GIVING_WAY, workers_allowed=1, reason=reason, causes=tuple(passed))
+
+
+def _limits(sample: Sample, settings: GovernorSettings) -> dict[str, tuple[float | None, float, bool]]:
+    """By name: the value seen, its limit, and whether the danger lies above it."""
+    return {
+        "processor": (sample.others_cpu_percent, settings.cpu_percent, True),
+        "memory": (sample.memory_percent, settings.memory_percent, True),
+        "GPU memory": (sample.gpu_memory_percent, settings.gpu_memory_percent, True),
+        "free disk": (sample.free_disk_bytes, settings.free_disk_bytes, False),
+        "battery": (sample.battery_percent, settings.battery_percent, False),
+    }
+
+
+def _strains(sample: Sample, settings: GovernorSettings, former: Mapping[str, Strain], moment: float) -> dict[str, Strain]:
+    return {
+        name: _strain(value, limit, above, former.get(name, Strain()), moment)
+        for name, (value, limit, above) in _limits(sample, settings).items()
+    }
+
+
+def _strain(value: float | None, limit: float, above: bool, former: Strain, moment: float) -> Strain:
+    if value is None:
+        return Strain()
+    if former.passed:
+        other_side = value < BACK_BELOW * limit if above else value > limit / BACK_BELOW
+    else:
+        other_side = value > limit if above else value < limit
+    against = former.against + 1 if other_side else 0
+    if against < READINGS_IN_A_ROW:
+        return replace(former, against=against)
+    return Strain(not former.passed, 0, moment)
+
+
+def _words(name: str, sample: Sample, settings: GovernorSettings) -> str:
+    if name == "free disk":
+        return f"{_size(sample.free_disk_bytes)} of disk are free (at least {_size(settings.free_disk_bytes)} are needed)"
+    if name == "battery":
+        return f"the battery is at {_percent(sample.battery_percent)} (limit {_percent(settings.battery_percent)})"
+    value, limit, _ = _limits(sample, settings)[name]
+    return f"other programs use {_percent(value)} of the {name} (limit {_percent(limit)})"
+
+
+def _percent(value: float | None) -> str:
+    return "?" if value is None else f"{value:.0f} %"
+
+
+def _size(value: float | None) -> str:
+    return "?" if value is None else f"{value / 1e6:,.0f} MB"
+
+
+def facts(decision: Decision, sample: Sample) -> dict[str, Any]:
+    """What a monitor may show: state, reason, workers_allowed and the readings."""
+    readings = {
+        "others_cpu_percent": sample.others_cpu_percent,
+        "memory_percent": sample.memory_percent,
+        "gpu_memory_percent": sample.gpu_memory_percent,
+        "gpu_percent": sample.gpu_percent,
+        "free_disk_bytes": sample.free_disk_bytes,
+        "battery_percent": sample.battery_percent,
+        "game": sample.game or None,
+    }
+    return {
+        "state": decision.state,
+        "reason": decision.reason,
+        "workers_allowed": decision.workers_allowed,
+        "readings": {name: round(value, 1) if isinstance(value, float) else value for name, value in readings.items()},
+    }
+
+
+def text(decision: Decision) -> str:
+    """The decision in one line."""
+    return f"{decision.state}: {decision.reason}" if decision.reason else decision.state

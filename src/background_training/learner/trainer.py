@@ -1,0 +1,302 @@
+"""Forms batches of what waits, trains, commits: all that changes a root, in the one process that may."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from background_training.algo import yield_point
+from background_training.episodes import buffer
+from background_training.episodes.buffer import DUPLICATE
+from background_training.episodes.layout import Layout
+from background_training.errors import EpisodeError, ModelError
+from background_training.learner import checkpoint, publish
+from background_training.learner import triage as intakes
+from background_training.learner.batch_result import Round
+from background_training.learner.checkpoint import Generation
+from background_training.learner.finalize import Settlement
+from background_training.learner.metrics_writer import MetricsHistory
+from background_training.learner.regression_guard import Guard
+from background_training.learner.triage import Accepted, AlreadyTrained, Growing, Intake, ModelFacts, SetAside
+from background_training.paths import Paths
+from background_training.printable import visible
+from background_training.records.ledger import Ledger
+from background_training.settings import Settings
+from background_training.spaces import ActionSpace
+from background_training.storage import model_store
+from background_training.storage.file_lock import RootLock
+from background_training.storage.file_signature import signature
+
+_BACKLOG = 5
+"""So many batches of short episodes become one, if so many wait."""
+_BACKLOG_BYTES = 32_000_000
+"""How large their files may be together, as wide states take memory and time."""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """What is done for the sake of files that may kill the process that works on them, and of whoever else comes to the root.
+
+    before_reading: told each file's name before it is read, and "" after the last one: what happens from then on is no
+        single file's doing.
+    before_training: told the names of a batch before it is trained on, and none of them once it is committed.
+    alone: names of files that are trained on one by one.
+    lock: looked at again before anything is changed. Otherwise, when the folder is deleted and made again in the middle of
+        a batch, another learner may have locked the new one, and both would train on what lies there.
+    """
+
+    before_reading: Callable[[str], None]
+    before_training: Callable[[Sequence[str]], None]
+    alone: Collection[str] = ()
+    lock: RootLock | None = None
+
+    def check_lock(self) -> None:
+        """Go on only as the one who may change the root.
+
+        Raises:
+            MachineError: the folder has been deleted and made again since the lock was taken.
+        """
+        if self.lock is not None:
+            self.lock.check()
+
+
+FEARLESS = Caution(lambda name: None, lambda names: None)
+
+
+class Trainer:
+    """Holds the newest generation of one root and makes the next ones.
+
+    It promises that every file it takes ends as trained exactly once, or aside with a reason, whatever kills it in
+    between; see docs/commit-protocol.md. It needs to be alone: its caller holds the root's worker lock.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        settings: Settings,
+        ledger: Ledger,
+        present: Generation | None,
+        intake: Intake,
+        caution: Caution = FEARLESS,
+    ) -> None:
+        self.present = present
+        self.ledger = ledger
+        self.settlement = Settlement(paths, settings, ledger)
+        self._paths = paths
+        self._settings = settings
+        self._intake = intake
+        self._caution = caution
+        self._signature = signature(paths.model)
+        self._snapshot: deque[str] = deque()
+        self.history = MetricsHistory(paths, ledger)
+        self.history.begin(present)
+        self.guard = Guard(paths, settings, ledger)
+        if present is not None:
+            # The decision of a process that was killed before it had acted on it.
+            self._go_on_with(self.guard.heeded(present))
+
+    @property
+    def actions(self) -> ActionSpace | None:
+        """What the present model chooses among; None before there is one."""
+        return self.present.state.actions if self.present is not None else None
+
+    def waiting(self) -> int:
+        """Files of the present snapshot that have not been looked at yet."""
+        return len(self._snapshot)
+
+    def look(self) -> int:
+        """Take a new snapshot of the buffer once the old one is worked through; return how many files are in it."""
+        if not self._snapshot:
+            self._snapshot.extend(buffer.waiting_names(self._paths))
+        return len(self._snapshot)
+
+    def work_on_next(self) -> Round:
+        """Take files off the snapshot until a batch is full or nothing is left, and train on it.
+
+        Raises:
+            OSError: the machine failed before the commit; nothing has been trained, and all files still wait.
+            ModelError: somebody else has changed the model file; start again from what is there now.
+        """
+        started = _working_seconds()
+        done = self._collect()
+        done.stage_seconds["load"] = _working_seconds() - started
+        if self.present is None and done.accepted:
+            self._begin(done)
+        self._caution.check_lock()
+        if done.returned:
+            departures = [item.departure() for item in done.returned]
+            buffer.move_out(self._paths, departures, durable=self._settings.learner.durable)
+        self.settlement.set_aside(done.set_aside)
+        if done.accepted:
+            self._caution.before_training([item.name for item in done.accepted])
+            done.trained = self._train(done)
+            self._caution.before_training(())
+        settling = _working_seconds()
+        done.seconds = settling - started
+        if done.trained is not None:
+            self.settlement.after_commit(done.trained, done.accepted, done.seconds)
+            done.stage_seconds["archive"] = _working_seconds() - settling
+            self._go_on_with(self.guard.after_batch(done.trained))
+        if done.growing is not None:
+            done.notices.append(self._grow(done.growing))
+        return done
+
+    def _grow(self, growing: Growing) -> str:
+        """Widen the model as an agent asks for; the sentence that says so."""
+        assert self.present is not None
+        self._check_model()
+        wanted = publish.Widening(growing.features, growing.actions)
+        self.present, line = publish.commit_widened(self._paths, self._settings, self.ledger, self.present, wanted)
+        self._signature = signature(self._paths.model)
+        if line is not None:
+            self.guard.see_published(line)
+        sentence = f"Version {self.present.version} - {self.present.commit['reason']}, as {visible(growing.name)} asks for"
+        self.settlement.note(sentence)
+        return sentence
+
+    def _check_model(self) -> None:
+        """Go on only if nobody else has changed the model file.
+
+        Raises:
+            ModelError, MachineError: somebody has, or the folder was made again.
+        """
+        if signature(self._paths.model) != self._signature:
+            raise ModelError(
+                str(self._paths.model), "another program has changed it", "the batch is trained again from what is there now"
+            )
+        self._caution.check_lock()
+
+    def _go_on_with(self, chosen: Generation) -> None:
+        """Take what the guard has chosen: nearly always the version that there is."""
+        if chosen is not self.present:
+            self.present = chosen
+            self._signature = signature(self._paths.model)
+
+    def _collect(self) -> Round:
+        """The next batch. In a backlog several share the price of one commit.
+
+        Whether there is one depends on the sound episodes alone, so that a kill changes nothing: what it has cleared
+        away does not count.
+        """
+        size, most_steps = self._settings.learner.batch_size, self._settings.learner.backlog_steps
+        if most_steps and len(self._snapshot) >= _BACKLOG * size:
+            before = self._snapshot.copy()
+            found = self._gather(_BACKLOG * size, most_steps)
+            if len(found.accepted) == _BACKLOG * size and not _are_long(found.accepted, most_steps):
+                return found
+            self._snapshot = before
+        return self._gather(size)
+
+    def _gather(self, count: int, most_steps: int | None = None) -> Round:
+        """Take files off the snapshot until so many are accepted; with `most_steps`, give up when these are not short."""
+        done = Round()
+        model = self._facts()
+        while self._snapshot and len(done.accepted) < count:
+            yield_point.reached()
+            alone = self._snapshot[0] in self._caution.alone
+            if alone and done.accepted:
+                break
+            name = self._snapshot.popleft()
+            self._caution.before_reading(name)
+            verdict = self._intake.judge(name, model)
+            if isinstance(verdict, Accepted):
+                if model is not None:
+                    model = dataclasses.replace(model, layout=model.layout.named_by(verdict.episode))
+                twin = _twin(verdict, done.accepted)
+                version = 1 + (model.version if model else 0)
+                if twin is None:
+                    done.accepted.append(verdict)
+                else:
+                    episode_id = "" if twin.sha256 == verdict.sha256 else verdict.episode.episode_id
+                    former = twin.name, version
+                    done.set_aside.append(intakes.duplicate(verdict.name, verdict.sha256, verdict.signature, episode_id, former))
+            elif isinstance(verdict, SetAside):
+                done.set_aside.append(verdict)
+            elif isinstance(verdict, AlreadyTrained):
+                done.returned.append(verdict)
+            elif isinstance(verdict, Growing):
+                self._snapshot.appendleft(name)
+                done.growing = None if done.accepted else verdict  # what was accepted is trained on first
+                break
+            elif verdict is not None:
+                done.left_alone.append(verdict.name)
+                done.troubles += [verdict.trouble] if verdict.trouble else []
+            if alone and done.accepted:
+                break
+            if most_steps is not None and _are_long(done.accepted, most_steps):
+                break
+        self._caution.before_reading("")
+        return done
+
+    def _begin(self, done: Round) -> None:
+        """Make the untrained model for the first batch.
+
+        What does not fit it goes back to the snapshot, to be judged after the commit, and so do duplicates, as they may be of
+        such a file. Set aside before the commit, they would be missing after a kill: others would take their places in the
+        batch, and have a say in what the model is like.
+        """
+        episodes = [item.episode for item in done.accepted]
+        width, actions = checkpoint.sizes_of(episodes, self._settings.learning)
+        self.present = checkpoint.untrained(width, actions, self._settings.learning)
+        fitting: list[Accepted] = []
+        layout = Layout(width, actions)
+        for item in done.accepted:
+            fit = _fitted(item, ModelFacts(0, layout))
+            if fit is not None:
+                fitting.append(fit)
+                layout = layout.named_by(fit.episode)
+        if len(fitting) < len(done.accepted):
+            again = {item.name for item in done.accepted} - {item.name for item in fitting}
+            again |= {item.name for item in done.set_aside if item.fate == DUPLICATE}
+            done.set_aside = [item for item in done.set_aside if item.name not in again]
+            self._snapshot.extendleft(sorted(again, key=os.fsencode, reverse=True))
+        done.accepted = fitting
+
+    def _train(self, done: Round) -> Generation:
+        assert self.present is not None
+        started, accepted = _working_seconds(), done.accepted
+        lines = self.settlement.ledger_lines(accepted)
+        successor = checkpoint.successor(self.present, lines, [item.episode for item in accepted], self._settings.learning)
+        self._check_model()
+        trained = _working_seconds()
+        model_store.commit(self._paths, successor.data, durable=self._settings.learner.durable)
+        done.stage_seconds |= {"train": trained - started, "commit": _working_seconds() - trained}
+        self._signature = signature(self._paths.model)
+        self.present = successor
+        return successor
+
+    def _facts(self) -> ModelFacts | None:
+        if self.present is None:
+            return None
+        return ModelFacts(self.present.version, self.present.layout)
+
+
+def _working_seconds() -> float:
+    """A clock that stands still while this process gives way to others."""
+    return time.perf_counter() - yield_point.rested_seconds()
+
+
+def _fitted(item: Accepted, model: ModelFacts) -> Accepted | None:
+    """The item with its episode in the model's order; None if it is of another game."""
+    try:
+        episode = intakes.fitted(item.episode, model)
+    except EpisodeError:
+        return None
+    return item if episode is item.episode else dataclasses.replace(item, episode=episode, aligned=True)
+
+
+def _are_long(batch: Sequence[Accepted], most_steps: int) -> bool:
+    steps, size = sum(item.episode.steps for item in batch), sum(len(item.data) for item in batch)
+    return steps > most_steps or size > _BACKLOG_BYTES
+
+
+def _twin(item: Accepted, others: Iterable[Accepted]) -> Accepted | None:
+    """The episode of the same batch that is the same one, by its bytes or by its id."""
+    for other in others:
+        if other.sha256 == item.sha256 or (item.episode.episode_id and other.episode.episode_id == item.episode.episode_id):
+            return other
+    return None

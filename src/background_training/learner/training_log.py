@@ -1,0 +1,84 @@
+"""logs/background_training.log: one block per batch, and lines of trouble, for people. Bounded by rotation, never fatal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from background_training.storage import atomic_files
+
+logger = logging.getLogger(__name__)
+
+RULE = "-" * 60
+_TAIL_BYTES = 1 << 16
+_OLD_LOGS = 3
+
+
+def block(moment: float, facts: Sequence[tuple[str, str]]) -> str:
+    """One block of the log.
+
+    Args:
+        moment: seconds since 1970.
+        facts: key and value of each line, in order.
+    """
+    lines = [f"  {key + ':':<17}{value}" for key, value in facts]
+    return "\n".join([f"[{stamp(moment)}] Batch Training Complete", *lines, RULE]) + "\n"
+
+
+def line(moment: float, sentence: str) -> str:
+    """A line between two blocks."""
+    return f"[{stamp(moment)}] {sentence}\n"
+
+
+def stamp(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+class TrainingLog:
+    """Appends blocks; when the file has grown too long it becomes .1, the former .1 becomes .2, and so on."""
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+
+    def add(self, text: str) -> None:
+        """Append a block. A log that can't be written is a pity, but no reason to stop training."""
+        try:
+            self._rotate_if_full()
+            atomic_files.append_whole(self._path, text.encode("utf-8", "backslashreplace"), durable=False)
+        except OSError as error:
+            logger.warning("training log not written: %s", error)
+
+    def has_version(self, version: int) -> bool:
+        """Whether the end of the log tells of this version; asked after a crash, so that nothing is told twice.
+
+        The block before the first one of a log is the last one of the log that was rotated away.
+        """
+        wanted = f"{'  Model Version:':<19}{version}\n"
+        return any(wanted in _tail(path) for path in (self._path, self._path.with_name(f"{self._path.name}.1")))
+
+    def _rotate_if_full(self) -> None:
+        try:
+            if os.stat(self._path).st_size < self._max_bytes:
+                return
+        except FileNotFoundError:
+            return
+        for number in range(_OLD_LOGS - 1, 0, -1):
+            older = self._path.with_name(f"{self._path.name}.{number}")
+            if atomic_files.exists(older):
+                os.replace(older, self._path.with_name(f"{self._path.name}.{number + 1}"))
+        atomic_files.retry_while_shared(lambda: os.replace(self._path, self._path.with_name(f"{self._path.name}.1")))
+
+
+def _tail(path: Path) -> str:
+    """The last blocks of a log; nothing if it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

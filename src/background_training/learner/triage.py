@@ -1,0 +1,346 @@
+"""What to do with one waiting file: train on it, set it aside, or leave it for now."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from background_training.algo import batch
+from background_training.episodes import buffer, episode_file
+from background_training.episodes import layout as layouts
+from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED, Departure
+from background_training.episodes.episode import Episode
+from background_training.episodes.layout import Layout
+from background_training.errors import EpisodeError, MachineError
+from background_training.ipc.channel import Tell
+from background_training.learner.file_age import CLOCK, WallClock
+from background_training.paths import MODEL_NAME, Paths
+from background_training.printable import visible
+from background_training.records import pause_file
+from background_training.records.ledger import UNKNOWN_VERSION, Ledger
+from background_training.settings import Settings
+from background_training.storage import atomic_files
+from background_training.storage.file_signature import Signature, signature_of
+
+_FAULTS_OF_ONE_FILE = (errno.EACCES, errno.EPERM)
+_READ_WAITS_SECONDS = (0.01, 0.05)
+_MAY_BE_UNFINISHED = frozenset({"empty", "unfinished"})
+_REFUSED_AGAIN_SECONDS = (0.5, 30.0)
+
+
+def _status_of(path: Path) -> os.stat_result:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        time.sleep(_READ_WAITS_SECONDS[0])
+        return os.lstat(path)
+
+
+def _read_patiently(path: Path, max_bytes: int) -> bytes:
+    """Read a file; a fault that passes, as on a network drive, is no news."""
+    for wait_seconds in _READ_WAITS_SECONDS:
+        try:
+            return atomic_files.read_regular_file(path, max_bytes)
+        except (FileNotFoundError, atomic_files.NotARegularFileError):
+            raise
+        except OSError:
+            time.sleep(wait_seconds)
+    return atomic_files.read_regular_file(path, max_bytes)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An episode to train on, with the bytes it was read from.
+
+    aligned: whether the episode has been put into the model's order, and so is not what the bytes say.
+    """
+
+    name: str
+    sha256: str
+    signature: Signature
+    data: bytes
+    episode: Episode
+    aligned: bool = False
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A file that will not be trained on, and why. A sound episode may not fit the model, being `of_another_game`; one that
+    came too late has so many `steps`."""
+
+    name: str
+    sha256: str
+    signature: Signature | None
+    fate: str
+    reason: str
+    of_another_game: bool = False
+    steps: int | None = None
+
+    def line(self, seq: int, stored_as: str) -> dict[str, Any]:
+        """Its line in the ledger."""
+        line = {"seq": seq, "sha256": self.sha256, "name": self.name, "fate": self.fate, "reason": self.reason}
+        line |= {} if self.steps is None else {"steps": self.steps}
+        return line if stored_as == self.name else {**line, "archived_as": stored_as}
+
+    def departure(self, stored_as: str) -> Departure:
+        note = f"{self.reason}. Moved to {'archive/' + self.fate}."
+        return Departure(self.name, self.fate, stored_as, self.signature, note=note)
+
+
+@dataclass(frozen=True)
+class AlreadyTrained:
+    """A trained episode whose move to the archive was cut short by a crash."""
+
+    name: str
+    stored_as: str
+    signature: Signature
+    data: bytes
+
+    def departure(self) -> Departure:
+        return Departure(self.name, TRAINED, self.stored_as, self.signature, self.data)
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """A file that is not ready, or that the machine can't read just now."""
+
+    name: str
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Growing:
+    """An episode with features or actions that the model lacks, whose agent wants it to get them."""
+
+    name: str
+    features: tuple[str, ...]
+    actions: tuple[str, ...]
+
+
+Verdict = Accepted | SetAside | AlreadyTrained | LeftAlone | Growing
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What of the present model decides over an episode."""
+
+    version: int
+    layout: Layout
+
+
+def fitted(episode: Episode, model: ModelFacts) -> Episode:
+    """The episode in the model's order. Refuse one of another game, and tell the game's author how to go on.
+
+    Raises:
+        EpisodeError: as layout.aligned and batch.check_fits do.
+    """
+    layout = model.layout
+    try:
+        episode = layouts.aligned(episode, layout)
+        batch.check_fits(episode, layout.state_width, layout.actions)
+    except EpisodeError as error:
+        sizes = f"takes states of {layout.state_width} numbers and chooses {layout.actions.words}"
+        remedy = (
+            "If the game has changed, use another --root to keep both models, or move models, data/archive and "
+            "data/ledger.jsonl elsewhere to start a new one here"
+        )
+        # Without the whole path and the version: what the ledger says must not depend on where the root lies, nor on
+        # when the file was looked at again after a crash.
+        words = f"{error.needed}. models/{MODEL_NAME}" if error.reason == layouts.OTHER_NAMES else f"models/{MODEL_NAME}"
+        raise EpisodeError(error.reason, error.found, f"{words} {sizes}. {remedy}") from None
+    return episode
+
+
+def duplicate(name: str, sha256: str, signature: Signature, episode_id: str, former: tuple[str, int]) -> SetAside:
+    """The verdict on an episode that was delivered before.
+
+    Args:
+        episode_id: by which it was recognised; "" if by its bytes.
+        former: name and version of the episode that was, or is about to be, trained on: before and after a crash the same.
+    """
+    what = f"episode_id {episode_id!a} was" if episode_id else "the same bytes were"
+    version = f"version {former[1]}" if former[1] != UNKNOWN_VERSION else "a version that is not known any more"
+    reason = f"{what} trained on in {version}, as {visible(former[0])}; each episode counts once"
+    return SetAside(name, sha256, signature, DUPLICATE, reason)
+
+
+class Intake:
+    """Reads waiting files, each once, and judges them.
+
+    The verdict depends on the file's bytes, the settings, the ledger and the model; on the clock only where a
+    file's age is asked for, and where an unfinished file has to stand still for a while.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        settings: Settings,
+        ledger: Ledger,
+        *,
+        patient: bool,
+        clock: WallClock = CLOCK,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`patient`: give an unfinished file the time to be finished; without, it counts as broken at once."""
+        self._paths = paths
+        self._settings = settings
+        self._ledger = ledger
+        self._patient = patient
+        self._clock = clock
+        self._monotonic = monotonic
+        self._unfinished: dict[str, tuple[Signature, float]] = {}
+        self._refused: dict[str, tuple[float, float]] = {}
+        self._deadly: dict[str, str] = {}
+        self._unreadable: set[str] = set()
+
+    def reject_from_now_on(self, name: str, reason: str) -> None:
+        """Reject a file unread that has killed, time and again, the process that worked on it."""
+        self._deadly[name] = reason
+
+    def leave_alone_from_now_on(self, name: str) -> None:
+        """Go on without a file that the machine has failed to read time and again."""
+        self._unreadable.add(name)
+
+    def judge(self, name: str, model: ModelFacts | None) -> Verdict | None:
+        """Look at one waiting file; None if it is gone.
+
+        A machine's failure to read it is no verdict on the file. Where only this file refuses, it is left alone with
+        the trouble named, and the others have their turn.
+
+        Raises:
+            MachineError: the machine fails to read; nothing that was judged in this round should be trained on.
+        """
+        path = self._paths.buffer / name
+        try:
+            status = _status_of(path)
+            if name in self._deadly:
+                return self._rejected(name, "", None, self._deadly.pop(name))  # the next of this name may be harmless
+            if self._needs_time(name, signature_of(status)):
+                return LeftAlone(name)
+            buffer.check_movable(self._paths, name, status)
+            data = _read_patiently(path, self._settings.limits.max_memory_bytes)
+        except FileNotFoundError:
+            return None
+        except atomic_files.NotARegularFileError as error:
+            return self._rejected(name, "", None, f"it is {error.strerror}; a regular file is needed")
+        except OverflowError as error:
+            limit = self._settings.limits.max_memory_bytes
+            reason = f"it is {error} long; at most {limit} bytes (limits.max_memory_bytes) are allowed"
+            return self._rejected(name, "", signature_of(status), reason)
+        except OSError as error:
+            if error.errno not in _FAULTS_OF_ONE_FILE and name not in self._unreadable:
+                raise MachineError(f"reading {path}", str(error)) from error
+            return self._left_for_later(name, error)
+        self._refused.pop(name, None)
+        return self._judge_data(name, data, status, model)
+
+    def _judge_data(self, name: str, data: bytes, status: os.stat_result, model: ModelFacts | None) -> Verdict:
+        signature = signature_of(status)
+        sha256 = hashlib.sha256(data).hexdigest()
+        age_seconds = self._clock.age_seconds(status.st_mtime)
+        known = self._ledger.trained_as(sha256)
+        if known is not None:
+            return self._seen_before(name, sha256, signature, data, known)
+        try:
+            episode = episode_file.read(data, self._settings.limits)
+        except EpisodeError as error:
+            # Some writers reserve the room of a file before they fill it: no archive begins with zeros.
+            unfinished = error.reason in _MAY_BE_UNFINISHED or not data[:4].strip(b"\0")
+            if unfinished and not self._stood_still(name, signature):
+                return LeftAlone(name)
+            return self._rejected(name, sha256, signature, f"{error} [{error.reason}]")
+        self._unfinished.pop(name, None)
+        as_written = episode
+        if model is not None:
+            try:
+                episode = fitted(episode, model)
+            except EpisodeError as error:
+                growing = self._growing(name, episode, model)
+                if growing is not None:
+                    return self._too_late(name, sha256, signature, episode, age_seconds, model) or growing
+                return SetAside(name, sha256, signature, REJECTED, f"{error} [{error.reason}]", of_another_game=True)
+        return self._too_late(name, sha256, signature, episode, age_seconds, model) or Accepted(
+            name, sha256, signature, data, episode, episode is not as_written
+        )
+
+    def _growing(self, name: str, episode: Episode, model: ModelFacts) -> Growing | None:
+        """The verdict on an episode that fits the model once that has grown, if this is what its agent asks for."""
+        grown = layouts.grown(episode, model.layout) if self._settings.learner.grow else None
+        limits = self._settings.limits
+        if grown is None or grown.state_width > limits.max_state_width or grown.actions.outputs > limits.max_actions:
+            return None
+        try:
+            fitted(episode, dataclasses.replace(model, layout=grown))
+        except EpisodeError:
+            return None
+        features, actions = (
+            grown.state_names[len(model.layout.state_names) :],
+            grown.action_names[len(model.layout.action_names) :],
+        )
+        return Growing(name, features, actions)
+
+    def _seen_before(
+        self, name: str, sha256: str, signature: Signature, data: bytes, known: tuple[str, int, str]
+    ) -> SetAside | AlreadyTrained:
+        former_name, version, stored_as = known
+        if name == former_name and buffer.is_free(self._paths, TRAINED, stored_as, name):
+            return AlreadyTrained(name, stored_as, signature, data)
+        return duplicate(name, sha256, signature, "", (former_name, version))
+
+    def _too_late(
+        self, name: str, sha256: str, signature: Signature, episode: Episode, age_seconds: float, model: ModelFacts | None
+    ) -> SetAside | None:
+        twin = self._ledger.sha256_of_id(episode.episode_id) if episode.episode_id else None
+        former = self._ledger.trained_as(twin) if twin else None
+        if former is not None:
+            return duplicate(name, sha256, signature, episode.episode_id, former[:2])
+        limits = self._settings.learner
+        too_old = bool(limits.max_file_age) and age_seconds > limits.max_file_age
+        written = signature[2] / 1e9
+        if too_old and age_seconds - pause_file.seconds_since(self._paths, written, time.time()) > limits.max_file_age:
+            reason = f"it is older than max_file_age, {limits.max_file_age:g} s"
+            return SetAside(name, sha256, signature, STALE, reason, steps=episode.steps)
+        played = episode.policy_version
+        if limits.max_version_lag and model and played is not None and model.version - played > limits.max_version_lag:
+            reason = f"policy version {played} played it, more than max_version_lag, {limits.max_version_lag}, before the model's"
+            return SetAside(name, sha256, signature, STALE, reason, steps=episode.steps)
+        return None
+
+    def _left_for_later(self, name: str, error: OSError) -> LeftAlone:
+        """Leave a file that refuses to be read, for longer each time."""
+        shortest, longest = _REFUSED_AGAIN_SECONDS
+        wait_seconds = min(max(shortest, 2 * self._refused.get(name, (0.0, 0.0))[1]), longest)
+        self._refused[name] = self._monotonic() + wait_seconds, wait_seconds
+        return LeftAlone(name, f"{visible(name)} can't be read: {error}")
+
+    def _needs_time(self, name: str, signature: Signature) -> bool:
+        """Whether there is no point in reading a file now: it refused a moment ago, or is as unfinished as it was."""
+        refused = self._monotonic() < self._refused.get(name, (0.0, 0.0))[0]
+        return refused or (self._unfinished.get(name, (None, 0.0))[0] == signature and not self._stood_still(name, signature))
+
+    def _stood_still(self, name: str, signature: Signature) -> bool:
+        """Whether an unfinished file has not changed for long enough to be called broken."""
+        if not self._patient:
+            return True
+        seen, since = self._unfinished.get(name, (None, 0.0))
+        if seen != signature:
+            self._unfinished[name] = signature, self._monotonic()
+            return self._settings.learner.settle_seconds == 0
+        return self._monotonic() - since >= self._settings.learner.settle_seconds
+
+    def _rejected(self, name: str, sha256: str, signature: Signature | None, reason: str) -> SetAside:
+        self._unfinished.pop(name, None)
+        return SetAside(name, sha256, signature, REJECTED, reason)
+
+
+def tell_set_aside(tell: Tell, item: SetAside) -> None:
+    tell("set_aside", name=visible(item.name), fate=item.fate, reason=item.reason)

@@ -1,0 +1,92 @@
+"""Hints that something has come into the buffer; the folder itself stays the truth."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+from background_training.episodes.buffer import is_episode_name
+
+if sys.platform == "linux":
+    from watchdog.observers.inotify import InotifyEmitter
+    from watchdog.observers.inotify_c import InotifyConstants
+
+    class _Arriving(InotifyEmitter):
+        """Does not ask which files are moved away, which is what becomes of every file that was trained on.
+
+        watchdog holds such an event back for half a second, in case the file turns up elsewhere, and with it all arrivals
+        after it.
+        """
+
+        def get_event_mask_from_filter(self) -> Any:
+            asked = InotifyConstants
+            return asked.IN_CREATE | asked.IN_MOVED_TO | asked.IN_MODIFY | asked.IN_CLOSE_WRITE | asked.IN_DELETE_SELF
+
+    def _observer() -> BaseObserver:
+        return BaseObserver(_Arriving)
+else:
+
+    def _observer() -> BaseObserver:
+        return Observer()
+
+
+_ARRIVALS = ("created", "modified", "moved", "closed")
+
+
+class BufferWatcher(FileSystemEventHandler):
+    """Sets `hint` soon after an episode file has arrived or grown.
+
+    It does not promise to: events are lost in bursts and don't exist on network drives. Whoever waits for the hint
+    also looks by themselves from time to time.
+    """
+
+    def __init__(self, folder: Path, hint: threading.Event) -> None:
+        self._folder = folder
+        self._hint = hint
+        self._observer = _observer()
+        self._watched: tuple[int, int] | None = None
+        self._folder_gone = False
+        self.trouble = ""
+
+    def start(self) -> None:
+        """Begin to watch; if the system refuses, `trouble` says why, and there will be no hints."""
+        try:
+            self._watched = self._identity()
+            self._observer.schedule(self, str(self._folder))
+            self._observer.start()
+        except OSError as error:
+            self.trouble = f"{self._folder} can't be watched ({error}); it is looked at from time to time instead"
+
+    def sees(self) -> bool:
+        """Whether the folder is still the one that is being watched: a watch dies with its folder, and a new folder
+        may bear the old one's number.
+
+        Raises:
+            OSError: the machine failed; there may be no folder.
+        """
+        return self._identity() == self._watched and not self._folder_gone
+
+    def _identity(self) -> tuple[int, int]:
+        status = os.stat(self._folder)
+        return status.st_dev, status.st_ino
+
+    def stop(self) -> None:
+        if self._observer.is_alive():
+            self._observer.stop()
+            self._observer.join()
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type == "deleted" and Path(os.fsdecode(event.src_path)) == self._folder:
+            self._folder_gone = True
+            self._hint.set()
+        if event.event_type in _ARRIVALS:
+            path = event.dest_path if event.event_type == "moved" else event.src_path
+            if is_episode_name(Path(os.fsdecode(path)).name):
+                self._hint.set()

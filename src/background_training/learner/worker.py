@@ -1,0 +1,300 @@
+"""The worker process: takes orders on stdin, trains, and tells what it did on stdout, one JSON object a line.
+
+It holds nothing that can't be lost. When its parent is gone, stdin ends, and so does it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from background_training import settings_file
+from background_training.algo import yield_point
+from background_training.errors import BackgroundTrainingError, LockUnavailableError, MachineError, ModelError
+from background_training.ipc import process_priority
+from background_training.ipc.channel import Tell, teller
+from background_training.ipc.heartbeat import Pulse
+from background_training.ipc.memory_limit import Growth
+from background_training.learner import open_root
+from background_training.learner.batch_result import Round
+from background_training.learner.counters import Tally
+from background_training.learner.data_warnings import TrapWatch
+from background_training.learner.file_age import CLOCK
+from background_training.learner.metrics_writer import Circumstances
+from background_training.learner.throttle import Gate
+from background_training.learner.trainer import Caution, Trainer
+from background_training.learner.triage import tell_set_aside
+from background_training.learner.trouble_log import TroubleLog
+from background_training.learner.watcher import BufferWatcher
+from background_training.records import status
+from background_training.settings import Settings
+from background_training.storage.file_lock import RootLock
+
+logger = logging.getLogger(__name__)
+
+LONGEST_BACK_OFF_SECONDS = 30.0
+_FORMER_WORKER_SECONDS = 10.0
+_UNFINISHED_WAIT_SECONDS = 0.25
+_CAREFUL_ROUNDS = 50
+_EXIT_GRACE_SECONDS = 1.0
+_FAULTS_UNTIL_LEFT_ALONE = 3
+_RETENTION_SECONDS = 600.0
+
+
+class Worker:
+    """The loop of the worker process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tell: Tell,
+        *,
+        careful: bool,
+        deadly: dict[str, str],
+        alone: Collection[str] = (),
+        lock: RootLock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._paths = settings.paths
+        self._tell = tell
+        self._lock = lock
+        self._careful = careful
+        self._deadly = deadly
+        self._alone = frozenset(alone)
+        self._tally = Tally()
+        self._faults: Counter[str] = Counter()
+        self._hint = threading.Event()
+        self._stopping = threading.Event()
+        self._back_off_seconds = 0.0
+        self._troubles = TroubleLog(self._paths, settings.learner.log_bytes)
+        self._traps = TrapWatch(self._paths, settings.learner.log_bytes)
+        self._trainer: Trainer | None = None
+        self._status_due = 0.0
+        self._retention_due = math.inf
+        self._watcher: BufferWatcher | None = None
+        self._known: dict[str, Any] = {}
+        self._pulse = Pulse(tell)
+        self._growth = Growth(settings.learner.worker_memory_bytes, tell)
+        self.gate = Gate(settings, self._stopping, self._show, self._pulse.beat)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._hint.set()
+
+    def run(self) -> None:
+        """Train until told to stop, or until this process has grown too large and wants to be replaced.
+
+        Raises:
+            LedgerError: model and ledger contradict each other; a person has to decide.
+            AnotherLearnerError: a former worker, or another learner, keeps the root's lock.
+            LockUnavailableError: the folder has never let itself be locked; one that did is waited for.
+        """
+        rounds = 0
+        while not self._stopping.is_set() and not self._growth.is_too_large():
+            self._hint.clear()
+            self._pulse.beat()
+            try:
+                # Whoever deletes the folder and makes it again gives another learner the chance to lock the new one.
+                self._paths.data.mkdir(parents=True, exist_ok=True)
+                if self._lock is not None and self._lock.renew(_FORMER_WORKER_SECONDS):
+                    self._trainer = None
+                if self._trainer is None or time.monotonic() >= self._retention_due:
+                    self._open()  # and delete what is above the bounds
+                    self._publish("idle")
+                self._watch()
+                busy = self._one_round()
+            except ModelError as error:
+                self._trainer = None
+                self._in_trouble(str(error))
+                busy = False
+            except OSError as error:
+                if isinstance(error, LockUnavailableError) and rounds == 0:
+                    raise
+                if isinstance(error, MachineError):
+                    self._faults[error.doing] += 1
+                # Whatever was half done is found again on the disk; never go on from memory after a failed write.
+                self._trainer = None
+                self._in_trouble(f"{type(error).__name__}: {error}")
+                busy = False
+            rounds += 1
+            self._careful = self._careful and rounds < _CAREFUL_ROUNDS
+            if not busy:
+                self._rest()
+        if self._watcher is not None:
+            self._watcher.stop()
+
+    def _rest(self) -> None:
+        """There is nothing to do, or nothing that may be done now."""
+        rescan = self._settings.learner.rescan_seconds
+        if self.gate.look() and self.gate.paused_by_user:
+            self._publish("paused")
+            self.gate.wait_resumed(rescan)
+        elif self._back_off_seconds:
+            self._publish("waiting")
+            self._pulse.wait(self._stopping, self._back_off_seconds)
+        else:
+            self._publish("idle")
+            self._pulse.wait(self._hint, min(rescan, _UNFINISHED_WAIT_SECONDS) if self._tally.left_alone else rescan)
+
+    def _watch(self) -> None:
+        """See to it that the buffer is watched, also when the folder has been removed and made again."""
+        if self._watcher is not None and self._watcher.sees():
+            return
+        if self._watcher is not None:
+            self._watcher.stop()
+        self._watcher = BufferWatcher(self._paths.buffer, self._hint)
+        self._watcher.start()
+        if self._watcher.trouble:
+            self._tell("warning", sentence=self._watcher.trouble)
+
+    def _open(self) -> None:
+        caution = Caution(self._announce_file, lambda names: self._tell("training", names=list(names)), self._alone, self._lock)
+        trainer, intake = open_root.open_trainer(self._paths, self._settings, self._tell, patient=True, caution=caution)
+        for name, reason in self._deadly.items():
+            intake.reject_from_now_on(name, reason)
+        for doing, times in self._faults.items():
+            if times >= _FAULTS_UNTIL_LEFT_ALONE:
+                intake.leave_alone_from_now_on(Path(doing.removeprefix("reading ")).name)
+        self._trainer = trainer
+        self._growth.begin()
+        bounded = any(dataclasses.asdict(self._settings.retention).values())
+        self._retention_due = time.monotonic() + _RETENTION_SECONDS if bounded else math.inf
+
+    def _announce_file(self, name: str) -> None:
+        if self._careful:
+            self._tell("reading", name=name)
+
+    def _one_round(self) -> bool:
+        assert self._trainer is not None
+        CLOCK.look()
+        if not self._trainer.waiting():
+            self._tally.left_alone = 0
+        self._trainer.look()
+        if not self._settings.learner.enable_model_training or not self._trainer.waiting():
+            self._go_well()
+            return False
+        if not self.gate.wait_open():
+            return False
+        done = self._trainer.work_on_next()
+        self.gate.batch_ended(done.seconds)
+        self._tally.add(done, time.time())
+        self._trainer.history.add(done, Circumstances.of(self._trainer.waiting(), self.gate.facts()))
+        self._go_well()
+        notices = self._trainer.guard.taken_notices() + done.notices + self._traps.after(done.episodes, self._trainer.actions)
+        for sentence in notices + [f"{trouble}; it is tried again later, and the others go on" for trouble in done.troubles]:
+            self._tell("warning", sentence=sentence)
+        self._report(done)
+        return done.did_something or self._trainer.waiting() > 0
+
+    def _report(self, done: Round) -> None:
+        if done.did_something:
+            for item in done.set_aside:
+                self._deadly.pop(item.name, None)
+                tell_set_aside(self._tell, item)
+            self._tell("stats", stats=self._stats(), batch=dict(done.trained.report) if done.trained else None)
+            self._publish("training")
+
+    def _go_well(self) -> None:
+        self._back_off_seconds = 0.0
+        self._troubles.over()
+
+    def _in_trouble(self, sentence: str) -> None:
+        self._troubles.met(sentence)
+        self._tally.add_error(sentence)
+        self._back_off_seconds = min(max(0.5, 2 * self._back_off_seconds), LONGEST_BACK_OFF_SECONDS)
+        logger.warning("%s; trying again in %.1f s", sentence, self._back_off_seconds)
+        self._tell("trouble", sentence=sentence, retry_seconds=self._back_off_seconds, stats=self._stats())
+
+    def _stats(self) -> dict[str, Any]:
+        """The newest counts; in trouble, those from before it, with the trouble."""
+        if self._trainer is None:
+            return {**self._known, "errors": self._tally.errors, "last_error": self._tally.last_error}
+        present = self._trainer.present
+        manifest = dict(present.manifest) if present else {}
+        waiting = self._trainer.waiting() + self._tally.left_alone
+        stats = self._tally.as_stats(
+            self._trainer.ledger, manifest, present.version if present else 0, waiting, self._trainer.guard.text()
+        )
+        self._known = {
+            **stats,
+            "governor": self.gate.text(),
+            "workers_allowed": self.gate.workers_allowed,
+            "traps": self._traps.text(),
+            "active_workers": 1,
+            "max_workers": self._settings.learner.max_workers,
+        }
+        return self._known
+
+    def _show(self, state: str) -> None:
+        """Tell at once that the governor has stopped a batch, or let it go on."""
+        self._status_due = 0.0
+        self._publish(state)
+        self._tell("stats", stats=self._stats(), batch=None)
+
+    def _publish(self, state: str) -> None:
+        """Write the status for monitors, at most twice a second while training flat out."""
+        moment = time.monotonic()
+        if state == "training" and moment < self._status_due:
+            return
+        self._status_due = moment + 0.5
+        present = self._trainer.present if self._trainer else None
+        last_batch = dict(present.report) if present and "last_batch" in present.manifest else None
+        self.gate.look()
+        stats, settings = self._stats(), settings_file.as_sections(self._settings)
+        status.write(self._paths, state, stats, last_batch=last_batch, governor=self.gate.facts(), settings=settings)
+        if state != "training":
+            self._tell("stats", stats=stats, batch=None)
+
+
+def main() -> int:
+    """Run as `python -m background_training.learner.worker`; the first line of stdin holds the settings."""
+    orders, answers = sys.stdin.buffer, sys.stdout.buffer
+    # Whatever prints by itself must not end up between the answers.
+    sys.stdout = sys.stderr
+    process_priority.lower_priority()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    first = json.loads(orders.readline())
+    settings = settings_file.from_sections(Path(first["root"]), first["settings"])
+    tell = teller(answers)
+    lock = RootLock(settings.paths.worker_lock)
+    worker = Worker(settings, tell, lock=lock, **{key: first[key] for key in ("careful", "deadly", "alone")})
+    yield_point.rest_with(worker.gate.rest)
+    threading.Thread(target=_obey, args=(orders, worker), daemon=True).start()
+    try:
+        worker.run()
+    except BackgroundTrainingError as error:
+        tell("refused", sentence=str(error), exit_code=error.exit_code)
+        return error.exit_code
+    except Exception:  # noqa: BLE001  # the process's main: the supervisor reads what it died of, and starts another
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _obey(orders: BinaryIO, worker: Worker) -> None:
+    """Read orders until there are no more: then the parent is gone, or has had enough."""
+    for line in orders:
+        if json.loads(line).get("order") == "stop":
+            break
+    worker.stop()
+    # A batch in progress may be finished, but nobody waits for it for long; what is cut short is done again.
+    time.sleep(_EXIT_GRACE_SECONDS)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    # Not sys.exit: the thread that reads stdin would make the interpreter abort on its way out.
+    os._exit(code)

@@ -1,0 +1,97 @@
+"""Whether the learner is running, judged by its last status and its age, and which of its figures still hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from background_training.monitor import words
+from background_training.monitor.snapshot import Snapshot, StatusFacts
+
+DEFAULT_RESCAN_SECONDS = 5.0
+NO_SIGN = "NO SIGN OF LIFE"
+"""How the words about a silent learner begin."""
+_GONE_AFTER_RESCANS_AND_SECONDS = (1, 3.0)
+_SILENT_AFTER_RESCANS_AND_SECONDS = (3, 30.0)
+"""A long batch and a back-off of 30 s are silences that end by themselves."""
+_ENDED = ("stopped", "failed")
+_LIVE_STATS = ("active_workers", "governor", "workers_allowed")
+"""Statistics that describe a running learner only; all others are counts, which stay true after its end."""
+
+
+def state_words(status: StatusFacts, now: float) -> str:
+    """The learner's state in words, with its age; a silent learner is not taken for a living one.
+
+    Args:
+        now: seconds since 1970.
+    """
+    content = status.content
+    if content is None:
+        return "status.json can't be read" if status.is_there else "no learner has run here yet (there is no status.json)"
+    state, written = words.visible(content.get("state", "unknown"), 40), _moment(content)
+    if written is None:
+        return f"{state}; status.json does not say when"
+    age, spoken = now - written, words.ago(written, now)
+    if state in _ENDED:
+        return f"{state} {spoken}"
+    if status.writer_is_gone and age > _limit(content, *_GONE_AFTER_RESCANS_AND_SECONDS):
+        return f"{NO_SIGN} for {words.duration(age)} (it was {state}); its process is gone from this machine"
+    if age > _limit(content, *_SILENT_AFTER_RESCANS_AND_SECONDS):
+        return f"{NO_SIGN} for {words.duration(age)} (it was {state}); it hangs, was killed, or trains a very long batch"
+    return f"{state} (last heard of {spoken})"
+
+
+def is_running(status: StatusFacts, now: float) -> bool:
+    """Whether the status is that of a running learner: recent, of a process that exists, and not its last one."""
+    content = status.content or {}
+    written = _moment(content)
+    if written is None or content.get("state") in _ENDED or status.writer_is_gone:
+        return False
+    return now - written <= _limit(content, *_SILENT_AFTER_RESCANS_AND_SECONDS)
+
+
+def current_stats(snapshot: Snapshot) -> dict[str, Any]:
+    """The status's statistics as far as they hold now; empty if there are none.
+
+    `model_version` is that of the published model, as a rollback or another learner may have replaced it since the status was
+    written; the key is missing if no version is known. Without a running learner, its throttle and its workers are left out.
+    """
+    content = snapshot.status.content or {}
+    found = content.get("stats")
+    if not isinstance(found, Mapping):
+        return {}
+    stats = {key: value for key, value in found.items() if key != "model_version"}
+    if not is_running(snapshot.status, snapshot.now):
+        for key in _LIVE_STATS:
+            stats.pop(key, None)
+        if content.get("state") in _ENDED or snapshot.status.writer_is_gone:
+            stats["active_workers"] = 0
+    return stats if snapshot.model.version is None else {**stats, "model_version": snapshot.model.version}
+
+
+def throttle(snapshot: Snapshot) -> tuple[str, str]:
+    """What the governor lets the learner do now, and why; ("", "") without a running learner, or if it does not say."""
+    if not is_running(snapshot.status, snapshot.now):
+        return "", ""
+    governed: Any = (snapshot.status.content or {}).get("governor")
+    if not isinstance(governed, Mapping) or not (governed.get("state") or governed.get("reason")):
+        governed = {"state": current_stats(snapshot).get("governor")}
+    return words.visible(governed.get("state") or "", 300), words.visible(governed.get("reason") or "", 300)
+
+
+def _limit(content: Mapping[str, Any], rescans: int, seconds: float) -> float:
+    """Seconds of silence that are usual: an idle learner speaks at each rescan of the buffer."""
+    rescan: Any = content.get("settings")
+    for key in ("learner", "rescan_seconds"):
+        rescan = rescan.get(key) if isinstance(rescan, Mapping) else None
+    usual = rescan if isinstance(rescan, (int, float)) and rescan > 0 else DEFAULT_RESCAN_SECONDS
+    return rescans * float(usual) + seconds
+
+
+def _moment(content: Mapping[str, Any]) -> float | None:
+    try:
+        written = float(content["updated_at"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return written if math.isfinite(written) else None

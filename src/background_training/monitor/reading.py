@@ -1,0 +1,134 @@
+"""Reads what a monitor shows of a root; changes nothing there, locks nothing, and takes whatever it finds for possible."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from background_training.errors import ModelError, ModelMissingError
+from background_training.monitor.folder_census import MEASURED_PER_LOOK, FolderCensus
+from background_training.monitor.snapshot import ModelFileFacts, Snapshot, StatusFacts
+from background_training.paths import Paths
+from background_training.records import status
+from background_training.records.disk_forecast import ForecastWatch
+from background_training.records.pause_file import PauseWatch
+from background_training.storage import model_store
+from background_training.storage.file_signature import Signature, signature_of
+from background_training.storage.free_disk import free_bytes
+
+LOG_LINES = 10
+_TAIL_BYTES = 8192
+_MODEL_REST_FACTOR = 100.0
+"""Reading the model is followed by a rest of this many times its duration: 1 % of a core at most, however large it is."""
+
+
+class Reader:
+    """Looks at one root, again and again."""
+
+    def __init__(self, paths: Paths, started: float, measured_per_look: int = MEASURED_PER_LOOK) -> None:
+        """`started` is when the monitoring began, in seconds since 1970."""
+        self._paths = paths
+        self._started = started
+        self._pauses = PauseWatch(paths)
+        self._disk = ForecastWatch(paths)
+        self._model = ModelWatch(paths.model)
+        self._buffer = FolderCensus(paths.buffer, measured_per_look=measured_per_look)
+        self._archive = FolderCensus(paths.archive, measured_per_look=measured_per_look)
+
+    def snapshot(self) -> Snapshot:
+        """What there is to see now. A fault of the machine becomes a word on the screen, never an exception."""
+        now = time.time()
+        return Snapshot(
+            started=self._started,
+            now=now,
+            buffer=self._buffer.look(now),
+            archive=self._archive.look(now),
+            model=self._model.look(),
+            status=(status := status_facts(self._paths)),
+            log_path=str(self._paths.training_log),
+            log_lines=last_lines(self._paths.training_log, LOG_LINES),
+            free_disk_bytes=free_bytes(self._paths.root),
+            disk=self._disk.look((status.content or {}).get("settings")),
+            pause=self._pauses.look(),
+        )
+
+
+class ModelWatch:
+    """The published model, read again only when its file has changed; a look without a change costs one lstat()."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._path = path
+        self._clock = clock
+        self._seen: Signature | None = None
+        self._due = float("-inf")
+        self._facts = ModelFileFacts(str(path), "no model yet")
+
+    def look(self) -> ModelFileFacts:
+        """What is published now; of a large model that changes all the time, what was published a moment ago."""
+        try:
+            found = os.lstat(self._path)
+        except FileNotFoundError:
+            return self._unread("no model yet")
+        except OSError as error:
+            return self._unread(f"can't be looked at: {error.strerror or error}")
+        if not stat.S_ISREG(found.st_mode):
+            return self._unread("not a regular file")
+        begun = self._clock()
+        if signature_of(found) != self._seen and begun >= self._due:
+            self._facts = self._read(found)
+            self._due = self._clock() + _MODEL_REST_FACTOR * (self._clock() - begun)
+        return self._facts
+
+    def _read(self, found: os.stat_result) -> ModelFileFacts:
+        version, trouble = None, ""
+        self._seen = signature_of(found)
+        try:
+            # As an agent reads it, so that a model that no game could play with is not shown as a sound one.
+            version = model_store.read(self._path, model_store.POLICY_KEYS).version
+        except ModelMissingError:
+            return self._unread("no model yet")
+        except ModelError as error:
+            trouble = f"can't be used: {error.found}"
+        except OSError as error:
+            trouble = f"can't be read: {error.strerror or error}"
+            self._seen = None  # the next look may succeed
+        return ModelFileFacts(str(self._path), trouble, found.st_size, found.st_mtime, version)
+
+    def _unread(self, trouble: str) -> ModelFileFacts:
+        self._seen, self._due = None, float("-inf")
+        self._facts = ModelFileFacts(str(self._path), trouble)
+        return self._facts
+
+
+def status_facts(paths: Paths) -> StatusFacts:
+    content = status.read(paths)
+    if content is None:
+        return StatusFacts(None, is_there=os.path.lexists(paths.status))
+    return StatusFacts(content, writer_is_gone=writer_is_gone(content))
+
+
+def writer_is_gone(content: Mapping[str, Any]) -> bool:
+    """Whether no process of this machine bears the number of a status's writer."""
+    pid = content.get("writer_pid")
+    return isinstance(pid, int) and 0 < pid < 2**31 and not psutil.pid_exists(pid)
+
+
+def last_lines(path: Path, count: int) -> tuple[str, ...]:
+    """The last lines of a text file, from its end only; none if there is no such file."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return ()  # opening a pipe would wait for its writer
+        with open(path, "rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - _TAIL_BYTES))
+            text = file.read(_TAIL_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ()
+    # By line feeds only: splitlines() would also break at signs that a hostile text may hold.
+    return tuple(line.rstrip("\r") for line in text.rstrip("\n").split("\n")[-count:] if line)

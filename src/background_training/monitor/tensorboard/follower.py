@@ -1,0 +1,125 @@
+"""Keeps TensorBoard's event files the same as the metrics history, from without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from background_training.errors import BackgroundTrainingError
+from background_training.monitor.tensorboard import event_records, tags
+from background_training.paths import Paths
+from background_training.records.metrics import MetricsReader, Records
+from background_training.storage import atomic_files
+from background_training.storage.file_lock import RootLock
+
+BEGIN, END = "events.out.tfevents.", ".background_training"
+"""Of a file's name. TensorBoard reads whatever has "tfevents" in its name, in the order of names."""
+_BUILDING = "building"
+_LOCK = ".lock"
+_AT_A_TIME = 1024
+Show = Callable[[int, int], None]
+
+
+class Follower:
+    """Writes one point a batch and tag, as far as it has come at each look.
+
+    It promises that whoever reads the folder finds each batch of the present history once. One that was killed, whenever, is
+    gone on from where it was. When the learner has made its history shorter, or it is another one, a new file takes the place
+    of the one before, and begins by telling readers to forget that. It does not promise that a point outlives its record in
+    the history.
+    """
+
+    def __init__(self, paths: Paths, clock: Callable[[], float] = time.time) -> None:
+        self._folder = paths.tensorboard
+        self._reader = MetricsReader(paths)
+        self._lock = RootLock(self._folder / _LOCK)
+        self._is_locked = False
+        self._clock = clock
+        self._file: Path | None = None
+        self._edition = b""
+        self._written = 0
+
+    def look(self, show: Show | None = None) -> int:
+        """Write what is new; how many batches there are now.
+
+        Args:
+            show: told how many batches of how many have been made ready, now and then; the first look may take minutes.
+
+        Raises:
+            BackgroundTrainingError: another follower writes this root's files.
+            OSError: the machine failed; the next look writes everything anew.
+        """
+        self._reader.look()
+        batches, edition = self._reader.batches, self._reader.edition[0]
+        if not len(batches):
+            return 0
+        self._take_folder()
+        try:
+            if self._file is None or edition != self._edition or not atomic_files.exists(self._file):
+                self._write_all(batches, show)
+            elif len(batches) > self._written:
+                atomic_files.append_whole(self._file, _points(batches, self._written, show), durable=False)
+        except OSError:
+            self._file = None
+            raise
+        self._edition, self._written = edition, len(batches)
+        return len(batches)
+
+    def close(self) -> None:
+        """Let others write."""
+        if self._is_locked:
+            self._lock.release()
+            self._is_locked = False
+
+    def _take_folder(self) -> None:
+        if self._is_locked:
+            return
+        atomic_files.make_folder(self._folder, durable=False)
+        if not self._lock.try_acquire():
+            raise BackgroundTrainingError(f"another program writes the event files in {self._folder}")
+        self._is_locked = True
+
+    def _write_all(self, batches: Records, show: Show | None) -> None:
+        """Go on with the newest file if it is the beginning of what is to be there, torn or not; else begin another one."""
+        atomic_files.make_folder(self._folder, durable=False)
+        data = event_records.beginning(float(batches["moment"][0])) + _points(batches, 0, show)
+        former = [
+            self._folder / name for name in sorted(os.listdir(self._folder)) if name.startswith(BEGIN) and name.endswith(END)
+        ]
+        written = former[-1].read_bytes() if former else b""
+        if written and data.startswith(written):
+            atomic_files.append_whole(former[-1], data[len(written) :], durable=False)
+            self._file = former[-1]
+        else:
+            self._file = self._begun(data, former)
+
+    def _begun(self, data: bytes, former: Sequence[Path]) -> Path:
+        newest = former[-1].name[len(BEGIN) : -len(END)] if former else ""
+        number = max(int(self._clock()), int(newest) + 1 if newest.isdecimal() else 0)
+        file = self._folder / f"{BEGIN}{number:010d}{END}"
+        # Not under a hidden form of its name, which TensorBoard would read as well.
+        building = self._folder / _BUILDING
+        atomic_files.write_atomically(building, data, durable=False)
+        atomic_files.retry_while_shared(lambda: os.replace(building, file))
+        for path in former:
+            with contextlib.suppress(OSError):  # on Windows somebody may have it open: it goes the next time
+                if path == former[-1]:
+                    # A TensorBoard that is reading it would not get over its loss, and not find the next one.
+                    os.truncate(path, 0)
+                else:
+                    atomic_files.remove_if_there(path)
+        return file
+
+
+def _points(batches: Records, first: int, show: Show | None) -> bytes:
+    columns, parts = tags.columns(batches), []
+    for begin in range(first, len(batches), _AT_A_TIME):
+        part = slice(begin, begin + _AT_A_TIME)
+        some = {tag: values[part] for tag, values in columns.items()}
+        parts.append(event_records.scalars(batches["moment"][part], batches["version"][part].tolist(), some))
+        if show is not None:
+            show(min(begin + _AT_A_TIME, len(batches)) - first, len(batches) - first)
+    return b"".join(parts)

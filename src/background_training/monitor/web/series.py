@@ -1,0 +1,170 @@
+"""From a long history to few points: smoothing, thinning, shares and rates. Pure; arrays in, arrays out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from background_training.records import metrics
+
+Floats = npt.NDArray[np.float64]
+Records = npt.NDArray[np.void]
+
+
+def numbers_of(games: Records) -> Floats:
+    """Which game each record ends with, counted from 1: records that stand for several games count for several."""
+    return np.cumsum(games["weight"], dtype=np.float64)
+
+
+def trailing_mean(values: Floats, weights: Floats, window: float) -> Floats:
+    """The weighted mean of each value and those before it that end within the last `window` games.
+
+    A record that the window cuts counts whole. NaN values have no weight, and where there is nothing else the mean is NaN.
+    """
+    known = np.isfinite(values)
+    reach = np.cumsum(weights)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0) * weights)])
+    counts = np.concatenate([[0.0], np.cumsum(np.where(known, weights, 0.0))])
+    first = np.minimum(np.searchsorted(reach, reach - window, "right"), np.arange(len(values)))
+    end = np.arange(1, len(values) + 1)
+    count = counts[end] - counts[first]
+    return _divided(sums[end] - sums[first], count)
+
+
+def evenly(count: int, most: int) -> npt.NDArray[np.intp]:
+    """Up to `most` of `count` places, evenly chosen, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.intp)) if count else np.empty(0, np.intp)
+
+
+def bucket_means(columns: list[Floats], weights: Floats, most: int) -> list[Floats]:
+    """Each column as the weighted means of up to `most` stretches of equal length; NaN values have no weight."""
+    count = len(weights)
+    if not count:
+        return [np.empty(0) for _ in columns]
+    starts = (np.arange(min(most, count)) * count) // min(most, count)
+    means = []
+    for column in columns:
+        known = np.where(np.isfinite(column), weights, 0.0)
+        sums, counts = np.add.reduceat(np.nan_to_num(column) * known, starts), np.add.reduceat(known, starts)
+        means.append(_divided(sums, counts))
+    return means
+
+
+def version_marks(versions: npt.NDArray[Any], most: int = 6) -> list[tuple[int, int]]:
+    """(place of its first record, version) of up to `most` round versions: on a phone, the labels of more would overlap."""
+    if not len(versions):
+        return []
+    first, last = int(versions[0]), int(versions[-1])
+    step = next(size for power in range(12) for size in (10**power, 2 * 10**power, 5 * 10**power) if (last - first) / size < most)
+    wanted = np.arange(-(-max(first, 1) // step) * step, last + 1, step)
+    return [(int(place), int(version)) for version, place in zip(wanted, np.searchsorted(versions, wanted), strict=True)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is known of the games against one opponent, or on one map."""
+
+    name: str
+    games: int
+    won: int
+    decided: int
+    mean_return: float
+
+
+def groups(games: Records, field: str, most: int = 10) -> tuple[list[Group], int]:
+    """The groups with the most games, and how many more there are; games without a name are in none."""
+    named = games[games[field] != b""]
+    names, inverse = np.unique(named[field], return_inverse=True)
+    weights = named["weight"].astype(np.float64)
+    returns = named["episode_return"].astype(np.float64)
+    known = np.where(np.isfinite(returns), weights, 0.0)
+
+    def summed(what: Floats) -> Floats:
+        return np.bincount(inverse, what, len(names)).astype(np.float64)
+
+    total, counted = summed(weights), summed(known)
+    won = summed(weights * (named["result"] == metrics.WON))
+    decided = summed(weights * (named["result"] != metrics.UNKNOWN))
+    means = _divided(summed(np.nan_to_num(returns) * known), counted)
+    largest = np.lexsort((names, -total))[:most]
+    found = [
+        Group(metrics.text_of(bytes(names[at])), int(total[at]), int(won[at]), int(decided[at]), float(means[at]))
+        for at in largest
+    ]
+    return found, len(names) - len(found)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Shares of the games, in percent, between edges; the outermost hold what lies beyond, too."""
+
+    edges: Floats
+    first: Floats
+    last: Floats
+    first_games: int
+    last_games: int
+
+
+def distribution(games: Records, bins: int = 24) -> Distribution | None:
+    """How the returns of the first and of the last tenth of the games are spread; None for less than two games.
+
+    The edges leave out the outermost half percent on both sides, so that a single game does not flatten all others.
+    """
+    values = games["episode_return"].astype(np.float64)
+    sound = np.isfinite(values)
+    values, weights = values[sound], games["weight"][sound].astype(np.float64)
+    if len(values) < 2:
+        return None
+    size = max(1, len(values) // 10)
+    low, high = np.quantile(np.concatenate([values[:size], values[-size:]]), [0.005, 0.995])
+    edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
+
+    def shares(part: slice) -> Floats:
+        counts, _ = np.histogram(np.clip(values[part], edges[0], edges[-1]), edges, weights=weights[part])
+        return np.asarray(100.0 * counts / weights[part].sum(), np.float64)
+
+    first, last = slice(0, size), slice(len(values) - size, None)
+    return Distribution(edges, shares(first), shares(last), int(weights[first].sum()), int(weights[last].sum()))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Games a minute and steps a second, in stretches of `seconds` that begin at `moments`."""
+
+    moments: Floats
+    seconds: float
+    games_per_minute: Floats
+    steps_per_second: Floats
+
+
+def rates(games: Records, span_seconds: float = 3600.0, most: int = 60) -> Rates | None:
+    """The throughput of the last hour in which games were trained; None without a game."""
+    if not len(games):
+        return None
+    moments, weights = games["moment"], games["weight"].astype(np.float64)
+    end = float(moments[-1])
+    recent = moments >= end - span_seconds
+    start = float(moments[recent].min())
+    usual = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+    seconds = next((size for size in usual if (end - start) / size < most), span_seconds / most)
+    # Counted back from the end: the newest stretch would look slow if it were not a whole one.
+    edges = end - seconds * np.arange(max(1, int(np.ceil((end - start) / seconds))), -1, -1)
+    places = np.maximum(moments[recent], edges[0])
+    count, _ = np.histogram(places, edges, weights=weights[recent])
+    steps, _ = np.histogram(places, edges, weights=(weights * games["steps"])[recent])
+    return Rates(
+        np.asarray(edges[:-1], np.float64),
+        seconds,
+        np.asarray(60.0 * count / seconds, np.float64),
+        np.asarray(steps / seconds, np.float64),
+    )
+
+
+def _divided(sums: Floats, counts: Floats) -> Floats:
+    """sums / counts, and NaN where nothing was counted."""
+    quotients = np.full(len(sums), np.nan)
+    np.divide(sums, counts, out=quotients, where=counts > 0)
+    return quotients

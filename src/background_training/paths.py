@@ -1,0 +1,221 @@
+"""Where everything lies below one root; no other file spells these names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+PACKAGE_PARENT = Path(__file__).resolve().parents[1]
+"""The folder that holds this package: src/ of a checkout, or site-packages. Child processes find the package there."""
+
+_CHECKOUT = PACKAGE_PARENT.parent
+CHECKOUT = _CHECKOUT if (_CHECKOUT / "run_with_training.py").is_file() and (_CHECKOUT / "local_training").is_dir() else None
+"""The folder that holds run_with_training.py, local_training/ and tools/; None where the package is installed from a wheel."""
+
+
+def default_root() -> Path:
+    """The root when none is given: local_training/ of the checkout, else local_training/ in the current folder.
+
+    Never a folder inside site-packages.
+    """
+    return (Path.cwd() if CHECKOUT is None else CHECKOUT) / "local_training"
+
+
+EPISODE_SUFFIX = ".npz"
+PARTIAL_SUFFIX = ".part"
+REASON_SUFFIX = ".reason.txt"
+MODEL_NAME = "rl_agent_model.npz"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """All folders and files of one root. It names them; it makes none."""
+
+    root: Path
+
+    @cached_property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @cached_property
+    def buffer(self) -> Path:
+        """Episodes waiting."""
+        return self.data / "buffer"
+
+    @cached_property
+    def leaving(self) -> Path:
+        """Files on their way out of the buffer, for a moment each; on the same disk, so that a rename leads there."""
+        return self.data / ".leaving"
+
+    @cached_property
+    def archive(self) -> Path:
+        """Episodes trained on, and below it those that were not."""
+        return self.data / "archive"
+
+    @cached_property
+    def stale(self) -> Path:
+        return self.archive / "stale"
+
+    @cached_property
+    def duplicate(self) -> Path:
+        return self.archive / "duplicate"
+
+    @cached_property
+    def rejected(self) -> Path:
+        return self.archive / "rejected"
+
+    @cached_property
+    def ledger(self) -> Path:
+        """The fate of every episode, one JSON line each."""
+        return self.data / "ledger.jsonl"
+
+    @cached_property
+    def ledger_index(self) -> Path:
+        """What the ledger's lines amount to; made anew where it is missing or does not fit."""
+        return self.data / ".ledger_index"
+
+    @cached_property
+    def game_voice(self) -> Path:
+        """What games say to the learner, a file each; made by the first that speaks."""
+        return self.data / "game_voice"
+
+    @cached_property
+    def paused(self) -> Path:
+        """There while the user wants training to stand still, see pausing.py."""
+        return self.data / "paused.json"
+
+    @cached_property
+    def pauses(self) -> Path:
+        """The former pauses: time in which waiting files did not grow old."""
+        return self.data / "pauses.json"
+
+    @cached_property
+    def learner_lock(self) -> Path:
+        """Held for life by the one learner of this root."""
+        return self.data / ".learner.lock"
+
+    @cached_property
+    def worker_lock(self) -> Path:
+        """Held by the process that changes the model; it may outlive a killed learner by a moment."""
+        return self.data / ".worker.lock"
+
+    @cached_property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @cached_property
+    def model(self) -> Path:
+        return self.models / MODEL_NAME
+
+    @cached_property
+    def history(self) -> Path:
+        """Earlier versions of the model."""
+        return self.models / "history"
+
+    @cached_property
+    def build_orders(self) -> Path:
+        return self.models / "learned_build_orders.json"
+
+    @cached_property
+    def replay_results(self) -> Path:
+        """What was read in each replay, by the hash of its content."""
+        return self.data / "replay_results"
+
+    @cached_property
+    def replay_report(self) -> Path:
+        return self.models / "replay_report.html"
+
+    @cached_property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @cached_property
+    def training_log(self) -> Path:
+        return self.logs / "background_training.log"
+
+    @cached_property
+    def governor_log(self) -> Path:
+        """When the learner gave way, to whom, and when it went on."""
+        return self.logs / "governor.log"
+
+    @cached_property
+    def metrics(self) -> Path:
+        """One record per batch and per trained game, see metrics.py."""
+        return self.logs / "metrics.sqlite3"
+
+    @cached_property
+    def old_batch_metrics(self) -> Path:
+        """The batches as versions before SQLite wrote them; imported once."""
+        return self.logs / "metrics_batches.bin"
+
+    @cached_property
+    def old_game_metrics(self) -> Path:
+        """The games, likewise."""
+        return self.logs / "metrics_games.bin"
+
+    @cached_property
+    def tensorboard(self) -> Path:
+        """Event files for TensorBoard, made by tools/export_tensorboard.py."""
+        return self.logs / "tensorboard"
+
+    @cached_property
+    def games_log(self) -> Path:
+        """The games of run_with_training.py, one line each."""
+        return self.logs / "games.csv"
+
+    @cached_property
+    def lost_games_log(self) -> Path:
+        """The games of run_with_training.py that raised, each with its traceback."""
+        return self.logs / "lost_games.log"
+
+    @cached_property
+    def game(self) -> Path:
+        """Which game run_with_training.py plays in this root, see root_game.py."""
+        return self.logs / "game.json"
+
+    @cached_property
+    def run_state(self) -> Path:
+        """How far the run of run_with_training.py has come that is at work, or was broken off."""
+        return self.logs / "run.json"
+
+    @cached_property
+    def run_lock(self) -> Path:
+        """Held by the run whose state that is."""
+        return self.logs / ".run.lock"
+
+    @cached_property
+    def greedy_log(self) -> Path:
+        """The greedy games beside those of run_with_training.py, one line each."""
+        return self.logs / "greedy_games.csv"
+
+    @cached_property
+    def evaluations_log(self) -> Path:
+        """How good which version was found to be, one JSON line for each evaluation."""
+        return self.logs / "evaluations.jsonl"
+
+    @cached_property
+    def worker_stderr(self) -> Path:
+        """What the worker process last said before it died, if it did."""
+        return self.logs / "worker_stderr.txt"
+
+    @cached_property
+    def status(self) -> Path:
+        return self.logs / "status.json"
+
+    @cached_property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder, parents first."""
+        return (
+            self.root,
+            self.data,
+            self.buffer,
+            self.leaving,
+            self.archive,
+            self.stale,
+            self.duplicate,
+            self.rejected,
+            self.models,
+            self.history,
+            self.logs,
+        )

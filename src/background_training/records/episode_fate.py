@@ -1,0 +1,66 @@
+"""What became of an episode file: from the ledger, the buffer and the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from background_training.episodes import buffer
+from background_training.paths import Paths
+from background_training.printable import visible
+from background_training.records import ledger as ledgers
+from background_training.storage import atomic_files
+
+
+def fates_of(paths: Paths, lines: Iterable[Mapping[str, Any]], name: str | None) -> Iterable[dict[str, Any]]:
+    """Everything that is known of a file, oldest first; of all files for None.
+
+    Args:
+        lines: the ledger's.
+        name: a file's name in the buffer or in the archive, or at least 8 digits of its sha256.
+    """
+    known: set[tuple[str, str]] = set()
+    for line in lines:
+        if name is None or _is_meant(line, name):
+            stored_as = line.get("archived_as", line["name"])
+            known.add((line["fate"], stored_as))
+            if line["fate"] not in ledgers.OF_NO_FILE:
+                yield dict(line)
+    if not atomic_files.exists(paths.buffer):
+        return
+    for waiting in buffer.waiting_names(paths):
+        if name is None or waiting == name:
+            yield {"name": waiting, "fate": "waiting"}
+    for fate in (buffer.TRAINED, buffer.STALE, buffer.DUPLICATE, buffer.REJECTED):
+        for path in sorted(buffer.folder_of(paths, fate).glob("*.npz")):
+            if (name is None or path.name == name) and (fate, path.name) not in known:
+                yield {"name": path.name, "fate": "not in the ledger", "found_in": path.parent.relative_to(paths.data).as_posix()}
+
+
+def sentence(fate: Mapping[str, Any]) -> str:
+    """One line for a person."""
+    name = visible(fate["name"])
+    kind = fate["fate"]
+    version = f"version {fate.get('seq')}"
+    if fate.get(ledgers.RECONSTRUCTED):
+        version = "a version that is not known any more, as the ledger had lost this line, which was made from the archive"
+    if kind == buffer.TRAINED:
+        text = f"trained in {version} ({fate.get('steps', '?')} steps, return {fate.get('return', '?')})"
+    elif kind == "forgotten or never seen":
+        return f"{name}: not among what the ledger still holds; its oldest lines were left out (retention.ledger_lines)"
+    elif kind in ("waiting", "never seen"):
+        return f"{name}: {'waits in the buffer for its turn' if kind == 'waiting' else 'no file of this name has come here'}"
+    elif kind == "not in the ledger":
+        return f"{name}: lies in {fate['found_in']}, and the ledger does not know it: put there by hand, or older than the ledger"
+    else:
+        text = f"{kind}, with {version}, because {fate.get('reason', 'of a reason that was not noted')}"
+    text += f", and deleted since: {fate[buffer.DELETED]}" if buffer.DELETED in fate else ""
+    stored = f"; stored as {fate['archived_as']}" if "archived_as" in fate else ""
+    return f"{name}: {text}{stored} [sha256 {fate['sha256'][:12] or 'none'}]"
+
+
+def _is_meant(line: Mapping[str, Any], name: str) -> bool:
+    if not line["name"]:
+        return False
+    by_hash = len(name) >= 8 and bool(line["sha256"]) and line["sha256"].startswith(name.casefold())
+    return by_hash or name in (line["name"], line.get("archived_as"))

@@ -1,0 +1,60 @@
+"""logs/status.json: a snapshot of everything a monitor may show, replaced atomically, never fatal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from background_training.paths import Paths
+from background_training.storage import atomic_files
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+
+def write(paths: Paths, state: str, stats: Mapping[str, Any], **more: Any) -> None:
+    """Replace the snapshot.
+
+    Args:
+        state: "starting", "idle", "training", "waiting" (for a machine's fault to pass), "paused" (by the governor),
+            "restarting", "failed" or "stopped".
+        stats: as get_stats() returns them.
+        more: further facts by name.
+    """
+    content = {
+        "schema": SCHEMA,
+        "state": state,
+        "updated_at": time.time(),
+        "writer_pid": os.getpid(),
+        "stats": dict(stats),
+        **more,
+    }
+    try:
+        atomic_files.write_atomically(paths.status, json.dumps(content).encode(), durable=False)
+    except OSError as error:
+        logger.warning("status not written: %s", error)
+
+
+def read(paths: Paths) -> dict[str, Any] | None:
+    """The newest snapshot, or None if there is none that can be read."""
+    try:
+        text = atomic_files.read_regular_file(paths.status, max_bytes=10_000_000)
+        content = json.loads(text, parse_int=_countable)
+    except (OSError, ValueError, OverflowError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and content.get("schema") == SCHEMA else None
+
+
+def _countable(digits: str) -> int:
+    """A whole number that readers may calculate with.
+
+    Raises:
+        OverflowError: it is beyond what a float can hold.
+    """
+    float(number := int(digits))
+    return number

@@ -1,0 +1,207 @@
+"""Any Gymnasium game with a Box or Discrete observation, as our agent plays it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box, Discrete, Space
+
+from background_training.agent import RLAgent
+from background_training.envs.game_actions import GameActions
+from background_training.errors import SettingsError
+from background_training.plain_values import one_number
+from background_training.spaces import ActionSpace
+
+Array = npt.NDArray[Any]
+
+RESULT = "Finished"
+"""The result in an episode's name and meta: these games know no victory."""
+
+
+def load(game: str) -> None:
+    """Load what one of Gymnasium's own games needs, so that forks of this process need not; any other is left to them.
+
+    It says nothing of a game that can't be loaded: who makes it will.
+    """
+    spec = gymnasium.registry.get(game)
+    module = str(spec.entry_point).partition(":")[0] if spec is not None else ""
+    if module.startswith("gymnasium.envs."):
+        with contextlib.suppress(ImportError, gymnasium.error.Error):
+            importlib.import_module(module)
+
+
+@dataclass(frozen=True)
+class GameResult:
+    """How one game went. `episode_return` is the undiscounted sum of its rewards."""
+
+    number: int
+    seed: int
+    episode_return: float
+    steps: int
+    terminated: bool
+    policy_version: int
+    saved: bool
+
+
+@dataclass(frozen=True)
+class GameFacts:
+    """What tells one game from another: its Gymnasium id, and what its states and actions are."""
+
+    id: str
+    state_width: int
+    actions: ActionSpace
+
+
+@dataclass(frozen=True)
+class GameFault:
+    """An exception that came out of a game, as plain text, so that a worker process can hand it on.
+
+    kind: its type and the place where it was raised; the same error met again has the same kind.
+    """
+
+    reason: str
+    place: str
+    kind: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> GameFault:
+        """Describe an exception.
+
+        Raises:
+            KeyboardInterrupt: Ctrl+C is behind it: in the middle of a library it may come out as another error.
+        """
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(error, SettingsError) and error.__cause__ is not None:
+            error = error.__cause__  # of a game that could not be made
+        # By the traceback module, as a stranger's exception may raise when it is asked for its text.
+        reason = " ".join("".join(traceback.format_exception_only(type(error), error)).split())[:_LONGEST_REASON]
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return cls(reason, place, f"{type(error).__module__}.{type(error).__qualname__} at {place}", trace[-_LONGEST_TRACE:])
+
+
+_LONGEST_REASON, _LONGEST_TRACE = 500, 50_000
+
+GAME_ERRORS = (Exception, SystemExit)
+"""What a game may raise at the cost of its own episode alone: a library that calls sys.exit() must not end a run."""
+
+
+class GymnasiumGame:
+    """One Gymnasium environment; states are flat float32 vectors, a Discrete observation is one-hot.
+
+    Attributes:
+        steps: of the game that `play` plays, or has played last; also when it raised.
+    """
+
+    def __init__(self, game: str, render_mode: str | None = None) -> None:
+        """Make the environment.
+
+        Args:
+            game: its Gymnasium id, e.g. "CartPole-v1".
+            render_mode: "human" shows it in a window.
+
+        Raises:
+            SettingsError: there is no such game, its packages are missing, its constructor raises, or its spaces are of
+                another kind.
+        """
+        try:
+            # A game of one's own need not know of render modes.
+            asked: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+            self._env = gymnasium.make(game, **asked)
+            self._observations = self._env.observation_space
+        except (gymnasium.error.Error, ImportError) as error:
+            sentence = " ".join(str(error).split())
+            raise SettingsError("games.game", game, f"a game that Gymnasium can make is needed ({sentence})", "game") from error
+        except GAME_ERRORS as error:
+            fault = GameFault.of(error)
+            needed = f"a game that can be made is needed ({fault.reason}, raised in {fault.place})"
+            raise SettingsError("games.game", game, needed, "game") from error
+        try:
+            if not isinstance(self._observations, (Box, Discrete)):
+                raise ValueError(f"the observation space is {self._observations}; Box or Discrete is needed")
+            self._actions = GameActions(self._env.action_space)
+        except GAME_ERRORS as error:
+            with contextlib.suppress(*GAME_ERRORS):
+                self._env.close()
+            raise SettingsError("games.game", game, f"a game that can be learnt is needed: {error}", "game") from error
+        self.state_width = len(self._vector(self._observations.sample()))
+        self.steps = 0
+
+    @property
+    def facts(self) -> GameFacts:
+        """What tells this game from others."""
+        return GameFacts(self._env.spec.id if self._env.spec else "", self.state_width, self.actions)
+
+    @property
+    def actions(self) -> ActionSpace:
+        """What the agent chooses among."""
+        return self._actions.space
+
+    @property
+    def action_space(self) -> Space[Any]:
+        """Gymnasium's space of the agent's actions."""
+        return self._actions.flat
+
+    def reset(self, seed: int) -> Array:
+        """Begin a game; its first state."""
+        return self._vector(self._env.reset(seed=seed)[0])
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool]:
+        """Take an action; the next state, its reward, whether the game has ended, whether it was cut off."""
+        observation, reward, terminated, truncated, _ = self._env.step(self._actions.to_game(action))
+        return self._vector(observation), one_number(reward), bool(terminated), bool(truncated)
+
+    def meta(self, number: int, seed: int) -> dict[str, Any]:
+        """What an episode file says about the game of this number."""
+        return {"game": self._env.spec.id if self._env.spec else "", "seed": seed, "number": number}
+
+    def play(self, agent: RLAgent, number: int, seed: int, training: bool = True, episode_id: str = "") -> GameResult:
+        """Play one game to its end, and deposit it as an episode, of this id, when `training`."""
+        self.steps = 0
+        state = self.reset(seed)
+        episode_return, steps, over = 0.0, 0, False
+        terminated = False
+        version = agent.model_version
+        while not over:
+            action, _, _ = agent.get_action(state, training=training)
+            version = agent.model_version if steps == 0 else version
+            state, reward, terminated, truncated = self.step(action)
+            self.steps = steps = steps + 1
+            episode_return += reward
+            over = terminated or truncated
+            if training:
+                agent.update_reward(reward)
+        saved = False
+        if training:
+            final_state = None if terminated else state
+            meta = self.meta(number, seed)
+            ended = agent.end_episode(
+                terminated=terminated, final_state=final_state, result=RESULT, episode_id=episode_id, meta=meta
+            )
+            saved = bool(ended["saved"])
+        return GameResult(number, seed, episode_return, steps, terminated, version, saved)
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _vector(self, observation: Any) -> Array:
+        if isinstance(self._observations, Discrete):
+            one_hot = np.zeros(int(self._observations.n), np.float32)
+            one_hot[int(observation) - int(self._observations.start)] = 1.0
+            return one_hot
+        raw = np.asarray(observation)
+        flat = raw.reshape(-1)
+        return flat.astype(np.float32) / np.float32(255) if raw.dtype == np.uint8 else flat.astype(np.float32)

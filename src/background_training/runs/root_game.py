@@ -1,0 +1,157 @@
+"""Which game a root belongs to: one root, one game, whose model, episodes, CSV and curve lie in it.
+
+The first run of a root writes the game's id, state width and actions to logs/game.json. Older roots have no such file:
+their game is that of the run that was interrupted, or of the newest episode; where neither names one, the model decides.
+
+Two variants of a game under one id (other keyword arguments or wrappers, registered under the same name) are the same game
+here as long as states and actions are the same: register a variant under an id of its own, and give it a root of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from background_training import settings_file
+from background_training.episodes import episode_file
+from background_training.errors import BackgroundTrainingError, EpisodeError, ModelError, ModelMissingError, SettingsError
+from background_training.paths import Paths
+from background_training.runs import run_state
+from background_training.runs.gymnasium_game import GameFacts
+from background_training.settings import Settings
+from background_training.storage import atomic_files, model_store
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+_MOST_BYTES = 1_000_000
+_EPISODES_LOOKED_AT = 5
+_OTHER_ROOT = "One root holds one game: use another --root for this one. Nothing was changed"
+
+
+def is_same(one: str, other: str) -> bool:
+    """Whether two names mean one game: a module in front is no part of its id, and a version may be left out of one."""
+    first, second = (name.rpartition(":")[2] for name in (one, other))
+    plain = [re.sub(r"-v\d+$", "", name) for name in (first, second)]
+    return first == second or (plain[0] == plain[1] and (first == plain[0] or second == plain[1]))
+
+
+def known(paths: Paths) -> str:
+    """The name by which the root's game can be made; "" if nothing names one."""
+    if (record := _record(paths)) is not None:
+        return str(record["game"])
+    with contextlib.suppress(BackgroundTrainingError, OSError):
+        if (state := run_state.unfinished(paths)) is not None:
+            return state.plan.game
+    return _of_newest_episode(paths)
+
+
+def choose(paths: Paths, asked: str | None, default: str) -> str:
+    """The game to play in a root.
+
+    Args:
+        asked: the game that the user names, or None.
+        default: the game for a root that has none yet.
+
+    Raises:
+        SettingsError: the root is another game's.
+    """
+    name = known(paths)
+    if not asked:
+        return name or default
+    if name and not is_same(asked, name):
+        raise SettingsError("--game", asked, f"{paths.root} is a root of {name}. {_OTHER_ROOT}", "command line")
+    return asked
+
+
+def of_settings(settings: Settings, flag: str | None) -> str:
+    """The game to play under these settings: the flag's, a file's or the environment's, the root's, or the default.
+
+    Raises:
+        SettingsError: the root is another game's.
+    """
+    default = settings_file.load().games.game
+    named = flag or (settings.games.game if settings.games.game != default else None)
+    return choose(settings.paths, named, default)
+
+
+def check(paths: Paths, name: str, facts: GameFacts) -> None:
+    """Refuse a game that has been made, if the root's states or actions are others.
+
+    Raises:
+        SettingsError: what the root records of its game, or its model, does not fit.
+    """
+    found = _facts_of(paths)
+    if found is None:
+        return
+    source, width, actions = found
+    if (width, actions) != (facts.state_width, facts.actions.as_json()):
+        theirs = f"it has states of {facts.state_width} numbers and {facts.actions.words}"
+        ours = f"by {source}, {paths.root} is a root of a game with states of {width} numbers and actions {json.dumps(actions)}"
+        raise SettingsError("games.game", name, f"{theirs}; {ours}. Name that game with --game. {_OTHER_ROOT}", "game")
+
+
+def record(paths: Paths, name: str, facts: GameFacts) -> None:
+    """Write down which game is played here, unless that is known. A record that can't be written fails no run."""
+    if _record(paths) is not None:
+        return
+    content = {"format": _FORMAT, "game": name, "id": facts.id, "state_width": facts.state_width}
+    content["actions"] = facts.actions.as_json()
+    try:
+        paths.logs.mkdir(parents=True, exist_ok=True)
+        atomic_files.write_atomically(paths.game, (json.dumps(content, indent=1) + "\n").encode(), durable=True)
+    except OSError as error:
+        logger.warning("%s not written, so a later run does not know which game is played here: %s", paths.game, error)
+
+
+def _record(paths: Paths) -> dict[str, Any] | None:
+    """What logs/game.json holds; None if it is missing or damaged: then the rest of the root says what it can."""
+    try:
+        content = json.loads(atomic_files.read_regular_file(paths.game, _MOST_BYTES))
+        if content["format"] != _FORMAT or not (isinstance(content["game"], str) and content["game"]):
+            raise ValueError(f"it names no game in format {_FORMAT}")
+        if type(content["state_width"]) is not int or not isinstance(content["actions"], (dict, int)):
+            raise ValueError("it names no states and actions")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        logger.warning("%s names no game and is replaced (%s: %s)", paths.game, type(error).__name__, error)
+        return None
+    return dict(content)
+
+
+def _facts_of(paths: Paths) -> tuple[str, int, Any] | None:
+    """State width and actions of the root's game, and what says so."""
+    if (found := _record(paths)) is not None:
+        return str(paths.game), found["state_width"], found["actions"]
+    try:
+        model = model_store.read(paths.model, model_store.POLICY_KEYS)
+    except (ModelMissingError, ModelError, OSError):
+        return None  # the learner mends it, from the history or the ledger
+    return str(paths.model), model.state_width, model.actions.as_json()
+
+
+def _of_newest_episode(paths: Paths) -> str:
+    """The game that the newest episodes name in their meta; trained ones first, as those are what the model is of."""
+    for folder in (paths.archive, paths.buffer):
+        for path in _newest(folder):
+            with contextlib.suppress(EpisodeError, OSError):
+                data = atomic_files.read_regular_file(path, 100_000_000)
+                game = episode_file.read(data).meta.get("game")
+                if isinstance(game, str) and game:
+                    return game
+    return ""
+
+
+def _newest(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            times = [(entry.stat().st_mtime, entry.name) for entry in entries if entry.name.endswith(".npz") and entry.is_file()]
+    except OSError:
+        return []
+    return [folder / name for _, name in sorted(times, reverse=True)[:_EPISODES_LOOKED_AT]]

@@ -1,0 +1,172 @@
+"""The interface behind which every kind of action lies: what an action is, and how likely a network makes each."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from background_training.errors import EpisodeError
+
+Array = npt.NDArray[Any]
+
+
+class Choice(NamedTuple):
+    """One action, chosen."""
+
+    action: Any
+    """A number for Discrete, else an array [D]."""
+    probability: float
+    """Of the action; for real numbers the density, which may be above 1."""
+    log_prob: float
+
+
+class Chances(ABC):
+    """How likely each action is in each of B states. Actions are [B] numbers for Discrete, else [B, D]."""
+
+    @abstractmethod
+    def log_probs(self, actions: Array) -> Array:
+        """log pi of one action per state, [B]; for real numbers the logarithm of the density."""
+
+    @abstractmethod
+    def gradient(self, actions: Array, strengths: Array, entropy: float) -> tuple[Array, Array]:
+        """The gradient of -strength * log pi(action) - entropy * H(pi) by the network's outputs, [B, A], and H(pi), [B].
+
+        Args:
+            strengths: [B], how much likelier each action should become.
+            entropy: weight of the bonus for keeping options open.
+        """
+
+    @abstractmethod
+    def divergence(self, other: Chances) -> float:
+        """Mean over the states of KL(self, other), in nats."""
+
+    @abstractmethod
+    def drawn(self, noise: Array | None) -> tuple[Array, Array]:
+        """An action for each state, and its log-probability [B] float32; the likeliest ones for None.
+
+        Args:
+            noise: of `ActionSpace.noise`.
+        """
+
+
+class ActionSpace(ABC):
+    """All actions of a game. Frozen: equal spaces are equal, and can be keys. D numbers make one action."""
+
+    kind: ClassVar[str]
+    """Its name in files."""
+    has_masks: ClassVar[bool] = False
+    """Whether some actions may be illegal at times."""
+    has_densities: ClassVar[bool] = False
+    """Whether log-probabilities are those of a density, which may be above 0."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """A, how many numbers a network answers for it."""
+
+    @property
+    @abstractmethod
+    def words(self) -> str:
+        """What an action is, for messages: "actions 0 to 3"."""
+
+    @property
+    @abstractmethod
+    def name_count(self) -> int:
+        """How many names its actions have: one for each of A actions, or else for each of D numbers."""
+
+    @abstractmethod
+    def as_json(self) -> Any:
+        """What files say of it; `kinds.of_json` makes the space of it again."""
+
+    @abstractmethod
+    def checked(self, raw: Array, steps: int) -> Array:
+        """The actions [T] or [T, D] of an episode, in the type that the learner takes.
+
+        Raises:
+            EpisodeError: "wrong-dtype", "wrong-shape", "not-finite" or "action-out-of-range".
+        """
+
+    @abstractmethod
+    def chances(self, outputs: Array, mask: Array | None = None) -> Chances:
+        """What outputs [B, A] of a network mean; with a mask [B, A], bool, for the legal actions only."""
+
+    @abstractmethod
+    def noise(self, rng: np.random.Generator, count: int) -> Array:
+        """What `Chances.drawn` needs to draw so many actions."""
+
+    @abstractmethod
+    def none(self, count: int) -> Array:
+        """So many actions that do not matter."""
+
+    def check_legal(self, mask: Array, actions: Array) -> None:
+        """Refuse a mask [T, A], or actions that it forbids.
+
+        Raises:
+            EpisodeError: "wrong-shape", "illegal-action", or "unexpected-mask" where there can't be any.
+        """
+        raise self._no_masks()
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What an episode's meta says of it."""
+        return {"action_space": self.as_json()}
+
+    def check_mask(self, mask: Array, states: tuple[int, ...] = ()) -> None:
+        """Refuse a mask [A], or [B, A] for `states` (B,), that is of another shape, or leaves no action.
+
+        Raises:
+            EpisodeError: "wrong-shape", "illegal-action", or "unexpected-mask" where there can't be any.
+        """
+        raise self._no_masks()
+
+    def choose(self, outputs: Array, mask: Array | None, rng: np.random.Generator, greedy: bool) -> Choice:
+        """Choose an action for the outputs [A] of one state.
+
+        Raises:
+            EpisodeError: they hold NaN or infinity, or no action is legal.
+        """
+        if not np.isfinite(outputs).all():
+            raise not_finite()
+        if mask is not None:
+            self.check_mask(mask)
+            mask = mask[None]
+        actions, log_probs = self.chances(outputs[None], mask).drawn(None if greedy else self.noise(rng, 1))
+        log_prob = float(log_probs[0])
+        return Choice(actions[0], math.exp(min(log_prob, 700.0)), log_prob)
+
+    def recorded(self, actions: Sequence[Any]) -> Array:
+        """Chosen actions as the array of a file."""
+        return np.array(actions, self.none(0).dtype)
+
+    def name_of(self, action: Any, names: Sequence[str]) -> str:
+        """What an action is called."""
+        numbers = [f"{number:.4g}" for number in np.asarray(action).tolist()]
+        return ", ".join(f"{name} {number}" for name, number in zip(names, numbers, strict=True)) if names else " ".join(numbers)
+
+    def _no_masks(self) -> EpisodeError:
+        return EpisodeError("unexpected-mask", "there is an action_mask", f"none is possible for {self.words}")
+
+
+def not_finite() -> EpisodeError:
+    return EpisodeError("not-finite", "the state or the policy holds NaN or infinity", "finite numbers are needed")
+
+
+def no_legal_action() -> EpisodeError:
+    return EpisodeError("illegal-action", "the mask allows no action", "at least one must be legal")
+
+
+def check_rows(raw: Array, steps: int, width: int, words: str) -> None:
+    """Refuse actions that are not `width` numbers for each of so many steps.
+
+    Raises:
+        EpisodeError: "wrong-shape".
+    """
+    if raw.ndim == 2 and len(raw) == steps and raw.shape[1] != width:
+        raise EpisodeError("wrong-shape", f"actions has {raw.shape[1]} numbers per step", f"{width} are needed: {words}")
+    if raw.shape != (steps, width):
+        raise EpisodeError("wrong-shape", f"actions has shape {raw.shape}", f"({steps}, {width}) is needed: {words}")

@@ -1,0 +1,1 @@
+"""StarCraft II: build orders from replays."""

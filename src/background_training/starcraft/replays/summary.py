@@ -1,0 +1,214 @@
+"""From the results of many replays to the one JSON file a bot reads.
+
+Pure: the same results give the same bytes, whatever the order they were made in, by how many workers, on which day.
+For that reason the time in it is the newest replay's and not the clock's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from background_training.starcraft.replays import verdict
+from background_training.starcraft.replays.replay_result import PlayerFacts, ReplayResult
+from background_training.starcraft.replays.spread import median_low, spread_of
+from background_training.starcraft.replays.timings import NAMES
+
+SCHEMA = 1
+ANY = "any"
+OPENING_LINES = 30
+"""Lines of the build order that stands for an opening."""
+
+FLAT_KEYS = {
+    "spawning_pool_supply": "spawning_pool",
+    "natural_expansion_supply": "base_2",
+    "gas_supply": "extractor",
+    "roach_warren_supply": "roach_warren",
+    "hydralisk_den_supply": "hydralisk_den",
+    "lair_supply": "lair",
+    "hive_supply": "hive",
+}
+"""Keys that bots have always read, and the timing each is the median supply of."""
+
+_INNERMOST = re.compile(r"[\[{][^\[\]{}]*[\]}]")
+_LINE_BREAK = re.compile(r"\n\s*")  # never inside a JSON string, where a line break is an escape
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """One learnable player of one replay that counts."""
+
+    result: ReplayResult
+    player: PlayerFacts
+
+
+def without_duplicates(results: Iterable[ReplayResult]) -> tuple[list[ReplayResult], set[str]]:
+    """Keep one recording of each game: the longest, and of equally long ones that of the smallest hash.
+
+    Returns:
+        all results but the duplicates, sorted by hash, and the hashes of the duplicates.
+    """
+    kept: dict[str, ReplayResult] = {}
+    duplicates: set[str] = set()
+    others: list[ReplayResult] = []
+    for result in sorted(results, key=lambda result: (-result["seconds"], result["sha256"])):
+        if result["verdict"] != verdict.LEARN or not result["identity"]:
+            others.append(result)
+        elif result["identity"] in kept:
+            duplicates.add(result["sha256"])
+        else:
+            kept[result["identity"]] = result
+    return sorted([*kept.values(), *others], key=lambda result: result["sha256"]), duplicates
+
+
+def learnt_players(results: Iterable[ReplayResult]) -> list[Learnt]:
+    """The players that replays without duplicates teach us."""
+    return [Learnt(result, player) for result in results for player in result["players"] if result["verdict"] == verdict.LEARN]
+
+
+def summarise(results: Iterable[ReplayResult], files: Mapping[str, int], without_content: Mapping[str, int]) -> dict[str, Any]:
+    """Everything a bot may want to know from replays.
+
+    Args:
+        results: one per content.
+        files: how many files hold a content, by its hash; a content that no file holds any more counts once if it was learnt.
+        without_content: how many files had no content to be had, by reason.
+    """
+    kept, duplicates = without_duplicates(results)
+    learnt = learnt_players(kept)
+    counts = _counts(kept, duplicates, files, without_content)
+    flat, flat_start, behind = _flat_values(learnt)
+    return {
+        "schema": SCHEMA,
+        "generated_at": max((result["played_at"] for result in kept), default=""),
+        "summary": f"{counts['learnt']} of {counts['seen']} replays teach a Zerg build order",
+        "counts": counts,
+        **flat,
+        "flat_keys": {"start_supply": flat_start, "players": behind},
+        "groups": _groups(learnt),
+    }
+
+
+def to_bytes(summary: Mapping[str, Any]) -> bytes:
+    """The file's bytes; keys stay in the order a reader wants to meet them, what holds no further brackets stands in one line."""
+    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    text = _INNERMOST.sub(lambda match: _LINE_BREAK.sub(" ", match.group()), text)
+    return (text + "\n").encode("utf-8", "replace")
+
+
+def _counts(
+    kept: Sequence[ReplayResult], duplicates: set[str], files: Mapping[str, int], without_content: Mapping[str, int]
+) -> dict[str, Any]:
+    skipped: Counter[str] = Counter(without_content)
+    learnt = 0
+    for result in kept:
+        held_by = files.get(result["sha256"], 0)
+        if result["verdict"] == verdict.LEARN:
+            learnt += 1
+            skipped["duplicate"] += max(0, held_by - 1)
+        else:
+            skipped[result["reason"]] += held_by
+    skipped["duplicate"] += sum(files.get(sha256, 0) for sha256 in duplicates)
+    skipped = +skipped
+    players = sum(len(result["players"]) for result in kept if result["verdict"] == verdict.LEARN)
+    seen = learnt + sum(skipped.values())
+    return {"seen": seen, "learnt": learnt, "players": players, "skipped": dict(sorted(skipped.items()))}
+
+
+def _flat_values(learnt: Sequence[Learnt]) -> tuple[dict[str, int], int | None, dict[str, int]]:
+    """Median supplies from the start supply that most players had; of equals, from the larger.
+
+    Returns:
+        the flat keys that were learnt and no others, the start supply they belong to, and the players behind each.
+    """
+    starts = Counter(one.player["start_supply"] for one in learnt)
+    if not starts:
+        return {}, None, {}
+    start = max(starts, key=lambda supply: (starts[supply], supply))
+    values: dict[str, int] = {}
+    behind: dict[str, int] = {}
+    for key, timing in FLAT_KEYS.items():
+        supplies = [
+            one.player["timings"][timing]["supply"]
+            for one in learnt
+            if one.player["start_supply"] == start and timing in one.player["timings"]
+        ]
+        if supplies:
+            values[key] = int(median_low(supplies))
+            behind[key] = len(supplies)
+    return values, start, behind
+
+
+def _groups(learnt: Sequence[Learnt]) -> dict[str, Any]:
+    """groups[start supply][opponent race or "any"]["Win", "Loss", ... or "any"]."""
+    members: dict[tuple[int, str, str], list[Learnt]] = {}
+    for one in learnt:
+        player = one.player
+        for race in (ANY, player["opponent_race"]):
+            for result in (ANY, player["result"]):
+                members.setdefault((player["start_supply"], race, result), []).append(one)
+    groups: dict[str, Any] = {}
+    for start, race, result in sorted(members):
+        by_race = groups.setdefault(str(start), {}).setdefault(race, {})
+        by_race[result] = _group(members[start, race, result])
+    return groups
+
+
+def _group(members: Sequence[Learnt]) -> dict[str, Any]:
+    by_opening: dict[str, list[Learnt]] = {}
+    for one in members:
+        by_opening.setdefault(one.player["opening"], []).append(one)
+    openings = sorted(by_opening.items(), key=lambda item: (-len(item[1]), item[0]))
+    return {
+        "players": len(members),
+        "timings": timing_table(members),
+        "openings": [_opening(key, players, len(members)) for key, players in openings],
+    }
+
+
+def timing_table(members: Sequence[Learnt]) -> dict[str, Any]:
+    """Per timing that any of the players has: how many have it, and the spread in seconds and in supply."""
+    table: dict[str, Any] = {}
+    for name in NAMES:
+        found = [one.player["timings"][name] for one in members if name in one.player["timings"]]
+        if found:
+            table[name] = {
+                "n": len(found),
+                "seconds": spread_of(timing["seconds"] for timing in found),
+                "supply": spread_of(timing["supply"] for timing in found),
+            }
+    return table
+
+
+def _opening(key: str, members: Sequence[Learnt], of_players: int) -> dict[str, Any]:
+    """One opening, with a game that was really played to stand for it."""
+    typical = most_typical(members)
+    return {
+        "opening": key,
+        "n": len(members),
+        "share": round(len(members) / of_players, 4),
+        "text": typical.player["opening_text"],
+        "timings": timing_table(members),
+        "replay": typical.result["sha256"],
+        "player": typical.player["name"],
+        "build_order": [list(line) for line in typical.player["build_order"][:OPENING_LINES]],
+    }
+
+
+def most_typical(members: Sequence[Learnt]) -> Learnt:
+    """The player whose hatchery, extractor and pool are, in seconds, nearest to the medians of all of them."""
+    names = ("base_2", "extractor", "spawning_pool")
+    times = {name: [one.player["timings"][name]["seconds"] for one in members if name in one.player["timings"]] for name in names}
+    medians = {name: median_low(numbers) for name, numbers in times.items() if numbers}
+
+    def distance(one: Learnt) -> tuple[int, float, str, str]:
+        own = one.player["timings"]
+        missing = sum(name not in own for name in medians)
+        away = sum(abs(own[name]["seconds"] - medians[name]) for name in medians if name in own)
+        return missing, round(away, 2), one.result["sha256"], one.player["name"]
+
+    return min(members, key=distance)

@@ -1,0 +1,168 @@
+"""One learner per root, and one process that changes its model: locks that die with their holder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from background_training.errors import AnotherLearnerError, LockUnavailableError, MachineError
+from background_training.paths import Paths
+from background_training.storage import atomic_files
+
+_FAULTS_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EMFILE, errno.ENFILE)
+
+
+class RootLock:
+    """An exclusive lock on a file, held until `release`, the end of this object, or the death of this process.
+
+    It promises that no two processes on this machine hold it, whatever dies when. It does not promise this
+    across machines; a folder that can't be locked at all is refused rather than trusted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # For any thread of the process: a learner that began on a full disk is locked by one and released by another.
+        self._lock = filelock.FileLock(str(path), timeout=0, thread_local=False)
+        self._held: os.stat_result | None = None
+
+    def try_acquire(self) -> bool:
+        """Take the lock; False if another holder has it.
+
+        Raises:
+            LockUnavailableError: the file system does not lock.
+            MachineError: the lock's file can't be made or opened.
+        """
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            return False
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_MACHINE:
+                raise MachineError(f"locking {self._lock.lock_file}", str(error)) from None
+            raise LockUnavailableError(self._lock.lock_file, str(error)) from None
+        if isinstance(self._lock, filelock.SoftFileLock) or not self._keeps_others_out():
+            self._lock.release()
+            raise LockUnavailableError(self._lock.lock_file, "a second holder was let in")
+        self._held = os.stat(self._lock.lock_file)
+        return True
+
+    def wait_acquired(self, timeout_seconds: float) -> bool:
+        """Take the lock as soon as its holder lets go or dies; False after the time is up."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self.try_acquire():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def renew(self, timeout_seconds: float) -> bool:
+        """Take the lock; again, if its file has been replaced, as when the folder was deleted and made again.
+
+        Returns:
+            Whether it had to be taken: what was known of the folder may no longer be true.
+
+        Raises:
+            AnotherLearnerError: somebody else has it, and keeps it for longer than the time given.
+            OSError: the machine failed; the folder is gone, say.
+        """
+        file = Path(self._lock.lock_file)
+        owner = (
+            "a former worker that has not ended" if self._held is None else "it began when the folder was deleted and made again"
+        )
+        if self._is_held():
+            return False
+        self.release()
+        if not self.wait_acquired(timeout_seconds):
+            raise AnotherLearnerError(str(file.parent.parent), owner)
+        return True
+
+    def check(self) -> None:
+        """Make sure that the lock still keeps others out.
+
+        Raises:
+            MachineError: its file has been removed or replaced.
+        """
+        if not self._is_held():
+            raise MachineError(f"holding {self._lock.lock_file}", "the folder has been deleted, or made again, meanwhile")
+
+    def _is_held(self) -> bool:
+        """Whether the file that was locked is still the one that bears the name."""
+        file = Path(self._lock.lock_file)
+        return self._held is not None and atomic_files.exists(file) and os.path.samestat(self._held, os.lstat(file))
+
+    def release(self) -> None:
+        self._held = None
+        self._lock.release()
+
+    def _keeps_others_out(self) -> bool:
+        rival = filelock.FileLock(self._lock.lock_file, timeout=0)
+        try:
+            rival.acquire()
+        except filelock.Timeout:
+            return True
+        except OSError:
+            return False
+        rival.release()
+        return False
+
+
+class LearnerLock:
+    """The lock of the one learner of a root, with a card that tells others who holds it."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._card = _card_path(paths)
+        self._lock = RootLock(paths.learner_lock)
+
+    def acquire(self) -> None:
+        """Take the lock, or refuse at once.
+
+        Raises:
+            AnotherLearnerError: names the process that has it.
+            LockUnavailableError: the folder can't be locked.
+        """
+        if not self._lock.try_acquire():
+            raise AnotherLearnerError(str(self._paths.root), self._owner())
+        try:
+            self._write_card()
+        except OSError:
+            self._lock.release()
+            raise
+
+    def _write_card(self) -> None:
+        card = {"pid": os.getpid(), "command": " ".join(sys.argv)[:200], "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        atomic_files.write_atomically(self._card, json.dumps(card).encode(), durable=False)
+
+    def release(self) -> None:
+        # The card first: a card without a holder would name a stranger's process later.
+        with contextlib.suppress(OSError):
+            atomic_files.remove_if_there(self._card)
+        self._lock.release()
+
+    def _owner(self) -> str:
+        try:
+            card = read_card(self._paths)
+            return f"process {card['pid']} ({card['command']}), since {card['since']}"
+        except KeyError:
+            return "a process that has not said who it is"
+
+
+def read_card(paths: Paths) -> dict[str, Any]:
+    """What the learner that took the lock last has said about itself: pid, command, since. Empty if nobody has, or has
+    gone in order; a card alone does not prove that its process lives."""
+    try:
+        card = json.loads(atomic_files.read_regular_file(_card_path(paths), max_bytes=10_000))
+    except (OSError, ValueError, OverflowError, RecursionError):
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def _card_path(paths: Paths) -> Path:
+    return paths.data / ".learner.json"

@@ -1,0 +1,331 @@
+"""Read a stranger's .npz within bounds: nothing is unpickled, and no memory is taken on the file's word alone.
+
+numpy.load(allow_pickle=False) trusts the sizes a file declares and accepts overlapping members; here every
+declaration is checked against the others and against a limit before anything is unpacked.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from background_training.errors import BackgroundTrainingError, NpzError
+from background_training.storage import npy_header, npz_writer
+from background_training.storage.npy_header import NpyHeader
+
+Array = npt.NDArray[Any]
+
+MAX_MEMBERS = 10_000
+_FREE_MEMBERS = 100
+_MEMBER_BYTES = 200
+"""What it takes to check that a member beyond the first hundred lies beside the others."""
+_MAX_COMMENT_BYTES = 65535
+_END_RECORD = struct.Struct("<4s4H2LH")
+_ZIP64_LOCATOR = struct.Struct("<4sLQL")
+_ZIP64_END_RECORD = struct.Struct("<4sQ2H2L4Q")
+_CENTRAL_ENTRY = struct.Struct("<4s6H3L5H2L")
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_STORED, _DEFLATED = 0, 8
+_ENCRYPTED = 0x1
+_UNKNOWN_16, _UNKNOWN_32 = 0xFFFF, 0xFFFFFFFF
+_SUFFIX = b".npy"
+_UNPACKED_AT_ONCE_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    method: int
+    crc: int
+    packed_bytes: int
+    declared_bytes: int
+    data_start: int
+
+
+def write(arrays: Mapping[str, Any]) -> bytes:
+    """Pack arrays into the bytes of an .npz; the same arrays always give the same bytes.
+
+    Raises:
+        ValueError: an array holds Python objects.
+    """
+    return npz_writer.packed(arrays)
+
+
+def read(
+    data: bytes,
+    max_memory_bytes: int,
+    wanted: Collection[str] | None = None,
+    approve: Callable[[Mapping[str, NpyHeader]], None] | None = None,
+) -> dict[str, Array]:
+    """Unpack the arrays of an .npz.
+
+    Args:
+        data: the whole file.
+        max_memory_bytes: what `data`, the unpacked and aligned arrays and a float32 copy of each may take together.
+        wanted: names of the arrays to unpack; None unpacks all. Any other member may have any name and any content: only
+            that it lies beside the others is checked. So may members that are not called *.npy.
+        approve: called with the headers of all wanted arrays by name before any large array is unpacked; what it raises
+            ends the reading.
+
+    Returns:
+        Read-only arrays by name, without the suffix ".npy"; aligned, wherever in the file they lie.
+
+    Raises:
+        NpzError: "empty", "unfinished", "not-a-zip", "too-many-members", "bad-zip", "overlapping-members",
+            "too-large", "bad-header", "pickled-object", "wrong-dtype", "lying-header", "bad-checksum" or "unreadable".
+    """
+    try:
+        return _read(data, max_memory_bytes, wanted, approve)
+    except (BackgroundTrainingError, MemoryError):
+        raise
+    except Exception as error:  # the boundary: whatever a file makes Python raise is a fault of that file
+        found = f"the archive can't be read ({type(error).__name__}: {ascii(str(error))[1:-1][:100]})"
+        raise NpzError("unreadable", found, "an archive as NumPy writes it is needed") from error
+
+
+def _read(
+    data: bytes,
+    max_memory_bytes: int,
+    wanted: Collection[str] | None,
+    approve: Callable[[Mapping[str, NpyHeader]], None] | None,
+) -> dict[str, Array]:
+    budget = max_memory_bytes - len(data)
+    count, start, end = _end_record(data)
+    budget -= _MEMBER_BYTES * max(0, count - _FREE_MEMBERS)
+    members: dict[str, tuple[_Member, NpyHeader, bytes | memoryview | None]] = {}
+    for member in _members(data, count, start, end, wanted):
+        name = member.name
+        small = member.declared_bytes <= _UNPACKED_AT_ONCE_BYTES
+        content = _unpack(data, member) if small else None
+        header = npy_header.read(_shown(name), content or _unpack(data, member, at_most=npy_header.ENOUGH_BYTES))
+        size = math.prod(header.shape)
+        budget -= _memory_bytes(member, header, size)
+        if budget < 0:
+            found = f"{_shown(name)} of shape {header.shape} takes the file above {max_memory_bytes} bytes of memory"
+            raise NpzError("too-large", found, "a smaller file, or a larger limits.max_memory_bytes, is needed")
+        if header.data_start + size * header.dtype.itemsize != member.declared_bytes:
+            found = f"{_shown(name)} declares shape {header.shape} of {header.dtype} and holds {member.declared_bytes} bytes"
+            raise NpzError("lying-header", found, "both must agree")
+        members[name] = member, header, content
+    if approve is not None:
+        approve({name: header for name, (_, header, _) in members.items()})
+    arrays: dict[str, Array] = {}
+    for name, (member, header, content) in members.items():
+        if content is None:
+            content = _unpack(data, member)
+        flat = _aligned(np.frombuffer(content, header.dtype, math.prod(header.shape), header.data_start))
+        arrays[name] = flat.reshape(header.shape, order="F" if header.fortran_order else "C")
+    return arrays
+
+
+def _aligned(values: Array) -> Array:
+    """The same numbers at an address that is a multiple of their size.
+
+    NumPy multiplies other matrices by way of copies, which lie another way round and take another way through the BLAS:
+    a model that was read back would go on in other last bits than the one in memory.
+    """
+    if values.flags.aligned:
+        return values
+    copy = values.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+def _memory_bytes(member: _Member, header: NpyHeader, count: int) -> int:
+    """What a member takes once it is unpacked, aligned, put in order, and copied to float32; a text, copied as it is."""
+    unpacked = member.declared_bytes if member.method == _DEFLATED else 0
+    start = header.data_start + (member.data_start if member.method == _STORED else 0)
+    if start % header.dtype.alignment and header.dtype != np.float32:  # aligned float32 needs no further copy
+        unpacked += count * header.dtype.itemsize
+    reordered = member.declared_bytes if header.fortran_order and len(header.shape) > 1 else 0
+    return unpacked + reordered + (member.declared_bytes if header.dtype.kind == "U" else 4 * count)
+
+
+def _members(data: bytes, count: int, start: int, end: int, wanted: Collection[str] | None) -> list[_Member]:
+    """The members that hold the wanted arrays; of all others only the places are checked."""
+    members: list[_Member] = []
+    spans: list[tuple[int, int]] = []
+    names = None if wanted is None else {name.encode() + _SUFFIX: name for name in wanted}
+    position = start
+    for _ in range(count):
+        (
+            raw_name, following, method, flags, crc, packed, declared, offset,
+        ) = _central_entry(data, position, end)  # fmt: skip
+        position = following
+        if names is not None:
+            name = names.get(raw_name)
+        else:
+            name = raw_name[: -len(_SUFFIX)].decode("utf-8", "backslashreplace") if raw_name.endswith(_SUFFIX) else None
+        data_start = _data_start(data, offset, raw_name, exact=name is not None)
+        spans.append((offset, data_start + packed))
+        if name is not None:
+            if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
+                found = f"{_shown(name)} is {'encrypted' if flags & _ENCRYPTED else f'packed by method {method}'}"
+                raise NpzError("bad-zip", found, "members stored or deflated are needed")
+            if method == _STORED and packed != declared:
+                found = f"{_shown(name)} is stored in {packed} bytes and declares {declared}"
+                raise NpzError("lying-header", found, "both must agree")
+            members.append(_Member(name, method, crc, packed, declared, data_start))
+    if position != end:
+        raise NpzError("bad-zip", "the zip directory is longer than its entries", "an archive without gaps is needed")
+    _refuse_overlaps(spans, start)
+    if len({member.name for member in members}) != len(members):
+        raise NpzError("bad-zip", "two members bear one name", "each array once is needed")
+    return members
+
+
+def _end_record(data: bytes) -> tuple[int, int, int]:
+    """Number of members, and where the zip directory starts and ends."""
+    if not data:
+        raise NpzError("empty", "the file is empty", "an .npz archive is needed")
+    if not data.startswith(b"PK\x03\x04"[: len(data)]) and not data.startswith((b"PK\x05\x06", b"PK\x06\x06")):
+        raise NpzError("not-a-zip", f"the file starts with {ascii(data[:8])[1:]}", "an .npz archive is needed")
+    tail_start = max(0, len(data) - _END_RECORD.size - _MAX_COMMENT_BYTES)
+    position = data.rfind(b"PK\x05\x06", tail_start)
+    if position < 0 or position + _END_RECORD.size > len(data):
+        raise NpzError("unfinished", "the end of the zip archive is missing", "a complete file is needed")
+    _, disk, first_disk, here, total, size, start, comment = _END_RECORD.unpack_from(data, position)
+    # Bytes after the end are harmless: some transfers fill the last block up.
+    sound = not disk and not first_disk and here == total and position + _END_RECORD.size + comment <= len(data)
+    end = position
+    locator = position - _ZIP64_LOCATOR.size
+    if locator >= 0 and data.startswith(b"PK\x06\x07", locator):
+        total64, size64, start64, end = _zip64_end_record(data, locator)
+        sound = sound and total in (_UNKNOWN_16, total64) and size in (_UNKNOWN_32, size64) and start in (_UNKNOWN_32, start64)
+        total, size, start = total64, size64, start64
+    if not sound or start + size != end:
+        raise NpzError("bad-zip", "the end record of the zip archive contradicts the file", "a sound archive is needed")
+    if total > MAX_MEMBERS:
+        raise NpzError("too-many-members", f"the archive holds {total} members", f"at most {MAX_MEMBERS} are allowed")
+    return total, start, end
+
+
+def _zip64_end_record(data: bytes, locator: int) -> tuple[int, int, int, int]:
+    """Number of members, size and start of the directory, and where this record starts; writers may add it to small archives."""
+    _, _, position, disks = _ZIP64_LOCATOR.unpack_from(data, locator)
+    if position + _ZIP64_END_RECORD.size <= locator and data.startswith(b"PK\x06\x06", position):
+        _, length, _, _, disk, first_disk, here, total, size, start = _ZIP64_END_RECORD.unpack_from(data, position)
+        if disks <= 1 and not disk and not first_disk and here == total and position + 12 + length == locator:
+            return total, size, start, position
+    raise NpzError("bad-zip", "the zip64 end record contradicts the file", "a sound archive is needed")
+
+
+def _central_entry(data: bytes, position: int, end: int) -> tuple[bytes, int, int, int, int, int, int, int]:
+    """Name, where the next entry starts, method, flags, checksum, packed and declared size, and where the member starts."""
+    name_start = position + _CENTRAL_ENTRY.size
+    if name_start > end:
+        raise _damaged_directory()
+    (
+        signature, _, _, flags, method, _, _, crc, packed, declared,
+        name_bytes, extra_bytes, comment_bytes, _, _, _, offset,
+    ) = _CENTRAL_ENTRY.unpack_from(data, position)  # fmt: skip
+    extra_start = name_start + name_bytes
+    following = extra_start + extra_bytes + comment_bytes
+    if signature != b"PK\x01\x02" or following > end:
+        raise _damaged_directory()
+    if _UNKNOWN_32 in (declared, packed, offset):
+        extra = data[extra_start : extra_start + extra_bytes]
+        declared, packed, offset = _zip64_sizes(extra, declared, packed, offset)
+    return data[name_start:extra_start], following, method, flags, crc, packed, declared, offset
+
+
+def _damaged_directory() -> NpzError:
+    return NpzError("bad-zip", "the zip directory is damaged", "a sound archive is needed")
+
+
+def _zip64_sizes(extra: bytes, *sizes: int) -> tuple[int, int, int]:
+    """Declared size, packed size and offset, taken from the zip64 field where the entry itself has no room."""
+    values = list(sizes)
+    missing = [index for index, value in enumerate(values) if value == _UNKNOWN_32]
+    position = 0
+    while missing and position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, position)
+        if kind == 1 and length >= 8 * len(missing) and position + 4 + 8 * len(missing) <= len(extra):
+            for index, value in zip(missing, struct.unpack_from(f"<{len(missing)}Q", extra, position + 4), strict=True):
+                values[index] = value
+            break
+        position += 4 + length
+    return values[0], values[1], values[2]
+
+
+def _shown(name: str | bytes) -> str:
+    """A name that anybody may have chosen, for a message."""
+    return ascii(name).removeprefix("b")[1:-1][:60]
+
+
+def _data_start(data: bytes, offset: int, raw_name: bytes, *, exact: bool) -> int:
+    """Where a member's content starts; `exact`: both headers must bear one name."""
+    if offset + _LOCAL_HEADER.size > len(data):
+        raise NpzError("bad-zip", "a member lies outside the file", "a sound archive is needed")
+    fields = _LOCAL_HEADER.unpack_from(data, offset)
+    name_start = offset + _LOCAL_HEADER.size
+    if fields[0] != b"PK\x03\x04" or (exact and data[name_start : name_start + fields[9]] != raw_name):
+        raise NpzError("bad-zip", f"the two headers of {_shown(raw_name)} differ", "a sound archive is needed")
+    return int(name_start + fields[9] + fields[10])
+
+
+def _refuse_overlaps(spans: list[tuple[int, int]], directory_start: int) -> None:
+    end_of_last = 0
+    for start, end in sorted(spans):
+        if start < end_of_last or end > directory_start:
+            raise NpzError(
+                "overlapping-members",
+                f"the member at byte {start} overlaps what lies beside it",
+                "members side by side are needed",
+            )
+        end_of_last = end
+
+
+def _unpack(data: bytes, member: _Member, at_most: int | None = None) -> bytes | memoryview:
+    """The member's bytes, or its first `at_most`; the checksum is verified when all are unpacked."""
+    packed = memoryview(data)[member.data_start : member.data_start + member.packed_bytes]
+    wanted = member.declared_bytes if at_most is None else min(at_most, member.declared_bytes)
+    if member.method == _STORED:
+        content: bytes | memoryview = packed[:wanted]
+    else:
+        content = _inflate(member, packed, wanted, whole=at_most is None)
+    if at_most is None and zlib.crc32(content) != member.crc:
+        raise NpzError("bad-checksum", f"the checksum of {_shown(member.name)} is wrong", "an undamaged file is needed")
+    return content
+
+
+def _inflate(member: _Member, packed: memoryview, wanted: int, *, whole: bool) -> bytes | memoryview:
+    # One byte more than declared shows a stream that goes on, without ever unpacking the rest of it.
+    limit = wanted + 1 if whole else max(1, wanted)
+    try:
+        if limit <= _UNPACKED_AT_ONCE_BYTES:
+            content: bytes | memoryview = zlib.decompressobj(-15).decompress(packed, limit)
+        else:
+            content = _inflated_piecewise(packed, limit)
+    except zlib.error as error:
+        raise NpzError("bad-zip", f"{_shown(member.name)} can't be unpacked ({error})", "an undamaged file is needed") from None
+    if len(content) > wanted or (whole and len(content) < wanted):
+        much = "more" if len(content) > wanted else "fewer"
+        found = f"{_shown(member.name)} declares {member.declared_bytes} bytes and unpacks to {much}"
+        raise NpzError("lying-header", found, "both must agree")
+    return content
+
+
+def _inflated_piecewise(packed: memoryview, limit: int) -> memoryview:
+    """Unpack at most `limit` bytes. In pieces: zlib alone holds the whole twice while it puts its own together."""
+    unpacker, content, filled = zlib.decompressobj(-15), bytearray(limit), 0
+    for start in range(0, len(packed), _PIECE_BYTES):
+        piece: bytes | memoryview = packed[start : start + _PIECE_BYTES]
+        room = min(_PIECE_BYTES, limit - filled)
+        while room:
+            unpacked = unpacker.decompress(piece, room)
+            content[filled : filled + len(unpacked)] = unpacked
+            filled += len(unpacked)
+            piece = unpacker.unconsumed_tail
+            if not piece and len(unpacked) < room:
+                break
+            room = min(_PIECE_BYTES, limit - filled)
+    return memoryview(content)[:filled].toreadonly()
