@@ -373,7 +373,8 @@ def test_last_lines_come_from_the_end_of_a_long_log(tmp_path: Path) -> None:
 
 def test_dead_writer_is_noticed(paths: Paths) -> None:
     """The number of a process that has ended belongs to nobody on this machine."""
-    writer = "import sys; from pathlib import Path; from background_training.paths import Paths; from background_training.records import status; "
+    writer = "import sys; from pathlib import Path; from background_training.paths import Paths; "
+    writer += "from background_training.records import status; "
     writer += "status.write(Paths(Path(sys.argv[1])), 'idle', {})"
     subprocess.run([sys.executable, "-c", writer, str(paths.root)], cwd=CHECKOUT, check=True, timeout=PATIENCE_SECONDS)
     assert reading.status_facts(paths).writer_is_gone

@@ -14,10 +14,10 @@ import pytest
 from conftest import wait_until
 
 from background_training import BackgroundParallelLearner
-from background_training.commands import learn
 from background_training.errors import WorkerError
 from background_training.ipc import heartbeat
 from background_training.ipc.job_process import TaskProcess
+from background_training.learner import background_learner
 from background_training.learner.periodic_job import RepeatedTask
 from background_training.paths import Paths
 from background_training.settings import LearnerSettings
@@ -48,7 +48,7 @@ def test_training_comes_first(
 
 def test_other_work_waits_until_what_waits_is_trained(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one process allowed, replays are read only once the buffer is empty; then they are, again and again."""
-    monkeypatch.setattr(learn, "_REPLAY_TASK", "other_work:of_settings")
+    monkeypatch.setattr(background_learner, "_REPLAY_TASK", "other_work:of_settings")
     notes = tmp_path / "notes.txt"
     for number in range(12):
         log_probs = np.full(300, -np.log(episodes.ACTIONS), np.float32)

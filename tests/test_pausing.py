@@ -186,7 +186,8 @@ def test_a_batch_is_paused_in_its_middle_and_the_bits_stay_the_same(
     paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model that comes of it is the one of a drain, bit for bit."""
-    pause = "import pathlib; from background_training.records import pause_file as pausing; from background_training.paths import Paths; "
+    pause = "import pathlib; from background_training.records import pause_file as pausing; "
+    pause += "from background_training.paths import Paths; "
     pause += f"pausing.pause(Paths(pathlib.Path({str(paths.root)!r}))); done = True"
     learner_runs.worker_does_in_the_middle(pause, monkeypatch)
     twin = Paths(tmp_path / "twin")

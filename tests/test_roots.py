@@ -103,7 +103,8 @@ def test_a_folder_that_the_system_does_not_make_is_the_machines_fault(
 )
 def test_missing_permission_is_named(tmp_path: Path, mode: int, below: str, words: str) -> None:
     """As another user, who may read but not write, or not even enter."""
-    probe = "import sys; from pathlib import Path; from background_training.commands import common as c; c.make_root(Path(sys.argv[1]))"
+    probe = "import sys; from pathlib import Path; "
+    probe += "from background_training.commands import common as c; c.make_root(Path(sys.argv[1]))"
     folder = Path("/tmp") / f"root_of_another_user_{os.getpid()}"
     folder.mkdir()
     try:

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 
 from background_training import RLAgent
 from background_training.algo import normalizer, policy, train_step, widening
-from background_training.episodes import episode, episode_file, layout
-from background_training.episodes.layout import Layout
+from background_training.episodes import alignment, episode, episode_file
 from background_training.errors import EpisodeError, SettingsError
 from background_training.ipc.blas_threads import BLAS_THREAD_VARIABLES
 from background_training.learner import replay_log
@@ -30,6 +29,7 @@ from background_training.paths import CHECKOUT, Paths
 from background_training.records import ledger as ledgers
 from background_training.settings import LearningSettings
 from background_training.spaces import Box, Discrete, MultiDiscrete
+from background_training.spaces.layout import Layout
 from background_training.storage import atomic_files, model_store
 from background_training.storage.file_lock import LearnerLock
 from tests.commands import run_tool
@@ -216,13 +216,13 @@ def test_any_order_of_names_means_the_same_episode(features: list[int], actions:
         meta={"state_names": [FEATURES[place] for place in features], "action_names": [ACTIONS[place] for place in actions]},
     )
 
-    found = layout.aligned(written, model)
+    found = alignment.aligned(written, model)
 
     assert (found.states == plain.states).all() and (found.final_state == plain.final_state).all()
     assert (found.actions == plain.actions).all()
     assert masked is (found.action_mask is not None) and (not masked or (found.action_mask == plain.action_mask).all())
     assert found.meta["state_names"] == FEATURES and found.meta["action_names"] == ACTIONS
-    assert layout.aligned(found, model) is found
+    assert alignment.aligned(found, model) is found
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_what_names_nothing_is_a_remark(meta: dict[str, Any]) -> None:
     """Positions count then, as they always did."""
     plain = dataclasses.replace(_named_episode(0, FEATURES, ACTIONS, masked=False), meta=meta)
 
-    assert layout.aligned(plain, Layout(4, Discrete(3), tuple(FEATURES), tuple(ACTIONS))) is plain
+    assert alignment.aligned(plain, Layout(4, Discrete(3), tuple(FEATURES), tuple(ACTIONS))) is plain
 
 
 @pytest.mark.parametrize(
@@ -254,10 +254,10 @@ def test_what_names_nothing_is_a_remark(meta: dict[str, Any]) -> None:
 def test_other_names_are_refused_with_both_lists(features: list[str], actions: list[str], words: str) -> None:
     """What is missing and what is more is said; where only something was added, the command that adds it."""
     with pytest.raises(EpisodeError, match=words) as caught:
-        layout.aligned(
+        alignment.aligned(
             _named_episode(0, features, actions, masked=False), Layout(4, Discrete(3), tuple(FEATURES), tuple(ACTIONS))
         )
-    assert caught.value.reason == layout.OTHER_NAMES
+    assert caught.value.reason == alignment.OTHER_NAMES
 
 
 def test_numbers_of_other_kinds_of_actions_must_come_in_the_models_order() -> None:
@@ -267,7 +267,7 @@ def test_numbers_of_other_kinds_of_actions_must_come_in_the_models_order() -> No
     written = episode.from_arrays(episodes.arrays(0, actions=np.zeros((12, 2), np.int64), meta=meta))
 
     with pytest.raises(EpisodeError, match="in this order"):
-        layout.aligned(written, Layout(4, space, (), ("door", "lamp")))
+        alignment.aligned(written, Layout(4, space, (), ("door", "lamp")))
 
 
 def test_the_learner_trains_permuted_episodes_as_what_they_are(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_an_old_game_after_the_widening_teaches_what_it_taught(played: Paths) ->
     model = model_store.read(played.model)
     old = _named_episode(5, FEATURES, ACTIONS, masked=False)
 
-    found = layout.aligned(old, model.layout)
+    found = alignment.aligned(old, model.layout)
 
     assert (found.states[:, :4] == old.states).all() and (found.states[:, 4] == 0).all() and found.final_state[4] == 0
     assert found.action_mask.tolist() == [[True, True, True, False]] * 12

@@ -19,7 +19,6 @@ from background_training import plain_values, settings_file
 from background_training.agent_model import GUIDE_ACTIONS, PolicyHolder
 from background_training.algo import policy
 from background_training.episodes import episode, episode_file
-from background_training.episodes import layout as layouts
 from background_training.episodes.outbox import Outbox
 from background_training.episodes.recorder import Recording, recorded_state, state_vector
 from background_training.errors import BackgroundTrainingError, EpisodeError, SettingsError
@@ -27,6 +26,7 @@ from background_training.ipc.load_hints import GameVoice
 from background_training.paths import MODEL_NAME, Paths
 from background_training.settings import LearningSettings
 from background_training.spaces import ActionSpace, Choice
+from background_training.spaces import layout as layouts
 
 __all__ = ["GUIDE_ACTIONS", "RLAgent"]
 

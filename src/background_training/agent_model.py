@@ -15,12 +15,13 @@ from background_training.algo import manifest as manifests
 from background_training.algo import train_step, widening
 from background_training.algo.policy import Network
 from background_training.algo.train_step import BatchReport, TrainingState
-from background_training.episodes import layout as layouts
+from background_training.episodes import alignment
 from background_training.episodes.episode import Episode
 from background_training.errors import AnotherLearnerError, EpisodeError, ModelError, ModelMissingError
 from background_training.paths import Paths
 from background_training.settings import LearningSettings, LimitSettings
 from background_training.spaces import ActionSpace, Discrete
+from background_training.spaces import layout as layouts
 from background_training.storage import atomic_files, model_store
 from background_training.storage.file_lock import LearnerLock
 from background_training.storage.file_signature import Signature, signature
@@ -230,7 +231,7 @@ class PolicyHolder:
         needed_width = self._state_width
         if needed_width is not None and model.state_width != needed_width:
             found = f"its policy takes states of {model.state_width} numbers"
-            names = f"; {layouts.WIDEN} --state-names names them, if only some were added" if self.state_names else ""
+            names = f"; {alignment.WIDEN} --state-names names them, if only some were added" if self.state_names else ""
             raise ModelError(str(self.model_path), found, f"this game's have {needed_width}{names}; {_NEW_GAME}")
         if self.actions is not None and model.actions != self.actions:
             found = f"its policy chooses {model.actions.words}"
@@ -304,7 +305,7 @@ class PolicyHolder:
         added = [name for name in own if name not in set(theirs)]
         remedy = f"give them the same names, or {_NEW_GAME}"
         if set(theirs) < set(own):
-            remedy = f"{layouts.command_adding(what, added)}, and so does RLAgent(grow=True); or {_NEW_GAME}"
+            remedy = f"{alignment.command_adding(what, added)}, and so does RLAgent(grow=True); or {_NEW_GAME}"
         raise ModelError(str(self.model_path), f"its {what} are {list(theirs)}", f"this bot's are {list(own)}: {remedy}")
 
     def _grown(self, model: Model) -> tuple[Model, tuple[int, int]]:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from background_training.algo import batch
 from background_training.doctor.facts import Facts, Line
 from background_training.doctor.finding import Trouble
-from background_training.episodes import layout as layouts
+from background_training.episodes import alignment
 from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED
 from background_training.errors import EpisodeError
 from background_training.monitor import words
+from background_training.spaces import layout as layouts
 
 _SHARE_OF_REJECTED = 0.1
 _SHARE_OF_OTHERS = 0.5
@@ -222,7 +223,7 @@ def _example(facts: Facts, code: str, unfit: str) -> str:
             continue
         layout = layouts.of_model(model.manifest, model.state_width, model.actions)
         try:
-            episode = layouts.aligned(seen.episode, layout)
+            episode = alignment.aligned(seen.episode, layout)
         except EpisodeError:
             continue  # names, of which its own reason tells
         if unfit == DOES_NOT_FIT_WIDTH and episode.state_width != model.state_width:

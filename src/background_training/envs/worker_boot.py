@@ -11,7 +11,10 @@ import sys
 
 from background_training.envs import worker_platform, worker_service
 
-BOOT_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from background_training.envs import worker_boot; worker_boot.main(sys.argv[2:])"
+BOOT_CODE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from background_training.envs import worker_boot; worker_boot.main(sys.argv[2:])"
+)
 
 
 def main(arguments: list[str]) -> None:

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from background_training.episodes import layout
 from background_training.episodes.episode import Episode
 from background_training.printable import visible
-from background_training.spaces import ActionSpace, Discrete
+from background_training.spaces import ActionSpace, Discrete, layout
 
 Array = npt.NDArray[np.float64]
 

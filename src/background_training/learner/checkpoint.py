@@ -13,14 +13,14 @@ from typing import Any
 from background_training.algo import manifest as manifests
 from background_training.algo import train_step, widening
 from background_training.algo.train_step import TrainingState
-from background_training.episodes import layout as layouts
 from background_training.episodes.episode import Episode
-from background_training.episodes.layout import Layout
 from background_training.errors import ModelError
 from background_training.records import whole_lines
 from background_training.records.ledger import BY_HAND, Line, next_chain
 from background_training.settings import LearningSettings
 from background_training.spaces import ActionSpace, Discrete
+from background_training.spaces import layout as layouts
+from background_training.spaces.layout import Layout
 from background_training.storage import model_store
 
 BATCH, BASE = "batch", "base"

@@ -9,7 +9,6 @@ from typing import Any
 
 from background_training.algo import manifest
 from background_training.algo.widening import PROBABILITY
-from background_training.episodes import layout as layouts
 from background_training.errors import LedgerError, ModelError, ModelMissingError, SettingsError
 from background_training.learner import base_checkpoint, checkpoint, reconstruction, recovery, replay_log
 from background_training.learner.checkpoint import Generation
@@ -18,6 +17,7 @@ from background_training.records import ledger as ledgers
 from background_training.records.ledger import BY_HAND, Ledger, Line
 from background_training.settings import Settings
 from background_training.spaces import Discrete
+from background_training.spaces import layout as layouts
 from background_training.storage import atomic_files, model_store
 
 

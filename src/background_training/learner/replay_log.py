@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from background_training.episodes import episode_file
-from background_training.episodes import layout as layouts
+from background_training.episodes import alignment, episode_file
 from background_training.episodes.episode import Episode
-from background_training.episodes.layout import Layout
 from background_training.errors import EpisodeError, LedgerError
 from background_training.learner import checkpoint
 from background_training.learner.checkpoint import Generation
@@ -20,6 +18,7 @@ from background_training.paths import Paths
 from background_training.records.ledger import ALIGNED, Line
 from background_training.settings import UNLIMITED, LearningSettings
 from background_training.spaces import registry
+from background_training.spaces.layout import Layout
 from background_training.storage import atomic_files, model_store
 
 _LONGEST_RECENT = 10_000
@@ -126,10 +125,10 @@ def _read(
     episodes: list[Episode] = []
     for line in lines:
         episode = _as_trained(paths, line, layout)
-        layout = layout.named_by(episode)
+        layout = alignment.named_by(layout, episode)
         if by_position and ALIGNED not in line:
             unnamed = {key: value for key, value in episode.meta.items() if key not in ("state_names", "action_names")}
-            episode = layouts.aligned(dataclasses.replace(episode, meta=unnamed), layout)
+            episode = alignment.aligned(dataclasses.replace(episode, meta=unnamed), layout)
         episodes.append(episode)
     return [_bare(line) for line in lines], episodes
 
@@ -143,7 +142,7 @@ def _as_trained(paths: Paths, line: Line, layout: Layout) -> Episode:
     if ALIGNED not in line:
         return episode
     try:
-        return layouts.aligned(episode, layout)
+        return alignment.aligned(episode, layout)
     except EpisodeError as error:
         found = f"{line['name']!a} of version {line['seq']} does not fit the model that it was trained into: {error}"
         raise LedgerError(str(paths.ledger), found, "Use tools/rollback_model.py to go on without it") from error

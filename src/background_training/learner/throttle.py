@@ -1,4 +1,4 @@
-"""Asks the governor, and lets the worker through or makes it wait: the shell around src/background_training/learner/throttle_policy.py."""
+"""Asks the governor, and lets the worker through or makes it wait: the shell around throttle_policy.py."""
 
 from __future__ import annotations
 

@@ -10,9 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from background_training.algo import yield_point
-from background_training.episodes import buffer
+from background_training.episodes import alignment, buffer
 from background_training.episodes.buffer import DUPLICATE
-from background_training.episodes.layout import Layout
 from background_training.errors import EpisodeError, ModelError
 from background_training.learner import checkpoint, publish
 from background_training.learner import triage as intakes
@@ -27,6 +26,7 @@ from background_training.printable import visible
 from background_training.records.ledger import Ledger
 from background_training.settings import Settings
 from background_training.spaces import ActionSpace
+from background_training.spaces.layout import Layout
 from background_training.storage import model_store
 from background_training.storage.file_lock import RootLock
 from background_training.storage.file_signature import signature
@@ -205,7 +205,7 @@ class Trainer:
             verdict = self._intake.judge(name, model)
             if isinstance(verdict, Accepted):
                 if model is not None:
-                    model = dataclasses.replace(model, layout=model.layout.named_by(verdict.episode))
+                    model = dataclasses.replace(model, layout=alignment.named_by(model.layout, verdict.episode))
                 twin = _twin(verdict, done.accepted)
                 version = 1 + (model.version if model else 0)
                 if twin is None:
@@ -248,7 +248,7 @@ class Trainer:
             fit = _fitted(item, ModelFacts(0, layout))
             if fit is not None:
                 fitting.append(fit)
-                layout = layout.named_by(fit.episode)
+                layout = alignment.named_by(layout, fit.episode)
         if len(fitting) < len(done.accepted):
             again = {item.name for item in done.accepted} - {item.name for item in fitting}
             again |= {item.name for item in done.set_aside if item.fate == DUPLICATE}

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from background_training.algo import batch
-from background_training.episodes import buffer, episode_file
-from background_training.episodes import layout as layouts
+from background_training.episodes import alignment, buffer, episode_file
 from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED, Departure
 from background_training.episodes.episode import Episode
-from background_training.episodes.layout import Layout
 from background_training.errors import EpisodeError, MachineError
 from background_training.ipc.channel import Tell
 from background_training.learner.file_age import CLOCK, WallClock
@@ -26,6 +24,7 @@ from background_training.printable import visible
 from background_training.records import pause_file
 from background_training.records.ledger import UNKNOWN_VERSION, Ledger
 from background_training.settings import Settings
+from background_training.spaces.layout import Layout
 from background_training.storage import atomic_files
 from background_training.storage.file_signature import Signature, signature_of
 
@@ -145,7 +144,7 @@ def fitted(episode: Episode, model: ModelFacts) -> Episode:
     """
     layout = model.layout
     try:
-        episode = layouts.aligned(episode, layout)
+        episode = alignment.aligned(episode, layout)
         batch.check_fits(episode, layout.state_width, layout.actions)
     except EpisodeError as error:
         sizes = f"takes states of {layout.state_width} numbers and chooses {layout.actions.words}"
@@ -155,7 +154,7 @@ def fitted(episode: Episode, model: ModelFacts) -> Episode:
         )
         # Without the whole path and the version: what the ledger says must not depend on where the root lies, nor on
         # when the file was looked at again after a crash.
-        words = f"{error.needed}. models/{MODEL_NAME}" if error.reason == layouts.OTHER_NAMES else f"models/{MODEL_NAME}"
+        words = f"{error.needed}. models/{MODEL_NAME}" if error.reason == alignment.OTHER_NAMES else f"models/{MODEL_NAME}"
         raise EpisodeError(error.reason, error.found, f"{words} {sizes}. {remedy}") from None
     return episode
 
@@ -274,7 +273,7 @@ class Intake:
 
     def _growing(self, name: str, episode: Episode, model: ModelFacts) -> Growing | None:
         """The verdict on an episode that fits the model once that has grown, if this is what its agent asks for."""
-        grown = layouts.grown(episode, model.layout) if self._settings.learner.grow else None
+        grown = alignment.grown(episode, model.layout) if self._settings.learner.grow else None
         limits = self._settings.limits
         if grown is None or grown.state_width > limits.max_state_width or grown.actions.outputs > limits.max_actions:
             return None

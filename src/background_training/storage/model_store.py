@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from background_training.episodes import layout as layouts
-from background_training.episodes.layout import Layout
 from background_training.errors import ModelError, ModelMissingError, NpzError
 from background_training.paths import Paths
 from background_training.settings import LimitSettings
+from background_training.spaces import layout as layouts
 from background_training.spaces import registry
 from background_training.spaces.action_space import ActionSpace
 from background_training.spaces.discrete import Discrete
+from background_training.spaces.layout import Layout
 from background_training.storage import atomic_files, npz_reader
 from background_training.storage.npy_header import NpyHeader
 

@@ -1,10 +1,9 @@
-"""What stands where in a model's states and what its actions are called; and episodes put into that order."""
+"""Put an episode's features and actions into the model's order, by name or by position."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ import numpy.typing as npt
 
 from background_training.episodes.episode import Episode
 from background_training.errors import EpisodeError
-from background_training.spaces.action_space import ActionSpace
 from background_training.spaces.discrete import Discrete
+from background_training.spaces.layout import Layout, added, are_placeholders, names_in
 
 Array = npt.NDArray[Any]
 
@@ -21,79 +20,17 @@ WIDEN = "tools/widen_model.py"
 OTHER_NAMES = "other-names"
 """The reason of the EpisodeError where names do not match."""
 _SHOWN_NAMES = 30
-_LONGEST_NAME = 100
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The features of a state and the actions, in the model's order.
-
-    state_names, action_names: empty while they are not known; then positions alone count.
-    former_sizes: (features, outputs) that the model had before it was widened. What was added stands behind them.
-    """
-
-    state_width: int
-    actions: ActionSpace
-    state_names: tuple[str, ...] = ()
-    action_names: tuple[str, ...] = ()
-    former_sizes: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def former_widths(self) -> tuple[int, ...]:
-        return tuple(width for width, _ in self.former_sizes)
-
-    @property
-    def former_outputs(self) -> tuple[int, ...]:
-        return tuple(outputs for _, outputs in self.former_sizes)
-
-    def named_by(self, episode: Episode) -> Layout:
-        """With the names that the episode records, where none are known yet."""
-        found = dataclasses.replace(self)
-        if not self.state_names and episode.state_width == self.state_width:
-            found = dataclasses.replace(found, state_names=names_in(episode.meta.get("state_names"), self.state_width))
-        if not self.action_names:
-            names = names_in(episode.meta.get("action_names"), self.actions.name_count)
-            found = dataclasses.replace(found, action_names=() if are_placeholders(names) else names)
-        return found
-
-
-def of_model(manifest: Mapping[str, Any], state_width: int, actions: ActionSpace) -> Layout:
-    """The layout that a manifest describes; what in it makes no sense counts as not said."""
-    names = names_in(manifest.get("action_names"), actions.name_count)
-    sizes = manifest.get("former_sizes")
-    pairs = [pair for pair in (sizes if isinstance(sizes, list) else []) if _is_pair(pair)]
-    return Layout(
-        state_width,
-        actions,
-        names_in(manifest.get("state_names"), state_width),
-        () if are_placeholders(names) else names,
-        tuple((int(width), int(outputs)) for width, outputs in pairs),
-    )
-
-
-def names_in(said: Any, count: int | None = None) -> tuple[str, ...]:
-    """The names in a list of distinct texts, `count` of them; empty for anything else: then it names nothing."""
-    if not isinstance(said, (list, tuple)) or not all(isinstance(name, str) for name in said):
-        return ()
-    names = shortened(said)
-    return names if len(set(names)) == len(names) and count in (None, len(names)) else ()
-
-
-def shortened(names: Sequence[str]) -> tuple[str, ...]:
-    """Names as they are compared and as a manifest holds them."""
-    return tuple(name[:_LONGEST_NAME] for name in names)
-
-
-def added(own: Sequence[str], known: Sequence[str]) -> list[str]:
-    """What is new in `own`, in its order, if that holds all that is known; else, or where one names nothing, nothing."""
-    if not own or not known or not set(known) < set(own):
-        return []
-    return [name for name in own if name not in set(known)]
-
-
-def are_placeholders(names: Sequence[str]) -> bool:
-    """Whether these are what an agent calls actions that nobody has named."""
-    return all(name == f"action_{number}" for number, name in enumerate(names))
+def named_by(layout: Layout, episode: Episode) -> Layout:
+    """The layout with the names that the episode records, where none are known yet."""
+    found = dataclasses.replace(layout)
+    if not layout.state_names and episode.state_width == layout.state_width:
+        found = dataclasses.replace(found, state_names=names_in(episode.meta.get("state_names"), layout.state_width))
+    if not layout.action_names:
+        names = names_in(episode.meta.get("action_names"), layout.actions.name_count)
+        found = dataclasses.replace(found, action_names=() if are_placeholders(names) else names)
+    return found
 
 
 def aligned(episode: Episode, layout: Layout) -> Episode:
@@ -223,7 +160,3 @@ def different(what: str, found: Sequence[str], needed: Sequence[str]) -> tuple[s
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
     return "[" + ", ".join(ascii(name) for name in names[:_SHOWN_NAMES]) + f"{more}]"
-
-
-def _is_pair(pair: Any) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and all(type(size) is int and size > 0 for size in pair)
