@@ -296,12 +296,12 @@ def test_the_status_says_stopped_after_the_stop(paths: Paths) -> None:
 
 
 def test_a_root_that_is_a_file_is_refused_by_the_command(tmp_path: Path) -> None:
-    """A root that can't be is a fault of the machine's: one line, code 5, nothing running."""
+    """A path below a file can be no root: bad usage, one line, nothing running."""
     (tmp_path / "file").write_text("no folder")
 
     refused = learner_runs.command(tmp_path / "file" / "root")
 
-    assert refused.returncode == 5
+    assert refused.returncode == 2
     assert refused.stderr.startswith("[ERROR] ") and refused.stderr.count("\n") == 1
 
 
