@@ -169,7 +169,7 @@ _KINDS = {OFF: _nobody, IDLE: _learner, FLAT_OUT: _learner, SPEAKING: _learner, 
 
 def _much_work() -> LearningSettings:
     """Each batch is gone through many times: the worker computes all the time, without much reading in between."""
-    return LearningSettings(epochs=20, kl_limit=1e9)
+    return LearningSettings(n_epochs=20, target_kl=1e9)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def main() -> int:
         settings = Settings(
             root=Path(folder) / "root",
             learner=LearnerSettings(verbose=False, durability="fast", max_file_age=0.0),
-            learning=LearningSettings(hidden=8, epochs=1, replay_ratio=0.0),
+            learning=LearningSettings(hidden_size=8, n_epochs=1, replay_ratio=0.0),
         )
         _soak(settings, options.seconds, options.remembered)
     return 0

@@ -24,7 +24,7 @@ def update(games: list[Episode], settings: LearningSettings, action_count: int) 
     """One batch, a lesson for each game; advantages and targets are there already."""
     torch.manual_seed(0)
     width = games[0].states.shape[1]
-    actor, critic = network(width, settings.hidden, action_count), network(width, settings.hidden, 1)
+    actor, critic = network(width, settings.hidden_size, action_count), network(width, settings.hidden_size, 1)
     optimisers = [torch.optim.Adam(part.parameters(), lr=settings.learning_rate, fused=True) for part in (actor, critic)]
     lessons = [
         (
@@ -42,22 +42,22 @@ def update(games: list[Episode], settings: LearningSettings, action_count: int) 
     ) -> None:
         log_pi = torch.log_softmax(actor(states), dim=1)
         weights = torch.exp(log_pi.gather(1, actions[:, None])[:, 0] - played)
-        clipped = torch.clamp(weights, 1 - settings.clip, 1 + settings.clip)
+        clipped = torch.clamp(weights, 1 - settings.clip_range, 1 + settings.clip_range)
         entropy = -(log_pi.exp() * log_pi).sum(1).mean()
-        loss = -torch.min(weights * advantages, clipped * advantages).mean() - settings.entropy * entropy
+        loss = -torch.min(weights * advantages, clipped * advantages).mean() - settings.ent_coef * entropy
         loss = loss + 0.5 * ((critic(states)[:, 0] - targets) ** 2).mean()
         for optimiser in optimisers:
             optimiser.zero_grad()
         loss.backward()
         for part, optimiser in zip((actor, critic), optimisers, strict=True):
-            nn.utils.clip_grad_norm_(part.parameters(), settings.gradient_norm)
+            nn.utils.clip_grad_norm_(part.parameters(), settings.max_grad_norm)
             optimiser.step()
 
     def batch() -> None:
         for lesson in lessons:
             steps = len(lesson[0])
-            for _ in range(settings.epochs):
-                for rows in torch.tensor_split(torch.randperm(steps), math.ceil(steps / settings.minibatch_steps)):
+            for _ in range(settings.n_epochs):
+                for rows in torch.tensor_split(torch.randperm(steps), math.ceil(steps / settings.minibatch_size)):
                     step(*(part[rows] for part in lesson))
 
     return batch

@@ -38,17 +38,17 @@ def rows(quick: bool) -> list[Row]:
     rounds, found = 2 if quick else 9, []
     for hidden in (64, 128, 256, 512):
         # No replay and no early stop, so that all sides go through the same number of samples.
-        settings = LearningSettings(hidden=hidden, replay_ratio=0.0, kl_limit=1e9)
+        settings = LearningSettings(hidden_size=hidden, replay_ratio=0.0, target_kl=1e9)
         for steps in GAMES:
             found += _rows_of(settings, steps, rounds)
     return found
 
 
 def _rows_of(settings: LearningSettings, steps: int, rounds: int) -> list[Row]:
-    what = f"update of {STATE_WIDTH}→{settings.hidden}→{settings.hidden}→{ACTION_COUNT}, games of {steps} steps"
+    what = f"update of {STATE_WIDTH}→{settings.hidden_size}→{settings.hidden_size}→{ACTION_COUNT}, games of {steps} steps"
     games = _games(steps)
     measures = {"one": _ours(games, settings, in_thread=False), "two": _ours(games, settings, in_thread=True)}
-    if steps == LONG and settings.hidden in PEERS_HIDDEN:
+    if steps == LONG and settings.hidden_size in PEERS_HIDDEN:
         measures |= {"products": _products(settings), "products, two": _products(settings, threads=2)}
         measures |= _torch(games, settings)
     for measure in measures.values():
@@ -89,12 +89,12 @@ def _rate(action: Callable[[], object], samples: int) -> float:
 def _ours(games: list[Episode], settings: LearningSettings, in_thread: bool) -> harness.Measure:
     state = train_step.new_state(STATE_WIDTH, Discrete(ACTION_COUNT), settings)
     _, report = train_step.learn(state, games, settings, 1)
-    assert report.epochs == settings.epochs, "otherwise samples are counted that were not gone through"
-    samples = sum(game.steps for game in games) * settings.epochs
+    assert report.epochs == settings.n_epochs, "otherwise samples are counted that were not gone through"
+    samples = sum(game.steps for game in games) * settings.n_epochs
 
     def measure() -> float:
         usual = ppo_update.THREAD_HIDDEN
-        ppo_update.THREAD_HIDDEN = 1 if in_thread else settings.hidden + 1
+        ppo_update.THREAD_HIDDEN = 1 if in_thread else settings.hidden_size + 1
         try:
             return _rate(lambda: train_step.learn(state, games, settings, 1), samples)
         finally:
@@ -108,7 +108,7 @@ def _products(settings: LearningSettings, threads: int = 1) -> harness.Measure:
     rng = np.random.default_rng(4)
 
     def passes_of(outputs: int) -> Callable[[], None]:
-        sizes = Sizes(STATE_WIDTH, settings.hidden, outputs)
+        sizes = Sizes(STATE_WIDTH, settings.hidden_size, outputs)
         vector = rng.standard_normal(policy.size_of(*sizes), dtype=np.float32)
         layers, into = network.layers_of(vector, sizes), network.layers_of(np.empty_like(vector), sizes)
         room = Passes(sizes)._room(PART_STEPS)
@@ -131,7 +131,7 @@ def _products(settings: LearningSettings, threads: int = 1) -> harness.Measure:
         return products
 
     kits = [[passes_of(ACTION_COUNT), passes_of(1)] for _ in range(threads)]
-    samples = GAMES[LONG] * LONG * settings.epochs
+    samples = GAMES[LONG] * LONG * settings.n_epochs
     repeats = samples // PART_STEPS
 
     def all_passes() -> None:
@@ -157,7 +157,7 @@ def _torch(games: list[Episode], settings: LearningSettings) -> dict[str, harnes
     except ImportError:
         return {}
     update = torch_peer.update(games, settings, ACTION_COUNT)
-    samples = sum(game.steps for game in games) * settings.epochs
+    samples = sum(game.steps for game in games) * settings.n_epochs
 
     def with_threads(count: int) -> harness.Measure:
         def measure() -> float:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-if str(CHECKOUT) not in sys.path:
-    sys.path.insert(0, str(CHECKOUT))
+if str(CHECKOUT / "src") not in sys.path:
+    sys.path.insert(0, str(CHECKOUT / "src"))
 
 from background_training import settings  # noqa: E402
 
@@ -50,6 +50,15 @@ learning:
 What the values of `learning` do, and when to touch them, is in [learning](learning.md).
 """
 
+_FORMER_NAMES = """
+## Former names
+
+A former name is an error that says the present one. Model files and ledgers that hold former names are read.
+
+| was | is |
+|---|---|
+"""
+
 
 def page() -> str:
     """The text of docs/settings.md."""
@@ -62,7 +71,8 @@ def page() -> str:
             also = f" Also `{variable}`." if variable else ""
             rows.append(f"| `{field.name}` | `{_yaml(field.default)}` | {allowed} | {field.metadata['sentence']}{also} |")
         parts.append(f"\n## {name}\n\n{section.__doc__}\n\n" + "\n".join(rows) + "\n")
-    return "".join(parts)
+    rows = (f"| `{key}` | `{key.partition('.')[0]}.{name}` |\n" for key, name in settings.RENAMED.items())
+    return "".join([*parts, _FORMER_NAMES, *rows])
 
 
 def defaults() -> str:

@@ -31,7 +31,7 @@ def settings(root: Path, *, learning: dict[str, Any] | None = None, **learner: A
     """Settings under which small tests run: no age check, no reports, no pauses for other programs, a small network,
     batches of the same size however many files wait."""
     values = {"max_file_age": 0.0, "verbose": False, "batch_size": 3, "history_every": 2, "backlog_steps": 0} | learner
-    sections = {"learner": values, "learning": {"hidden": 8, "epochs": 1} | (learning or {})}
+    sections = {"learner": values, "learning": {"hidden_size": 8, "n_epochs": 1} | (learning or {})}
     if hasattr(Settings, "governor"):
         sections["governor"] = {"enabled": False}
     return Settings(root=root).with_values("test", **sections)

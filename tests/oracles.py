@@ -65,8 +65,8 @@ def policy_loss(logits, actions, advantages, behaviour_log_probs, mask, bounds):
         legal = [True] * len(logits[row]) if mask is None else mask[row]
         chances = softmax(logits[row], legal)
         ratio = chances[action] / math.exp(behaviour_log_probs[row])
-        bounded = min(max(ratio, 1.0 - bounds.clip), 1.0 + bounds.clip)
-        largest = bounds.largest_weight
+        bounded = min(max(ratio, 1.0 - bounds.clip_range), 1.0 + bounds.clip_range)
+        largest = bounds.max_importance_weight
         weight = ratio if ratio <= largest else largest * (1.0 + math.log(ratio / largest))
         gain, bounded_gain = weight * advantages[row], bounded * advantages[row]
         surrogate -= min(gain, bounded_gain)

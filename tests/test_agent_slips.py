@@ -34,7 +34,7 @@ from background_training.spaces import Box, Discrete, MultiDiscrete
 from background_training.storage import model_store
 
 NAMES = ["left", "right", "wait"]
-SETTINGS = LearningSettings(hidden=8)
+SETTINGS = LearningSettings(hidden_size=8)
 NAN, INF = float("nan"), float("inf")
 SOUND = [0.1, 0.2, 0.3, 0.4]
 
@@ -599,7 +599,7 @@ def test_an_agent_that_was_sent_to_another_process_draws_numbers_of_its_own(path
 
 def commit(paths: Paths, version: int, names: list[str], seed: int = 0) -> None:
     """A model that prefers its first action."""
-    arrays = train_step.to_arrays(train_step.new_state(4, Discrete(len(names)), LearningSettings(hidden=8, seed=seed)))
+    arrays = train_step.to_arrays(train_step.new_state(4, Discrete(len(names)), LearningSettings(hidden_size=8, seed=seed)))
     arrays["b3"] = np.array([8.0, 4.0, *[0.0] * (len(names) - 2)], np.float32)
     model_store.commit(paths, model_store.pack(arrays, version, {"format": 1, "action_names": names}), durable=False)
 

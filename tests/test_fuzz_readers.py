@@ -185,7 +185,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Paths:
         folder.mkdir(parents=True, exist_ok=True)
     for number in range(3):
         episodes.write(paths.buffer, f"game_{number}.npz", number)
-    drains.drain(learner_runs.settings(paths.root, batch_size=2, learning={"hidden": 4}), lambda event, **facts: None)
+    drains.drain(learner_runs.settings(paths.root, batch_size=2, learning={"hidden_size": 4}), lambda event, **facts: None)
     return paths
 
 
@@ -201,7 +201,7 @@ def targets(played: Paths, paths: Paths) -> list[Target]:
     run = json.loads(RunState.new(RunPlan("CartPole-v1", 1, 10, 2, True)).packed())
     settings = {
         "learner": {"batch_size": 5, "durability": "fast"},
-        "learning": {"hidden": 8, "gamma": 0.9},
+        "learning": {"hidden_size": 8, "gamma": 0.9},
         "limits": {"max_steps": 10},
     }
     records = played.metrics.read_bytes()

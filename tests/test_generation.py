@@ -20,11 +20,11 @@ from background_training.errors import ModelError
 from background_training.learner import checkpoint
 from background_training.learner.checkpoint import Generation
 from background_training.paths import CHECKOUT
-from background_training.settings import LearningSettings
+from background_training.settings import RENAMED, LearningSettings, recorded_learning
 from background_training.spaces import Discrete
 from background_training.storage import model_store
 
-SETTINGS = LearningSettings(hidden=8, epochs=2)
+SETTINGS = LearningSettings(hidden_size=8, n_epochs=2)
 
 
 def _batch(first: int, count: int, **more: Any) -> tuple[list[dict[str, Any]], list[Episode]]:
@@ -64,7 +64,7 @@ def test_the_same_process_makes_the_same_bits_again() -> None:
 def test_a_version_read_back_goes_on_as_the_one_in_memory() -> None:
     """All that training needs lies in the file, but for the episodes that may be replayed."""
     lines, made = _batch(30, 3)
-    settings = LearningSettings(hidden=8, epochs=2, replay_ratio=0.0)
+    settings = LearningSettings(hidden_size=8, n_epochs=2, replay_ratio=0.0)
     in_memory = checkpoint.untrained(episodes.WIDTH, Discrete(episodes.ACTIONS), settings)
     for first in (0, 10):
         in_memory = checkpoint.successor(in_memory, *_batch(first, 3), settings)
@@ -78,7 +78,7 @@ def test_a_version_read_back_goes_on_as_the_one_in_memory() -> None:
 @pytest.mark.parametrize("hidden", [8, 16, 64])
 def test_a_version_read_back_goes_on_alike_with_log_probabilities(hidden: int, steps: int) -> None:
     """Where the arrays lie in the file changes no bit: NumPy multiplies what lies askew by another way through the BLAS."""
-    settings = LearningSettings(hidden=hidden, epochs=2, replay_ratio=0.0)
+    settings = LearningSettings(hidden_size=hidden, n_epochs=2, replay_ratio=0.0)
     first, second = ([episode.from_arrays(episodes.full_arrays(seed, steps))] for seed in (1, 2))
     line = {"seq": 0, "sha256": "hash", "name": "game.npz"}
     untrained = checkpoint.untrained(episodes.WIDTH, Discrete(episodes.ACTIONS), settings)
@@ -120,16 +120,32 @@ def test_the_record_of_odd_names_survives_the_model_file() -> None:
     assert list(checkpoint.load(present.data, "model").batch) == list(present.batch)
 
 
-@pytest.mark.parametrize("change", [{"gamma": 0.5}, {"learning_rate": 0.01}, {"seed": 1}, {"epochs": 1}])
+@pytest.mark.parametrize("change", [{"gamma": 0.5}, {"learning_rate": 0.01}, {"seed": 1}, {"n_epochs": 1}])
 def test_changed_settings_are_recorded_with_the_batch_they_changed(change: dict[str, Any]) -> None:
     """Else the past could not be trained again."""
     present = _three_versions()
-    changed = LearningSettings(**{"hidden": 8, "epochs": 2, **change})
+    changed = LearningSettings(**{"hidden_size": 8, "n_epochs": 2, **change})
     after = checkpoint.successor(present, *_batch(40, 2), changed)
     same = checkpoint.successor(after, *_batch(50, 2), changed)
 
     assert LearningSettings(**after.batch[0]["learning"]) == changed
     assert "learning" not in same.batch[0]
+
+
+def test_a_version_trained_under_former_names_of_settings_is_made_again_bit_for_bit() -> None:
+    """Its manifest and its first line keep the names of then; the next new version records the present ones."""
+    present = checkpoint.untrained(4, Discrete(3), SETTINGS)
+    former = {name: key.removeprefix("learning.") for key, name in RENAMED.items() if key.startswith("learning.")}
+    recorded = {former.get(key, key): value for key, value in dataclasses.asdict(SETTINGS).items()}
+
+    old = checkpoint.successor(present, *_batch(0, 2), recorded_learning(recorded), recorded)
+    again = checkpoint.successor(present, *_batch(0, 2), recorded_learning(old.batch[0]["learning"]), old.batch[0]["learning"])
+    after = checkpoint.successor(old, *_batch(10, 2), SETTINGS)
+
+    assert old.manifest["hyper_parameters"] == recorded and "gae_lambda" not in recorded
+    assert again.data == old.data
+    assert recorded_learning(recorded) == SETTINGS
+    assert after.batch[0]["learning"] == after.manifest["hyper_parameters"] == dataclasses.asdict(SETTINGS)
 
 
 def test_the_order_of_a_batch_matters_and_is_kept() -> None:

@@ -28,7 +28,7 @@ from background_training.records import status
 STRICT = {"enabled": True, "check_seconds": 0.1, "rest_factor": 1e6, "longest_rest_seconds": 600.0}
 """Above a limit, stand still until it is over."""
 STEPS = 4000
-LONG_BATCH = {"epochs": 4, "kl_limit": 1e9}
+LONG_BATCH = {"n_epochs": 4, "target_kl": 1e9}
 
 HOG = "import sys\nprint('up', flush=True)\nwhile True: pass"
 
@@ -93,7 +93,7 @@ def test_a_busy_game_stops_a_batch_in_its_middle_and_the_bits_stay_the_same(
 ) -> None:
     """The worker waits before a batch and within it, with all its threads, and what it has learnt at last is what a drain
     learns, bit for bit."""
-    game, learning = paths.game_voice / "in the middle.txt", {**LONG_BATCH, "hidden": hidden}
+    game, learning = paths.game_voice / "in the middle.txt", {**LONG_BATCH, "hidden_size": hidden}
     learner_runs.worker_does_in_the_middle(f"open({str(game)!r}, 'w').write('busy 3600'); done = True", monkeypatch)
     twin = Paths(tmp_path / "twin")
     twin.buffer.mkdir(parents=True)

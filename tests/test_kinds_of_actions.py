@@ -38,7 +38,7 @@ SPACES = {
     "Levers-v0": Box((0.0, -5.0), (1.0, 5.0)),
 }
 CHANCE = {"Locks-v0": 16 * 4 / 9, "Switches-v0": 8.0, "Levers-v0": 8.0}
-QUICK = {"hidden": 16, "epochs": 4, "gamma": 0.5, "learning_rate": 0.005}
+QUICK = {"hidden_size": 16, "n_epochs": 4, "gamma": 0.5, "learning_rate": 0.005}
 """Each action is answered at once: a short sight and long steps learn such games within a second."""
 
 

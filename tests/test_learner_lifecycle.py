@@ -125,7 +125,7 @@ def test_stop_returns_in_time_in_the_middle_of_a_huge_batch(paths: Paths) -> Non
     """A batch that would take minutes is abandoned; its episodes wait for the next start, untrained."""
     for seed in range(3):
         episodes.write(paths.buffer, f"game_{seed}.npz", seed=seed, steps=100_000)
-    learner = learner_runs.learner(paths.root, learning={"epochs": 100, "hidden": 256, "kl_limit": 1000.0})
+    learner = learner_runs.learner(paths.root, learning={"n_epochs": 100, "hidden_size": 256, "target_kl": 1000.0})
     learner.start()
     try:
         wait_until(lambda: len(learner_runs.workers_of(os.getpid())) == 1)

@@ -178,7 +178,7 @@ def test_ten_games_at_once_take_as_many_gradient_steps_as_one_by_one():
 
     distances = [np.linalg.norm(state.actor.weights - start.actor.weights) for state in (at_once, singly)]
     assert distances[0] == pytest.approx(distances[1], rel=0.3)
-    assert report.epochs == SETTINGS.epochs and at_once.actor.moments.steps == singly.actor.moments.steps
+    assert report.epochs == SETTINGS.n_epochs and at_once.actor.moments.steps == singly.actor.moments.steps
 
 
 def test_batches_of_one_and_ten_and_of_both_kinds_report_what_they_held():
@@ -199,7 +199,7 @@ def test_plain_files_are_gone_through_once_and_recorded_ones_several_times():
     _, recorded = train_step.learn(fresh_state(), [episode()], SETTINGS, 1)
 
     assert plain.epochs == 1
-    assert recorded.epochs == SETTINGS.epochs
+    assert recorded.epochs == SETTINGS.n_epochs
 
 
 def test_masked_actions_get_no_gradient():
@@ -248,7 +248,7 @@ def test_an_episode_of_another_game_is_refused_by_name(changes, message):
 
 def test_an_older_episode_counts_less():
     """The same episode moves the policy less, the more versions ago it was played; age is in the report."""
-    settings = dataclasses.replace(SETTINGS, entropy=0.0)
+    settings = dataclasses.replace(SETTINGS, ent_coef=0.0)
     start = fresh_state()
     gradients, ages = [], []
     for played in (100, 68, 0):
@@ -292,7 +292,7 @@ def test_replay_joins_the_batch_and_is_reported():
 
 def test_kl_guard_ends_a_batch_early():
     """A batch that changes the policy a lot is gone through fewer times."""
-    wild = dataclasses.replace(SETTINGS, learning_rate=0.05, kl_limit=0.01, epochs=10)
+    wild = dataclasses.replace(SETTINGS, learning_rate=0.05, target_kl=0.01, n_epochs=10)
 
     _, report = train_step.learn(fresh_state(), [episode(200)], wild, 1)
 
@@ -307,7 +307,7 @@ def test_the_step_size_halves_with_the_versions(recorded):
     """After two half-lives a lesson is that of a quarter of the rate, bit for bit, and the report says the rate."""
     game = episode(recorded=recorded)
     quarter = dataclasses.replace(SETTINGS, learning_rate=SETTINGS.learning_rate / 4)
-    halving = dataclasses.replace(SETTINGS, rate_half_life=50.0)
+    halving = dataclasses.replace(SETTINGS, learning_rate_half_life=50.0)
 
     late, report = train_step.learn(fresh_state(), [game], halving, 101)
     expected, _ = train_step.learn(fresh_state(), [game], quarter, 101)
@@ -358,7 +358,7 @@ def test_rewards_in_other_units_teach_nothing_and_are_not_replayed():
     later, _ = train_step.learn(after, [episode(seed=50)], SETTINGS, 3, recent=[_scaled(1e6)])
     without, _ = train_step.learn(after, [episode(seed=50)], SETTINGS, 3)
 
-    assert "learning.reward_jump" in report.refused and after.refused_updates == 1
+    assert "learning.reject_reward_ratio" in report.refused and after.refused_updates == 1
     assert (after.actor.weights == state.actor.weights).all() and after.returns is state.returns
     assert same(later, without)
 
@@ -371,11 +371,11 @@ def test_rewards_that_may_well_be_true_are_learnt_from(factor):
 
 def test_the_bound_on_rewards_can_be_switched_off():
     """For who has changed the units of a reward and means it."""
-    settings = dataclasses.replace(SETTINGS, reward_jump=0.0)
+    settings = dataclasses.replace(SETTINGS, reject_reward_ratio=0.0)
     assert train_step.learn(_usual_state(), [_scaled(1e6)], settings, 2)[1].refused == ""
 
 
-@pytest.mark.parametrize("bound", [{"largest_kl": 1e-9}, {"largest_network_weight": 1e-3}])
+@pytest.mark.parametrize("bound", [{"reject_update_kl": 1e-9}, {"reject_update_weight": 1e-3}])
 def test_a_lesson_that_explodes_is_thrown_away(bound):
     """Beyond a bound nothing but the counters changes, and the report names the bound."""
     state = _usual_state()

@@ -29,7 +29,7 @@ from background_training.spaces import Box, Discrete
 from background_training.storage import model_store, npz_reader
 
 WIDTH, ACTIONS, HIDDEN = 4, 3, 8
-SETTINGS = LearningSettings(hidden=HIDDEN)
+SETTINGS = LearningSettings(hidden_size=HIDDEN)
 NAMES = ["a", "b", "c"]
 
 

@@ -33,7 +33,7 @@ def plain_step(trainable, states, targets, pace):
         both.backward(layers, rows[part], errors[:, None], network.layers_of(gradient, SIZES))
         total += gradient
     total /= len(rows)
-    adam.clip(total, pace.longest_gradient)
+    adam.clip(total, pace.max_grad_norm)
     first, second, steps = trainable.moments
     moments = adam.adam(vector, total, adam.Moments(first.copy(), second.copy(), steps), pace.learning_rate)
     return Trainable(vector, moments)
@@ -43,7 +43,7 @@ def plain_step(trainable, states, targets, pace):
 def test_an_epoch_of_one_minibatch_is_one_step_along_the_gradient_of_all_its_parts(steps):
     """Parts have fixed borders and are added in order; what is made of them is their mean."""
     begun, states, targets, rng = case(steps)
-    pace = Pace(minibatch_steps=steps, learning_rate=0.01, longest_gradient=0.5)
+    pace = Pace(minibatch_size=steps, learning_rate=0.01, max_grad_norm=0.5)
     before = begun.weights.copy()
     training = NetworkTraining(begun, SIZES, network.with_ones(states), CriticObjective(targets), pace)
     order = rng.permutation(steps)
@@ -67,7 +67,7 @@ def test_every_step_is_gone_through_once_an_epoch():
             seen.extend(range(start, start + len(outputs)))
             return super().gradient(outputs, start)
 
-    pace = Pace(minibatch_steps=300, learning_rate=0.01, longest_gradient=0.5)
+    pace = Pace(minibatch_size=300, learning_rate=0.01, max_grad_norm=0.5)
     training = NetworkTraining(begun, SIZES, network.with_ones(states), Counting(targets), pace)
 
     training.epoch(rng.permutation(1000))
@@ -81,7 +81,7 @@ def test_a_network_learns_a_line():
     begun, states, _, rng = case(2000)
     targets = (states @ np.array([0.5, -1.0, 0.25], np.float32)).astype(np.float32)
     objective = CriticObjective(targets)
-    pace = Pace(minibatch_steps=100, learning_rate=0.01, longest_gradient=0.5)
+    pace = Pace(minibatch_size=100, learning_rate=0.01, max_grad_norm=0.5)
     training = NetworkTraining(begun, SIZES, network.with_ones(states), objective, pace)
     losses = []
     for _ in range(8):

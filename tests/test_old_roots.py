@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from background_training.paths import CHECKOUT
+from background_training.settings import RENAMED
 
 ARCHIVES = CHECKOUT / "tests" / "old_roots"
 NEWEST_VERSIONS = {"first_loop": 7, "first_shortened": 7, "box": 7, "multi_discrete": 7, "shortened": 7, "lost_ledger": 4}
@@ -34,12 +36,21 @@ def _unpacked(name: str, root: Path) -> Path:
             path, packed = root / member.name, archive.extractfile(member)
             assert packed is not None
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(packed.read())
+            content = packed.read()
+            path.write_bytes(_with_present_names(content) if path.name == "settings.yaml" else content)
             is_fresh = path.parent.name == "buffer" and "stale" not in path.name
             moment = time.time() if is_fresh else member.mtime
             os.utime(path, (moment, moment))
     (root / "data" / "buffer").mkdir(exist_ok=True)  # an archive of files holds no empty folder
     return root
+
+
+def _with_present_names(config: bytes) -> bytes:
+    """The user's configuration as it has to be written since some settings were renamed."""
+    sections = yaml.safe_load(config)
+    return yaml.safe_dump(
+        {name: {RENAMED.get(f"{name}.{key}", key): value for key, value in keys.items()} for name, keys in sections.items()}
+    ).encode()
 
 
 def _run(script: str, root: Path, *arguments: str, exit_codes: tuple[int, ...] = (0,), **settings: str) -> str:

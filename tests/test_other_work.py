@@ -53,7 +53,7 @@ def test_other_work_waits_until_what_waits_is_trained(paths: Paths, tmp_path: Pa
     for number in range(12):
         log_probs = np.full(300, -np.log(episodes.ACTIONS), np.float32)
         episodes.write(paths.buffer, f"game_{number:02d}.npz", number, steps=300, log_probs=log_probs)
-    settings = learner_runs.settings(paths.root, learning={"hidden": 64, "epochs": 4}, max_workers=1)
+    settings = learner_runs.settings(paths.root, learning={"hidden_size": 64, "n_epochs": 4}, max_workers=1)
     replays = dataclasses.replace(settings.replays, folder=str(tmp_path), rescan_seconds=0.05)
 
     with BackgroundParallelLearner(settings=dataclasses.replace(settings, replays=replays)):

@@ -285,7 +285,7 @@ def test_pixels_stay_bytes_in_the_file_and_teach_the_same(tmp_path):
             assert file["states"].dtype == states.dtype
             sizes.append(file["states"].nbytes)
         found.append(episode_file.read(path.read_bytes()))
-    settings = LearningSettings(hidden=8)
+    settings = LearningSettings(hidden_size=8)
     trained = [
         train_step.to_arrays(train_step.learn(train_step.new_state(50, Discrete(3), settings), [one], settings, 1)[0])
         for one in found

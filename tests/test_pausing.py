@@ -29,7 +29,7 @@ from background_training.records.pause_file import Pause, PauseWatch
 
 MONITOR = "monitor_background_training.py"
 STEPS = 4000
-LONG_BATCH = {"epochs": 4, "kl_limit": 1e9, "hidden": 64}
+LONG_BATCH = {"n_epochs": 4, "target_kl": 1e9, "hidden_size": 64}
 
 
 def _status(paths: Paths) -> dict[str, Any]:

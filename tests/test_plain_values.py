@@ -51,7 +51,7 @@ def test_what_is_no_mask_is_refused_everywhere(kind: str, root):
         agent.get_action([1.0, 2.0], action_mask=mask)
     assert agent.get_stats()["buffer_size"] == 0
 
-    network = new_state(2, Discrete(3), LearningSettings(hidden=8)).policy
+    network = new_state(2, Discrete(3), LearningSettings(hidden_size=8)).policy
     with pytest.raises(EpisodeError):
         BatchedPolicy(network).choose(np.zeros((1, 2)), [mask])
 
@@ -65,7 +65,7 @@ def test_zeros_and_ones_are_a_mask_everywhere(kind: str, root):
     """Of any type of number; the only legal action is played, and the file holds truth values."""
     mask = MASKS[kind]
     agent = RLAgent(root=root, action_names=["a", "b", "c"])
-    network = new_state(2, Discrete(3), LearningSettings(hidden=8)).policy
+    network = new_state(2, Discrete(3), LearningSettings(hidden_size=8)).policy
 
     assert {agent.get_action([1.0, 2.0], action_mask=mask)[0] for _ in range(10)} == {1}
     choice = BatchedPolicy(network).choose(np.zeros((4, 2)), [mask] * 4)

@@ -434,7 +434,7 @@ def test_an_environment_with_other_blas_threads_is_told_from_a_changed_model(pat
 def test_a_wide_model_of_a_former_version_is_told_from_a_changed_one(paths: Paths) -> None:
     """Into what parts a gradient falls decides the last bits; a model that does not say so was made of other parts."""
     episodes.write(paths.buffer, "game.npz")
-    learner_runs.drain(paths.root, learning={"hidden": 128})
+    learner_runs.drain(paths.root, learning={"hidden_size": 128})
     model = model_store.read(paths.model)
     recorded = model.manifest["numeric_fingerprint"]
     former = {**model.manifest, "numeric_fingerprint": recorded.removesuffix(" parts 128")}

@@ -78,7 +78,7 @@ def test_the_page_tells_what_the_records_hold(made):
         "not a zip",
         "wrong width",
         "a state holds 5 numbers",
-        "learning.hidden",
+        "learning.hidden_size",
     ):
         assert told in text
     assert set(made.pictures) == {"returns", "distributions", "lengths", "by_opponent", "by_map", "staleness"}

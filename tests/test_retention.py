@@ -22,7 +22,7 @@ from background_training.settings import Settings
 from background_training.storage import model_store
 from tests.commands import run_tool
 
-FEW = {"replay_episodes": 5, "hidden": 8, "epochs": 1}
+FEW = {"replay_episodes": 5, "hidden_size": 8, "n_epochs": 1}
 BOUNDED = {
     "learning": FEW,
     "retention": {"archive_files": 30},

@@ -28,7 +28,7 @@ from background_training.storage import atomic_files, model_store
 from background_training.storage.file_lock import LearnerLock
 
 NAMES = ["left", "right", "wait"]
-SETTINGS = LearningSettings(hidden=8)
+SETTINGS = LearningSettings(hidden_size=8)
 
 
 def new_agent(root: Path, **more: object) -> RLAgent:
@@ -46,7 +46,7 @@ def play(agent: RLAgent, steps: int = 5, **ending: object) -> dict[str, object]:
 
 def commit(paths: Paths, version: int, actions: int = 3, width: int = 4, seed: int = 0, names: list[str] | None = None) -> None:
     """As the background learner does."""
-    state = train_step.new_state(width, Discrete(actions), LearningSettings(hidden=8, seed=seed))
+    state = train_step.new_state(width, Discrete(actions), LearningSettings(hidden_size=8, seed=seed))
     names = names or (NAMES if actions == 3 else [f"a{index}" for index in range(actions)])
     data = model_store.pack(train_step.to_arrays(state), version, {"format": 1, "action_names": names})
     model_store.commit(paths, data, durable=False)

@@ -79,7 +79,7 @@ def test_a_paused_run_says_so_and_names_the_episodes_that_wait(paths: Paths) -> 
 def _run(root: Path, *arguments: str) -> str:
     command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", "CartPole-v1", "--root", str(root), *arguments]
     config = root.parent / "any_lead.yaml"
-    config.write_text("games:\n  lead: 0\n")
+    config.write_text("games:\n  max_episodes_ahead: 0\n")
     done = subprocess.run([*command, "--config", str(config)], capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

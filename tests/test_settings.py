@@ -95,9 +95,9 @@ def test_other_sections_stay_as_they_are():
     """Replacing a value makes a copy; nothing else changes, and the old one stays."""
     before = Settings()
 
-    after = before.with_values("flags", learning={"hidden": 8})
+    after = before.with_values("flags", learning={"hidden_size": 8})
 
-    assert (after.learning.hidden, before.learning.hidden) == (8, 64)
+    assert (after.learning.hidden_size, before.learning.hidden_size) == (8, 64)
     assert after.learner is before.learner and after.limits == LimitSettings()
 
 

@@ -13,7 +13,7 @@ import yaml
 from background_training import BackgroundParallelLearner, RLAgent, settings_file
 from background_training.errors import SettingsError
 from background_training.paths import CHECKOUT
-from background_training.settings import Settings
+from background_training.settings import RENAMED, Settings
 
 
 @pytest.fixture
@@ -121,6 +121,8 @@ def test_a_number_may_be_written_in_any_way(text: str, config: Path):
         ("lerner: {batch_size: 1}", "known sections are root, learner, limits"),
         ("learner: {batch: 1}", "learner.batch is 1; known keys are backlog_steps, batch_size"),
         ("learner: {share_from: 0}", "learner.share_from is 0; this setting has been removed, as training no longer uses"),
+        ("learning: {trace: 0.9}", "learning.trace is 0.9; this setting is now called learning.gae_lambda: rename it"),
+        ("games: {lead: 0}", "games.lead is 0; this setting is now called games.max_episodes_ahead: rename it"),
         ("learner: {1: 1}", "learner.1 is 1; known keys are"),
         ("learner: 5", "learner is 5; keys with values are needed"),
         ("learner:", "learner is None; keys with values are needed"),
@@ -189,6 +191,21 @@ def test_a_variable_of_a_setting_that_is_gone_is_refused_with_the_reason():
         settings_file.load(environment={"LOCAL_TRAINING_LEARNER_SHARE_FROM": "0"})
 
     assert "LOCAL_TRAINING_LEARNER_SHARE_FROM is '0'; this setting has been removed" in str(caught.value)
+
+
+@pytest.mark.parametrize("old", sorted(RENAMED))
+def test_a_former_name_of_a_setting_is_refused_with_the_present_one(old: str, config: Path):
+    """In a file and in a variable; the present name takes the same value."""
+    section, key = old.split(".")
+    new, value = RENAMED[old], getattr(getattr(Settings(), section), RENAMED[old])
+    config.write_text(json.dumps({section: {key: value}}), encoding="utf-8")
+
+    with pytest.raises(SettingsError, match=f"; this setting is now called {section}.{new}: rename it$"):
+        settings_file.load(config)
+    prefix = f"LOCAL_TRAINING_{section.upper()}_"
+    with pytest.raises(SettingsError, match=f"; this variable is now called {prefix}{new.upper()}: rename it$"):
+        settings_file.load(environment={f"{prefix}{key.upper()}": str(value)})
+    assert settings_file.load(environment={f"{prefix}{new.upper()}": str(value)}) == Settings()
 
 
 def test_variables_that_are_no_settings_are_left_alone():

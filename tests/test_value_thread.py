@@ -22,7 +22,7 @@ from background_training.settings import LearningSettings
 from background_training.spaces import Discrete
 
 WIDTH, ACTIONS = 5, 3
-WIDE = LearningSettings(hidden=ppo_update.THREAD_HIDDEN, epochs=2)
+WIDE = LearningSettings(hidden_size=ppo_update.THREAD_HIDDEN, n_epochs=2)
 
 
 def game(steps: int, seed: int, *, recorded: bool = True, masked: bool = False) -> Episode:
@@ -53,10 +53,10 @@ def trained(settings: LearningSettings = WIDE, batches: int = 1) -> tuple[dict[s
 @pytest.mark.parametrize(
     "settings",
     [
-        LearningSettings(hidden=64, epochs=3),
-        LearningSettings(hidden=256, epochs=2),
-        LearningSettings(hidden=128, epochs=5, kl_limit=1e-9),
-        LearningSettings(hidden=128, epochs=2, minibatch_steps=5000),
+        LearningSettings(hidden_size=64, n_epochs=3),
+        LearningSettings(hidden_size=256, n_epochs=2),
+        LearningSettings(hidden_size=128, n_epochs=5, target_kl=1e-9),
+        LearningSettings(hidden_size=128, n_epochs=2, minibatch_size=5000),
     ],
     ids=["64 units", "256 units", "stops after one epoch", "one large minibatch"],
 )
@@ -81,7 +81,7 @@ def test_the_thread_is_used_by_wide_networks_alone(hidden: int, threads: int, mo
 
         monkeypatch.setattr(kind, "arrange", arranged)
 
-    trained(LearningSettings(hidden=hidden))
+    trained(LearningSettings(hidden_size=hidden))
 
     main = threading.main_thread()
     assert {thread for kind, thread in seen if kind is ActorObjective} == {main}
@@ -206,7 +206,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_both_networks_changes_no_bit(
         for one in (paths, twin):
             log_probs = np.full(300, -np.log(episodes.ACTIONS), np.float32)
             episodes.write(one.buffer, f"game_{number:02d}.npz", number, steps=300, log_probs=log_probs)
-    wide = {"epochs": 2, "hidden": ppo_update.THREAD_HIDDEN}
+    wide = {"n_epochs": 2, "hidden_size": ppo_update.THREAD_HIDDEN}
     learner_runs.drain(twin.root, learning=wide)
 
     monkeypatch.setenv("KILLED", str(tmp_path / "killed.txt"))

@@ -36,7 +36,7 @@ from tests.commands import run_tool
 
 FEATURES = ["health", "gold", "wood", "time"]
 ACTIONS = ["eat", "dig", "cut"]
-SETTINGS = LearningSettings(hidden=8, epochs=1)
+SETTINGS = LearningSettings(hidden_size=8, n_epochs=1)
 
 
 def _meta(features: list[str] | None = None, actions: list[str] | None = None, **more: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -190,7 +191,7 @@ class GameSettings(Section):
     """What run_with_training.py plays."""
 
     game: str = setting("LunarLander-v3", "Gymnasium id of the game; CartPole-v1 is the quickest to learn.")
-    lead: int = setting(
+    max_episodes_ahead: int = setting(
         1,
         "Episodes per instance that games may be ahead of the learner before they wait for it, two in all at least; "
         "0: they never wait.",
@@ -252,10 +253,44 @@ class Settings:
         return dataclasses.replace(self, **changed)
 
 
+RENAMED = {
+    "learning.rate_half_life": "learning_rate_half_life",
+    "learning.hidden": "hidden_size",
+    "learning.epochs": "n_epochs",
+    "learning.minibatch_steps": "minibatch_size",
+    "learning.trace": "gae_lambda",
+    "learning.clip": "clip_range",
+    "learning.largest_weight": "max_importance_weight",
+    "learning.entropy": "ent_coef",
+    "learning.gradient_norm": "max_grad_norm",
+    "learning.kl_limit": "target_kl",
+    "learning.plain_rate_share": "no_log_probs_rate_share",
+    "learning.plain_minibatch_steps": "no_log_probs_minibatch_size",
+    "learning.reward_jump": "reject_reward_ratio",
+    "learning.largest_kl": "reject_update_kl",
+    "learning.largest_network_weight": "reject_update_weight",
+    "games.lead": "max_episodes_ahead",
+}
+"""Former names of settings, and the present name of each within the same section."""
+
 RETIRED = {
     "learner.share_from": "this setting has been removed, as training no longer uses several processes: delete it",
+    **{key: f"this setting is now called {key.partition('.')[0]}.{name}: rename it" for key, name in RENAMED.items()},
 }
-"""Settings of earlier versions that are gone, and what to do about them."""
+"""Settings of earlier versions that no longer exist, and what to do about each."""
+
+
+def recorded_learning(recorded: Mapping[str, Any]) -> LearningSettings:
+    """The learning settings as a ledger line or a model's manifest records them, under their present or former names."""
+    return LearningSettings(**{RENAMED.get(f"learning.{key}", key): value for key, value in recorded.items()})
+
+
+def in_recorded_names(text: str, recorded: Mapping[str, Any]) -> str:
+    """A text about learning settings, under the names that a record uses."""
+    for key, name in RENAMED.items():
+        if key.removeprefix("learning.") in recorded:
+            text = text.replace(f"learning.{name}", key)
+    return text
 
 
 def _replaced(section: AnySection, name: str, values: dict[str, Any], source: str) -> AnySection:

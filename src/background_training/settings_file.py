@@ -11,7 +11,7 @@ import yaml
 
 from background_training.errors import SettingsError
 from background_training.paths import CHECKOUT
-from background_training.settings import RETIRED, Settings, nearest
+from background_training.settings import RENAMED, RETIRED, Settings, nearest
 
 _LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's, where it is there: it takes a tenth of the time."""
@@ -125,7 +125,11 @@ def _root(value: object, source: str) -> Path:
 def _variables(section: str, field: dataclasses.Field[Any]) -> tuple[str, ...]:
     """The variables that set a key; the second one, if there is one, as the guides call it."""
     also = field.metadata["environment"]
-    return (f"{_PREFIX}{section}_{field.name}".upper(), *([also] if also else []))
+    return (_variable(section, field.name), *([also] if also else []))
+
+
+def _variable(section: str, key: str) -> str:
+    return f"{_PREFIX}{section}_{key}".upper()
 
 
 def _known_variables() -> list[str]:
@@ -135,7 +139,9 @@ def _known_variables() -> list[str]:
 
 def _check_known(environment: Mapping[str, str]) -> None:
     """Refuse misspelt variables: what they were meant to change would silently stay as it is."""
-    retired = {f"{_PREFIX}{key.replace('.', '_')}".upper(): sentence for key, sentence in RETIRED.items()}
+    retired = {_variable(*key.split(".")): sentence for key, sentence in RETIRED.items()}
+    for section, old, new in ((*key.split("."), name) for key, name in RENAMED.items()):
+        retired[_variable(section, old)] = f"this variable is now called {_variable(section, new)}: rename it"
     for name in unknown_variables(environment):
         near = nearest(name.upper(), _known_variables())
         sentence = retired.get(name.upper(), f"no setting has this name{near}")

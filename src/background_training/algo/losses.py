@@ -73,11 +73,11 @@ def returns_to_go(rewards: Array, discount: float, lengths: Array | None = None,
     return discounted_sums(values, carries)
 
 
-def gae(rewards: Array, values: Array, lengths: Array, final_values: Array, discount: float, trace: float) -> Array:
+def gae(rewards: Array, values: Array, lengths: Array, final_values: Array, discount: float, gae_lambda: float) -> Array:
     """Generalised advantage estimation: how much better each action turned out than the state promised.
 
-    delta[t] = rewards[t] + discount * V[t + 1] - V[t];  A[t] = delta[t] + discount * trace * A[t + 1].
-    V[end] is the episode's final value. trace 1: return-to-go minus value; trace 0: one step only.
+    delta[t] = rewards[t] + discount * V[t + 1] - V[t];  A[t] = delta[t] + discount * gae_lambda * A[t + 1].
+    V[end] is the episode's final value. gae_lambda 1: return-to-go minus value; gae_lambda 0: one step only.
 
     Args:
         rewards, values: [T].
@@ -92,7 +92,7 @@ def gae(rewards: Array, values: Array, lengths: Array, final_values: Array, disc
     next_values = np.empty(len(values), np.float64)
     next_values[:-1] = values[1:]
     next_values[last] = final_values
-    carries = np.full(len(values), discount * trace, np.float64)
+    carries = np.full(len(values), discount * gae_lambda, np.float64)
     carries[last] = 0.0
     return discounted_sums(rewards + discount * next_values - values, carries)
 
@@ -118,11 +118,11 @@ def staleness_weights(lags: Array, half_life: float) -> Array:
 class Bounds(NamedTuple):
     """How far one update may go."""
 
-    clip: float
+    clip_range: float
     """How far a ratio may leave 1, in the direction of its advantage, before the step stops counting."""
-    largest_weight: float
+    max_importance_weight: float
     """The most that a step may count, however much likelier its action has become."""
-    entropy: float
+    ent_coef: float
     """Weight of the entropy bonus."""
 
 
@@ -143,9 +143,9 @@ def policy_loss(chances: Chances, actions: Array, advantages: Array, behaviour_l
     """Clipped policy-gradient loss with entropy bonus, and its gradient by the policy's outputs.
 
     With ratio = pi(a) / mu(a), the importance weight, and A the advantage:
-    loss = -sum min(w(ratio) * A, clip(ratio, 1 - clip, 1 + clip) * A) - entropy * sum H(pi).
-    w(ratio) is the ratio, above `largest_weight` only largest_weight * (1 + log(ratio / largest_weight)), so that the
-    weight of a step's gradient, d w / d log pi = min(ratio, largest_weight), is bounded.
+    loss = -sum min(w(ratio) * A, clip(ratio, 1 - clip_range, 1 + clip_range) * A) - ent_coef * sum H(pi).
+    w(ratio) is the ratio, above M = `max_importance_weight` only M * (1 + log(ratio / M)), so that the weight of a step's
+    gradient, d w / d log pi = min(ratio, M), is bounded.
     Where ratio is 1 this is REINFORCE: the gradient is -A * d log pi(a).
 
     Args:
@@ -157,11 +157,11 @@ def policy_loss(chances: Chances, actions: Array, advantages: Array, behaviour_l
     Source: Williams 1992; Schulman et al. 2017, eq. 7; the bounded weight as in Espeholt et al. 2018, eq. 1.
     """
     ratio = importance_weights(chances.log_probs(actions), behaviour_log_probs)
-    weight = np.minimum(ratio, bounds.largest_weight)
+    weight = np.minimum(ratio, bounds.max_importance_weight)
     gain = weight * (1.0 + np.log(ratio / weight)) * advantages
-    clipped_gain = _between(ratio, 1.0 - bounds.clip, 1.0 + bounds.clip) * advantages
+    clipped_gain = _between(ratio, 1.0 - bounds.clip_range, 1.0 + bounds.clip_range) * advantages
     taken = gain <= clipped_gain
-    gradient, entropies = chances.gradient(actions, np.where(taken, weight * advantages, 0.0), bounds.entropy)
+    gradient, entropies = chances.gradient(actions, np.where(taken, weight * advantages, 0.0), bounds.ent_coef)
     surrogate = -float(np.minimum(gain, clipped_gain).sum(dtype=np.float64))
     return PolicyLoss(surrogate, float(entropies.sum(dtype=np.float64)), int(np.count_nonzero(~taken)), gradient)
 

@@ -26,9 +26,9 @@ Array = npt.NDArray[Any]
 class Pace:
     """How large the steps are."""
 
-    minibatch_steps: int
+    minibatch_size: int
     learning_rate: float
-    longest_gradient: float
+    max_grad_norm: float
 
 
 class NetworkTraining:
@@ -58,7 +58,7 @@ class NetworkTraining:
     def epoch(self, order: Array) -> None:
         """Go through all steps once, in this order [T], in minibatches of about equal size."""
         self._objective.arrange(order)
-        for start, stop in _equal_shares(len(order), math.ceil(len(order) / self._pace.minibatch_steps)):
+        for start, stop in _equal_shares(len(order), math.ceil(len(order) / self._pace.minibatch_size)):
             if self._abandoned:
                 return
             self._step(order[start:stop], start)
@@ -80,7 +80,7 @@ class NetworkTraining:
                 self._write_gradient(minibatch[part], start + part.start, self._part_layers)
                 self._gradient += self._part
         self._gradient *= 1.0 / len(minibatch)
-        self.gradient_norm += adam.clip(self._gradient, self._pace.longest_gradient)
+        self.gradient_norm += adam.clip(self._gradient, self._pace.max_grad_norm)
         weights, moments = self.present.weights, self.present.moments
         moments = adam.adam(weights, self._gradient, moments, self._pace.learning_rate, self._scratch)
         self.present = Trainable(weights, moments)

@@ -84,16 +84,16 @@ class _Plan(NamedTuple):
     """How a lesson goes through its steps."""
 
     epochs: int
-    trace: float
-    minibatch_steps: int
+    gae_lambda: float
+    minibatch_size: int
     learning_rate: float
 
 
 def learning_rate(settings: LearningSettings, trained_version: int) -> float:
-    """The step size for a model of this version: halved every `rate_half_life` versions."""
-    if settings.rate_half_life == 0:
+    """The step size for a model of this version: halved every `learning_rate_half_life` versions."""
+    if settings.learning_rate_half_life == 0:
         return settings.learning_rate
-    return float(settings.learning_rate * 0.5 ** (trained_version / settings.rate_half_life))
+    return float(settings.learning_rate * 0.5 ** (trained_version / settings.learning_rate_half_life))
 
 
 def _plan(settings: LearningSettings, trained_version: int, recorded: bool) -> _Plan:
@@ -104,8 +104,8 @@ def _plan(settings: LearningSettings, trained_version: int, recorded: bool) -> _
     """
     rate = learning_rate(settings, trained_version)
     if recorded:
-        return _Plan(settings.epochs, settings.trace, settings.minibatch_steps, rate)
-    return _Plan(1, 1.0, settings.plain_minibatch_steps, rate * settings.plain_rate_share)
+        return _Plan(settings.n_epochs, settings.gae_lambda, settings.minibatch_size, rate)
+    return _Plan(1, 1.0, settings.no_log_probs_minibatch_size, rate * settings.no_log_probs_rate_share)
 
 
 def _with_episode_seen(state: TrainingState, batch: Batch, settings: LearningSettings) -> TrainingState:
@@ -216,14 +216,14 @@ class _Lesson:
         states = passes.with_ones(self.begun.observations.scaled(batch.states))
         space = self.begun.actions
         before = space.chances(_outputs(self.begun.actor.weights, _actor_sizes(self.begun), states), batch.mask)
-        advantages, targets = self._estimates(batch, states, plan.trace)
+        advantages, targets = self._estimates(batch, states, plan.gae_lambda)
         played = before.log_probs(batch.actions) if batch.behaviour_log_probs is None else batch.behaviour_log_probs
-        bounds = losses.Bounds(settings.clip, settings.largest_weight, settings.entropy)
+        bounds = losses.Bounds(settings.clip_range, settings.max_importance_weight, settings.ent_coef)
         to_act, to_judge = (
             ActorObjective(space, (batch.actions, advantages, played), batch.mask, bounds),
             CriticObjective(targets),
         )
-        pace = Pace(plan.minibatch_steps, plan.learning_rate, settings.gradient_norm)
+        pace = Pace(plan.minibatch_size, plan.learning_rate, settings.max_grad_norm)
         orders = [self.rng.permutation(batch.steps) for _ in range(plan.epochs)]
         critic = NetworkTraining(self.begun.critic, _critic_sizes(self.begun), states, to_judge, pace)
         actor = NetworkTraining(self.begun.actor, _actor_sizes(self.begun), states, to_act, pace)
@@ -233,7 +233,7 @@ class _Lesson:
                 actor.epoch(order)
                 self.tally.epochs += 1
                 self.tally.kl = before.divergence(space.chances(actor.outputs(), batch.mask))
-                if not self.tally.kl <= settings.kl_limit:
+                if not self.tally.kl <= settings.target_kl:
                     break
             self.critic, self.tally.value_loss = critic_after(self.tally.epochs)
         self.actor = actor.present
@@ -245,11 +245,11 @@ class _Lesson:
         published = policy.folded(begun.actor_network(self.actor.weights), observations.mean, observations.inverse_scale)
         return dataclasses.replace(begun, policy=published, actor=self.actor, critic=self.critic, advantages=self.advantages)
 
-    def _estimates(self, batch: Batch, states: Array, trace: float) -> tuple[Array, Array]:
+    def _estimates(self, batch: Batch, states: Array, gae_lambda: float) -> tuple[Array, Array]:
         """Advantages [T], in their usual size and weighted by staleness, and targets [T] in units of the critic."""
         values = _values(self.begun, states)
         final_values = _final_values(self.begun, batch)
-        advantages = losses.gae(batch.rewards, values, batch.lengths, final_values, self.settings.gamma, trace)
+        advantages = losses.gae(batch.rewards, values, batch.lengths, final_values, self.settings.gamma, gae_lambda)
         mean, scale = _units(self.begun.returns)
         targets = advantages + values
         self.tally.explained_variance = losses.explained_variance(values, targets)

@@ -157,7 +157,7 @@ def _report(
         steps=steps,
         mean_return=float(np.mean([episode.episode_return for episode in episodes])),
         mean_length=steps / len(episodes),
-        loss=policy_loss + value_loss - settings.entropy * entropy,
+        loss=policy_loss + value_loss - settings.ent_coef * entropy,
         policy_loss=policy_loss,
         value_loss=value_loss,
         entropy=entropy,

@@ -86,8 +86,8 @@ class TrainingState:
 def new_state(state_width: int, actions: ActionSpace, settings: LearningSettings) -> TrainingState:
     """The state before the first update; the same seed gives the same bits."""
     rng = np.random.Generator(np.random.PCG64(settings.seed))
-    actor = policy.new_network(rng, state_width, settings.hidden, actions.outputs, output_gain=0.01)
-    critic = policy.new_network(rng, state_width, settings.hidden, 1, output_gain=1.0)
+    actor = policy.new_network(rng, state_width, settings.hidden_size, actions.outputs, output_gain=0.01)
+    critic = policy.new_network(rng, state_width, settings.hidden_size, 1, output_gain=1.0)
     return TrainingState(
         actions=actions,
         policy=actor,

@@ -236,7 +236,7 @@ class _Session:
         self._say_wait_at = time.monotonic() + WAIT_SECONDS
         self._voice = GameVoice(settings.paths)
         # Two at least, so that one is played while another is learnt from.
-        most = max(2, settings.games.lead * settings.games.instances) if settings.games.lead else 0
+        most = max(2, settings.games.max_episodes_ahead * settings.games.instances) if settings.games.max_episodes_ahead else 0
         self._lead = Lead(learner, most, self._voice.free)
 
     def run(self) -> int:

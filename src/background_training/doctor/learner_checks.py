@@ -159,7 +159,7 @@ def too_slow(facts: Facts) -> Trouble | None:
     if not limit or not limit / 2 < waited <= limit or facts.places.waiting < 2 * facts.settings.learner.batch_size:
         return None
     cause = f"{_waiting(facts)}; after {words.duration(limit)} they are too old."
-    return Trouble(cause, "Play less at a time, or make a batch cheaper: lower learning.replay_ratio and learning.epochs.")
+    return Trouble(cause, "Play less at a time, or make a batch cheaper: lower learning.replay_ratio and learning.n_epochs.")
 
 
 def _waiting(facts: Facts) -> str:

@@ -140,7 +140,7 @@ def one_action(episodes: Sequence[Episode], space: ActionSpace | None = None) ->
     if (counts and max(counts) == 1) or any(_was_forced(episode) for episode in episodes):
         return None
     steps = sum(episode.steps for episode in episodes)
-    cure = "Play with training=True; raise learning.entropy and start a new model, as this one has settled."
+    cure = "Play with training=True; raise learning.ent_coef and start a new model, as this one has settled."
     found = f"all {steps} actions of the last {len(episodes)} games are action {np.array2string(first, threshold=10)}"
     return Trap("one-action", found, cure)
 

@@ -17,7 +17,7 @@ from background_training.episodes.episode import Episode
 from background_training.errors import ModelError
 from background_training.records import whole_lines
 from background_training.records.ledger import BY_HAND, Line, next_chain
-from background_training.settings import LearningSettings
+from background_training.settings import LearningSettings, in_recorded_names
 from background_training.spaces import ActionSpace, Discrete
 from background_training.spaces import layout as layouts
 from background_training.spaces.layout import Layout
@@ -124,7 +124,11 @@ def untrained(state_width: int, actions: ActionSpace, settings: LearningSettings
 
 
 def successor(
-    previous: Generation, lines: Sequence[dict[str, Any]], episodes: Sequence[Episode], settings: LearningSettings
+    previous: Generation,
+    lines: Sequence[dict[str, Any]],
+    episodes: Sequence[Episode],
+    settings: LearningSettings,
+    recorded: Mapping[str, Any] | None = None,
 ) -> Generation:
     """Train the next version: a pure function, so that any version can be made again from the archive.
 
@@ -134,18 +138,23 @@ def successor(
             settings where they have changed, the base where the history begins anew, how much was replayed, and of each
             whose lesson was thrown away, that it was.
         episodes: what the lines stand for, in the same order.
+        recorded: the settings as they were recorded when this version was trained first; None for a new version. They may
+            have former names, which are part of the bytes of such a version.
     """
     version = previous.version + 1
     state, report = train_step.learn(previous.state, episodes, settings, version, previous.recent)
     batch = [{**line, "seq": version} for line in lines]
     for number in report.refused_games:
         batch[number]["refused"] = True
-    batch[0].update(_group_facts(previous, settings))
+    recorded = dataclasses.asdict(settings) if recorded is None else recorded
+    report = dataclasses.replace(report, refused=in_recorded_names(report.refused, recorded))
+    batch[0].update(_group_facts(previous, recorded))
     chain = next_chain(previous.chain, version, batch)
     record = {"kind": BATCH, "seq": version, "previous_chain": previous.chain, "chain": chain, "batch": batch}
     manifest = {
         **previous.manifest,
         **manifests.facts(state, settings),
+        "hyper_parameters": dict(recorded),
         "action_names": _action_names(previous, episodes),
         **_state_names(previous, episodes),
         **manifests.after_batch(previous.manifest, previous.state, report),
@@ -220,14 +229,14 @@ def kept_recent(episodes: Sequence[Episode], settings: LearningSettings) -> tupl
     return tuple(reversed(kept))
 
 
-def _group_facts(previous: Generation, settings: LearningSettings) -> dict[str, Any]:
+def _group_facts(previous: Generation, settings: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"recent": len(previous.recent)}
     if previous.commit["kind"] == BASE:
         facts["base"] = {"version": previous.version, "chain": previous.chain}
         facts["base"] |= {"widened": previous.commit["widened"]} if "widened" in previous.commit else {}
         facts["sizes"] = [previous.state.state_width, previous.state.actions.as_json()]
-    if previous.commit["kind"] == BASE or previous.manifest["hyper_parameters"] != dataclasses.asdict(settings):
-        facts["learning"] = dataclasses.asdict(settings)
+    if previous.commit["kind"] == BASE or previous.manifest["hyper_parameters"] != settings:
+        facts["learning"] = dict(settings)
     return facts
 
 

@@ -91,7 +91,7 @@ def _check_strangers(paths: Paths, settings: Settings, model: Generation) -> Non
     """
     by_us = model.commit["kind"] != checkpoint.BASE or "reason" in model.commit
     if not by_us and update_checks.weights_explode(model.state, settings.learning):
-        needed = f"at most {settings.learning.largest_network_weight:g} (learning.largest_network_weight) is needed"
+        needed = f"at most {settings.learning.reject_update_weight:g} (learning.reject_update_weight) is needed"
         raise ModelError(str(paths.model), "a weight is beyond all measure", needed)
 
 

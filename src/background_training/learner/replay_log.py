@@ -16,7 +16,7 @@ from background_training.learner import checkpoint
 from background_training.learner.checkpoint import Generation
 from background_training.paths import Paths
 from background_training.records.ledger import ALIGNED, Line
-from background_training.settings import UNLIMITED, LearningSettings
+from background_training.settings import UNLIMITED, LearningSettings, recorded_learning
 from background_training.spaces import registry
 from background_training.spaces.layout import Layout
 from background_training.storage import atomic_files, model_store
@@ -62,8 +62,10 @@ def fold(
             # The learner was started anew before this batch, with another bound on what it replays.
             episodes = tuple(_as_trained(paths, line, present.layout) for line in list(past)[len(past) - recent :])
             present = dataclasses.replace(present, recent=episodes)
-        settings = _settings(lines[0], present)
-        present = checkpoint.successor(present, *_read(paths, lines, present.layout), settings)
+        recorded = _recorded_settings(lines[0], present)
+        present = checkpoint.successor(
+            present, *_read(paths, lines, present.layout), recorded_learning(recorded), recorded=recorded
+        )
         past.extend(lines)
         yield present
 
@@ -91,7 +93,7 @@ def altered_fold(
         else:
             for step in lines[0].get("base", {}).get("widened", ()):
                 present = checkpoint.widened(present, {**step, "from": present.version, "version": present.version + 1})
-        settings = _settings(lines[0], present)
+        settings = recorded_learning(_recorded_settings(lines[0], present))
         read = _read(paths, lines, present.layout, by_position=True)[1]
         pairs = [(line, change(line, episode)) for line, episode in zip(lines, read, strict=True)]
         kept = [(_bare(line), episode) for line, episode in pairs if episode is not None]
@@ -197,7 +199,7 @@ def _base(paths: Paths, line: Line, before: Generation | None) -> Generation:
         return made
     if base["chain"] == "":
         width, actions = line["sizes"]
-        return checkpoint.untrained(width, registry.of_json(actions, UNLIMITED.max_actions), LearningSettings(**line["learning"]))
+        return checkpoint.untrained(width, registry.of_json(actions, UNLIMITED.max_actions), recorded_learning(line["learning"]))
     path = base_path(paths, base["chain"])
     try:
         data = model_store.read_bytes(path)
@@ -230,11 +232,12 @@ def adopted(model: Generation, chain: str) -> Generation:
 
 def settings_of(present: Generation) -> LearningSettings:
     """The learning settings that a version was trained with."""
-    return LearningSettings(**present.manifest["hyper_parameters"])
+    return recorded_learning(present.manifest["hyper_parameters"])
 
 
-def _settings(line: Line, present: Generation) -> LearningSettings:
-    return LearningSettings(**line["learning"]) if "learning" in line else settings_of(present)
+def _recorded_settings(line: Line, present: Generation) -> dict[str, Any]:
+    """The settings of a batch, under the names that its line or the version before it uses."""
+    return dict(line["learning"] if "learning" in line else present.manifest["hyper_parameters"])
 
 
 def _bare(line: Line) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from background_training.errors import EpisodeError, ModelError, ModelMissingErr
 from background_training.paths import Paths
 from background_training.records import ledger as ledgers
 from background_training.records import reasons as kinds
-from background_training.settings import Settings
+from background_training.settings import RENAMED, Settings
 from background_training.storage import atomic_files, model_store
 
 SAMPLED_EPISODES = 3000
@@ -192,7 +192,8 @@ def _changed_settings(settings: Settings, manifest: Mapping[str, Any]) -> Iterab
     """(key, value, default) of what differs from the defaults; what was learnt with stands in the model. No paths."""
     usual, given = settings_file.as_sections(Settings()), settings_file.as_sections(settings)
     learnt = manifest.get("hyper_parameters")
-    given["learning"] = {**given["learning"], **(learnt if isinstance(learnt, Mapping) else {})}
+    recorded: Mapping[str, Any] = learnt if isinstance(learnt, Mapping) else {}
+    given["learning"].update((RENAMED.get(f"learning.{key}", key), value) for key, value in recorded.items())
     for section, values in given.items():
         for key, value in values.items():
             default = usual[section].get(key)

@@ -39,7 +39,7 @@ MAX_VERSION = 999_999_999
 """What the nine digits of a name in models/history can hold; at a commit a second, 31 years."""
 
 MAX_HIDDEN = 4096
-"""The most that learning.hidden allows."""
+"""The most that learning.hidden_size allows."""
 
 LARGEST_WEIGHT = 1e20
 """Of any layer but the first, which holds the scaling of the states as well; the outputs of such layers stay within float32."""
