@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from background_training.paths import CHECKOUT
-from background_training.starcraft.replays.replay_result import ANALYSIS, PlayerFacts, ReplayResult
-from background_training.starcraft.replays.timed_events import Begun, Born, Counted, Died, Done, Event
+from background_training.starcraft.replays.analysis import ANALYSIS, PlayerFacts, ReplayResult
+from background_training.starcraft.replays.game import Born, Counted, Died, Done, Event, Started
 
 ZERG, TERRAN = 1, 2
 
@@ -90,7 +90,7 @@ def hatching(unit: int, name: str, order_loop: int, build_loops: int, player: in
 
 def building(unit: int, name: str, loop: int, drone: int, player: int = ZERG, loops: int = 480) -> list[Event]:
     """A building that is begun, finished, and uses up its drone one loop later."""
-    return [Begun(loop, unit, name, player), Done(loop + loops, unit), Died(loop + loops + 1, drone)]
+    return [Started(loop, unit, name, player), Done(loop + loops, unit), Died(loop + loops + 1, drone)]
 
 
 def in_order(*parts: Iterable[Event]) -> list[Event]:

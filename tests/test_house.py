@@ -254,7 +254,6 @@ SEVERAL_CLASSES = {
     "Sample",
     "Line",
     "Rates",
-    "Opening",
     "Group",
 }
 

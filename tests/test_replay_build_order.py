@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from replay_fakes import TERRAN, ZERG, building, hatching, in_order, start_of_game
 
-from background_training.starcraft.replays import timings
-from background_training.starcraft.replays.build_order import read_build_order
-from background_training.starcraft.replays.openings import opening_of
-from background_training.starcraft.replays.supply_count import SupplyCount
-from background_training.starcraft.replays.timed_events import Begun, Born, Changed, Died, Done, Event, Researched
+from background_training.starcraft.replays import build_order
+from background_training.starcraft.replays.build_order import SupplyCount, opening_of, read_build_order
+from background_training.starcraft.replays.game import Born, Changed, Died, Done, Event, Researched, Started
 
 
 def lines_of(*parts: list[Event]) -> list[tuple[int, int, str]]:
@@ -40,15 +38,15 @@ def test_a_lone_zergling_is_one_order_too():
 
 
 def test_a_cancelled_building_was_never_ordered():
-    """Begun, died, never done: the extractor trick is no extractor."""
-    trick = [Begun(500, 1, "Extractor", ZERG), Died(530, 1)]
+    """Started, died, never done: the extractor trick is no extractor."""
+    trick = [Started(500, 1, "Extractor", ZERG), Died(530, 1)]
 
     assert lines_of(start_of_game(), trick, hatching(2, "Drone", 520, 272)) == [(11, 520, "Drone")]
 
 
 def test_a_building_unfinished_at_the_end_was_ordered():
     """The game may end while a building stands unfinished; it was ordered all the same."""
-    assert lines_of(start_of_game(), [Begun(900, 1, "SpawningPool", ZERG)]) == [(12, 900, "SpawningPool")]
+    assert lines_of(start_of_game(), [Started(900, 1, "SpawningPool", ZERG)]) == [(12, 900, "SpawningPool")]
 
 
 def test_a_drone_inside_an_unfinished_building_does_not_count():
@@ -60,7 +58,7 @@ def test_a_drone_inside_an_unfinished_building_does_not_count():
 
 def test_a_cancelled_building_gives_its_drone_back():
     """After the cancel the drone works again, and counts again."""
-    events = in_order(start_of_game(), [Begun(100, 1, "Extractor", ZERG), Died(150, 1)])
+    events = in_order(start_of_game(), [Started(100, 1, "Extractor", ZERG), Died(150, 1)])
 
     assert [SupplyCount(events, ZERG).at(loop) for loop in (100, 101, 150, 151)] == [12, 11, 11, 12]
 
@@ -82,7 +80,12 @@ def test_a_cocoon_is_the_order_and_what_leaves_it_the_item():
 
 def test_creep_tumours_larvae_and_spells_are_no_orders():
     """What a queen or an infestor puts down is in no build order."""
-    others = [Begun(900, 1, "CreepTumorQueen", ZERG), Done(1100, 1), Born(600, 2, "Larva", ZERG), Born(700, 3, "Broodling", ZERG)]
+    others = [
+        Started(900, 1, "CreepTumorQueen", ZERG),
+        Done(1100, 1),
+        Born(600, 2, "Larva", ZERG),
+        Born(700, 3, "Broodling", ZERG),
+    ]
 
     assert lines_of(start_of_game(), others, hatching(4, "Drone", 1000, 272)) == [(12, 1000, "Drone")]
 
@@ -143,7 +146,7 @@ def test_key_timings_are_starts_in_seconds_and_supply():
         [Researched(1760 + 3136, ZERG, "zerglingmovementspeed"), Researched(9000, TERRAN, "zerglingmovementspeed")],
     )
 
-    found = timings.key_timings(read_build_order(events, ZERG), events, ZERG)
+    found = build_order.key_timings(read_build_order(events, ZERG), events, ZERG)
 
     assert found == {
         "spawning_pool": (70.0, 10),

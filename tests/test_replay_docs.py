@@ -9,7 +9,7 @@ import pytest
 from replay_fakes import a_player, a_result
 
 from background_training.paths import CHECKOUT
-from background_training.starcraft.replays import summary, timings, verdict
+from background_training.starcraft.replays import analysis, build_order, summary
 
 PAGE = (CHECKOUT / "docs" / "replays.md").read_text(encoding="utf-8")
 
@@ -32,6 +32,6 @@ def test_the_code_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_page_names_everything():
     """A reason, a timing or a key that the page leaves out is one nobody understands."""
-    missing = [word for word in (*verdict.REASONS, *timings.NAMES, *summary.FLAT_KEYS) if f"`{word}`" not in PAGE]
+    missing = [word for word in (*analysis.REASONS, *build_order.NAMES, *summary.FLAT_KEYS) if f"`{word}`" not in PAGE]
 
     assert missing == []

@@ -16,8 +16,8 @@ from background_training.errors import ReplayError
 from background_training.paths import Paths
 from background_training.settings import ReplaySettings
 from background_training.starcraft.replays import analysis
+from background_training.starcraft.replays.analysis import ReplayResult
 from background_training.starcraft.replays.replay_archive import ReplayArchive
-from background_training.starcraft.replays.replay_result import ReplayResult
 from background_training.starcraft.replays.results_store import ResultsStore
 
 SETTINGS = ReplaySettings()

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from replay_fakes import a_player, a_result
 
 from background_training.starcraft import build_orders
-from background_training.starcraft.replays import report_charts, report_page, summary, summary_table
-from background_training.starcraft.replays.replay_result import ReplayResult
-from background_training.starcraft.replays.spread import median_low, spread_of
+from background_training.starcraft.replays import report, summary
+from background_training.starcraft.replays.analysis import ReplayResult
+from background_training.starcraft.replays.summary import median_low, spread_of
 
 
 def summarise(
@@ -45,7 +45,7 @@ def test_no_zerg_at_all_is_said_and_no_value_is_invented():
     assert found["counts"] == {"seen": 30, "learnt": 0, "players": 0, "skipped": {"no-zerg": 30}}
     assert not set(summary.FLAT_KEYS) & set(found)
     assert found["groups"] == {}
-    assert "0 of 30" in summary_table.summary_table(found)
+    assert "0 of 30" in summary.table(found)
 
 
 def test_starts_opponents_and_results_are_never_mixed():
@@ -196,7 +196,7 @@ def test_the_report_is_a_page_with_every_timing_and_player():
     """Names from replays are text, never markup."""
     results = (a_result("a", a_player(name="<b>Dark</b>")), a_result("b", a_player(45.0, opponent_race="Zerg")))
 
-    page = report_page.report_html(summarise(*results), summary.learnt_players(results), {"a": "final & last.SC2Replay"})
+    page = report.report_html(summarise(*results), summary.learnt_players(results), {"a": "final & last.SC2Replay"})
 
     assert page.count("<svg") == page.count("</svg>") == 3
     assert "&lt;b&gt;Dark&lt;/b&gt;" in page and "<b>Dark" not in page
@@ -207,7 +207,7 @@ def test_the_report_is_a_page_with_every_timing_and_player():
 @given(st.lists(st.floats(0, 20_000, allow_nan=False), min_size=1, max_size=20))
 def test_every_dot_lies_between_the_ends_of_its_axis(seconds: list[float]):
     """Few marks, and room for all numbers, from one second to five hours."""
-    axis = report_charts.axis_for(seconds)
+    axis = report.axis_for(seconds)
 
     assert axis.start <= min(seconds) <= max(seconds) <= axis.end
-    assert 2 <= len(axis.ticks) <= report_charts.TICKS_AT_MOST + 1
+    assert 2 <= len(axis.ticks) <= report.TICKS_AT_MOST + 1

@@ -13,7 +13,7 @@ from pathlib import Path
 from background_training.commands import common
 from background_training.errors import SettingsError
 from background_training.settings import Settings
-from background_training.starcraft.replays import analysis, report_page, summary_table
+from background_training.starcraft.replays import analysis, report, summary
 from background_training.starcraft.replays.replay_archive import ReplayArchive
 from background_training.starcraft.replays.worker_pool import WorkerPool
 
@@ -64,9 +64,9 @@ def _analyse(options: argparse.Namespace) -> int:
     if options.details:
         archive.write_details(Path(options.details).resolve())
     if options.report:
-        report_page.write_report(archive)
+        report.write_report(archive)
     if not options.quiet:
-        print(summary_table.summary_table(archive.summarise()))
+        print(summary.table(archive.summarise()))
         print(f"\nWritten to {archive.paths.build_orders}")
     return 0
 

@@ -24,7 +24,7 @@ from background_training.settings import Settings
 from background_training.storage.file_lock import LearnerLock
 
 # By name: the learner hands tasks on without knowing what they do, and a game that has no replays loads nothing.
-_REPLAY_TASK = "background_training.starcraft.replays.learner_task:analyse_new"
+_REPLAY_TASK = "background_training.starcraft.replays.replay_archive:analyse_new"
 
 
 class BackgroundParallelLearner:

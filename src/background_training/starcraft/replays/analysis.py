@@ -9,20 +9,136 @@ import functools
 import hashlib
 from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from background_training.errors import ReplayError
 from background_training.settings import ReplaySettings
-from background_training.starcraft.replays import build_order, timings, verdict
-from background_training.starcraft.replays.game_facts import Game, Player
-from background_training.starcraft.replays.openings import opening_of
-from background_training.starcraft.replays.replay_result import ANALYSIS, PlayerFacts, ReplayResult
-from background_training.starcraft.replays.timed_events import Event
-from background_training.starcraft.replays.verdict import Verdict
+from background_training.starcraft.replays import build_order, unit_facts
+from background_training.starcraft.replays.build_order import opening_of
+from background_training.starcraft.replays.game import Event, Game, Player
 from background_training.storage.atomic_files import NotARegularFileError, read_regular_file
 
 if TYPE_CHECKING:
     from background_training.starcraft.replays.replay_file import ReplayFile
+
+
+LEARN = "learn"
+SKIP = "skip"
+
+REASONS = {
+    "not-a-file": "a folder, pipe or device bears the name of a replay",
+    "no-access": "the machine refused to open the file; it is tried again at the next run",
+    "empty-file": "the file holds 0 bytes",
+    "too-large": "the file is larger than the settings allow",
+    "unreadable": "the file is no replay, cut off, or of a kind the library can't read; kept for a retry after a library upgrade",
+    "damaged": "a part of the file can't be unpacked; kept for a retry after a library upgrade",
+    "timeout": "reading took longer than the settings allow; kept for a retry after a library upgrade",
+    "crashed": "the process that read it died twice; kept for a retry after a library upgrade",
+    "no-players": "the file names no players",
+    "not-1v1": "not a game of one against one",
+    "against-ai": "one of the players is the computer",
+    "no-zerg": "nobody plays Zerg",
+    "too-short": "the game ended before there was anything to learn",
+    "no-tracker-events": "the game was played before 2.0.8, or was resumed; it records no units",
+    "other-start-supply": "the game did not start with 6, 8 or 12 supply",
+    "no-build-order": "no Zerg player ordered enough to learn from",
+    "duplicate": "another file holds the same game",
+}
+
+FAILURES = ("unreadable", "damaged", "timeout", "crashed")
+"""Reasons that say something about the reader rather than the game: a better library might read the file."""
+
+WITHOUT_CONTENT = ("not-a-file", "no-access", "too-large")
+"""Reasons found before a byte was read: there is no content to keep a result for."""
+
+
+class Verdict(NamedTuple):
+    """`word` is "learn" or "skip"; `reason` is one of REASONS, or "" for "learn"; `detail` is what was found."""
+
+    word: str
+    reason: str = ""
+    detail: str = ""
+
+
+def judge_game(game: Game, settings: ReplaySettings) -> Verdict:
+    """What can be said before the events are read; "learn" means that nothing speaks against the game so far."""
+    players = game.players
+    found = ", ".join(f"{player.name} ({player.race})" for player in players)
+    if not players:
+        return Verdict(SKIP, "no-players")
+    if len(players) != 2 or players[0].team == players[1].team:
+        return Verdict(SKIP, "not-1v1", f"{len(players)} players in {len({player.team for player in players})} teams")
+    if not all(player.is_human for player in players):
+        return Verdict(SKIP, "against-ai", found)
+    if not zerg_players(game):
+        return Verdict(SKIP, "no-zerg", found)
+    if game.seconds < settings.min_seconds:
+        return Verdict(SKIP, "too-short", f"{game.seconds:.0f} s, {settings.min_seconds:.0f} s are needed")
+    return Verdict(LEARN)
+
+
+def judge_start(game: Game) -> Verdict:
+    """What the first events add: races the file's language hid, and the supply the game starts with."""
+    zerg = zerg_players(game)
+    if not zerg:
+        return Verdict(SKIP, "no-zerg")
+    supplies = [player.start_supply for player in zerg]
+    if any(supply not in unit_facts.START_SUPPLIES for supply in supplies):
+        return Verdict(SKIP, "other-start-supply", f"found {supplies[0] or 'none'}")
+    return Verdict(LEARN)
+
+
+def zerg_players(game: Game) -> list[Player]:
+    return [player for player in game.players if player.race == "Zerg"]
+
+
+ANALYSIS = 1
+"""Raised whenever the same replay would give another result; older results are then made anew."""
+
+
+class TimingFacts(TypedDict):
+    seconds: float
+    supply: int
+
+
+class PlayerFacts(TypedDict):
+    """One learnable Zerg player; a build order's lines are (supply, start in seconds, item).
+
+    opening: counts openings, "hatch-gas-pool"; opening_text: this player's, "17 hatch, 18 gas, 17 pool".
+    """
+
+    name: str
+    race: str
+    opponent_race: str
+    result: str
+    start_supply: int
+    opening: str
+    opening_text: str
+    build_order: list[tuple[int, float, str]]
+    timings: dict[str, TimingFacts]
+
+
+class ReplayResult(TypedDict):
+    """The verdict on one content, and what its players did.
+
+    made_with: the analysis and the settings that made it; another value means that it is out of date.
+    library: the reader's version; a failure is tried again when it changes.
+    identity: the same for all recordings of one game; "" if unknown.
+    """
+
+    sha256: str
+    made_with: str
+    library: str
+    verdict: str
+    reason: str
+    detail: str
+    version: str
+    map: str
+    played_at: str
+    seconds: float
+    identity: str
+    players: list[PlayerFacts]
+
 
 LIBRARY_NAME = "sc2reader"
 
@@ -74,15 +190,15 @@ def analyse_bytes(data: bytes, settings: ReplaySettings) -> ReplayResult:
 
 
 def _analyse(replay: ReplayFile, sha256: str, settings: ReplaySettings) -> ReplayResult:
-    found = verdict.judge_game(replay.game, settings)
+    found = judge_game(replay.game, settings)
     players: list[PlayerFacts] = []
-    if found.word == verdict.LEARN:
+    if found.word == LEARN:
         events = replay.read_events()
-        found = verdict.judge_start(replay.game) if events else Verdict(verdict.SKIP, "no-tracker-events")
-        if found.word == verdict.LEARN:
+        found = judge_start(replay.game) if events else Verdict(SKIP, "no-tracker-events")
+        if found.word == LEARN:
             players = _learnable_players(replay.game, events, settings)
             if not players:
-                found = Verdict(verdict.SKIP, "no-build-order", f"{settings.min_orders} orders are needed")
+                found = Verdict(SKIP, "no-build-order", f"{settings.min_orders} orders are needed")
     result = _result(sha256, settings, found)
     game = replay.game
     result["version"], result["map"], result["seconds"] = game.version, game.map_name, game.seconds
@@ -91,13 +207,13 @@ def _analyse(replay: ReplayFile, sha256: str, settings: ReplaySettings) -> Repla
 
 
 def _learnable_players(game: Game, events: list[Event], settings: ReplaySettings) -> list[PlayerFacts]:
-    everyone = [_player_facts(game, player, events) for player in verdict.zerg_players(game)]
+    everyone = [_player_facts(game, player, events) for player in zerg_players(game)]
     return [facts for facts in everyone if len(facts["build_order"]) >= settings.min_orders]
 
 
 def _player_facts(game: Game, player: Player, events: list[Event]) -> PlayerFacts:
     orders = build_order.read_build_order(events, player.number)
-    key_timings = timings.key_timings(orders, events, player.number)
+    key_timings = build_order.key_timings(orders, events, player.number)
     lines = [(order.supply, order.seconds, order.item) for order in orders]
     opening = opening_of(lines, player.start_supply)
     return PlayerFacts(
@@ -115,7 +231,7 @@ def _player_facts(game: Game, player: Player, events: list[Event]) -> PlayerFact
 
 def failed_result(sha256: str, settings: ReplaySettings, error: ReplayError) -> ReplayResult:
     """The result of a file of which nothing is known but what went wrong."""
-    return _result(sha256, settings, Verdict(verdict.SKIP, error.reason, error.found))
+    return _result(sha256, settings, Verdict(SKIP, error.reason, error.found))
 
 
 def _result(sha256: str, settings: ReplaySettings, found: Verdict) -> ReplayResult:

@@ -18,8 +18,8 @@ from typing import Any
 
 from background_training.paths import Paths
 from background_training.settings import ReplaySettings
-from background_training.starcraft.replays import analysis, summary, verdict
-from background_training.starcraft.replays.replay_result import ReplayResult
+from background_training.starcraft.replays import analysis, summary
+from background_training.starcraft.replays.analysis import ReplayResult
 from background_training.starcraft.replays.results_store import ResultsStore, Sighting, find_replays, is_current, shortened
 from background_training.starcraft.replays.worker import HUMBLE
 from background_training.starcraft.replays.worker_pool import WorkerPool
@@ -76,7 +76,7 @@ class ReplayArchive:
         seen = self.store.unchanged(path, status)
         known = self.results.get(seen.sha256) if seen else None
         if known is not None and is_current(known, analysis.made_with(self.settings), analysis.library_version()):
-            return retry_failed and known["reason"] in verdict.FAILURES
+            return retry_failed and known["reason"] in analysis.FAILURES
         return True
 
     def take(self, path: str, result: ReplayResult) -> None:
@@ -94,7 +94,7 @@ class ReplayArchive:
         if self.results.get(result["sha256"], {}) != result:
             self.store.put(result)
             self.results[result["sha256"]] = shortened(result, summary.OPENING_LINES)
-        if self.settings.move_analysed_to and result["reason"] not in verdict.FAILURES:
+        if self.settings.move_analysed_to and result["reason"] not in analysis.FAILURES:
             path = self._move(path)
         self.store.see(path, Sighting(status.st_size, status.st_mtime_ns, result["sha256"]))
 
@@ -134,14 +134,14 @@ class ReplayArchive:
                 continue  # it came after the last look
             facts = self._facts(sighting)
             is_copy = sighting.sha256 in duplicates or stands_for[sighting.sha256] != path
-            if facts["verdict"] == verdict.LEARN and is_copy:
-                facts["verdict"], facts["reason"] = verdict.SKIP, "duplicate"
+            if facts["verdict"] == analysis.LEARN and is_copy:
+                facts["verdict"], facts["reason"] = analysis.SKIP, "duplicate"
             yield {"file": path, **facts}
 
     def _facts(self, sighting: Sighting) -> dict[str, Any]:
         result = self.store.get(sighting.sha256) if sighting.sha256 else None
         if result is None:
-            return {"sha256": None, "verdict": verdict.SKIP, "reason": sighting.reason, "detail": "", "players": []}
+            return {"sha256": None, "verdict": analysis.SKIP, "reason": sighting.reason, "detail": "", "players": []}
         order = ("sha256", "verdict", "reason", "detail", "version", "map", "played_at", "seconds", "players")
         facts: dict[str, Any] = dict(result)
         return {name: facts[name] for name in order}
@@ -214,3 +214,13 @@ def analyse_some(root: str, folder: str, settings: ReplaySettings, max_files: in
         "seen": int(counts["seen"]),
         "learnt": int(counts["learnt"]),
     }
+
+
+MAX_FILES = 10
+"""Replays of one task; between two tasks the learner looks whether training has to go first."""
+
+
+def analyse_new(root: str, settings: dict[str, Any]) -> dict[str, int]:
+    """Analyse some of the replays that are new in `settings["folder"]`; see replay_archive.analyse_some."""
+    chosen = ReplaySettings(**settings)
+    return analyse_some(root, chosen.folder, chosen, MAX_FILES)

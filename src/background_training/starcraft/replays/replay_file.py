@@ -27,8 +27,18 @@ with warnings.catch_warnings():
 
 from background_training.errors import ReplayError
 from background_training.starcraft.replays import unit_facts
-from background_training.starcraft.replays.game_facts import Game, Player
-from background_training.starcraft.replays.timed_events import Begun, Born, Changed, Counted, Died, Done, Event, Researched
+from background_training.starcraft.replays.game import (
+    Born,
+    Changed,
+    Counted,
+    Died,
+    Done,
+    Event,
+    Game,
+    Player,
+    Researched,
+    Started,
+)
 
 TRACKER_EVENTS = "replay.tracker.events"
 COMMANDS = "replay.game.events"
@@ -154,7 +164,7 @@ def _event(event: Any) -> Event | None:
 
 _EVENTS: dict[str, Callable[[Any], Event]] = {
     "UnitBornEvent": lambda event: Born(event.frame, event.unit_id, sys.intern(event.unit_type_name), event.control_pid),
-    "UnitInitEvent": lambda event: Begun(event.frame, event.unit_id, sys.intern(event.unit_type_name), event.control_pid),
+    "UnitInitEvent": lambda event: Started(event.frame, event.unit_id, sys.intern(event.unit_type_name), event.control_pid),
     "UnitDoneEvent": lambda event: Done(event.frame, event.unit_id),
     "UnitTypeChangeEvent": lambda event: Changed(event.frame, event.unit_id, sys.intern(event.unit_type_name)),
     "UnitDiedEvent": lambda event: Died(event.frame, event.unit_id),

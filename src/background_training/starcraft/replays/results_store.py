@@ -17,8 +17,8 @@ from typing import NamedTuple, cast
 import filelock
 
 from background_training.errors import LockUnavailableError
-from background_training.starcraft.replays import verdict
-from background_training.starcraft.replays.replay_result import ANALYSIS, ReplayResult
+from background_training.starcraft.replays import analysis
+from background_training.starcraft.replays.analysis import ANALYSIS, ReplayResult
 from background_training.storage import atomic_files
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def is_current(result: ReplayResult, made_with: str, library: str) -> bool:
     """Whether a result still stands; a failure stands until the library that failed has changed."""
     if result["made_with"] != made_with:
         return False
-    return result["reason"] not in verdict.FAILURES or result["library"] == library
+    return result["reason"] not in analysis.FAILURES or result["library"] == library
 
 
 def find_replays(folder: str, exclude: str = "") -> dict[str, os.stat_result]:

@@ -11,12 +11,43 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
-from background_training.starcraft.replays import verdict
-from background_training.starcraft.replays.replay_result import PlayerFacts, ReplayResult
-from background_training.starcraft.replays.spread import median_low, spread_of
-from background_training.starcraft.replays.timings import NAMES
+from background_training.starcraft.replays import analysis
+from background_training.starcraft.replays.analysis import REASONS, PlayerFacts, ReplayResult
+from background_training.starcraft.replays.build_order import NAMES
+
+
+class Spread(TypedDict):
+    median: float
+    p10: float
+    p90: float
+
+
+def spread_of(numbers: Iterable[float]) -> Spread:
+    """Median, 10th and 90th percentile, to the hundredth; at least one number is needed."""
+    ordered = sorted(numbers)
+    return Spread(median=quantile(ordered, 0.5), p10=quantile(ordered, 0.1), p90=quantile(ordered, 0.9))
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """The value below which `share` of the sorted numbers lie, to the hundredth.
+
+    Linear between neighbours: with h = (n - 1) * share, it is x[floor(h)] + (h - floor(h)) * (x[floor(h) + 1] - x[floor(h)]).
+
+    Source: Hyndman & Fan 1996, type 7; NumPy's default.
+    """
+    position = (len(ordered) - 1) * share
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return round(ordered[below] + (position - below) * (ordered[above] - ordered[below]), 2)
+
+
+def median_low(numbers: Iterable[float]) -> float:
+    """The median, or the lower of the two in the middle: always a value that was there."""
+    ordered = sorted(numbers)
+    return ordered[(len(ordered) - 1) // 2]
+
 
 SCHEMA = 1
 ANY = "any"
@@ -56,7 +87,7 @@ def without_duplicates(results: Iterable[ReplayResult]) -> tuple[list[ReplayResu
     duplicates: set[str] = set()
     others: list[ReplayResult] = []
     for result in sorted(results, key=lambda result: (-result["seconds"], result["sha256"])):
-        if result["verdict"] != verdict.LEARN or not result["identity"]:
+        if result["verdict"] != analysis.LEARN or not result["identity"]:
             others.append(result)
         elif result["identity"] in kept:
             duplicates.add(result["sha256"])
@@ -67,7 +98,7 @@ def without_duplicates(results: Iterable[ReplayResult]) -> tuple[list[ReplayResu
 
 def learnt_players(results: Iterable[ReplayResult]) -> list[Learnt]:
     """The players that replays without duplicates teach us."""
-    return [Learnt(result, player) for result in results for player in result["players"] if result["verdict"] == verdict.LEARN]
+    return [Learnt(result, player) for result in results for player in result["players"] if result["verdict"] == analysis.LEARN]
 
 
 def summarise(results: Iterable[ReplayResult], files: Mapping[str, int], without_content: Mapping[str, int]) -> dict[str, Any]:
@@ -107,14 +138,14 @@ def _counts(
     learnt = 0
     for result in kept:
         held_by = files.get(result["sha256"], 0)
-        if result["verdict"] == verdict.LEARN:
+        if result["verdict"] == analysis.LEARN:
             learnt += 1
             skipped["duplicate"] += max(0, held_by - 1)
         else:
             skipped[result["reason"]] += held_by
     skipped["duplicate"] += sum(files.get(sha256, 0) for sha256 in duplicates)
     skipped = +skipped
-    players = sum(len(result["players"]) for result in kept if result["verdict"] == verdict.LEARN)
+    players = sum(len(result["players"]) for result in kept if result["verdict"] == analysis.LEARN)
     seen = learnt + sum(skipped.values())
     return {"seen": seen, "learnt": learnt, "players": players, "skipped": dict(sorted(skipped.items()))}
 
@@ -212,3 +243,33 @@ def most_typical(members: Sequence[Learnt]) -> Learnt:
         return missing, round(away, 2), one.result["sha256"], one.player["name"]
 
     return min(members, key=distance)
+
+
+WIDTH = 78
+OPENINGS_SHOWN = 5
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """Counts, reasons, and the timings of each start supply against all opponents."""
+    counts = summary["counts"]
+    lines = [summary["summary"], "-" * WIDTH]
+    for reason, count in sorted(counts["skipped"].items(), key=lambda item: (-item[1], item[0])):
+        lines.append(f"  skipped {count:4d}  {reason:20s} {REASONS.get(reason, '')}")
+    for start, races in summary["groups"].items():
+        lines.extend(_start_lines(start, races["any"]["any"]))
+    return "\n".join(lines)
+
+
+def _start_lines(start: str, group: Mapping[str, Any]) -> list[str]:
+    players = group["players"]
+    lines = ["", f"Games that start with {start} supply: {players} player{'s' if players != 1 else ''}"]
+    lines.append(f"  {'timing':18s}{'n':>4s}   {'median':>7s} {'p10':>7s} {'p90':>7s} s   {'supply':>6s} {'p10':>5s} {'p90':>5s}")
+    for name, timing in group["timings"].items():
+        seconds, supply = timing["seconds"], timing["supply"]
+        lines.append(
+            f"  {name:18s}{timing['n']:4d}   {seconds['median']:7.1f} {seconds['p10']:7.1f} {seconds['p90']:7.1f}"
+            f"     {supply['median']:6.1f} {supply['p10']:5.1f} {supply['p90']:5.1f}"
+        )
+    for opening in group["openings"][:OPENINGS_SHOWN]:
+        lines.append(f"  {opening['share']:5.0%}  {opening['opening']:22s} such as {opening['text']}")
+    return lines

@@ -25,7 +25,7 @@ from background_training.errors import ReplayError, WorkerError
 from background_training.paths import PACKAGE_PARENT
 from background_training.settings import ReplaySettings
 from background_training.starcraft.replays import analysis
-from background_training.starcraft.replays.replay_result import ReplayResult
+from background_training.starcraft.replays.analysis import ReplayResult
 from background_training.starcraft.replays.worker import PATIENCE, POLITE
 
 START_SECONDS = 300.0

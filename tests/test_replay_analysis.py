@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from background_training.settings import ReplaySettings
-from background_training.starcraft.replays import verdict
-from background_training.starcraft.replays.game_facts import Game, Player
+from background_training.starcraft.replays import analysis
+from background_training.starcraft.replays.game import Game, Player
 
 SETTINGS = ReplaySettings()
 ZERG = Player(1, "Dark", "Zerg", "Win", True, 1, start_supply=12)
@@ -35,7 +35,7 @@ def altered(player: Player, **changes: object) -> Player:
 )
 def test_a_game_is_judged_before_its_events_are_read(players: tuple[Player, ...], loops: int, reason: str):
     """What the players and the length tell is enough to skip most games cheaply."""
-    found = verdict.judge_game(dataclasses.replace(GAME, players=players, loops=loops), SETTINGS)
+    found = analysis.judge_game(dataclasses.replace(GAME, players=players, loops=loops), SETTINGS)
 
     assert (found.word, found.reason) == ("skip" if reason else "learn", reason)
 
@@ -47,22 +47,22 @@ def test_only_known_starts_are_learnt_from(supply: int, reason: str):
     """A mod that starts with 200 supply teaches nothing about the game."""
     game = dataclasses.replace(GAME, players=(altered(ZERG, start_supply=supply), TERRAN))
 
-    assert verdict.judge_start(game).reason == reason
+    assert analysis.judge_start(game).reason == reason
 
 
 def test_random_that_became_no_zerg_is_skipped_late():
     """A file in an unknown language hides the race until the first town hall shows it."""
-    assert verdict.judge_start(dataclasses.replace(GAME, players=(TERRAN, altered(TERRAN, number=1)))).reason == "no-zerg"
+    assert analysis.judge_start(dataclasses.replace(GAME, players=(TERRAN, altered(TERRAN, number=1)))).reason == "no-zerg"
 
 
 def test_every_reason_has_a_sentence_and_failures_are_reasons():
     """A table that says "xyz" without a sentence helps nobody."""
-    assert all(len(sentence) > 10 for sentence in verdict.REASONS.values())
-    assert set(verdict.FAILURES) | set(verdict.WITHOUT_CONTENT) <= set(verdict.REASONS)
+    assert all(len(sentence) > 10 for sentence in analysis.REASONS.values())
+    assert set(analysis.FAILURES) | set(analysis.WITHOUT_CONTENT) <= set(analysis.REASONS)
 
 
 def test_the_settings_decide_what_is_too_short():
     """Half a minute is enough for whoever says so."""
     short = dataclasses.replace(GAME, loops=900)
 
-    assert verdict.judge_game(short, ReplaySettings(min_seconds=30.0)).word == "learn"
+    assert analysis.judge_game(short, ReplaySettings(min_seconds=30.0)).word == "learn"
