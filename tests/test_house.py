@@ -24,6 +24,7 @@ _BASE = {
     "guard_settings",
     "learning_settings",
     "paths",
+    "command_lines",
     "plain_values",
     "settings",
     "settings_file",
@@ -49,7 +50,7 @@ ALLOWED = {
     "doctor": _BELOW | {"monitor"},
     "runs": _BELOW | _GAME | {"envs", "learner"},
     "commands": None,  # these compose: they may import everything but `cli`
-    "cli": {"commands"},
+    "cli": {"commands", "command_lines", ""},
     "__main__": {"cli"},
     "": {"agent", "learner"},  # background_training itself, which looks its two names up when they are asked for
 }

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from background_training.agent import RLAgent
     from background_training.learner.background_learner import BackgroundParallelLearner
 
+__version__ = "0.1.0"
+
 __all__ = ["BackgroundParallelLearner", "RLAgent"]
 
 

@@ -2,4 +2,4 @@
 
 from background_training import cli
 
-cli.main()
+cli.main("python -m background_training")

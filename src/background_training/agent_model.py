@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from background_training import command_lines
 from background_training.algo import manifest as manifests
 from background_training.algo import train_step, widening
 from background_training.algo.policy import Network
@@ -231,7 +232,11 @@ class PolicyHolder:
         needed_width = self._state_width
         if needed_width is not None and model.state_width != needed_width:
             found = f"its policy takes states of {model.state_width} numbers"
-            names = f"; {alignment.WIDEN} --state-names names them, if only some were added" if self.state_names else ""
+            names = (
+                f"; {command_lines.command('widen')} --state-names names them, if only some were added"
+                if self.state_names
+                else ""
+            )
             raise ModelError(str(self.model_path), found, f"this game's have {needed_width}{names}; {_NEW_GAME}")
         if self.actions is not None and model.actions != self.actions:
             found = f"its policy chooses {model.actions.words}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 
+from background_training import command_lines
 from background_training.commands import script
 
 VERBS = {
@@ -24,20 +26,32 @@ VERBS = {
 """Verb -> (module of background_training.commands, what it does)."""
 
 
-def main() -> None:
-    """Run the verb that the command line names, and exit with its code."""
+def main(program: str = "background-training") -> None:
+    """Run the verb that the command line names, and exit with its code.
+
+    Args:
+        program: how the user started it, for usage lines and messages.
+    """
     given = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if given in ("-h", "--help"):
-        print(_usage())
+        print(_usage(program))
+        sys.exit(0)
+    if given == "--version":
+        from background_training import __version__
+
+        print(f"background-training {__version__} (Python {sys.version.split()[0]})")
         sys.exit(0)
     if given not in VERBS:
-        print(f"[ERROR] unknown command {given!r}; known are {', '.join(VERBS)}", file=sys.stderr)
+        near = difflib.get_close_matches(given, VERBS, n=1)
+        hint = f". Did you mean {near[0]}?" if near else f"; known are {', '.join(VERBS)}"
+        print(f"[ERROR] unknown command {given!r}{hint}", file=sys.stderr)
         sys.exit(2)
-    sys.argv[:2] = [f"background-training {given}"]
+    command_lines.started_as(program)
+    sys.argv[:2] = [f"{program} {given}"]
     script.run(f"background_training.commands.{VERBS[given][0]}", quietly=given in ("monitor", "tensorboard"))
 
 
-def _usage() -> str:
+def _usage(program: str) -> str:
     rows = [f"  {verb:<12} {what}" for verb, (_, what) in VERBS.items()]
-    last = "background-training VERB --help shows the options."
-    return "\n".join(["usage: background-training VERB [options]", "", *rows, "", last])
+    last = f"{program} VERB --help shows the options of a command, --version the version."
+    return "\n".join([f"usage: {program} VERB [options]", "", *rows, "", last])

@@ -6,6 +6,8 @@ positional arguments stay in `args`, and the sentence is made by `__str__`.
 
 from __future__ import annotations
 
+from background_training import command_lines
+
 
 class BackgroundTrainingError(Exception):
     """Base of all errors below; `exit_code` is what a command returns for it."""
@@ -148,7 +150,7 @@ class PausedError(BackgroundTrainingError, RuntimeError):
         self.since = since
 
     def __str__(self) -> str:
-        command = f'python tools/monitor_background_training.py --root "{self.root}" --resume'
+        command = f"{command_lines.command('monitor', self.root)} --resume"
         return f"{self.root} is paused ({self.since}), so nothing is trained; its episodes wait. To go on: {command}"
 
 

@@ -10,7 +10,9 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[1]
 """The folder that holds this package: src/ of a checkout, or site-packages. Child processes find the package there."""
 
 _CHECKOUT = PACKAGE_PARENT.parent
-CHECKOUT = _CHECKOUT if (_CHECKOUT / "run_with_training.py").is_file() and (_CHECKOUT / "local_training").is_dir() else None
+# By the name src/ too: a bot may have scripts and folders of these names, and a folder vendor/ with our wheel beside them.
+_IS_CHECKOUT = PACKAGE_PARENT.name == "src" and (_CHECKOUT / "run_with_training.py").is_file() and (_CHECKOUT / "tools").is_dir()
+CHECKOUT = _CHECKOUT if _IS_CHECKOUT else None
 """The folder that holds run_with_training.py, local_training/ and tools/; None where the package is installed from a wheel."""
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from background_training import settings_file
+from background_training import command_lines, settings_file
 from background_training.commands import script
 from background_training.errors import BackgroundTrainingError, MachineError, SettingsError
 from background_training.paths import Paths
@@ -220,6 +220,7 @@ def _failed(error: Exception, exit_code: int, debug: bool) -> int:
         sentence = f"{names}: {reason_of(error)}" if names else reason_of(error)
     if not isinstance(error, (BackgroundTrainingError, OSError)):
         sentence = f"{type(error).__name__}: {sentence}"
+    sentence = command_lines.missing_package(error) or sentence
     print(f"[ERROR] {sentence}", file=sys.stderr)
     return exit_code
 

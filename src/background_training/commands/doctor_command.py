@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from background_training import settings_file
+from background_training import command_lines, settings_file
 from background_training.commands import common
 from background_training.doctor import all_checks, finding, learner_facts, machine_facts, place_facts, record_facts
 from background_training.doctor.facts import Facts
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="doctor.py",
+        prog=command_lines.usage_name("doctor"),
         description="Look for what is set up wrongly in a root and on this machine, and name cause and cure.",
         epilog="Exit codes: 0 nothing wrong was found, 1 something was, 2 bad usage, 5 the machine failed the doctor itself.",
     )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from background_training import command_lines
 from background_training.commands import common
 from background_training.errors import SettingsError
 from background_training.ipc import blas_threads
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="evaluate.py",
+        prog=command_lines.usage_name("evaluate"),
         description="Play games with a model and say how good it is, or which of two is better. Nothing is trained on; "
         "what came out is added to logs/evaluations.jsonl.",
     )

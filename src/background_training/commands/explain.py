@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from background_training import command_lines
 from background_training.commands import common
 from background_training.records import episode_fate
 from background_training.records import ledger as ledgers
@@ -19,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="explain_episode.py", description="Say what became of episode files: trained, stale, duplicate, rejected, waiting."
+        prog=command_lines.usage_name("explain"),
+        description="Say what became of episode files: trained, stale, duplicate, rejected, waiting.",
     )
     common.add_common(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="a file's name, or the start of its sha256")

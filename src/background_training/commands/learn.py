@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import Any
 
-from background_training import printable
+from background_training import command_lines, printable
 from background_training.commands import common
 from background_training.ipc import blas_threads
 from background_training.learner import console
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="background_parallel_learner.py",
+        prog=command_lines.usage_name("learn"),
         description="Train on the episodes that games drop into the buffer, until Ctrl+C; or on those that wait now (--drain).",
     )
     common.add_common(parser)

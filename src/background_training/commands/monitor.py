@@ -14,7 +14,7 @@ import sys
 import time
 from importlib import util
 
-from background_training import printable
+from background_training import command_lines, printable
 from background_training.commands import common
 from background_training.errors import MachineError, SettingsError
 from background_training.monitor import advice, dashboard, learning_facts
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="monitor_background_training.py", description="Show what the background learner does, until Ctrl+C."
+        prog=command_lines.usage_name("monitor"), description="Show what the background learner does, until Ctrl+C."
     )
     common.add_common(parser)
     parser.add_argument("--once", action="store_true", help="show it once, whole, and exit")
@@ -118,7 +118,7 @@ def _show_live(paths: Paths, seconds: float | None) -> None:
 
 def _serve(paths: Paths, port: int) -> int:
     if util.find_spec("nicegui") is None:
-        raise MachineError("opening the page", 'NiceGUI is not installed. Run: python -m pip install -e ".[web]"')
+        raise MachineError("opening the page", f"NiceGUI is not installed. Run: {command_lines.install('web')}")
     # Only now, as it takes a second and is an extra.
     from background_training.monitor.web import server
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from background_training import command_lines
 from background_training.commands import common
 from background_training.errors import EpisodeError, LedgerError, SettingsError
 from background_training.ipc import blas_threads
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="rebuild_model.py",
+        prog=command_lines.usage_name("rebuild"),
         description="Train the archived episodes again in the ledger's order. Without options: compare with the present model.",
     )
     common.add_common(parser)

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from background_training import command_lines
 from background_training.commands import common
 from background_training.errors import SettingsError
 from background_training.settings import Settings
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="analyze_replays.py",
+        prog=command_lines.usage_name("replays"),
         description="Read StarCraft II replays and sum up what their Zerg players build, in models/learned_build_orders.json.",
         epilog="Exit codes: 0 done, 2 bad usage, 4 results can't be locked, 5 disk or permission, 130 interrupted, 1 any other.",
     )

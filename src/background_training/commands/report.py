@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from background_training import command_lines
 from background_training.commands import common
 from background_training.reports import report, run_facts
 from background_training.storage import atomic_files
@@ -17,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="report.py",
+        prog=command_lines.usage_name("report"),
         description="Write one HTML page, complete in itself, that tells what was played and how the bot improved; "
         "and its pictures as PNG files beside it.",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from background_training import command_lines
 from background_training.commands import common
 from background_training.ipc import blas_threads
 from background_training.storage.file_lock import LearnerLock
@@ -16,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="rollback_model.py",
+        prog=command_lines.usage_name("rollback"),
         description="Publish an earlier version of the model as the next one. Games pick it up; training goes on from it.",
     )
     common.add_common(parser)

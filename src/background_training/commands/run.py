@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from background_training import command_lines
 from background_training.commands import common
 from background_training.episodes import buffer
 from background_training.errors import BackgroundTrainingError, GameFailedError, SettingsError, WorkerError
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="run_with_training.py", description="Play a game; a learner beside it makes the bot better."
+        prog=command_lines.usage_name("run"), description="Play a game; a learner beside it makes the bot better."
     )
     common.add_common(parser)
     parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (the root's; LunarLander-v3 for a new root)")

@@ -12,8 +12,8 @@ import sys
 from importlib import import_module
 
 INTERRUPTED = 130
-_NEEDED = {"numpy": "numpy", "yaml": "PyYAML", "filelock": "filelock", "psutil": "psutil", "watchdog": "watchdog"}
-"""What a command can't be loaded without: as it is imported, and as pip calls it."""
+OLDEST_PYTHON = (3, 10)
+_DOCTOR = "background_training.commands.doctor"
 
 
 def run(name: str, *, quietly: bool = False) -> None:
@@ -23,6 +23,11 @@ def run(name: str, *, quietly: bool = False) -> None:
         name: the dotted name of the module.
         quietly: lower the process's priority before loading: loading is most of what a monitor costs.
     """
+    if sys.version_info < OLDEST_PYTHON and name != _DOCTOR:  # the doctor gives a finding of its own
+        print(
+            "[ERROR] Python 3.10 or newer is needed; this is " + sys.version.split()[0] + ", " + sys.executable, file=sys.stderr
+        )
+        sys.exit(1)
     # While modules load, nothing has been begun that would have to be ended. And a KeyboardInterrupt in the middle of an
     # import may come out of it as any other error.
     may_be_interrupted = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -39,11 +44,12 @@ def run(name: str, *, quietly: bool = False) -> None:
         if may_be_interrupted:
             signal.signal(signal.SIGINT, _leave)
     except ModuleNotFoundError as error:
-        if error.name not in _NEEDED:
+        from background_training import command_lines  # only now: old Pythons can't read what it imports
+
+        missing = command_lines.missing_package(error)
+        if not missing:
             raise
-        package = _NEEDED[error.name]
-        cure = sys.executable + " -m pip install " + package
-        print("[ERROR] the package " + package + " is not installed; run: " + cure, file=sys.stderr)
+        print("[ERROR] " + missing, file=sys.stderr)
         code = 1
     except (KeyboardInterrupt, Exception) as error:  # the process's main: Ctrl+C may come as any error
         if not was_interrupted(error):

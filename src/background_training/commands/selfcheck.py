@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from background_training import command_lines
 from background_training.agent import GUIDE_ACTIONS, RLAgent
 from background_training.commands import common
 from background_training.episodes import buffer
@@ -255,7 +256,7 @@ def _text(path: Path) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code: 0 when all checks passed, else 1."""
     parser = argparse.ArgumentParser(
-        prog="test_background_training.py", description="Check on this machine that the background training works."
+        prog=command_lines.usage_name("selfcheck"), description="Check on this machine that the background training works."
     )
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     return common.run(parser, lambda options: 1 if run_checks(debug=options.debug) else 0, arguments)

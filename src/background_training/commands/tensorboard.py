@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from background_training import printable
+from background_training import command_lines, printable
 from background_training.commands import common
 from background_training.monitor.tensorboard.follower import Follower
 from background_training.paths import Paths
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="export_tensorboard.py",
+        prog=command_lines.usage_name("tensorboard"),
         description="Write event files for TensorBoard into logs/tensorboard, and follow the training until Ctrl+C.",
     )
     common.add_common(parser)

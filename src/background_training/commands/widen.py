@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from background_training import command_lines
 from background_training.commands import common
 from background_training.errors import AnotherLearnerError
 from background_training.ipc import blas_threads
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="widen_model.py",
+        prog=command_lines.usage_name("widen"),
         description="Publish the model with further features or actions as the next version. What it has learnt stays as it is.",
     )
     common.add_common(parser)

@@ -31,11 +31,13 @@ def findings() -> list[Finding]:
         cause = f"this is Python {_dotted(running)} ({sys.executable}); {_dotted(OLDEST_PYTHON)} or newer is needed."
         cure = "Install a newer Python, make a virtual environment with it, and run everything from there."
         return [Finding("old-python", cause, cure)]
+    from background_training import command_lines  # only now: old Pythons can't read what it imports
+
     found = []
     for package, (module, oldest) in CORE_PACKAGES.items():
         if util.find_spec(module) is None:
             cause = f"the package {package} is not installed for {sys.executable}."
-            cure = 'Run: python -m pip install -e "." in the checkout, with the Python that runs the bot.'
+            cure = f"Run: {command_lines.install()} with the Python that runs the bot."
             found.append(Finding("missing-package", cause, cure))
             continue
         version = installed_version(package)

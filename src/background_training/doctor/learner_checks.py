@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from background_training import command_lines
 from background_training.doctor.facts import Facts
 from background_training.doctor.finding import Trouble
 from background_training.monitor import words
@@ -26,9 +27,7 @@ def no_learner(facts: Facts) -> Trouble | None:
     ):
         return None
     cause = f"{_waiting(facts)}, and no learner is at work in {facts.paths.root}."
-    return Trouble(
-        cause, f'Start one: python tools/background_parallel_learner.py --root "{facts.paths.root}" (or with --drain).'
-    )
+    return Trouble(cause, f"Start one: {command_lines.command('learn', facts.paths.root)} (or with --drain).")
 
 
 def another_learner(facts: Facts) -> Trouble | None:
@@ -123,7 +122,7 @@ def paused(facts: Facts) -> Trouble | None:
     if pause is None:
         return None
     cause = f"{facts.paths.root} is paused, {words.visible(pause.words)}: nothing is trained there, now and after a restart."
-    cure = f'To go on: python tools/monitor_background_training.py --root "{facts.paths.root}" --resume (or r in the monitor).'
+    cure = f"To continue: {command_lines.command('monitor', facts.paths.root)} --resume (or r in the monitor)."
     return Trouble(cause, f"{cure} Nothing is lost: the episodes wait, and do not grow too old by it.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from background_training import command_lines
 from background_training.doctor.facts import Facts
 from background_training.doctor.finding import Trouble
 from background_training.monitor import words
@@ -121,10 +122,10 @@ def missing_extras(facts: Facts) -> Trouble | None:
     installed, paths = facts.machine.installed, facts.paths
     if facts.settings.replays.folder and facts.settings.learner.enable_replay_analysis and "sc2reader" not in installed:
         cause = f"replays in {facts.settings.replays.folder} are to be analysed, and the package sc2reader is not installed."
-        return Trouble(cause, 'Run: python -m pip install -e ".[replays]"')
+        return Trouble(cause, f"Run: {command_lines.install('replays')}")
     if facts.places.gymnasium_games and "gymnasium" not in installed:
-        cause = f"{paths.games_log} tells of games of run_with_training.py, and the package gymnasium is not installed."
-        return Trouble(cause, 'Run: python -m pip install -e ".[games]" with the Python that plays.')
+        cause = f"{paths.games_log} lists Gymnasium games that were played here, and the package gymnasium is not installed."
+        return Trouble(cause, f"Run: {command_lines.install('games')} with the Python that plays.")
     return None
 
 

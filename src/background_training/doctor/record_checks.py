@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from background_training import command_lines
 from background_training.algo import batch
 from background_training.doctor.facts import Facts, Line
 from background_training.doctor.finding import Trouble
@@ -35,7 +36,7 @@ _CURES = {
     "illegal-action": "The action that was taken must be True in action_mask at its step.",
     "bad-mask": "action_mask holds True (or 1) for each legal action and False (or 0) for each other; nothing to add to logits.",
     "unexpected-mask": "Leave action_mask out: only discrete and multi_discrete actions can be masked.",
-    "other-names": "Give the bot the model's names; or add what is new, or rename, with python tools/widen_model.py.",
+    "other-names": f"Give the bot the model's names; or add what is new, or rename, with {command_lines.command('widen')}.",
     "wrong-action-kind": "One root holds one game with one kind of actions: use another --root.",
     "bad-meta": "meta must be the text of a JSON object: numpy.array(json.dumps({...})).",
 }
@@ -66,7 +67,8 @@ def model_not_finite(facts: Facts) -> Trouble | None:
         return None
     cause = f"{', '.join(names[:3])} of the model hold NaN or infinity; no policy and no loss can come of it."
     return Trouble(
-        cause, "Go back to a sound version: python tools/rollback_model.py. A trainer of your own has written it; check that."
+        cause,
+        f"Go back to a sound version: {command_lines.command('rollback')}. A trainer of your own has written it; check that.",
     )
 
 
@@ -100,7 +102,8 @@ def another_history(facts: Facts) -> Trouble | None:
         return None
     cause = f"{facts.paths.model} and {facts.paths.ledger} tell different histories: one of them was replaced or deleted by hand."
     return Trouble(
-        cause, "Put back the one that was replaced; or python tools/rebuild_model.py; or python tools/rollback_model.py."
+        cause,
+        f"Put back the one that was replaced; or {command_lines.command('rebuild')}; or {command_lines.command('rollback')}.",
     )
 
 

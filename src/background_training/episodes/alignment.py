@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from background_training import command_lines
 from background_training.episodes.episode import Episode
 from background_training.errors import EpisodeError
 from background_training.spaces.discrete import Discrete
@@ -16,7 +17,6 @@ from background_training.spaces.layout import Layout, added, are_placeholders, n
 
 Array = npt.NDArray[Any]
 
-WIDEN = "tools/widen_model.py"
 OTHER_NAMES = "other-names"
 """The reason of the EpisodeError where names do not match."""
 _SHOWN_NAMES = 30
@@ -142,7 +142,8 @@ def grown(episode: Episode, layout: Layout) -> Layout | None:
 def command_adding(what: str, names: Sequence[str]) -> str:
     """Which command adds these features or actions to a model, in words."""
     option = "--add-feature" if what == "features" else "--add-action"
-    return f"{WIDEN} {option} {' '.join(names[:_SHOWN_NAMES])} gives the model what is new and keeps what it has learnt"
+    added = f"{option} {' '.join(names[:_SHOWN_NAMES])}"
+    return f"{command_lines.command('widen')} {added} gives the model what is new and keeps what it has learnt"
 
 
 def different(what: str, found: Sequence[str], needed: Sequence[str]) -> tuple[str, str]:

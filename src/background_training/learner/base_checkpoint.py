@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from background_training import command_lines
 from background_training.errors import LedgerError, ModelError, ModelMissingError
 from background_training.learner import checkpoint, replay_log
 from background_training.learner.checkpoint import Generation
@@ -61,7 +62,7 @@ def find(paths: Paths, lines: Sequence[Line], to: int | None = None, *, nearest:
     if not groups:
         return Beginning(0, [])
     found = f"retention has deleted episodes of its versions up to {groups[-1][0]}, and no version between is kept to go on from"
-    raise LedgerError(str(paths.ledger), found, "tools/rollback_model.py goes back to a version of models/history")
+    raise LedgerError(str(paths.ledger), found, f"{command_lines.command('rollback')} goes back to a version of models/history")
 
 
 def needed_after(groups: Iterable[tuple[int, Sequence[Line]]], version: int) -> list[Line]:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from background_training import command_lines
+
 RULE = "=" * 70
 STARVED_EPISODES, STARVED_SECONDS = 5, 10.0
 """So many episodes that wait, or so long without a batch, are more than a learner that keeps up has."""
@@ -118,7 +120,7 @@ def starvation(stats: Mapping[str, Any], running: bool, waiting: int, now: float
 
 def still_waiting(count: int, root: object) -> str:
     """How many episodes wait at the end of a run, and the command that trains on them."""
-    return f'{count}; to train on them: python tools/background_parallel_learner.py --root "{root}" --drain'
+    return f"{count}; to train on them: {command_lines.command('learn', root)} --drain"
 
 
 def _moment(seconds: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from background_training import command_lines
 from background_training.algo import manifest, update_checks
 from background_training.episodes.episode import Episode
 from background_training.errors import LedgerError, ModelError, ModelMissingError
@@ -150,8 +151,8 @@ def _remember_lost(paths: Paths, ledger: Ledger, present: Generation, say: Say) 
 
 
 _REMEDY = (
-    "Restore the file that was replaced; or make the model from the archive with tools/rebuild_model.py; "
-    "or go on from the model as it is with tools/rollback_model.py"
+    f"Restore the file that was replaced; or make the model from the archive with {command_lines.command('rebuild')}; "
+    f"or continue from the model as it is with {command_lines.command('rollback')}"
 )
 
 

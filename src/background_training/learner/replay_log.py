@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from background_training import command_lines
 from background_training.episodes import alignment, episode_file
 from background_training.episodes.episode import Episode
 from background_training.errors import EpisodeError, LedgerError
@@ -56,7 +57,9 @@ def fold(
             past.clear()
         if present is None or present.version + 1 != version:
             found = f"there is nothing to go on from before version {version}"
-            raise LedgerError(str(paths.ledger), found, "Use tools/rollback_model.py to go on from an earlier version")
+            raise LedgerError(
+                str(paths.ledger), found, f"Use {command_lines.command('rollback')} to continue from an earlier version"
+            )
         recent = lines[0].get("recent", len(present.recent))
         if recent != len(present.recent):
             # The learner was started anew before this batch, with another bound on what it replays.
@@ -147,7 +150,7 @@ def _as_trained(paths: Paths, line: Line, layout: Layout) -> Episode:
         return alignment.aligned(episode, layout)
     except EpisodeError as error:
         found = f"{line['name']!a} of version {line['seq']} does not fit the model that it was trained into: {error}"
-        raise LedgerError(str(paths.ledger), found, "Use tools/rollback_model.py to go on without it") from error
+        raise LedgerError(str(paths.ledger), found, f"Use {command_lines.command('rollback')} to continue without it") from error
 
 
 def recent_of(paths: Paths, newest: Sequence[Line], settings: LearningSettings, layout: Layout) -> tuple[Episode, ...]:
@@ -181,7 +184,9 @@ def episode_of(paths: Paths, line: Line) -> Episode:
         if hashlib.sha256(data).hexdigest() == line["sha256"]:
             return _readable(paths, line, data)
     found = f"{line['name']!a} of version {line['seq']} is not in the archive with the bytes it was trained with"
-    raise LedgerError(str(paths.ledger), found, "Put the file back, or use tools/rollback_model.py to go on without it")
+    raise LedgerError(
+        str(paths.ledger), found, f"Put the file back, or use {command_lines.command('rollback')} to continue without it"
+    )
 
 
 def _readable(paths: Paths, line: Line, data: bytes) -> Episode:
@@ -189,7 +194,7 @@ def _readable(paths: Paths, line: Line, data: bytes) -> Episode:
         return episode_file.read(data, UNLIMITED)
     except EpisodeError as error:  # whoever trained on it was less strict
         found = f"{line['name']!a} of version {line['seq']} can't be read any more: {error}"
-        raise LedgerError(str(paths.ledger), found, "Use tools/rollback_model.py to go on without it") from error
+        raise LedgerError(str(paths.ledger), found, f"Use {command_lines.command('rollback')} to continue without it") from error
 
 
 def _base(paths: Paths, line: Line, before: Generation | None) -> Generation:
@@ -205,7 +210,7 @@ def _base(paths: Paths, line: Line, before: Generation | None) -> Generation:
         data = model_store.read_bytes(path)
     except FileNotFoundError:
         found = f"the model of version {base['version']}, from which the history goes on, is missing"
-        raise LedgerError(str(path), found, "Put the file back, or use tools/rollback_model.py") from None
+        raise LedgerError(str(path), found, f"Put the file back, or use {command_lines.command('rollback')}") from None
     return adopted(checkpoint.load(data, str(path)), base["chain"])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from background_training import command_lines
 from background_training.monitor import life_signs, words
 from background_training.monitor.snapshot import Snapshot
 from background_training.records.disk_forecast import SOON_DAYS
@@ -41,7 +42,7 @@ def advice(snapshot: Snapshot, root: str) -> list[Advice]:
 
 
 def _life(snapshot: Snapshot, root: str) -> Iterator[Advice]:
-    start = f'python tools/background_parallel_learner.py --root "{root}"'
+    start = command_lines.command("learn", root)
     said = life_signs.state_words(snapshot.status, snapshot.now)
     content = snapshot.status.content
     waiting = words.plural(snapshot.buffer.count, "episode")
@@ -90,12 +91,12 @@ def _folders(snapshot: Snapshot) -> Iterator[Advice]:
                 ERROR, f"{words.visible(folder.path)} {words.visible(folder.trouble)}", "Look at its permissions and its drive."
             )
     if snapshot.model.trouble.startswith(("can't", "not a")):
-        cure = "Look at its permissions; python tools/rebuild_model.py makes a lost model again."
+        cure = f"Look at its permissions; {command_lines.command('rebuild')} makes a lost model again."
         yield Advice(ERROR, f"The model {words.visible(snapshot.model.trouble)}", cure)
 
 
 def _errors(stats: Mapping[str, Any], root: str) -> Iterator[Advice]:
-    doctor = f'python tools/doctor.py --root "{root}" looks for the cause.'
+    doctor = f"{command_lines.command('doctor', root)} looks for the cause."
     if stats.get("last_error"):
         seen = f"Last of {words.number(stats.get('errors', 1), ',d')} errors: {words.visible(stats['last_error'], 400)}"
         yield Advice(ERROR, seen, doctor)
@@ -122,7 +123,7 @@ def _fates(stats: Mapping[str, Any], root: str) -> Iterator[Advice]:
         cure = "Start the learner beside the game, or raise learner.max_file_age (0: never too old)."
         yield Advice(WARNING, f"{stale:,} of {came:,} files were too old when their turn came", cure)
     if rejected > _MOSTLY * came:
-        cure = f'The reasons are below. python tools/doctor.py --root "{root}" tells more.'
+        cure = f"The reasons are below. {command_lines.command('doctor', root)} shows more."
         yield Advice(WARNING, f"{rejected:,} of {came:,} files could not be used", cure)
     if duplicate > _MOSTLY * came:
         yield Advice(WARNING, f"{duplicate:,} of {came:,} files had come before", "Give each game an episode_id of its own.")

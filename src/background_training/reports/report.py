@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from background_training import html_page
+from background_training import command_lines, html_page
 from background_training.algo import intervals
 from background_training.algo.intervals import Estimate, Stretch
 from background_training.episodes.buffer import DELETED, DUPLICATE, REJECTED, STALE, TRAINED
@@ -64,11 +64,7 @@ class _Writer:
             f"<h1>{escape(self._title())}</h1>",
             f'<p class="small">{escape(self._subtitle(now))}</p>',
             self._at_a_glance(),
-            *(
-                []
-                if self._can_draw
-                else ['<p>Without pictures: <code>pip install -e ".[games]"</code> brings what draws them.</p>']
-            ),
+            *([] if self._can_draw else ['<p>Without pictures: matplotlib is not installed (the extra "games" brings it).</p>']),
             *self._learning(),
             *self._groups("By opponent", "opponent", lambda sample: sample.opponent),
             *self._groups("By map", "map", lambda sample: sample.map),
@@ -138,7 +134,9 @@ class _Writer:
         ]
         shown.append(html_page.table(("games", "up to version", "mean return (95 %)", "mean steps"), rows, numbers=(1, 2, 3)))
         shown.append('<p class="small">Games are in the order in which they were trained on. While it learns, the bot explores: ')
-        shown.append("played greedily it is usually better (tools/evaluate.py). The bands are Student's intervals.</p>")
+        shown.append(
+            f"played greedily it is usually better ({command_lines.command('evaluate')}). The bands are Student's intervals.</p>"
+        )
         return shown
 
     def _groups(self, title: str, column: str, name_of: Callable[[Sample], str]) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import sys
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -119,6 +121,8 @@ class GymnasiumGame:
         """
         try:
             # A game of one's own need not know of render modes.
+            if ":" in game and os.getcwd() not in sys.path:
+                sys.path.append(os.getcwd())  # last, so that no file there shadows an installed module
             asked: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
             self._env = gymnasium.make(game, **asked)
             self._observations = self._env.observation_space

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from background_training import command_lines
 from background_training.errors import GameFailedError
 from background_training.runs.gymnasium_game import GameResult
 from background_training.runs.learning_curve import GameLog
@@ -80,7 +81,7 @@ class RunAccount:
         self.state.take_back(losses)
         self._keeper.save(self.state)
         paths = self._keeper.paths
-        resume = f'python run_with_training.py --root "{paths.root}" --resume'
+        resume = f"{command_lines.command('run', paths.root)} --resume"
         raise GameFailedError(len(losses), losses[-1].reason, str(paths.lost_games_log), resume)
 
     def save(self) -> None:

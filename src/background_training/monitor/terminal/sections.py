@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from background_training import command_lines
 from background_training.monitor import advice, learning_facts, life_signs, words
 from background_training.monitor.learning_facts import GAMES, NEWEST_GAMES
 from background_training.monitor.snapshot import FolderFacts
@@ -143,7 +144,7 @@ def advices(facts: LiveFacts, width: int, signs: Glyphs, rows: int) -> list[Rank
         block += paragraph(f"{signs.arrow:>9}", item.cure, PLAIN, width, 3)
         left = len(found) - number
         if shown and len(shown) + len(block) + (left > 1) > rows:
-            shown += paragraph("", words.visible(f"{left} more; tools/doctor.py tells more"), LABEL, width, 1)
+            shown += paragraph("", words.visible(f"{left} more; {command_lines.command('doctor')} lists all"), LABEL, width, 1)
             break
         shown += block
     return [heading("What to do", width, signs), *shown] if shown else []

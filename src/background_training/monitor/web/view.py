@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from background_training import command_lines
 from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED
 from background_training.monitor import advice, life_signs, words
 from background_training.monitor.advice import Advice
@@ -91,7 +92,7 @@ def _fates(facts: Facts) -> Table:
     notes = [f"The ledger {words.visible(ledger.trouble)}."] if ledger.trouble else []
     notes += [f"{ledger.read_share:.0%} of the ledger has been read so far."] if ledger.read_share < 1 else []
     damaged = words.plural(ledger.damaged, "line")
-    notes += [f"{damaged} of the ledger can't be read; python tools/doctor.py tells more."] if ledger.damaged else []
+    notes += [f"{damaged} of the ledger can't be read; {command_lines.command('doctor')} shows more."] if ledger.damaged else []
     return Table(("fate", "episodes", ""), tuple(rows), note=" ".join(notes))
 
 
@@ -110,7 +111,9 @@ def _sentences(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _openings(facts: Facts) -> Table:
     heads = ("players", "opening", "share", "pool, 10 % / median / 90 %")
-    empty = "No replays have been analysed: python tools/analyze_replays.py DIR does, and so does the learner (replays.folder)."
+    empty = (
+        f"No replays have been analysed: {command_lines.command('replays')} DIR does, and so does the learner (replays.folder)."
+    )
     if facts.build_orders is None:
         return Table(heads, (), empty)
     rows = []

@@ -11,6 +11,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
+from background_training import command_lines
 from background_training.errors import ReplayError
 from background_training.settings import ReplaySettings
 from background_training.starcraft.replays import build_order, unit_facts
@@ -275,4 +276,4 @@ def demand_library() -> None:
         ReplayError: sc2reader is not installed.
     """
     if util.find_spec(LIBRARY_NAME) is None:
-        raise ReplayError("sc2reader is not installed", 'pip install "background-training[replays]" brings it')
+        raise ReplayError("sc2reader is not installed", f"{command_lines.install('replays')} installs it")
