@@ -220,10 +220,10 @@ def test_extras_that_are_needed_and_not_there(played, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     assert found(played.root) == {}
     played.games_log.write_text("number\n", encoding="utf-8")
-    assert ".[games]" in found(played.root)["missing-extras"]
+    assert '[games]"' in found(played.root)["missing-extras"]
     monkeypatch.setitem(sys.modules, "sc2reader", None)
     monkeypatch.setenv("REPLAY_ARCHIVE_DIR", str(tmp_path / "replays"))
-    assert ".[replays]" in found(played.root)["missing-extras"]
+    assert "[replays]" in found(played.root)["missing-extras"]
 
 
 def test_replays_that_are_not_there_or_teach_nothing(played, monkeypatch, tmp_path):
@@ -265,18 +265,18 @@ def test_a_learner_in_the_way_of_another(at_work):
 
 
 @pytest.mark.leaves_partials  # of the episode that was being written when the game was killed
-def test_a_game_whose_learner_was_refused(at_work):
+def test_a_game_whose_learner_was_refused(root):
     """Two of run_with_training.py in one root: the second one plays, and has no learner."""
     pytest.importorskip("gymnasium", reason="the games extra is not installed")
-    command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", "CartPole-v1"]
-    command += ["--root", str(at_work.root), "--quiet"]
-    game = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=learner_runs.environment())
-    try:
-        assert game.stdout is not None and "another learner is at work" in game.stdout.readline()
-        assert f"process {game.pid} (" in found(at_work.root)["another-learner"]
-    finally:
-        game.kill()
-        game.communicate()
+    command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", "CartPole-v1", "--root", str(root), "--quiet"]
+    with learner_runs.learner(root):
+        game = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=learner_runs.environment())
+        try:
+            assert game.stdout is not None and "another learner is at work" in game.stdout.readline()
+            assert f"process {game.pid} (" in found(root)["another-learner"]
+        finally:
+            game.kill()
+            game.communicate()
 
 
 def test_a_learner_that_is_told_not_to_train(played):

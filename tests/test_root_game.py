@@ -23,8 +23,7 @@ pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
 import failing_games  # noqa: F401  # registers the games
 
-import run_with_training
-from background_training.commands import evaluate
+from background_training.commands import evaluate, run
 from background_training.runs import learning_curve, root_game
 
 FAILS, OTHER = "failing_games:Fails-v0", "failing_games:Other-v0"
@@ -34,7 +33,7 @@ FACTS = GameFacts("Fails-v0", 3, Discrete(3))
 @pytest.fixture(autouse=True)
 def _without_a_learner(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is asked here does not depend on one; and commands in this process say what SIGTERM means."""
-    monkeypatch.setattr(run_with_training, "_started_learner", lambda *_: None)
+    monkeypatch.setattr(run, "_started_learner", lambda *_: None)
     monkeypatch.setattr(learning_curve, "draw", lambda *_: None)
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
     before = signal.getsignal(signal.SIGTERM)
@@ -43,7 +42,7 @@ def _without_a_learner(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _run(root: Path, capsys: pytest.CaptureFixture[str], *arguments: str, exit_code: int = 0) -> str:
-    code = run_with_training.main(["--root", str(root), "--quiet", *arguments])
+    code = run.main(["--root", str(root), "--quiet", *arguments])
     captured = capsys.readouterr()
     assert code == exit_code, captured
     return captured.out + captured.err

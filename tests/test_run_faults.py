@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from background_training.commands import run
 from background_training.paths import Paths
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
 import failing_games  # noqa: F401  # registers the games
 
-import run_with_training
 from background_training.episodes import episode_file
 from background_training.runs import learning_curve
 
@@ -34,7 +34,7 @@ class _Runs:
         self._count = root / "count"
         monkeypatch.setenv("FAILS_COUNT", str(self._count))
         monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
-        monkeypatch.setattr(run_with_training, "_started_learner", lambda *_: None)
+        monkeypatch.setattr(run, "_started_learner", lambda *_: None)
         monkeypatch.setattr(learning_curve, "draw", lambda *_: None)
 
     def fails(self, kind: str, where: str = "step", at: str = "1") -> None:
@@ -44,7 +44,7 @@ class _Runs:
             self._monkeypatch.setenv(key, value)
 
     def run(self, *arguments: str, exit_code: int = 0) -> str:
-        code = run_with_training.main(["--root", str(self.paths.root), "--game", GAME, "--quiet", *arguments])
+        code = run.main(["--root", str(self.paths.root), "--game", GAME, "--quiet", *arguments])
         captured = self._capsys.readouterr()
         assert code == exit_code, captured
         assert "Traceback (most" not in captured.err

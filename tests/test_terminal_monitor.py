@@ -125,7 +125,7 @@ def test_a_small_screen_keeps_what_matters_and_cuts_no_advice() -> None:
         assert wanted in text
     title = _text(FACTS, 80, 24).splitlines()[0]
     assert " 雪 " in title and "..." in title
-    assert "Last of 12 errors" in text and "more; tools/doctor.py" in text
+    assert "Last of 12 errors" in text and "more; python tools/doctor.py" in text
 
 
 def test_a_wide_screen_shows_more_and_higher_curves() -> None:
