@@ -265,10 +265,13 @@ def test_a_learner_in_the_way_of_another(at_work):
 
 
 @pytest.mark.leaves_partials  # of the episode that was being written when the game was killed
-def test_a_game_whose_learner_was_refused(root):
-    """Two of run_with_training.py in one root: the second one plays, and has no learner."""
+@pytest.mark.parametrize(
+    "start", [[str(CHECKOUT / "run_with_training.py")], ["-m", "background_training", "run"]], ids=["script", "verb"]
+)
+def test_a_game_whose_learner_was_refused(root, start):
+    """Two runs in one root: the second one plays, and has no learner."""
     pytest.importorskip("gymnasium", reason="the games extra is not installed")
-    command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", "CartPole-v1", "--root", str(root), "--quiet"]
+    command = [sys.executable, *start, "--game", "CartPole-v1", "--root", str(root), "--quiet"]
     with learner_runs.learner(root):
         game = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=learner_runs.environment())
         try:

@@ -13,12 +13,12 @@ import psutil
 
 from background_training.doctor.facts import Holder, Learner
 from background_training.monitor import life_signs, reading
-from background_training.paths import Paths
+from background_training.paths import CHECKOUT, Paths
 from background_training.records import pause_file
 from background_training.settings_file import ROOT_VARIABLE
 from background_training.storage import file_lock
 
-_COMPOSER = "run_with_training.py"
+_RUN_SCRIPT = "run_with_training.py"
 _LOCKS = Path("/proc/locks")
 _WORDS = 200
 
@@ -75,28 +75,36 @@ def _words_of(pid: int) -> str:
 
 
 def _rivals(paths: Paths, holder: Holder | None) -> Iterator[Holder]:
-    """Games with `run_with_training.py` in the same root that would have a learner too, had the lock been free."""
+    """Runs in the same root that would have a learner too, had the lock been free."""
     if holder is None:
         return
     root = os.path.realpath(paths.root)
     for process in psutil.process_iter(["pid", "cmdline"]):
         command = process.info["cmdline"] or []
-        scripts = [word for word in command[1:2] if Path(word).name == _COMPOSER]
-        if not scripts or process.pid == holder.pid or "--no-training" in command:
+        if not _is_run(command) or process.pid == holder.pid or "--no-training" in command:
             continue
         try:
-            found = _root_of(process, command, scripts[0])
+            found = _root_of(process, command)
         except (psutil.Error, OSError):
             continue
         if found == root:
             yield Holder(process.pid, _words_of(process.pid))
 
 
-def _root_of(process: psutil.Process, command: list[str], script: str) -> str:
-    """The root that a command of ours works in."""
+def _is_run(command: list[str]) -> bool:
+    """Whether a process's command line is that of `run_with_training.py`, or of the console script with the verb run."""
+    name = Path(command[1]).name if len(command) > 1 else ""
+    is_verb = command[2:3] == ["run"] and name.removesuffix(".exe") == "background-training"
+    return name == _RUN_SCRIPT or is_verb or command[1:4] == ["-m", "background_training", "run"]
+
+
+def _root_of(process: psutil.Process, command: list[str]) -> str:
+    """The root that a run works in."""
     folder = Path(process.cwd())
     given = [word.partition("=")[2] for word in command if word.startswith("--root=")]
     given += [following for word, following in itertools.pairwise(command) if word == "--root"]
     if not given:
-        given = [process.environ().get(ROOT_VARIABLE) or str((folder / script).parent / "local_training")]
+        script = folder / command[1]
+        at_checkout = script.parent if script.name == _RUN_SCRIPT else CHECKOUT or folder
+        given = [process.environ().get(ROOT_VARIABLE) or str(at_checkout / "local_training")]
     return os.path.realpath(folder / given[-1])
