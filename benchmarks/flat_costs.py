@@ -17,8 +17,7 @@ from episodes import Copies
 from harness import Row
 
 from background_training import BackgroundParallelLearner
-from background_training.learner import open_root
-from background_training.learner.trainer import Trainer
+from background_training.learner.trainer import Trainer, open_trainer
 from background_training.paths import Paths
 from background_training.settings import LearnerSettings, Settings
 
@@ -58,7 +57,7 @@ def _trainer(root: Path, files: int, remembered: int) -> tuple[Trainer, Path]:
     settings.paths.archive.mkdir(parents=True)
     Copies(STEPS).write(settings.paths.archive, range(files))
     remember(settings.paths, remembered)
-    trainer, _ = open_root.open_trainer(settings.paths, settings, _tell, patient=False)
+    trainer, _ = open_trainer(settings.paths, settings, _tell, patient=False)
     return trainer, root
 
 
@@ -109,14 +108,14 @@ def _opening_rows(folder: Path, remembered: int, rounds: int) -> list[Row]:
 
 def _opened(root: Path) -> None:
     settings = _settings(root)
-    open_root.open_trainer(settings.paths, settings, _tell, patient=False)
+    open_trainer(settings.paths, settings, _tell, patient=False)
 
 
 def _crowded(root: Path, files: int) -> Trainer:
     settings = _settings(root, backlog_steps=0)
     settings.paths.buffer.mkdir(parents=True)
     Copies(STEPS).write(settings.paths.buffer, range(files))
-    trainer, _ = open_root.open_trainer(settings.paths, settings, _tell, patient=False)
+    trainer, _ = open_trainer(settings.paths, settings, _tell, patient=False)
     return trainer
 
 

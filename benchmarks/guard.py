@@ -32,9 +32,9 @@ import numpy as np  # noqa: E402
 from background_training import BackgroundParallelLearner  # noqa: E402
 from background_training.agent import RLAgent  # noqa: E402
 from background_training.episodes import episode_file  # noqa: E402
-from background_training.learner.guard_evidence import Watch  # noqa: E402
-from background_training.records import ledger as ledgers  # noqa: E402
-from background_training.records.ledger import PUBLISHED, ROLLED_BACK  # noqa: E402
+from background_training.learner.regression_guard import Watch  # noqa: E402
+from background_training.records import ledger_lines  # noqa: E402
+from background_training.records.ledger_lines import PUBLISHED, ROLLED_BACK  # noqa: E402
 from background_training.settings import Settings  # noqa: E402
 from background_training.storage import atomic_files, model_store  # noqa: E402
 
@@ -114,7 +114,7 @@ class Run:
         return returns
 
     def lines(self):
-        return list(ledgers.read_lines(self.paths.ledger))
+        return list(ledger_lines.read_lines(self.paths.ledger))
 
     def bound(self):
         """What the guard holds the returns against; for a run without one, what it would."""

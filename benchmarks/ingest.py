@@ -22,7 +22,7 @@ import numpy as np  # isort: skip  # harness sets the number of its threads firs
 from episodes import arrays
 
 from background_training.episodes import episode_file
-from background_training.learner import open_root
+from background_training.learner.trainer import open_trainer
 from background_training.learner.triage import Accepted, Intake
 from background_training.paths import Paths
 from background_training.records.ledger import Ledger
@@ -95,7 +95,7 @@ def _taken_in(root: Path, durability: str) -> float:
 
 
 def _work_through(settings: Settings) -> None:
-    trainer, _ = open_root.open_trainer(settings.paths, settings, lambda event, **facts: None, patient=False)
+    trainer, _ = open_trainer(settings.paths, settings, lambda event, **facts: None, patient=False)
     trainer.look()
     while trainer.waiting():
         trainer.work_on_next()

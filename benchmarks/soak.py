@@ -20,7 +20,7 @@ import psutil
 from episodes import Copies
 from flat_costs import remember
 
-from background_training.learner import open_root
+from background_training.learner.trainer import open_trainer
 from background_training.settings import LearnerSettings, LearningSettings, Settings
 
 STEPS = 2
@@ -49,7 +49,7 @@ def _soak(settings: Settings, seconds: float, remembered: int) -> None:
     paths.archive.mkdir(parents=True)
     remember(paths, remembered)
     process, begun = psutil.Process(), time.perf_counter()
-    trainer, _ = open_root.open_trainer(paths, settings, lambda event, **facts: None, patient=False)
+    trainer, _ = open_trainer(paths, settings, lambda event, **facts: None, patient=False)
     print(f"{remembered:,} remembered: opened in {time.perf_counter() - begun:.1f} s, {process.memory_info().rss >> 20} MiB")
     begun, number, marks = time.perf_counter(), 0, 0
     batches: list[float] = []

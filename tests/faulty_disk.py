@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from background_training.errors import MachineError
-from background_training.records import ledger as ledgers
+from background_training.records import ledger, ledger_lines
 from background_training.storage import atomic_files
 
 Perform = Callable[[], Any]
@@ -113,7 +113,7 @@ class _System:
     def install(self, patch: Patch) -> None:
         for name in _CALLS:
             patch(os, name, getattr(self, name))
-        for module in (atomic_files, ledgers):
+        for module in (atomic_files, ledger, ledger_lines):
             patch(module, "open", _opened)
 
     def _below(self, path: Any) -> str | None:

@@ -17,8 +17,7 @@ from background_training.learner import drain as drains
 from background_training.learner import supervisor
 from background_training.learner.metrics_writer import MetricsHistory
 from background_training.paths import CHECKOUT, Paths
-from background_training.records import ledger as ledgers
-from background_training.records import metrics
+from background_training.records import ledger_lines, metrics
 from background_training.settings import Settings
 
 if TYPE_CHECKING:
@@ -148,7 +147,7 @@ def _content(path: Path) -> str:
 
 def trained(paths: Paths) -> list[tuple[str, int]]:
     """(name, version) of every trained line of the ledger."""
-    return [(line["name"], line["seq"]) for line in ledgers.read_lines(paths.ledger) if line["fate"] == "trained"]
+    return [(line["name"], line["seq"]) for line in ledger_lines.read_lines(paths.ledger) if line["fate"] == "trained"]
 
 
 def reason(paths: Paths, fate: str, name: str) -> str:

@@ -14,7 +14,7 @@ import yaml
 from conftest import PATIENCE_SECONDS
 
 from background_training import errors, settings_file
-from background_training.records.counters_view import EMPTY
+from background_training.records.status import EMPTY_STATS
 from background_training.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -165,7 +165,7 @@ def test_exit_codes_of_the_docs_are_those_of_the_errors():
 def test_every_count_is_documented():
     """What get_stats() returns is explained in file-formats.md."""
     text = (CHECKOUT / "docs" / "file-formats.md").read_text("utf-8")
-    assert [key for key in EMPTY if f"| `{key}` |" not in text] == []
+    assert [key for key in EMPTY_STATS if f"| `{key}` |" not in text] == []
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from conftest import PATIENCE_SECONDS, wait_until
 from background_training.doctor import all_checks, machine_facts
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import pause_file, status
-from background_training.records.counters_view import EMPTY
+from background_training.records.status import EMPTY_STATS
 from background_training.storage.file_lock import LearnerLock, RootLock
 from tests import doctor_roots, learner_runs
 from tests.doctor_roots import drop, found, look
@@ -331,7 +331,7 @@ def _rewrite_status(paths: Paths, **changes: Any) -> None:
 
 def test_a_learner_that_says_nothing(held):
     """Its process lives, and its last word is old."""
-    status.write(held, "idle", EMPTY)
+    status.write(held, "idle", EMPTY_STATS)
     _rewrite_status(held, updated_at=time.time() - 300)
     assert list(found(held.root)) == ["learner-is-silent"]
 
@@ -356,14 +356,14 @@ def test_a_learner_that_gave_up(played):
 )
 def test_a_learner_in_trouble(held, state, stats, name):
     """What its status says is told with what to do."""
-    status.write(held, state, {**EMPTY, **stats})
+    status.write(held, state, {**EMPTY_STATS, **stats})
     findings = found(held.root)
     assert list(findings) == [name] and stats["last_error"] in findings[name]
 
 
 def test_a_learner_that_is_held_up(held):
     """Paused, while episodes wait for minutes."""
-    status.write(held, "paused", EMPTY, governor={"state": "paused", "reason": "the game is busy"})
+    status.write(held, "paused", EMPTY_STATS, governor={"state": "paused", "reason": "the game is busy"})
     assert found(held.root) == {}
     drop(held.buffer, "old.npz", 99, 12, age_seconds=300)
     findings = found(held.root)
@@ -373,7 +373,7 @@ def test_a_learner_that_is_held_up(held):
 def test_a_root_that_its_user_has_paused(held):
     """Found also while nothing waits, as it may have been forgotten; the cure goes on as it says."""
     pause_file.pause(held)
-    status.write(held, "paused", EMPTY, governor={"state": "paused", "reason": "the user has asked for it"})
+    status.write(held, "paused", EMPTY_STATS, governor={"state": "paused", "reason": "the user has asked for it"})
     drop(held.buffer, "old.npz", 99, 12, age_seconds=300)
     findings = found(held.root)
     assert list(findings) == ["paused"] and "--resume" in findings["paused"] and " since 2" in findings["paused"]
@@ -383,7 +383,7 @@ def test_a_root_that_its_user_has_paused(held):
 
 def test_games_that_are_too_fast(held):
     """Episodes wait for the better part of the time after which they are too old."""
-    status.write(held, "training", EMPTY)
+    status.write(held, "training", EMPTY_STATS)
     for number in range(25):
         drop(held.buffer, f"k{number}.npz", 700 + number, 12, age_seconds=2400)
     assert list(found(held.root)) == ["too-slow"]

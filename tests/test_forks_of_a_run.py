@@ -15,7 +15,7 @@ import pytest
 
 from background_training.ipc import process_names
 from background_training.paths import CHECKOUT, Paths
-from background_training.records import ledger as ledgers
+from background_training.records import ledger_lines
 from tests import learner_runs
 from tests.conftest import PATIENCE_SECONDS, wait_until
 
@@ -102,6 +102,6 @@ def test_run_goes_on_without_what_it_was_forked_from(root: Path) -> None:
     assert process.returncode == 0 and "SUMMARY" in said and "Errors:" not in said, said
     assert sorted(_games(root)) == list(range(1, 41))
     assert learner_runs.command(root, "--drain", "--quiet").returncode == 0  # a busy run does not wait for its last batches
-    assert len([line for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained"]) == 40
+    assert len([line for line in ledger_lines.read_lines(Paths(root).ledger) if line["fate"] == "trained"]) == 40
     left = [child for children in family.values() for child in children]
     wait_until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in left))

@@ -22,12 +22,11 @@ from background_training.guard_settings import GuardSettings
 from background_training.learner import drain as drains
 from background_training.learner import publish
 from background_training.learner import regression_guard as guards
-from background_training.learner.guard_evidence import Watch
+from background_training.learner.regression_guard import Watch
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
-from background_training.records import status
-from background_training.records.ledger import BY_ANOTHER_PROGRAM, PUBLISHED, ROLLED_BACK, Ledger
-from background_training.records.ledger_index import CHECKPOINT
+from background_training.records import ledger_lines, status
+from background_training.records.ledger import Ledger
+from background_training.records.ledger_lines import BY_ANOTHER_PROGRAM, CHECKPOINT, PUBLISHED, ROLLED_BACK
 from background_training.storage import atomic_files, model_store
 
 GUARD = GuardSettings(enabled=True, evaluation_episodes=6, false_alarm_episodes=30.0)
@@ -276,9 +275,9 @@ def test_drains_with_checkpoints_decide_as_those_without(fallen: Paths, tmp_path
         _drain(fallen.root)
         _play(fallen, range(first, first + 6), 20.0)
 
-    lines = list(ledgers.read_lines(fallen.ledger))
+    lines = list(ledger_lines.read_lines(fallen.ledger))
     assert sum("guard" in line for line in lines) > 3 and _rollbacks(fallen)
-    assert [line for line in lines if line["fate"] != CHECKPOINT] == list(ledgers.read_lines(other.ledger))
+    assert [line for line in lines if line["fate"] != CHECKPOINT] == list(ledger_lines.read_lines(other.ledger))
     assert _weights(fallen.model) == _weights(other.model)
 
 
@@ -320,7 +319,7 @@ def fallen(paths: Paths) -> Paths:
 
 
 def _rollbacks(paths: Paths) -> list[dict[str, Any]]:
-    return [line for line in ledgers.read_lines(paths.ledger) if line["fate"] == ROLLED_BACK]
+    return [line for line in ledger_lines.read_lines(paths.ledger) if line["fate"] == ROLLED_BACK]
 
 
 def test_the_learner_goes_back_by_itself_and_says_so(fallen: Paths) -> None:
@@ -351,7 +350,7 @@ def test_what_follows_a_rollback_is_rebuilt_bit_for_bit(fallen: Paths) -> None:
     _play(fallen, range(20, 32), 20.0)
     _drain(fallen.root)
 
-    after = [line for line in ledgers.read_lines(fallen.ledger) if "base" in line][-1]
+    after = [line for line in ledger_lines.read_lines(fallen.ledger) if "base" in line][-1]
     assert after["base"]["version"] == _rollbacks(fallen)[0]["seq"] and after["recent"] == 0
     assert "Identical, bit for bit" in commands.run_tool("rebuild_model.py", fallen.root)
 
@@ -446,7 +445,7 @@ def test_a_bad_model_that_another_program_wrote_is_replaced(paths: Paths) -> Non
     _play(paths, range(20, 26), 1.0)
     _drain(paths.root)
 
-    fates = [line["fate"] for line in ledgers.read_lines(paths.ledger)]
+    fates = [line["fate"] for line in ledger_lines.read_lines(paths.ledger)]
     assert [fate for fate in fates if fate in (PUBLISHED, ROLLED_BACK)] == [PUBLISHED, ROLLED_BACK]
     assert _weights(paths.model) == _weights(next(paths.history.glob("best_*.npz")))
 

@@ -78,7 +78,7 @@ OPTIONAL_PACKAGES = {
 BROAD_EXCEPT_ALLOWED = {
     "commands.script",
     "commands.common",
-    "records.ledger_index",  # derived data: on any doubt it is as if it were not there
+    "records.ledger",  # derived data: on any doubt it is as if it were not there
     "learner.checkpoint",
     "ipc.job_worker",
     "learner.worker",

@@ -23,7 +23,7 @@ from background_training.learner import triage as intakes
 from background_training.learner.file_age import WallClock
 from background_training.learner.triage import Accepted, Intake, LeftAlone, SetAside
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
+from background_training.records import ledger_lines
 from background_training.records.ledger import Ledger
 from background_training.storage import model_store
 
@@ -31,7 +31,7 @@ HOUR = 3600.0
 
 
 def _lines(paths: Paths, fate: str) -> list[str]:
-    return sorted(line["name"] for line in ledgers.read_lines(paths.ledger) if line["fate"] == fate)
+    return sorted(line["name"] for line in ledger_lines.read_lines(paths.ledger) if line["fate"] == fate)
 
 
 def test_an_old_file_is_stale_and_counted_once(paths: Paths) -> None:
@@ -331,7 +331,7 @@ def test_two_different_files_of_one_name_are_two_episodes(paths: Paths) -> None:
 
     assert counts["files_processed"] == 3
     assert learner_runs.trained(paths) == [("game.npz", 1), ("game.npz", 2), ("game.npz", 3)]
-    stored = [line.get("archived_as", line["name"]) for line in ledgers.read_lines(paths.ledger)]
+    stored = [line.get("archived_as", line["name"]) for line in ledger_lines.read_lines(paths.ledger)]
     assert len(set(stored)) == 3 and all((paths.archive / name).exists() for name in stored)
 
 
@@ -346,7 +346,7 @@ def test_odd_names_are_trained_and_archived_under_their_hash(paths: Paths, name:
     counts = learner_runs.drain(paths.root)
 
     assert counts["files_processed"] == 1
-    [line] = ledgers.read_lines(paths.ledger)
+    [line] = ledger_lines.read_lines(paths.ledger)
     assert line["name"] == name
     assert episodes.fates(paths)["trained"] == [line["archived_as"]] == [line["sha256"] + ".npz"]
 
@@ -540,5 +540,5 @@ def test_a_second_learner_on_a_folder_made_anew_drives_the_first_one_out(paths: 
         first.stop()
         second.stop()
 
-    trained = [line["sha256"] for line in ledgers.read_lines(paths.ledger) if line["fate"] == "trained"]
+    trained = [line["sha256"] for line in ledger_lines.read_lines(paths.ledger) if line["fate"] == "trained"]
     assert len(trained) == len(set(trained)) == 30

@@ -19,7 +19,7 @@ from conftest import PATIENCE_SECONDS, PROMPT_SECONDS, wait_until
 from background_training.errors import AnotherLearnerError
 from background_training.learner import supervisor
 from background_training.paths import Paths
-from background_training.records import counters_view, status
+from background_training.records import status
 
 STOP_SECONDS = 2.0
 
@@ -90,7 +90,7 @@ def test_the_counts_can_be_asked_for_at_any_time(paths: Paths) -> None:
         beside = learner.get_stats()
     after = learner.get_stats()
 
-    assert all(set(counters_view.EMPTY) <= set(counts) for counts in (before, beside, after))
+    assert all(set(status.EMPTY_STATS) <= set(counts) for counts in (before, beside, after))
     assert (beside["total_samples"], beside["model_version"], beside["active_workers"]) == (12, 1, 1)
     assert (after["files_processed"], after["active_workers"]) == (1, 0)
 

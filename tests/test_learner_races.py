@@ -23,8 +23,7 @@ from conftest import PATIENCE_SECONDS, wait_until
 
 from background_training.learner import replay_log
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
-from background_training.records import metrics
+from background_training.records import ledger_lines, metrics
 from background_training.storage import model_store
 from background_training.storage.file_signature import signature
 
@@ -165,7 +164,7 @@ def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None
     found = episodes.fates(paths)
     assert found["buffer"] == [] and sorted(deposited) == found["trained"]
     assert found["stale"] == found["duplicate"] == found["rejected"] == []
-    *_, rebuilt = replay_log.fold(paths, ledgers.groups(ledgers.read_lines(paths.ledger)), None)
+    *_, rebuilt = replay_log.fold(paths, ledger_lines.groups(ledger_lines.read_lines(paths.ledger)), None)
     assert rebuilt.data == paths.model.read_bytes()
     recorded, trained = metrics.read(paths), [version for _, version in learner_runs.trained(paths)]
     assert recorded.games["version"].tolist() == trained and recorded.batches["version"].tolist() == sorted(set(trained))

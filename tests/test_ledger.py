@@ -15,8 +15,7 @@ from fakes import Failing
 
 from background_training.errors import LedgerError
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
-from background_training.records import whole_lines
+from background_training.records import ledger_lines
 from background_training.records.ledger import Ledger
 from background_training.storage import atomic_files
 
@@ -41,7 +40,7 @@ def test_what_was_appended_is_read_back(path: Path) -> None:
 
     read = _ledger(path)
 
-    assert list(ledgers.read_lines(path)) == lines
+    assert list(ledger_lines.read_lines(path)) == lines
     assert read.counts == {"trained": 2, "stale": 1}
     assert read.trained_as("hash of b.npz") == ("b.npz", 1, "b.npz")
     assert read.trained_as("hash of c.npz") is None
@@ -53,7 +52,7 @@ def test_a_name_that_is_no_text_survives(path: Path) -> None:
     name = os.fsdecode(b"g\xe4me\xff.npz")
     _ledger(path).append([_line(name)])
 
-    assert [os.fsencode(line["name"]) for line in ledgers.read_lines(path)] == [os.fsencode(name)]
+    assert [os.fsencode(line["name"]) for line in ledger_lines.read_lines(path)] == [os.fsencode(name)]
 
 
 def test_the_name_in_the_archive_is_known(path: Path) -> None:
@@ -85,7 +84,7 @@ def test_a_torn_end_is_cut_off(path: Path, cut: int) -> None:
 
     assert path.read_bytes() == whole
     again.append([_line("c.npz")])
-    assert [line["name"] for line in ledgers.read_lines(path)] == ["a.npz", "c.npz"]
+    assert [line["name"] for line in ledger_lines.read_lines(path)] == ["a.npz", "c.npz"]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +141,7 @@ def test_the_batches_are_told_apart(path: Path) -> None:
     """Trained lines of one version are one batch, whatever lies between them."""
     lines = [_line("a.npz", 1), _line("x.npz", 1, "stale"), _line("b.npz", 1), _line("c.npz", 2)]
 
-    found = [(seq, [line["name"] for line in group]) for seq, group in ledgers.groups(lines)]
+    found = [(seq, [line["name"] for line in group]) for seq, group in ledger_lines.groups(lines)]
 
     assert found == [(1, ["a.npz", "b.npz"]), (2, ["c.npz"])]
 
@@ -156,7 +155,7 @@ def test_the_chain_tells_every_change_of_the_past(path: Path, change: str) -> No
     for number in range(6):
         forged = [dict(line) for line in lines]
         forged[number][change] += "x"
-        path.write_bytes(ledgers.encode(forged))
+        path.write_bytes(ledger_lines.encode(forged))
 
         assert _ledger(path).chain != chain
 
@@ -167,10 +166,10 @@ def test_the_chain_begins_anew_at_a_base(path: Path) -> None:
     after = [_line("b.npz", 5, base=base)]
     chains = []
     for before in ([_line("a.npz", 4)], [_line("z.npz", 4)]):
-        path.write_bytes(ledgers.encode([*before, *after]))
+        path.write_bytes(ledger_lines.encode([*before, *after]))
         chains.append(_ledger(path).chain)
 
-    assert chains[0] == chains[1] == ledgers.next_chain("the base", 5, after)
+    assert chains[0] == chains[1] == ledger_lines.next_chain("the base", 5, after)
 
 
 def test_a_verdict_is_recorded_once_and_each_delivery_is_one(paths: Paths) -> None:
@@ -180,7 +179,7 @@ def test_a_verdict_is_recorded_once_and_each_delivery_is_one(paths: Paths) -> No
         for _ in range(2):
             learner_runs.drain(paths.root)
 
-    lines = [line for line in ledgers.read_lines(paths.ledger) if line["name"] == "broken.npz"]
+    lines = [line for line in ledger_lines.read_lines(paths.ledger) if line["name"] == "broken.npz"]
     assert len(lines) == 3
     stored = [line.get("archived_as", line["name"]) for line in lines]
     assert len(set(stored)) == 3 and all((paths.rejected / name).exists() for name in stored)
@@ -198,7 +197,7 @@ def test_a_verdict_whose_move_was_cut_short_is_not_recorded_again(paths: Paths, 
 
     learner_runs.drain(paths.root)
 
-    assert len(list(ledgers.read_lines(paths.ledger))) == 1
+    assert len(list(ledger_lines.read_lines(paths.ledger))) == 1
     assert episodes.fates(paths)["buffer"] == []
 
 
@@ -219,7 +218,7 @@ def test_every_line_is_one_json_object_of_plain_ascii(paths: Paths) -> None:
 
 def _long(path: Path, lines: int) -> list[dict[str, Any]]:
     found = [_line(f"{number}.npz", 1 + number, steps=number) for number in range(lines)]
-    path.write_bytes(ledgers.encode(found))
+    path.write_bytes(ledger_lines.encode(found))
     return found
 
 
@@ -228,7 +227,7 @@ def test_a_long_ledger_is_read_in_little_memory(path: Path) -> None:
     _long(path, 20_000)
     tracemalloc.start()
     try:
-        count = sum(1 for _ in ledgers.read_lines(path))
+        count = sum(1 for _ in ledger_lines.read_lines(path))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -240,38 +239,38 @@ def test_what_is_appended_meanwhile_is_not_taken_for_damage(path: Path) -> None:
     lines = _long(path, 5)
     with open(path, "ab") as file:
         file.write(b'{"seq": 6, "sha256": "", "na')
-    reader = ledgers.read_lines(path)
+    reader = ledger_lines.read_lines(path)
     first = next(reader)
     with open(path, "ab") as file:
-        file.write(b'me": "6.npz", "fate": "trained"}\n' + ledgers.encode([_line("7.npz", 7)]))
+        file.write(b'me": "6.npz", "fate": "trained"}\n' + ledger_lines.encode([_line("7.npz", 7)]))
     assert [first, *reader] == lines
-    assert len(list(ledgers.read_lines(path))) == 7
+    assert len(list(ledger_lines.read_lines(path))) == 7
 
 
 @pytest.mark.skipif(os.name == "nt", reason="an open file is not replaced there")
 def test_a_ledger_that_is_replaced_meanwhile_is_read_to_its_end(path: Path) -> None:
     """The lines are those of the file that was opened."""
     lines = _long(path, 1000)
-    reader = ledgers.read_lines(path)
+    reader = ledger_lines.read_lines(path)
     first = next(reader)
     atomic_files.write_atomically(path, b"", durable=False)
-    assert [first, *reader] == lines and not list(ledgers.read_lines(path))
+    assert [first, *reader] == lines and not list(ledger_lines.read_lines(path))
 
 
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_a_line_after_damage_is_seen_with_or_without_its_line_feed(path: Path, end: str) -> None:
     """Nothing that may be an episode's only record is cut off."""
     lines = _long(path, 3)
-    path.write_bytes(ledgers.encode(lines[:2]) + b"damaged\n" + ledgers.encode(lines[2:]).rstrip() + end.encode())
+    path.write_bytes(ledger_lines.encode(lines[:2]) + b"damaged\n" + ledger_lines.encode(lines[2:]).rstrip() + end.encode())
     with pytest.raises(LedgerError, match="line 3 is damaged"):
-        list(ledgers.read_lines(path))
+        list(ledger_lines.read_lines(path))
 
 
 def test_a_line_of_endless_length_is_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read in pieces, none of which counts as a line, whatever stands in it."""
-    monkeypatch.setattr(whole_lines, "_LONGEST_LINE", 200)
+    monkeypatch.setattr(ledger_lines, "_LONGEST_LINE", 200)
     lines = _long(path, 2)
     whole = path.read_bytes()
-    path.write_bytes(whole + b" " * 200 + ledgers.encode([_line("a.npz")]))
-    assert list(ledgers.read_lines(path)) == lines
+    path.write_bytes(whole + b" " * 200 + ledger_lines.encode([_line("a.npz")]))
+    assert list(ledger_lines.read_lines(path)) == lines
     assert _ledger(path).size == 2 and path.read_bytes() == whole

@@ -17,8 +17,7 @@ import pytest
 
 from background_training.errors import LedgerError
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
-from background_training.records import ledger_index, whole_lines
+from background_training.records import ledger, ledger_lines
 from background_training.records.ledger import Ledger
 from background_training.storage import atomic_files
 
@@ -27,7 +26,7 @@ NEWEST = 7
 
 @pytest.fixture(autouse=True)
 def _worth_a_file_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_index, "FEWEST_LINES", 20)
+    monkeypatch.setattr(ledger, "FEWEST_LINES", 20)
 
 
 @pytest.fixture
@@ -72,12 +71,12 @@ def _knows(ledger: Ledger, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _all_lines(path: Path) -> list[dict[str, Any]]:
-    return list(ledgers.read_lines(path))
+    return list(ledger_lines.read_lines(path))
 
 
 def _parsed_when(path: Path, monkeypatch: pytest.MonkeyPatch, newest: int = NEWEST) -> tuple[Ledger, int]:
     """Open it, and count the lines that were read one by one."""
-    count, parse = 0, whole_lines.parse
+    count, parse = 0, ledger_lines.parse
 
     def counting(text: bytes) -> dict[str, Any] | None:
         nonlocal count
@@ -85,7 +84,7 @@ def _parsed_when(path: Path, monkeypatch: pytest.MonkeyPatch, newest: int = NEWE
         return parse(text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(whole_lines, "parse", counting)
+        patch.setattr(ledger_lines, "parse", counting)
         return _opened(path, newest), count
 
 
@@ -210,7 +209,7 @@ def test_what_does_not_fit_is_as_if_it_were_not_there(path: Path, harm: Any, mon
 def test_an_index_of_other_code_is_not_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an older version of the code made of the lines may be something else."""
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_index, "_code", lambda: "of another version")
+        patch.setattr(ledger, "_code", lambda: "of another version")
         lines = _grown(path)
     assert _parsed_when(path, monkeypatch)[1] == len(lines)
 
@@ -237,7 +236,7 @@ def test_a_forged_index_has_no_episode_trained_twice(paths: Paths, harm: Callabl
 
     learner_runs.drain(paths.root)
 
-    counts = ledgers.counts_of(ledgers.read_lines(paths.ledger))
+    counts = ledger_lines.counts_of(ledger_lines.read_lines(paths.ledger))
     assert counts["trained"] == 24 and counts["duplicate"] == 1
 
 

@@ -7,8 +7,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from background_training.records.ledger import Ledger
-from background_training.records.line_index import LineIndex, key_of
+from background_training.records.ledger import Ledger, LineIndex, key_of
 
 
 def test_it_finds_all_places_of_a_key_oldest_first() -> None:

@@ -25,7 +25,8 @@ from background_training.learner import metrics_writer, publish
 from background_training.learner.metrics_writer import downsampled
 from background_training.paths import Paths
 from background_training.records import metrics
-from background_training.records.ledger import BY_ANOTHER_PROGRAM, Ledger
+from background_training.records.ledger import Ledger
+from background_training.records.ledger_lines import BY_ANOTHER_PROGRAM
 from background_training.records.metrics import Metrics, MetricsReader
 from background_training.storage import model_store
 

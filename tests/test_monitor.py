@@ -26,7 +26,7 @@ from background_training.monitor.folder_census import FolderCensus
 from background_training.monitor.snapshot import FileFacts, FolderFacts, ModelFileFacts, Snapshot, StatusFacts
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import status
-from background_training.records.counters_view import EMPTY
+from background_training.records.status import EMPTY_STATS
 from background_training.settings import Settings
 from tests.json_values import json_values
 
@@ -44,7 +44,7 @@ SNAPSHOT = Snapshot(
             "state": "idle",
             "updated_at": NOW - 2,
             "writer_pid": 7,
-            "stats": {**EMPTY, "model_version": 12, "files_processed": 40, "avg_loss": 0.12345, "max_workers": 2},
+            "stats": {**EMPTY_STATS, "model_version": 12, "files_processed": 40, "avg_loss": 0.12345, "max_workers": 2},
         }
     ),
     log_path="/r/logs/background_training.log",
@@ -108,7 +108,7 @@ def test_dashboard_says_what_the_guides_show() -> None:
 def test_last_error_is_shown_whole_on_one_line() -> None:
     """What is wrong is the first thing a person looks for; an escape code in it does not reach the terminal."""
     assert SNAPSHOT.status.content is not None
-    stats = {**EMPTY, "errors": 2, "last_error": "disk full\n\x1b[2Jin /data"}
+    stats = {**EMPTY_STATS, "errors": 2, "last_error": "disk full\n\x1b[2Jin /data"}
     content = {**SNAPSHOT.status.content, "state": "failed", "stats": stats}
     text = _text(dataclasses.replace(SNAPSHOT, status=StatusFacts(content)))
     assert "State:        failed 2s ago" in text
@@ -188,14 +188,14 @@ def test_clocks_that_differ_are_said() -> None:
     assert "in the future (the clocks differ)" in _state(NOW + 60)
 
 
-JSON_VALUES = json_values([*EMPTY, "state", "updated_at", "stats", "settings", "learner", "rescan_seconds"])
+JSON_VALUES = json_values([*EMPTY_STATS, "state", "updated_at", "stats", "settings", "learner", "rescan_seconds"])
 
 
 @given(JSON_VALUES)
 def test_any_status_can_be_shown(value: Any) -> None:
     """Whatever JSON stands in status.json, the dashboard comes up, on printable lines."""
     everywhere = dict.fromkeys(("state", "updated_at", "stats", "settings"), value)
-    for content in (value, everywhere, {"stats": dict.fromkeys(EMPTY, value)}):
+    for content in (value, everywhere, {"stats": dict.fromkeys(EMPTY_STATS, value)}):
         if isinstance(content, dict):
             shown = dashboard.lines(dataclasses.replace(SNAPSHOT, status=StatusFacts(content)))
             assert all(line.text.isprintable() for line in shown)

@@ -26,7 +26,7 @@ from background_training.monitor.terminal.glyphs import BLOCKS
 from background_training.monitor.web import facts, view
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import status
-from background_training.records.counters_view import EMPTY
+from background_training.records.status import EMPTY_STATS
 from background_training.storage import model_store
 
 LIVE = {"governor": "giving way: other programs use 97 %", "active_workers": 2, "max_workers": 2, "workers_allowed": 1}
@@ -69,7 +69,7 @@ def _assert_nothing_live(paths: Paths) -> None:
 
 
 def _write_status(paths: Paths, state: str, age_seconds: float = 0.0, **more: Any) -> None:
-    stats = {**EMPTY, **LIVE, "model_version": 3}
+    stats = {**EMPTY_STATS, **LIVE, "model_version": 3}
     content = {"schema": 1, "state": state, "updated_at": time.time() - age_seconds, "stats": stats, "governor": GOVERNED}
     paths.status.write_text(json.dumps({**content, "writer_pid": os.getpid(), **more}), "utf-8")
 

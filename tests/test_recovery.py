@@ -19,7 +19,7 @@ from background_training.errors import LedgerError
 from background_training.ipc.blas_threads import BLAS_THREAD_VARIABLES
 from background_training.learner import drain as drains
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
+from background_training.records import ledger_lines
 from background_training.storage import model_store, npz_reader
 from tests.commands import run_tool
 
@@ -268,7 +268,7 @@ def test_files_set_aside_keep_their_reason_when_the_ledger_is_lost(played: Paths
     for _ in range(2):
         _drain(played)
 
-    lines = [line for line in ledgers.read_lines(played.ledger) if line["fate"] == "rejected"]
+    lines = [line for line in ledger_lines.read_lines(played.ledger) if line["fate"] == "rejected"]
     assert len(lines) == 1 and lines[0]["name"] == "broken.npz" and "an .npz archive is needed" in lines[0]["reason"]
     assert "rejected, with a version that is not known any more" in run_tool("explain_episode.py", played.root, "broken.npz")
 
@@ -471,7 +471,7 @@ def test_a_trained_episode_put_back_into_the_buffer_is_not_trained_again(played:
 def test_the_record_in_the_model_is_what_the_ledger_says(played: Paths) -> None:
     """One truth: the last lines of the ledger are those of the model file's commit."""
     commit = model_store.read(played.model).manifest["commit"]
-    lines = list(ledgers.read_lines(played.ledger))
+    lines = list(ledger_lines.read_lines(played.ledger))
 
     assert lines[-len(commit["batch"]) :] == commit["batch"]
     assert npz_reader.read(played.model.read_bytes(), 10**9, {"version"})["version"] == lines[-1]["seq"]

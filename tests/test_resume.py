@@ -16,7 +16,7 @@ from conftest import PATIENCE_SECONDS, wait_until
 
 from background_training.errors import RunStateError, SettingsError
 from background_training.paths import CHECKOUT, Paths
-from background_training.records import ledger as ledgers
+from background_training.records import ledger_lines
 from background_training.storage import atomic_files
 from tests.commands import run_tool
 
@@ -69,7 +69,7 @@ def _games(root: Path) -> list[dict[str, str]]:
 
 
 def _trained_ids(root: Path) -> Counter[str]:
-    return Counter(line["episode_id"] for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained")
+    return Counter(line["episode_id"] for line in ledger_lines.read_lines(Paths(root).ledger) if line["fate"] == "trained")
 
 
 @pytest.mark.leaves_partials  # of the episode that was being written; the next learner sweeps it
@@ -88,7 +88,7 @@ def test_killed_run_goes_on_and_plays_each_game_once(root: Path, instances: str)
     trained = _trained_ids(root)
     assert len(trained) == 30 and set(trained.values()) == {1}
     # Killed between an episode's file and its line, a game is played again, and its second episode is recognised.
-    again = [line for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "duplicate"]
+    again = [line for line in ledger_lines.read_lines(Paths(root).ledger) if line["fate"] == "duplicate"]
     assert len(again) <= int(instances)
     assert not Paths(root).run_state.exists()
 

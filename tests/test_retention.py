@@ -16,7 +16,7 @@ from background_training.learner import console, retention
 from background_training.learner import drain as drains
 from background_training.learner import worker as workers
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
+from background_training.records import ledger_lines
 from background_training.records.ledger import Ledger
 from background_training.settings import Settings
 from background_training.storage import model_store
@@ -179,7 +179,7 @@ def test_deletion_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: py
     paths = Paths(tmp_path / "root")
     config = _config(tmp_path, BOUNDED)
 
-    def dies(paths: Paths, ledger: Ledger, lines: list[ledgers.Line]) -> None:
+    def dies(paths: Paths, ledger: Ledger, lines: list[ledger_lines.Line]) -> None:
         ledger.append(lines)
         if lines:
             raise PowerCut
@@ -211,7 +211,7 @@ def test_ledger_stays_within_its_bound_whatever_its_lines_tell_of(tmp_path: Path
         assert len(lines) <= 60 and lines[0]["fate"] == "summary"
         assert f"{60 * (turn + 1)} files trained in all, 0 stale, {100 * (turn + 1)} rejected" in printed
 
-    counts = ledgers.counts_of(lines)
+    counts = ledger_lines.counts_of(lines)
     assert counts["deleted rejected"] == 298 and counts["trained"] - counts["deleted trained"] == len(
         list(paths.archive.glob("*.npz"))
     )
@@ -230,7 +230,7 @@ def test_deletion_of_an_episode_that_stays_in_the_ledger_becomes_a_mark(tmp_path
     lines = _lines(paths)
     assert [line["fate"] for line in lines] == ["summary", *["trained"] * 60] and "60 files trained in all" in printed
     assert ["deleted" in line for line in lines] == [False, *[True] * 55, *[False] * 5]
-    assert ledgers.counts_of(lines)["deleted trained"] == 55 and len(list(paths.archive.glob("*.npz"))) == 5
+    assert ledger_lines.counts_of(lines)["deleted trained"] == 55 and len(list(paths.archive.glob("*.npz"))) == 5
     told = run_tool("explain_episode.py", paths.root, "game_00003.npz")
     assert "trained in version 1 (6 steps, return 6.0), and deleted since: more than retention.archive_files, 1" in told
     assert _drained(paths, _config(tmp_path, BOUNDED)) and _lines(paths) == lines

@@ -18,8 +18,7 @@ from conftest import PATIENCE_SECONDS, wait_until
 from fakes import Failing
 
 from background_training.errors import AnotherLearnerError, LockUnavailableError, MachineError
-from background_training.learner import open_root
-from background_training.learner.trainer import Caution
+from background_training.learner.trainer import Caution, open_trainer
 from background_training.paths import CHECKOUT, Paths
 from background_training.storage.file_lock import LearnerLock, RootLock
 
@@ -177,7 +176,7 @@ def test_nothing_is_committed_when_the_folder_is_made_anew_within_a_batch(paths:
             path.write_bytes(data)
 
     caution = Caution(lambda name: None, make_anew, lock=lock)
-    trainer, _ = open_root.open_trainer(
+    trainer, _ = open_trainer(
         paths, learner_runs.settings(paths.root), lambda event, **facts: None, patient=False, caution=caution
     )
     assert trainer.look() == 2

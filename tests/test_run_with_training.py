@@ -22,7 +22,7 @@ from conftest import PATIENCE_SECONDS, wait_until
 
 from background_training.ipc import process_names
 from background_training.paths import CHECKOUT, Paths
-from background_training.records import ledger as ledgers
+from background_training.records import ledger_lines
 from background_training.storage import model_store
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
@@ -69,7 +69,7 @@ def _seats(pid: int) -> list[psutil.Process]:
 def _trained(root: Path) -> list[dict[str, Any]]:
     """What has been trained on in the end: on a busy machine a run does not wait for its last batches."""
     assert learner_runs.command(root, "--drain", "--quiet").returncode == 0
-    return [line for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained"]
+    return [line for line in ledger_lines.read_lines(Paths(root).ledger) if line["fate"] == "trained"]
 
 
 def test_games_are_played_trained_on_and_summed_up(root: Path) -> None:
@@ -223,7 +223,7 @@ def test_killed_run_takes_its_processes_along(root: Path) -> None:
     wait_until(lambda: not any(_is_alive(child) for child in family))
     _run(root, "--games", "3", "--quiet")
 
-    names = [line["name"] for line in ledgers.read_lines(Paths(root).ledger) if line["fate"] == "trained"]
+    names = [line["name"] for line in ledger_lines.read_lines(Paths(root).ledger) if line["fate"] == "trained"]
     assert len(names) == len(set(names))
 
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
 from background_training.paths import Paths
-from background_training.records import counters_view, status
+from background_training.records import status
 
 READER = """
 import json, sys, time
@@ -37,7 +37,7 @@ while time.monotonic() < deadline:
 def test_a_snapshot_is_read_back(paths: Paths) -> None:
     """State, counts, moment and writer come back as they were given."""
     before = time.time()
-    status.write(paths, "idle", {**counters_view.EMPTY, "model_version": 3}, last_batch={"loss": 0.5})
+    status.write(paths, "idle", {**status.EMPTY_STATS, "model_version": 3}, last_batch={"loss": 0.5})
 
     snapshot = status.read(paths)
 
@@ -63,7 +63,7 @@ def test_a_snapshot_that_can_not_be_written_stops_nothing(paths: Paths, caplog: 
     """It is for monitors only."""
     paths.status.mkdir()
 
-    status.write(paths, "idle", counters_view.EMPTY)
+    status.write(paths, "idle", status.EMPTY_STATS)
 
     assert "status not written" in caplog.text
     paths.status.with_name(f".{paths.status.name}.part").unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def test_the_snapshot_of_a_drain_tells_what_it_did(paths: Paths) -> None:
 
     assert snapshot is not None and snapshot["state"] == "stopped"
     counts = snapshot["stats"]
-    assert set(counters_view.EMPTY) <= set(counts)
+    assert set(status.EMPTY_STATS) <= set(counts)
     assert (counts["files_processed"], counts["files_rejected"], counts["total_samples"]) == (1, 1, 12)
 
 

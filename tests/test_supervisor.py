@@ -19,8 +19,7 @@ from background_training.ipc.restart_budget import RestartBudget
 from background_training.learner import replay_log, supervisor
 from background_training.learner.poison_files import Suspects
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
-from background_training.records import status
+from background_training.records import ledger_lines, status
 
 DEADLY_READER = """
 import os, signal
@@ -215,7 +214,7 @@ def test_a_file_that_kills_whoever_trains_on_it_is_found_out(paths: Paths, monke
     assert "trained on it, and on nothing else, died 3 times" in learner_runs.reason(paths, "rejected", "game_1_deadly.npz")
     names = [name for name, _ in learner_runs.trained(paths)]
     assert names == [f"game_{number}.npz" for number in range(5)]
-    *_, rebuilt = replay_log.fold(paths, ledgers.groups(ledgers.read_lines(paths.ledger)), None)
+    *_, rebuilt = replay_log.fold(paths, ledger_lines.groups(ledger_lines.read_lines(paths.ledger)), None)
     assert rebuilt.data == paths.model.read_bytes()
 
 

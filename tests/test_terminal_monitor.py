@@ -36,8 +36,8 @@ from background_training.monitor.terminal.glyphs import ASCII, BLOCKS
 from background_training.monitor.terminal.replay_progress import Progress, ReplayCensus
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import metrics, pause_file, status
-from background_training.records.counters_view import EMPTY
 from background_training.records.metrics import BATCHES, GAMES
+from background_training.records.status import EMPTY_STATS
 from tests.json_values import json_values
 
 SCRIPT = CHECKOUT / "tools" / "monitor_background_training.py"
@@ -63,7 +63,7 @@ def _batches(count: int) -> np.ndarray:
     return batches
 
 
-STATS = {**EMPTY, "model_version": 12, "files_processed": 123_456, "max_workers": 2, "active_workers": 1}
+STATS = {**EMPTY_STATS, "model_version": 12, "files_processed": 123_456, "max_workers": 2, "active_workers": 1}
 ERRORS = {
     "errors": 12,
     "last_error": "MachineError: " + "a very long path/" * 30,
@@ -146,14 +146,18 @@ def test_the_log_grows_with_the_screen_and_its_end_comes_first() -> None:
     assert all("39 games" in text for text in seen)
 
 
-JSON_VALUES = json_values([*EMPTY, "state", "updated_at", "stats", "settings", "governor", "reason", "replays", "folder"])
+JSON_VALUES = json_values([*EMPTY_STATS, "state", "updated_at", "stats", "settings", "governor", "reason", "replays", "folder"])
 
 
 @given(JSON_VALUES)
 def test_any_status_can_be_shown(value: Any) -> None:
     """Whatever JSON stands in status.json, the screen comes up, fits, and moves no cursor."""
     everywhere = dict.fromkeys(("state", "updated_at", "stats", "settings", "governor"), value)
-    for content in (value, everywhere, {"stats": dict.fromkeys(EMPTY, value), "governor": {"state": value, "reason": value}}):
+    for content in (
+        value,
+        everywhere,
+        {"stats": dict.fromkeys(EMPTY_STATS, value), "governor": {"state": value, "reason": value}},
+    ):
         if isinstance(content, dict):
             flow = Flow()
             flow.note(content)
@@ -225,7 +229,7 @@ def test_the_whole_run_is_told_in_stretches_of_as_many_games() -> None:
 def _counts(moment: float, trained: int, waiting: int, rejected: int = 0) -> dict[str, Any]:
     return {
         "updated_at": moment,
-        "stats": {**EMPTY, "files_processed": trained, "buffer_file_count": waiting, "files_rejected": rejected},
+        "stats": {**EMPTY_STATS, "files_processed": trained, "buffer_file_count": waiting, "files_rejected": rejected},
     }
 
 
@@ -267,7 +271,7 @@ def test_a_look_without_news_is_none_and_news_are_seen_soon(paths: Paths) -> Non
     clock = FakeClock(NOW)
     gatherer = Gatherer(paths, NOW, clock)
     assert gatherer.look() is not None and gatherer.look() is None
-    status.write(paths, "idle", {**EMPTY, "model_version": 3})
+    status.write(paths, "idle", {**EMPTY_STATS, "model_version": 3})
     assert gatherer.look() is None
     clock.advance(NEWS_SECONDS + 0.01)
     seen = gatherer.look()

@@ -14,7 +14,7 @@ import pytest
 from background_training.monitor.web import episode_search
 from background_training.monitor.web.ledger_follower import LedgerFollower
 from background_training.paths import Paths
-from background_training.records import episode_fate, ledger
+from background_training.records import episode_fate, ledger_lines
 
 REASONS = {
     "trained": None,
@@ -48,11 +48,11 @@ def test_counts_are_those_of_the_whole_ledger(paths: Paths, step: int) -> None:
     lines = [*_lines(300), {"seq": 9, "sha256": "x", "name": "g", "fate": "deleted", "was": "trained"}]
     lines.append(_line(400, "trained", deleted="to keep within retention"))
     lines.append(_line(401, "rejected", reason='says "fate": "trained" itself [odd-text]'))
-    paths.ledger.write_bytes(ledger.encode(lines))
+    paths.ledger.write_bytes(ledger_lines.encode(lines))
 
     facts = _followed(LedgerFollower(paths.ledger, bytes_per_look=step))
 
-    assert facts.counts == ledger.counts_of(lines)
+    assert facts.counts == ledger_lines.counts_of(lines)
     assert {(fate, count) for fate, _, count, _ in facts.reasons if fate != "rejected"} == {
         (fate, sum(line["fate"] == fate for line in lines)) for fate in ("stale", "duplicate")
     }
@@ -63,7 +63,7 @@ def test_counts_are_those_of_the_whole_ledger(paths: Paths, step: int) -> None:
 
 def test_it_follows_while_lines_come_byte_by_byte(paths: Paths) -> None:
     """At every moment the whole lines count, and the one that is being written does not."""
-    data = ledger.encode(_lines(4))
+    data = ledger_lines.encode(_lines(4))
     follower = LedgerFollower(paths.ledger)
     for end in range(len(data) + 1):
         paths.ledger.write_bytes(data[:end])
@@ -72,16 +72,16 @@ def test_it_follows_while_lines_come_byte_by_byte(paths: Paths) -> None:
 
 def test_a_replaced_ledger_is_read_anew(paths: Paths) -> None:
     """Retention puts a shorter one in its place, and it may be longer again before the next look."""
-    paths.ledger.write_bytes(ledger.encode(_lines(50)))
+    paths.ledger.write_bytes(ledger_lines.encode(_lines(50)))
     follower = LedgerFollower(paths.ledger)
-    assert _followed(follower).counts == ledger.counts_of(_lines(50))
+    assert _followed(follower).counts == ledger_lines.counts_of(_lines(50))
 
     summary = {"seq": 0, "sha256": "", "name": "", "fate": "summary", "counts": {"trained": 40, "stale": 2}}
     other = [summary, *_lines(90, seed=1)]
     # Written over the old one, so that even the number of the file is the same.
-    paths.ledger.write_bytes(ledger.encode(other))
+    paths.ledger.write_bytes(ledger_lines.encode(other))
 
-    assert _followed(follower).counts == ledger.counts_of(other)
+    assert _followed(follower).counts == ledger_lines.counts_of(other)
     paths.ledger.unlink()
     assert follower.look().counts == {}
 
@@ -89,7 +89,7 @@ def test_a_replaced_ledger_is_read_anew(paths: Paths) -> None:
 def test_damage_is_told_and_passed_over(paths: Paths) -> None:
     """A damaged line costs itself only; what a stranger wrote in good form does no harm either."""
     strange = [b"garbage", b'{"seq": 1}', b"[" * 5000, b'{"seq": 1, "sha256": "", "name": "", "fate": "summary"}', b""]
-    paths.ledger.write_bytes(ledger.encode(_lines(3)) + b"\n".join(strange) + b"\n" + ledger.encode(_lines(3)))
+    paths.ledger.write_bytes(ledger_lines.encode(_lines(3)) + b"\n".join(strange) + b"\n" + ledger_lines.encode(_lines(3)))
 
     facts = LedgerFollower(paths.ledger).look()
 
@@ -117,7 +117,7 @@ def test_search_finds_what_a_slow_one_finds(paths: Paths, monkeypatch: pytest.Mo
     """Blocks that end within lines and within words hide nothing and show nothing twice."""
     monkeypatch.setattr(episode_search, "_BLOCK_BYTES", block)
     lines = _lines(120)
-    paths.ledger.write_bytes(ledger.encode(lines))
+    paths.ledger.write_bytes(ledger_lines.encode(lines))
     wanted = _slow_search(lines, query)
 
     found = episode_search.search(paths, query)
@@ -130,7 +130,7 @@ def test_search_knows_what_waits_and_strange_names(paths: Paths) -> None:
     """Names are looked for as they are, beyond ASCII too, and shown without what could do harm."""
     (paths.buffer / "wörk <b>.npz").write_bytes(b"")
     (paths.buffer / ".wörk.npz.part").write_bytes(b"")
-    paths.ledger.write_bytes(ledger.encode([_line(1, "rejected", name="wörk\n\x1b.npz")]))
+    paths.ledger.write_bytes(ledger_lines.encode([_line(1, "rejected", name="wörk\n\x1b.npz")]))
 
     waiting, rejected = episode_search.search(paths, "wörk").sentences
 
@@ -142,7 +142,7 @@ def test_search_knows_what_waits_and_strange_names(paths: Paths) -> None:
 def test_search_stops_when_it_takes_too_long(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ledger on a drive that hardly answers costs three seconds, and the page says that there may be more."""
     monkeypatch.setattr(episode_search, "_BLOCK_BYTES", 1000)
-    paths.ledger.write_bytes(ledger.encode(_lines(50)))
+    paths.ledger.write_bytes(ledger_lines.encode(_lines(50)))
     ticks = itertools.count(step=1.0)
 
     found = episode_search.search(paths, "game_", lambda: next(ticks))

@@ -18,7 +18,7 @@ import web_pages
 from conftest import PATIENCE_SECONDS
 
 from background_training.paths import Paths
-from background_training.records import ledger, pause_file
+from background_training.records import ledger_lines, pause_file
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>{{7*7}}"
 SECONDS = 2.0
@@ -86,7 +86,7 @@ def test_a_new_batch_appears_by_itself(browser: Any, paths: Paths) -> None:
 def test_hostile_texts_are_shown_and_never_run(browser: Any, paths: Paths) -> None:
     """Names, reasons, log lines and errors come from files that anybody may have written."""
     line = {"seq": 1, "sha256": "0" * 64, "name": f"{HOSTILE}.npz", "fate": "rejected", "reason": f"has {HOSTILE} [odd]"}
-    paths.ledger.write_bytes(ledger.encode([line]))
+    paths.ledger.write_bytes(ledger_lines.encode([line]))
     paths.training_log.write_text(f"{HOSTILE}\n", encoding="utf-8")
     stats = {"last_error": HOSTILE, "governor": HOSTILE, "model_version": HOSTILE, "errors": HOSTILE}
     paths.status.write_text(json.dumps({"schema": 1, "state": HOSTILE, "updated_at": time.time(), "stats": stats}))

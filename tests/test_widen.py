@@ -26,7 +26,7 @@ from background_training.errors import EpisodeError, SettingsError
 from background_training.ipc.blas_threads import BLAS_THREAD_VARIABLES
 from background_training.learner import replay_log
 from background_training.paths import CHECKOUT, Paths
-from background_training.records import ledger as ledgers
+from background_training.records import ledger_lines
 from background_training.settings import LearningSettings
 from background_training.spaces import Box, Discrete, MultiDiscrete
 from background_training.spaces.layout import Layout
@@ -291,7 +291,7 @@ def test_the_learner_trains_permuted_episodes_as_what_they_are(tmp_path: Path) -
     plain, mixed = (model_store.read(paths.model) for paths in roots)
     assert all((plain.arrays[name] == mixed.arrays[name]).all() for name in plain.arrays)
     assert mixed.layout.state_names == tuple(FEATURES) and mixed.layout.action_names == tuple(ACTIONS)
-    marked = [line["name"] for line in ledgers.read_lines(roots[1].ledger) if "aligned" in line]
+    marked = [line["name"] for line in ledger_lines.read_lines(roots[1].ledger) if "aligned" in line]
     assert marked == ["game_1.npz", "game_3.npz", "game_4.npz"]
     assert "Identical" in run_tool("rebuild_model.py", roots[1].root)
     before = roots[1].model.read_bytes()
@@ -321,12 +321,12 @@ def test_a_ledger_of_a_learner_that_did_not_look_at_names_is_trained_again_as_it
         _play(paths, f"game_{number}.npz", number)
     _play(paths, "game_9.npz", 9, actions=ACTIONS[::-1])
     _drain(paths)
-    lines = list(ledgers.read_lines(paths.ledger))
+    lines = list(ledger_lines.read_lines(paths.ledger))
     assert lines[-1]["aligned"] is True
-    by_name = list(replay_log.fold(paths, list(ledgers.groups(lines)), None))[-1]
+    by_name = list(replay_log.fold(paths, list(ledger_lines.groups(lines)), None))[-1]
     del lines[-1]["aligned"]
 
-    by_position = list(replay_log.fold(paths, list(ledgers.groups(lines)), None))[-1]
+    by_position = list(replay_log.fold(paths, list(ledger_lines.groups(lines)), None))[-1]
 
     assert by_name.data == paths.model.read_bytes() != by_position.data
     read = replay_log.episode_of(paths, lines[-1])
@@ -364,7 +364,7 @@ def test_the_tool_publishes_a_wider_version_that_goes_on_learning(played: Paths)
     assert new[:, :3] / new[:, :3].sum(axis=1, keepdims=True) == pytest.approx(
         policy.probabilities(narrow_net, rows[:, :4]), abs=1e-5
     )
-    told = list(ledgers.read_lines(played.ledger))[-1]
+    told = list(ledger_lines.read_lines(played.ledger))[-1]
     assert told["fate"] == "published" and told["seq"] == 3 and told["reason"] == "widened: feature mana and action sleep"
     assert "has not been trained since" in run_tool("rebuild_model.py", played.root)
 
@@ -556,7 +556,7 @@ def test_killed_at_any_moment_the_root_has_the_old_model_or_the_new_one(tmp_path
         _play(paths, "after.npz", 9, features=FEATURES if state == "old" else WIDER[0])
         _drain(paths)
         assert episodes.fates(paths)["rejected"] == [] and model_store.read(paths.model).version == (2 if state == "old" else 3)
-        told = [line["seq"] for line in ledgers.read_lines(paths.ledger) if line["fate"] == "published"]
+        told = [line["seq"] for line in ledger_lines.read_lines(paths.ledger) if line["fate"] == "published"]
         assert told == ([] if state == "old" else [2])
         assert not atomic_files.exists(atomic_files.partial_path(paths.model))
         seen.add((state, code))
@@ -673,7 +673,7 @@ def test_a_growing_agent_widens_the_model_by_its_first_game(played: Paths) -> No
     stats = _drain(played)
 
     wide = model_store.read(played.model)
-    told = [line for line in ledgers.read_lines(played.ledger) if line["fate"] == "published"]
+    told = [line for line in ledger_lines.read_lines(played.ledger) if line["fate"] == "published"]
     assert [line["reason"] for line in told] == ["widened: feature mana and action sleep"]
     assert wide.layout.state_names == tuple(WIDER[0]) and wide.layout.action_names == tuple(WIDER[1])
     assert episodes.fates(played)["rejected"] == [] and stats["files_processed"] == 8
@@ -684,7 +684,7 @@ def test_a_growing_agent_widens_the_model_by_its_first_game(played: Paths) -> No
     _game(agent, turned[0], seed=1)
     assert "grow" not in _newest(played).meta
     _drain(played)
-    assert len([line for line in ledgers.read_lines(played.ledger) if line["fate"] == "published"]) == 1
+    assert len([line for line in ledger_lines.read_lines(played.ledger) if line["fate"] == "published"]) == 1
 
 
 def test_what_a_growing_agent_plays_is_what_the_learner_will_make(played: Paths) -> None:
@@ -748,7 +748,7 @@ def test_killed_while_it_grows_the_learner_goes_on(played: Paths) -> None:
             assert model_store.read(paths.model).state_width == (4 if moment == "before the commit" else 5)
         _drain(paths)
         reached[moment] = paths.model.read_bytes()
-        assert len([line for line in ledgers.read_lines(paths.ledger) if line["fate"] == "published"]) == 1
+        assert len([line for line in ledger_lines.read_lines(paths.ledger) if line["fate"] == "published"]) == 1
     assert len(set(reached.values())) == 1
 
 

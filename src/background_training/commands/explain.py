@@ -9,8 +9,7 @@ from pathlib import Path
 
 from background_training import command_lines
 from background_training.commands import common
-from background_training.records import episode_fate
-from background_training.records import ledger as ledgers
+from background_training.records import episode_fate, ledger_lines
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,13 +34,13 @@ def _run(options: argparse.Namespace) -> int:
         print("explain_episode.py: a NAME or --all is needed", file=sys.stderr)
         return common.USAGE_ERROR
     paths = common.settings_of(options).paths
-    lines = list(ledgers.read_lines(paths.ledger))
+    lines = list(ledger_lines.read_lines(paths.ledger))
     unseen = 0
     names: list[str | None] = [None] if options.all else [Path(given).name for given in options.names]
     for name in names:
         fates = list(episode_fate.fates_of(paths, lines, name))
         unseen += not fates and name is not None
-        unknown = "forgotten or never seen" if any(line["fate"] == ledgers.SUMMARY for line in lines) else "never seen"
+        unknown = "forgotten or never seen" if any(line["fate"] == ledger_lines.SUMMARY for line in lines) else "never seen"
         for fate in fates or ([{"name": name, "fate": unknown}] if name is not None else []):
             common.answer(json.dumps(fate) if options.json else episode_fate.sentence(fate))
     return 1 if unseen else 0

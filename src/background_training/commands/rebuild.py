@@ -83,10 +83,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _rebuilt(paths: Paths, options: argparse.Namespace) -> Generation:
-    from background_training.learner import base_checkpoint, replay_log
-    from background_training.records import ledger as ledgers
+    from background_training.learner import replay_log
+    from background_training.records import ledger_lines
 
-    begin = base_checkpoint.find(paths, list(ledgers.read_lines(paths.ledger)), options.to)
+    begin = replay_log.find(paths, list(ledger_lines.read_lines(paths.ledger)), options.to)
     if not begin.all_of_it:
         common.answer(
             f"[INFO] Retention has deleted episodes of version {begin.version} or before; training again what came after "

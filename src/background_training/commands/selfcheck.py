@@ -26,7 +26,7 @@ from background_training.commands import common
 from background_training.episodes import buffer
 from background_training.errors import AnotherLearnerError, BackgroundTrainingError
 from background_training.learner.background_learner import BackgroundParallelLearner
-from background_training.records.counters_view import EMPTY
+from background_training.records.status import EMPTY_STATS
 from background_training.settings import LearningSettings, Settings
 
 RULE = "=" * 70
@@ -140,7 +140,7 @@ def check_lifecycle(root: Path, make_learner: MakeLearner = BackgroundParallelLe
         require(learner.start() is False, "the second start of a running learner did not return False")
         _require_alone(settings)
         _wait_until(lambda: learner.get_stats()["active_workers"] >= 1, TRAINED_WITHIN_SECONDS, "no worker came up")
-        missing = sorted(set(EMPTY) - set(learner.get_stats()))
+        missing = sorted(set(EMPTY_STATS) - set(learner.get_stats()))
         require(not missing, f"get_stats() lacks {missing}")
     finally:
         seconds = _seconds_to_stop(learner)

@@ -16,7 +16,7 @@ from background_training.episodes.buffer import DELETED, TRAINED
 from background_training.errors import EpisodeError, LedgerError, ModelError, ModelMissingError
 from background_training.monitor.file_count import REPLAY_SUFFIX, count_files
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
+from background_training.records import ledger_lines
 from background_training.settings import LimitSettings, ReplaySettings
 from background_training.storage import atomic_files, model_store
 
@@ -29,16 +29,16 @@ _REPLAYS_COUNTED = 100_000
 
 def records(paths: Paths) -> Records:
     try:
-        lines = list(ledgers.read_lines(paths.ledger))
+        lines = list(ledger_lines.read_lines(paths.ledger))
     except (LedgerError, OSError) as error:
         return Records(trouble=str(error))
     chain, chains = "", {""}
-    for _, group in ledgers.groups(lines):
-        chain = ledgers.chain_after(chain, group)
+    for _, group in ledger_lines.groups(lines):
+        chain = ledger_lines.chain_after(chain, group)
         chains.add(chain)
-    fates = [line for line in lines if line["fate"] not in (DELETED, *ledgers.OF_NO_FILE)]
+    fates = [line for line in lines if line["fate"] not in (DELETED, *ledger_lines.OF_NO_FILE)]
     return Records(
-        counts=ledgers.counts_of(lines),
+        counts=ledger_lines.counts_of(lines),
         recent=fates[-RECENT_FATES:],
         chains=frozenset(chains),
         gone=tuple(_gone(paths, lines)),
@@ -46,7 +46,7 @@ def records(paths: Paths) -> Records:
 
 
 def _gone(paths: Paths, lines: Sequence[Line]) -> Iterable[str]:
-    deleted = ledgers.deleted_hashes(lines)
+    deleted = ledger_lines.deleted_hashes(lines)
     newest = [line for line in lines if line["fate"] == TRAINED and line["sha256"] not in deleted][-_ARCHIVE_LOOKED_FOR:]
     for line in newest:
         # What was committed a moment ago, or before a crash, may still lie in the buffer.

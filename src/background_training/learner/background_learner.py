@@ -19,7 +19,7 @@ from background_training.learner.periodic_job import RepeatedTask
 from background_training.learner.supervisor import Supervisor
 from background_training.paths import Paths
 from background_training.records import pause_file
-from background_training.records.counters_view import EMPTY
+from background_training.records.status import EMPTY_STATS
 from background_training.settings import Settings
 from background_training.storage.file_lock import LearnerLock
 
@@ -152,12 +152,12 @@ class BackgroundParallelLearner:
             self._lock = None
 
     def get_stats(self) -> dict[str, Any]:
-        """The newest counts; keys as in src/background_training/records/counters_view.py. Costs a copy of a small dict.
+        """The newest counts; keys as in records/status.py, EMPTY_STATS. Costs a copy of a small dict.
 
         While this learner does not run, `model_version` is read from the model file, which others may have replaced.
         """
         if self._supervisor is None:
-            stats = {**EMPTY, "max_workers": self.settings.learner.max_workers}
+            stats = {**EMPTY_STATS, "max_workers": self.settings.learner.max_workers}
         else:
             stats = self._supervisor.stats()
         if not self.running:

@@ -15,8 +15,8 @@ from background_training.algo import train_step, widening
 from background_training.algo.train_step import TrainingState
 from background_training.episodes.episode import Episode
 from background_training.errors import ModelError
-from background_training.records import whole_lines
-from background_training.records.ledger import BY_HAND, Line, next_chain
+from background_training.records import ledger_lines
+from background_training.records.ledger_lines import BY_HAND, Line, next_chain
 from background_training.settings import LearningSettings, in_recorded_names
 from background_training.spaces import ActionSpace, Discrete
 from background_training.spaces import layout as layouts
@@ -100,7 +100,7 @@ def _check_commit(manifest: Mapping[str, Any], version: int, file: str) -> None:
     texts = texts and all(type(commit.get(name, "")) is str for name in ("reason", "by"))
     batch = commit.get("batch")
     lines = isinstance(batch, list) and all(
-        isinstance(line, dict) and whole_lines.is_sound({"fate": "", **line}) for line in batch
+        isinstance(line, dict) and ledger_lines.is_sound({"fate": "", **line}) for line in batch
     )
     numbers = type(commit.get("seq")) is int and commit["seq"] == version and model_store.is_count(commit.get("after", 0))
     sound = texts and lines and numbers

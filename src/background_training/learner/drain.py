@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from background_training.errors import AnotherLearnerError, MachineError, PausedError
-from background_training.learner import open_root, recovery, retention
+from background_training.learner import recovery, retention
 from background_training.learner.counters import Tally
 from background_training.learner.data_warnings import TrapWatch
 from background_training.learner.metrics_writer import Circumstances
+from background_training.learner.trainer import open_trainer
 from background_training.learner.triage import tell_set_aside
 from background_training.records import pause_file, status
-from background_training.records.counters_view import EMPTY
+from background_training.records.status import EMPTY_STATS
 from background_training.settings import Settings
 from background_training.storage.file_lock import LearnerLock, RootLock
 
@@ -54,7 +55,7 @@ def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
 
 
 def _drained(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
-    trainer, _ = open_root.open_trainer(settings.paths, settings, tell, patient=False)
+    trainer, _ = open_trainer(settings.paths, settings, tell, patient=False)
     tally, troubles = Tally(), []
     traps = TrapWatch(settings.paths, settings.learner.log_bytes)
     trainer.look()
@@ -74,7 +75,7 @@ def _drained(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
     present = trainer.present
     manifest, version = (dict(present.manifest), present.version) if present else ({}, 0)
     stats = {
-        **EMPTY,
+        **EMPTY_STATS,
         "max_workers": settings.learner.max_workers,
         **tally.as_stats(trainer.ledger, manifest, version, 0, trainer.guard.text()),
         "traps": traps.text(),

@@ -13,7 +13,8 @@ from background_training.learner.checkpoint import Generation
 from background_training.learner.training_log import TrainingLog
 from background_training.learner.triage import Accepted, SetAside
 from background_training.paths import Paths
-from background_training.records.ledger import ALIGNED, Ledger, Line
+from background_training.records.ledger import Ledger
+from background_training.records.ledger_lines import ALIGNED, Line
 from background_training.settings import Settings
 from background_training.storage import model_store
 

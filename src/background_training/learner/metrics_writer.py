@@ -23,12 +23,12 @@ from background_training.algo import yield_point
 from background_training.episodes.episode import Episode
 from background_training.errors import EpisodeError, LedgerError
 from background_training.learner import replay_log
-from background_training.learner.batch_result import Round
 from background_training.learner.checkpoint import Generation
+from background_training.learner.counters import Round
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
-from background_training.records import metrics
-from background_training.records.ledger import Ledger, Line
+from background_training.records import ledger_lines, metrics
+from background_training.records.ledger import Ledger
+from background_training.records.ledger_lines import Line
 from background_training.records.metrics import BATCH_TABLE, BATCHES, GAME_TABLE, GAMES, GOVERNOR_STATES, TABLES, Records, Table
 from background_training.storage import atomic_files
 
@@ -202,7 +202,7 @@ class MetricsHistory:
         if self._ledger.last_seq <= last:
             return
         made: list[tuple[Records, Records]] = []
-        for version, lines in ledgers.groups(ledgers.read_lines(self._paths.ledger)):
+        for version, lines in ledger_lines.groups(ledger_lines.read_lines(self._paths.ledger)):
             if version <= last:
                 continue
             kept = self._unwritten.get(version)

@@ -10,11 +10,12 @@ from typing import Any
 from background_training.algo import manifest
 from background_training.algo.widening import PROBABILITY
 from background_training.errors import LedgerError, ModelError, ModelMissingError, SettingsError
-from background_training.learner import base_checkpoint, checkpoint, reconstruction, recovery, replay_log
+from background_training.learner import checkpoint, recovery, replay_log
 from background_training.learner.checkpoint import Generation
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
-from background_training.records.ledger import BY_HAND, Ledger, Line
+from background_training.records import ledger_lines
+from background_training.records.ledger import Ledger
+from background_training.records.ledger_lines import BY_HAND, Line
 from background_training.settings import Settings
 from background_training.spaces import Discrete
 from background_training.spaces import layout as layouts
@@ -34,10 +35,10 @@ def version_of(paths: Paths, version: int) -> Generation:
             continue
         if found.version == version:
             return found
-    lines = list(ledgers.read_lines(paths.ledger))
-    known = [seq for seq, _ in ledgers.groups(lines) if seq <= version]
+    lines = list(ledger_lines.read_lines(paths.ledger))
+    known = [seq for seq, _ in ledger_lines.groups(lines) if seq <= version]
     if version in known:
-        begin = base_checkpoint.find(paths, lines, version, nearest=True)
+        begin = replay_log.find(paths, lines, version, nearest=True)
         for made in replay_log.fold(paths, begin.groups, begin.start, begin.before):
             if made.version == version:
                 return made
@@ -57,7 +58,7 @@ def publish(paths: Paths, model: Generation, reason: str, *, durable: bool) -> G
         newest = max(newest, present.version)
         if present.version > ledger.last_seq:
             # The ledger has lost what it knew of that model's episodes; nobody will miss it once the model is replaced.
-            reconstruction.remember_archive(paths, ledger, present.batch)
+            recovery.remember_archive(paths, ledger, present.batch)
     return commit(paths, ledger, model, newest + 1, reason, BY_HAND, durable=durable)
 
 

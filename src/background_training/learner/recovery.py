@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from background_training import command_lines
 from background_training.algo import manifest, update_checks
+from background_training.episodes import buffer, episode_file
+from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED
 from background_training.episodes.episode import Episode
-from background_training.errors import LedgerError, ModelError, ModelMissingError
-from background_training.learner import checkpoint, reconstruction, replay_log
+from background_training.errors import EpisodeError, LedgerError, ModelError, ModelMissingError
+from background_training.learner import checkpoint, replay_log
 from background_training.learner.checkpoint import Generation
 from background_training.learner.finalize import Settlement, unrecorded
-from background_training.paths import Paths
-from background_training.records import ledger as ledgers
-from background_training.records.ledger import BY_ANOTHER_PROGRAM, Ledger
-from background_training.settings import Settings
+from background_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths
+from background_training.records import ledger_lines
+from background_training.records.ledger import Ledger
+from background_training.records.ledger_lines import BY_ANOTHER_PROGRAM, RECONSTRUCTED, UNKNOWN_VERSION, Line
+from background_training.settings import UNLIMITED, Settings
 from background_training.storage import atomic_files, model_store
 
 Say = Callable[[str], None]
@@ -103,7 +109,7 @@ def _in_agreement(
     if present is None:
         if ledger.last_seq:
             return _caught_up(paths, settlement, ledger, None, say)
-        if reconstruction.anything_archived(paths):
+        if anything_archived(paths):
             say(f"neither a model nor a ledger is here: all begins anew, and nothing is known of what lies in {paths.archive}")
         return None
     if present.commit["kind"] == checkpoint.BASE:
@@ -139,7 +145,7 @@ def _remember_lost(paths: Paths, ledger: Ledger, present: Generation, say: Say) 
     begins = present.batch and present.batch[0].get("base")
     whole = bool(begins) and ledger.last_seq == 0  # the record tells all since its base, and is added as it stands
     lines = [] if whole else [line for line in present.batch if _is_here(paths, line)]
-    found = reconstruction.remember_archive(paths, ledger, lines)
+    found = remember_archive(paths, ledger, lines)
     if found == 0 and ledger.last_seq == 0:
         say(f"{paths.ledger} is new; history begins with version {present.version} of the model")
         return
@@ -168,7 +174,7 @@ def _follows(paths: Paths, present: Generation, ledger: Ledger) -> bool:
     return ledger.last_seq <= base["version"] and all(_is_here(paths, line) for line in present.batch)
 
 
-def _is_here(paths: Paths, line: ledgers.Line) -> bool:
+def _is_here(paths: Paths, line: ledger_lines.Line) -> bool:
     try:
         replay_log.episode_of(paths, line)
     except LedgerError:
@@ -178,31 +184,31 @@ def _is_here(paths: Paths, line: ledgers.Line) -> bool:
 
 def _caught_up(paths: Paths, settlement: Settlement, ledger: Ledger, start: Generation | None, say: Say) -> Generation:
     """Train again what the ledger knows and the model has lost, and commit each version as it was."""
-    lines = list(ledgers.read_lines(ledger.path))
-    groups = list(ledgers.groups(lines))
-    done: list[ledgers.Line] = []
+    lines = list(ledger_lines.read_lines(ledger.path))
+    groups = list(ledger_lines.groups(lines))
+    done: list[ledger_lines.Line] = []
     if start is not None:
         _check_on_chain(paths, groups, start)
         done = [line for version, group in groups if version <= start.version for line in group]
         learned_with = replay_log.settings_of(start)
-        recent = replay_log.recent_of(paths, ledgers.since_base(done), learned_with, start.layout)
+        recent = replay_log.recent_of(paths, ledger_lines.since_base(done), learned_with, start.layout)
         start = Generation(start.state, start.version, start.manifest, start.data, recent)
         groups = [(version, group) for version, group in groups if version > start.version]
     say(f"the model is behind its ledger: training versions {groups[0][0]} to {groups[-1][0]} again from the archive")
     present = start
-    for present in replay_log.fold(paths, groups, start, ledgers.since_base(done)):
+    for present in replay_log.fold(paths, groups, start, ledger_lines.since_base(done)):
         model_store.commit(paths, present.data, durable=settlement.durable)
         settlement.keep_history(present)
     assert present is not None
     return present
 
 
-def _check_on_chain(paths: Paths, groups: list[tuple[int, list[ledgers.Line]]], start: Generation) -> None:
+def _check_on_chain(paths: Paths, groups: list[tuple[int, list[ledger_lines.Line]]], start: Generation) -> None:
     chain = ""
     for version, group in groups:
         if version > start.version:
             break
-        chain = ledgers.chain_after(chain, group)
+        chain = ledger_lines.chain_after(chain, group)
     if chain != start.chain:
         found = f"version {start.version} of the model is not the one it tells of"
         raise LedgerError(str(paths.ledger), found, _REMEDY)
@@ -243,3 +249,87 @@ def _keep_base(paths: Paths, settings: Settings, present: Generation) -> None:
     durable = settings.learner.durable
     if present.data and not atomic_files.exists(path):
         atomic_files.write_atomically(path, present.data, durable=durable)
+
+
+_AT_A_TIME = 200
+_NOTE_BYTES = 100_000
+
+
+def remember_archive(paths: Paths, ledger: Ledger, batch: Sequence[Line] = ()) -> int:
+    """Append a line for everything in the archive that the ledger does not know; return how many episodes were trained.
+
+    What lies in the archive itself was trained on; who delivers it again must not train it twice. In which version it
+    was can't be known any more, so these lines can't be rebuilt from. It may be killed and run again at any point.
+
+    Args:
+        batch: the lines in the model's record; their episodes may not have reached the archive yet.
+
+    Raises:
+        OSError: the machine failed; call again.
+    """
+    lost = [{**line, RECONSTRUCTED: True} for line in batch if ledger.trained_as(line["sha256"]) is None]
+    ledger.append(lost)
+    found = len(lost)
+    lines: list[Line] = []
+    for line in _unknown(paths, ledger):
+        lines.append(line)
+        found += line["fate"] == TRAINED
+        if len(lines) == _AT_A_TIME:
+            ledger.append(lines)
+            lines = []
+    ledger.append(lines)
+    return found
+
+
+def _unknown(paths: Paths, ledger: Ledger) -> Iterator[Line]:
+    known = {(line["fate"], line.get("archived_as", line["name"])) for line in ledger_lines.read_lines(ledger.path)}
+    for fate in (TRAINED, STALE, DUPLICATE, REJECTED):
+        folder = buffer.folder_of(paths, fate)
+        for path in sorted(folder.iterdir()):
+            if not buffer.is_episode_name(path.name) or (fate, path.name) in known:
+                continue
+            line = _trained_line(path, ledger) if fate == TRAINED else _aside_line(path, fate)
+            if line is not None:
+                yield line
+
+
+def _trained_line(path: Path, ledger: Ledger) -> Line | None:
+    """The line of a file in the archive; None for what is no file, or has a line already."""
+    data = _bytes_of(path)
+    if data is None:
+        return None
+    line = _line(path.name, TRAINED, data)
+    try:
+        episode = episode_file.read(data, UNLIMITED)
+    except EpisodeError:
+        return line
+    line |= {"steps": episode.steps, "return": round(episode.episode_return, 6)}
+    line |= {"episode_id": episode.episode_id} if episode.episode_id else {}
+    return None if ledger.trained_as(line["sha256"]) else line
+
+
+def _aside_line(path: Path, fate: str) -> Line:
+    line = _line(path.name, fate, _bytes_of(path))
+    try:
+        note = atomic_files.read_regular_file(path.with_name(path.name + REASON_SUFFIX), _NOTE_BYTES)
+    except (FileNotFoundError, OverflowError, atomic_files.NotARegularFileError):
+        return line
+    reason = note.decode("utf-8", "replace").strip().removesuffix(f". Moved to archive/{fate}.")
+    return {**line, "reason": reason}
+
+
+def _line(name: str, fate: str, data: bytes | None) -> dict[str, Any]:
+    sha256 = "" if data is None else hashlib.sha256(data).hexdigest()
+    return {"seq": UNKNOWN_VERSION, "sha256": sha256, "name": name, "fate": fate, RECONSTRUCTED: True}
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return atomic_files.read_regular_file(path)
+    except (FileNotFoundError, atomic_files.NotARegularFileError):
+        return None
+
+
+def anything_archived(paths: Paths) -> bool:
+    """Whether there are trained episodes from before."""
+    return any(path.name.endswith(EPISODE_SUFFIX) for path in paths.archive.iterdir())

@@ -9,16 +9,21 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from background_training.episodes import buffer
 from background_training.episodes.buffer import DELETED, DUPLICATE, REJECTED, STALE, TRAINED
-from background_training.learner import base_checkpoint, compaction
+from background_training.errors import ModelMissingError
+from background_training.learner import replay_log
+from background_training.learner.checkpoint import Generation
 from background_training.learner.file_age import CLOCK, WallClock
+from background_training.learner.replay_log import Groups
 from background_training.paths import REASON_SUFFIX, Paths
-from background_training.records import ledger as ledgers
-from background_training.records.ledger import Ledger, Line
+from background_training.records import ledger_lines
+from background_training.records.ledger import Ledger
+from background_training.records.ledger_lines import CHECKPOINT, SUMMARY, Line
 from background_training.settings import Settings
 from background_training.storage import atomic_files, model_store
 
@@ -42,14 +47,14 @@ def apply(paths: Paths, settings: Settings, ledger: Ledger, clock: WallClock = C
         for fate in (STALE, DUPLICATE, REJECTED):
             _delete_aside(paths, settings, ledger, fate, clock)
     if bounds.ledger_lines and ledger.size > bounds.ledger_lines:
-        return compaction.shortened(paths, settings, ledger)
+        return shortened(paths, settings, ledger)
     return ledger
 
 
 def _delete_trained(paths: Paths, settings: Settings, ledger: Ledger, clock: WallClock) -> None:
     """Oldest first, in the ledger's order, so that what is left is one unbroken end of the history."""
     bounds = settings.retention
-    records = list(ledgers.read_lines(ledger.path))
+    records = list(ledger_lines.read_lines(ledger.path))
     _finish_deleting(paths, records)
     total_bytes = _total_bytes(paths.archive) if bounds.archive_bytes else 0
     lines: list[dict[str, Any]] = []
@@ -94,7 +99,7 @@ def _delete(paths: Paths, ledger: Ledger, lines: Sequence[Line]) -> None:
 def _finish_deleting(paths: Paths, records: Sequence[Line]) -> None:
     """Remove what was recorded as deleted by a process that was killed before it could: then it is the last thing said."""
     last = list(itertools.takewhile(lambda line: line["fate"] == DELETED and line["was"] == TRAINED, reversed(records)))
-    gone = ledgers.deleted_hashes(records)
+    gone = ledger_lines.deleted_hashes(records)
     kept = {_place(paths, line) for line in records if line["fate"] == TRAINED and line["sha256"] not in gone}
     for line in last[:_AT_A_TIME]:
         if _place(paths, line) not in kept:  # the name may have been given to another episode since
@@ -110,8 +115,8 @@ def _deletable(paths: Paths, records: Sequence[Line], ledger: Ledger) -> Iterato
     versions = model_store.history_versions(paths)
     if not versions:
         return
-    spared = {line["sha256"] for line in (*ledger.newest, *base_checkpoint.needed_after(ledgers.groups(records), versions[0]))}
-    gone = ledgers.deleted_hashes(records)
+    spared = {line["sha256"] for line in (*ledger.newest, *replay_log.needed_after(ledger_lines.groups(records), versions[0]))}
+    gone = ledger_lines.deleted_hashes(records)
     for line in records:
         if line["fate"] != TRAINED:
             continue
@@ -157,3 +162,106 @@ def _size_and_time(path: Path) -> tuple[int, float]:
 def _total_bytes(folder: Path) -> int:
     with os.scandir(folder) as entries:
         return sum(entry.stat(follow_symlinks=False).st_size for entry in entries if entry.is_file(follow_symlinks=False))
+
+
+_SHORTENED_SHARE = 0.8
+"""Of the bound, so that the file is not written anew for each line that comes."""
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """needed: the lines that a recovery, a rebuild or a replay may ask for. after: the version that they come after."""
+
+    needed: Sequence[Line]
+    after: Generation | None = None
+
+
+def shortened(paths: Paths, settings: Settings, ledger: Ledger) -> Ledger:
+    """Leave out the oldest lines above `retention.ledger_lines`; the caller holds the worker lock.
+
+    Needed lines stay, even if they alone are more. So the file has at most as many lines as the setting says, or as there
+    are trained episodes after the last but one version of the history, and before it for being replayed, and one.
+    It is replaced as a whole: a crash leaves the old one or the new one.
+    """
+    # What an index stands for are the lines of the present file.
+    lines = [line for line in ledger_lines.read_lines(ledger.path) if line["fate"] != CHECKPOINT or "guard" in line]
+    groups = list(ledger_lines.groups(lines))
+    room = max(0, int(_SHORTENED_SHARE * settings.retention.ledger_lines) - 1)
+    cut = _cut(paths, groups, settings.learning.replay_episodes, room)
+    kept = _kept(lines, cut, room, groups[-1][0] if groups else 0)
+    if len(kept) + 1 >= len(lines):
+        return ledger
+    left_out = ledger_lines.counts_of(lines)
+    left_out.subtract(ledger_lines.counts_of(kept))
+    seq = kept[0]["seq"] if kept else 0
+    summary = {"seq": seq, "sha256": "", "name": "", "fate": SUMMARY, "counts": {fate: n for fate, n in left_out.items() if n}}
+    if cut.after is not None:
+        atomic_files.write_atomically(replay_log.base_path(paths, cut.after.chain), cut.after.data, durable=ledger.durable)
+    atomic_files.write_atomically(ledger.path, ledger_lines.encode([summary, *kept]), durable=ledger.durable)
+    _forget_bases(paths, kept)
+    return Ledger(
+        ledger.path, durable=ledger.durable, remember_newest=settings.learning.replay_episodes, index=paths.ledger_index
+    )
+
+
+def _cut(paths: Paths, groups: Groups, replay_episodes: int, room: int) -> _Cut:
+    """Cut after the oldest version of the history after which few enough lines are needed, or after the newest one."""
+    flat = [line for _, group in groups for line in group]
+    replayed = min(replay_episodes, len(ledger_lines.since_base(flat)))
+    followed = {seq - 1 for seq, group in groups[:-1] if "base" not in group[0] and "start" not in group[0]}
+    best = _Cut(flat)
+    for version in model_store.history_versions(paths):
+        after = replay_log.kept(paths, groups, version) if version in followed else None
+        if after is not None:
+            count = max(replayed, len(replay_log.needed_after(groups, version)))
+            best = _Cut(flat[len(flat) - count :], after)
+            if count <= room:
+                break
+    return best
+
+
+def _kept(lines: Sequence[Line], cut: _Cut, room: int, last_seq: int) -> list[Line]:
+    """The needed lines, and as many of the newest of the others as there is room for, in their order.
+
+    What tells that a needed episode was deleted becomes a mark in its line. The last batch's lines stay as they are: they
+    are compared with those in the model.
+    """
+    deletions = [line for line in lines if line.get("was") == TRAINED]
+    reasons = {line["sha256"]: line["reason"] for line in deletions}
+    as_they_are = {line["sha256"] for line in cut.needed if line["seq"] == last_seq}
+    needed = {id(line) for line in (*cut.needed, *(line for line in deletions if line["sha256"] in as_they_are))}
+    others = [line for line in lines if _may_be_left_out(line)]
+    kept = needed | {id(line) for line in others[len(others) - max(0, min(len(others), room - len(needed))) :]}
+    first = next((line for line in cut.needed if cut.after is not None and line["seq"] == cut.after.version + 1), None)
+    found: list[Line] = []
+    for line in lines:
+        if id(line) not in kept:
+            continue
+        more = {}
+        if line["fate"] == TRAINED and line["sha256"] in reasons.keys() - as_they_are:
+            more[DELETED] = reasons[line["sha256"]]
+        if line is first and cut.after is not None:
+            more["start"] = {"version": cut.after.version, "chain": cut.after.chain}
+        found.append({**line, **more})
+    return found
+
+
+def _may_be_left_out(line: Line) -> bool:
+    """Whether a line is kept for its own sake alone, as long as there is room: one about a file set aside, say.
+
+    That a trained episode was deleted is not told without that episode: it may come again, and be trained anew.
+    """
+    return line["fate"] != SUMMARY and line.get("was") != TRAINED and not ledger_lines.is_of_history(line)
+
+
+def _forget_bases(paths: Paths, kept: Sequence[Line]) -> None:
+    """Remove the copies of models from which no line goes on any more."""
+    begins = [line.get("base") or line.get("start") for line in kept]
+    needed = {replay_log.base_path(paths, begin["chain"]) for begin in begins if begin and begin["chain"]}
+    try:
+        with_model = model_store.read(paths.model, model_store.POLICY_KEYS).manifest.get("commit", {}).get("chain", "")
+    except ModelMissingError:
+        return
+    for path in paths.history.glob("base_*.npz"):
+        if path not in needed and path != replay_log.base_path(paths, with_model):
+            atomic_files.remove_if_there(path)

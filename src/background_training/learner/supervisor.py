@@ -21,10 +21,10 @@ from background_training.ipc.child_process import Child, StartWorker
 from background_training.ipc.heartbeat import Watch
 from background_training.ipc.restart_budget import RestartBudget
 from background_training.learner.poison_files import Suspects
-from background_training.learner.trouble_log import TroubleLog
+from background_training.learner.training_log import TroubleLog
 from background_training.paths import Paths
 from background_training.records import status
-from background_training.records.counters_view import EMPTY
+from background_training.records.status import EMPTY_STATS
 from background_training.settings import Settings
 from background_training.storage import atomic_files
 
@@ -60,7 +60,7 @@ class Supervisor:
         self._prepare = prepare
         self._start_worker = start_worker
         self._lock = threading.Lock()
-        self._stats: dict[str, Any] = {**EMPTY, "max_workers": settings.learner.max_workers}
+        self._stats: dict[str, Any] = {**EMPTY_STATS, "max_workers": settings.learner.max_workers}
         self._stopping = threading.Event()
         self._process: Child | None = None
         self._thread = threading.Thread(target=self._run, name="background-learner", daemon=True)

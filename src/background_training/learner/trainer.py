@@ -10,13 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from background_training.algo import yield_point
-from background_training.episodes import alignment, buffer
+from background_training.episodes import alignment, buffer, leaving
 from background_training.episodes.buffer import DUPLICATE
 from background_training.errors import EpisodeError, ModelError
-from background_training.learner import checkpoint, publish
+from background_training.ipc.channel import Tell
+from background_training.learner import checkpoint, publish, recovery, retention
 from background_training.learner import triage as intakes
-from background_training.learner.batch_result import Round
 from background_training.learner.checkpoint import Generation
+from background_training.learner.counters import Round
 from background_training.learner.finalize import Settlement
 from background_training.learner.metrics_writer import MetricsHistory
 from background_training.learner.regression_guard import Guard
@@ -300,3 +301,25 @@ def _twin(item: Accepted, others: Iterable[Accepted]) -> Accepted | None:
         if other.sha256 == item.sha256 or (item.episode.episode_id and other.episode.episode_id == item.episode.episode_id):
             return other
     return None
+
+
+def open_trainer(
+    paths: Paths, settings: Settings, tell: Tell, *, patient: bool, caution: Caution = FEARLESS
+) -> tuple[Trainer, Intake]:
+    """Recover the root and make the trainer that goes on from there; the caller holds the worker lock.
+
+    Raises:
+        LedgerError: model and ledger contradict each other.
+        OSError: the machine failed.
+    """
+    durable = settings.learner.durable
+    recovery.make_skeleton(paths, durable=durable)
+    buffer.sweep_partials(paths)
+    leaving.put_all_back(paths)
+    ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes, index=paths.ledger_index)
+    present = recovery.recover(paths, settings, ledger, lambda sentence: tell("warning", sentence=sentence))
+    ledger = retention.apply(paths, settings, ledger)
+    intake = Intake(paths, settings, ledger, patient=patient)
+    trainer = Trainer(paths, settings, ledger, present, intake, caution)
+    trainer.look()  # the first status says what waits; otherwise other work would take it that nothing does
+    return trainer, intake

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from background_training.paths import Paths
 from background_training.storage import atomic_files
 
 logger = logging.getLogger(__name__)
@@ -82,3 +83,34 @@ def _tail(path: Path) -> str:
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+class TroubleLog:
+    """Remembers since when there has been trouble.
+
+    A log that can't be written, as on a full disk, misses the first line; so the last one says all that it would have said.
+    """
+
+    def __init__(
+        self, paths: Paths, log_bytes: int, now: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = TrainingLog(paths.training_log, log_bytes)
+        self._now = now
+        self._monotonic = monotonic
+        self._began: tuple[float, float, str] | None = None
+
+    def met(self, sentence: str) -> None:
+        """Note a failure; told only if there was no trouble before."""
+        if self._began is None:
+            moment = self._now()
+            told = " ".join(sentence.split())
+            self._began = moment, self._monotonic(), told
+            self._log.add(line(moment, f"Trouble Began: {told}"))
+
+    def over(self) -> None:
+        """Note that things go well; told only if there was trouble."""
+        if self._began is not None:
+            moment, since, told = self._began
+            self._began = None
+            lasted = f"after {self._monotonic() - since:.1f} s, since {stamp(moment)}"
+            self._log.add(line(self._now(), f"Trouble Over: {lasted} ({told})"))

@@ -22,7 +22,8 @@ from background_training.learner.file_age import CLOCK, WallClock
 from background_training.paths import MODEL_NAME, Paths
 from background_training.printable import visible
 from background_training.records import pause_file
-from background_training.records.ledger import UNKNOWN_VERSION, Ledger
+from background_training.records.ledger import Ledger
+from background_training.records.ledger_lines import UNKNOWN_VERSION
 from background_training.settings import Settings
 from background_training.spaces.layout import Layout
 from background_training.storage import atomic_files

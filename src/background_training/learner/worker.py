@@ -26,16 +26,14 @@ from background_training.ipc import process_priority
 from background_training.ipc.channel import Tell, teller
 from background_training.ipc.heartbeat import Pulse
 from background_training.ipc.memory_limit import Growth
-from background_training.learner import open_root
-from background_training.learner.batch_result import Round
-from background_training.learner.counters import Tally
+from background_training.learner.counters import Round, Tally
 from background_training.learner.data_warnings import TrapWatch
 from background_training.learner.file_age import CLOCK
 from background_training.learner.metrics_writer import Circumstances
 from background_training.learner.throttle import Gate
-from background_training.learner.trainer import Caution, Trainer
+from background_training.learner.trainer import Caution, Trainer, open_trainer
+from background_training.learner.training_log import TroubleLog
 from background_training.learner.triage import tell_set_aside
-from background_training.learner.trouble_log import TroubleLog
 from background_training.learner.watcher import BufferWatcher
 from background_training.records import status
 from background_training.settings import Settings
@@ -160,7 +158,7 @@ class Worker:
 
     def _open(self) -> None:
         caution = Caution(self._announce_file, lambda names: self._tell("training", names=list(names)), self._alone, self._lock)
-        trainer, intake = open_root.open_trainer(self._paths, self._settings, self._tell, patient=True, caution=caution)
+        trainer, intake = open_trainer(self._paths, self._settings, self._tell, patient=True, caution=caution)
         for name, reason in self._deadly.items():
             intake.reject_from_now_on(name, reason)
         for doing, times in self._faults.items():

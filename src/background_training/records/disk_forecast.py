@@ -10,7 +10,7 @@ from pathlib import Path
 
 from background_training.episodes.buffer import TRAINED
 from background_training.paths import Paths
-from background_training.records.whole_lines import parse
+from background_training.records.ledger_lines import parse
 from background_training.settings import RetentionSettings
 from background_training.storage.free_disk import free_bytes
 

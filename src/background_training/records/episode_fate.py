@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from background_training.episodes import buffer
+from background_training.episodes.buffer import DUPLICATE, STALE
 from background_training.paths import Paths
 from background_training.printable import visible
-from background_training.records import ledger as ledgers
+from background_training.records import ledger_lines
 from background_training.storage import atomic_files
 
 
@@ -24,7 +26,7 @@ def fates_of(paths: Paths, lines: Iterable[Mapping[str, Any]], name: str | None)
         if name is None or _is_meant(line, name):
             stored_as = line.get("archived_as", line["name"])
             known.add((line["fate"], stored_as))
-            if line["fate"] not in ledgers.OF_NO_FILE:
+            if line["fate"] not in ledger_lines.OF_NO_FILE:
                 yield dict(line)
     if not atomic_files.exists(paths.buffer):
         return
@@ -42,7 +44,7 @@ def sentence(fate: Mapping[str, Any]) -> str:
     name = visible(fate["name"])
     kind = fate["fate"]
     version = f"version {fate.get('seq')}"
-    if fate.get(ledgers.RECONSTRUCTED):
+    if fate.get(ledger_lines.RECONSTRUCTED):
         version = "a version that is not known any more, as the ledger had lost this line, which was made from the archive"
     if kind == buffer.TRAINED:
         text = f"trained in {version} ({fate.get('steps', '?')} steps, return {fate.get('return', '?')})"
@@ -64,3 +66,21 @@ def _is_meant(line: Mapping[str, Any], name: str) -> bool:
         return False
     by_hash = len(name) >= 8 and bool(line["sha256"]) and line["sha256"].startswith(name.casefold())
     return by_hash or name in (line["name"], line.get("archived_as"))
+
+
+_CODE = re.compile(r"\s*\[([a-z-]+)\]\Z")
+
+
+def kind_of(fate: str, words: str) -> str:
+    """The kind of a reason, from the fate of the file and the words in the ledger."""
+    if fate == STALE:
+        return "played by too old a version" if "max_version_lag" in words else "waited too long"
+    if fate == DUPLICATE:
+        return "the same episode_id" if words.startswith("episode_id") else "the same bytes"
+    match = _CODE.search(words)
+    return match.group(1).replace("-", " ") if match else "unusable"
+
+
+def without_code(words: str) -> str:
+    """The reason in words only."""
+    return _CODE.sub("", words)

@@ -2,138 +2,247 @@
 
 It is the memory for duplicates and the list from which the model can be rebuilt. What a line of a trained
 episode says stands in the model file too, until it is here; so a crash between the two loses nothing.
+
+Its index: what the lines of a ledger amount to, kept beside it, so that a start parses the newest lines and not a million.
+
+It is derived data, and never a second truth. The ledger itself says what to believe: when an index has been written, the
+ledger gets a `checkpoint` line with the sha256 of the index file. An index is used only if
+
+- the newest checkpoint line of the ledger names the sha256 of the whole index file,
+- the ledger still begins with the very bytes that the index was made of (their hash is in the index), and
+- the code that made it is the code that reads it.
+
+Otherwise it is as if it were not there, and all lines are parsed. So an index that is lost, torn, stale, of another root or
+forged costs time and nothing else, whatever checksum it bears. It promises nothing against a person who writes checkpoint
+lines into the ledger: who edits the ledger can as well delete lines of it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import io
 import json
+import logging
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 from background_training.episodes.buffer import DELETED, TRAINED
 from background_training.paths import MODEL_NAME
-from background_training.records.ledger_index import CHECKPOINT, Kept, LedgerIndex
-from background_training.records.line_index import LineIndex, key_of
-from background_training.records.whole_lines import cut, parse, sound_lines
+from background_training.records.ledger_lines import (
+    BY_ANOTHER_PROGRAM,
+    BY_GUARD,
+    BY_HAND,
+    CHECKPOINT,
+    OF_NO_FILE,
+    PUBLISHED,
+    ROLLED_BACK,
+    Line,
+    chain_after,
+    counts_in,
+    cut,
+    encode,
+    is_of_history,
+    parse,
+    sound_lines,
+)
 from background_training.storage import atomic_files
 
-Line = Mapping[str, Any]
+logger = logging.getLogger(__name__)
 
-SUMMARY = "summary"
-"""The fate in the first line of a ledger whose oldest lines were left out; it holds their counts."""
+Numbers = npt.NDArray[Any]
 
-OF_NO_FILE = (SUMMARY, CHECKPOINT)
-"""The fates of lines that tell of no file and no model."""
-
-
-PUBLISHED, ROLLED_BACK = "published", "rolled back"
-"""The fates of a model that became a version without being trained; the latter by the guard."""
-
-BY_GUARD, BY_HAND, BY_ANOTHER_PROGRAM = "guard", "hand", "another program"
-"""Who did so."""
-
-RECONSTRUCTED = "reconstructed"
-"""Marks a line that the ledger had lost and that was made again from what lies in the archive. Of a trained episode
-among them it is known that it was, but not in which batch: it serves as memory, and nothing is trained again from it."""
-
-UNKNOWN_VERSION = 0
-"""The version in such a line."""
+_FEWEST_LOOSE = 4096
+_LOOSE_SHARE = 32
 
 
-ALIGNED = "aligned"
-"""Marks the line of an episode whose features or actions were put into the model's order before it was trained on."""
+def key_of(text: str) -> int:
+    """64 bits that stand for a text; two texts may share them, so whoever looks up compares what the lines say."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+class LineIndex:
+    """Places by key: a sorted array, and a small dict of the newest, which joins it from time to time."""
+
+    def __init__(self, keys: Numbers | None = None, places: Numbers | None = None) -> None:
+        """Go on from what `arrays` gave, or from nothing."""
+        self._keys = np.empty(0, np.uint64) if keys is None else keys
+        self._places = np.empty(0, np.uint64) if places is None else places
+        self._loose: dict[int, list[int]] = {}
+
+    def add(self, key: int, place: int) -> None:
+        self._loose.setdefault(key, []).append(place)
+        if len(self._loose) >= max(_FEWEST_LOOSE, len(self._keys) // _LOOSE_SHARE):
+            self._tidy()
+
+    def places(self, key: int) -> list[int]:
+        """All places that were added under this key, oldest first."""
+        wanted = np.uint64(key)
+        first, end = np.searchsorted(self._keys, wanted), np.searchsorted(self._keys, wanted, "right")
+        return [*self._places[first:end].tolist(), *self._loose.get(key, ())]
+
+    def arrays(self) -> tuple[Numbers, Numbers]:
+        """All keys in their order, with their places."""
+        self._tidy()
+        return self._keys, self._places
+
+    def _tidy(self) -> None:
+        pairs = [(key, place) for key, places in self._loose.items() for place in places]
+        keys = np.concatenate([self._keys, np.array([key for key, _ in pairs], np.uint64)])
+        places = np.concatenate([self._places, np.array([place for _, place in pairs], np.uint64)])
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._places = keys[order], places[order]
+        self._loose = {}
+
+
+FEWEST_LINES = 10_000
+"""It is not worth a file before, and made again after so many lines more."""
+_SHARE = 32
+"""Nor before the ledger has grown by this part of it: so its price for each line stays the same, however many there are."""
+_MODULES = ("ledger.py", "ledger_lines.py")
+_SEAL = b'"fate": "checkpoint", "end": '
+"""How the newest such line about an index is found. No name or reason can hold these bytes, as quotes in them are escaped."""
+_SEARCHED_BYTES, _SEARCHED_SHARE = 16_000_000, 8
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept.
+
+    end: bytes of the ledger that it stands for.
+    facts: as JSON keeps them; "size" and "remember_newest" among them.
+    """
+
+    end: int
+    facts: Mapping[str, Any]
+    indexes: Sequence[LineIndex]
+
+
+class LedgerIndex:
+    """Keeps it in a file, now and then, and finds it again."""
+
+    def __init__(self, path: Path | None) -> None:
+        """None: keep nothing, find nothing."""
+        self._path = path
+        self._lines = 0
+        self._digest = hashlib.blake2b()
+
+    def known(self, ledger: Path, remember_newest: int) -> Kept | None:
+        """What was kept of this ledger, with at least so many of its newest lines; None on any doubt."""
+        if self._path is None:
+            return None
+        try:
+            return self._known(self._path, ledger, remember_newest)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with derived data, the ledger is there to be read
+            logger.info("%s is not used: %s: %s", self._path, type(error).__name__, error)
+            return None
+
+    def _known(self, path: Path, ledger: Path, remember_newest: int) -> Kept | None:
+        data = atomic_files.read_regular_file(path)
+        with atomic_files.open_regular_file(ledger) as file:
+            # Nothing of the index is parsed before the ledger has vouched for its bytes.
+            if _sealed(file) != hashlib.sha256(data).hexdigest():
+                return None
+            kept, made_of, code = _decoded(data)
+            begin = _digest_of(file, kept.end)
+        most, newest = kept.facts["remember_newest"], kept.facts["newest"]
+        if not code or code != _code() or begin.hexdigest() != made_of:
+            return None
+        if remember_newest > most and len(newest) == most:
+            return None
+        self._lines, self._digest = kept.facts["size"], begin
+        return kept
+
+    def add(self, data: bytes) -> None:
+        """The ledger goes on with this. Hashed as it was parsed or appended: read again later, it might have changed."""
+        if self._path is not None:
+            self._digest.update(data)
+
+    def checkpoint_if_due(self, lines: int, kept: Callable[[], Kept]) -> dict[str, Any] | None:
+        """Write it once there are so many new lines that it is worth it.
+
+        Returns:
+            The line for the caller to append to the ledger; None if it is not due, or can't be written, which is no harm.
+        """
+        if self._path is None or lines - self._lines < max(FEWEST_LINES, lines // _SHARE):
+            return None
+        self._lines = lines
+        now = kept()
+        data = _encoded(now, self._digest.hexdigest())
+        try:
+            atomic_files.write_atomically(self._path, data, durable=False)
+        except OSError:
+            with contextlib.suppress(OSError):
+                atomic_files.remove_if_there(atomic_files.partial_path(self._path))
+            return None
+        # "end" right after "fate": see _SEAL.
+        return {"seq": 0, "sha256": hashlib.sha256(data).hexdigest(), "name": "", "fate": CHECKPOINT, "end": now.end}
+
+
+def _sealed(file: BinaryIO) -> str | None:
+    """The sha256 of the index that the newest checkpoint line names; of an older line nobody needs an index any more."""
+    size = file.seek(0, io.SEEK_END)
+    begin = max(0, size - max(_SEARCHED_BYTES, size // _SEARCHED_SHARE))
+    file.seek(begin)
+    tail = file.read(size - begin)
+    place = tail.rfind(_SEAL)
+    if place < 0:
+        return None
+    start, end = tail.rfind(b"\n", 0, place) + 1, tail.find(b"\n", place)
+    line = parse(tail[start:end]) if end >= 0 else None
+    return line["sha256"] if line is not None and line["end"] == begin + start else None
+
+
+def _digest_of(file: BinaryIO, length: int) -> Any:
+    digest = hashlib.blake2b()
+    file.seek(0)
+    while length > 0 and (chunk := file.read(min(length, _CHUNK_BYTES))):
+        digest.update(chunk)
+        length -= len(chunk)
+    return digest
+
+
+def _encoded(kept: Kept, digest: str) -> bytes:
+    facts = {"code": _code(), "end": kept.end, "digest": digest, "facts": kept.facts}
+    arrays = {"facts": np.frombuffer(json.dumps(facts).encode("ascii"), np.uint8)}
+    for number, index in enumerate(kept.indexes):
+        arrays[f"keys_{number}"], arrays[f"places_{number}"] = index.arrays()
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _decoded(data: bytes) -> tuple[Kept, str, str]:
+    """What was kept, the hash of the bytes that it was made of, and which code made it."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        said = json.loads(arrays["facts"].tobytes())
+        numbers = range(sum(name.startswith("keys_") for name in arrays.files))
+        indexes = [LineIndex(arrays[f"keys_{number}"], arrays[f"places_{number}"]) for number in numbers]
+    return Kept(said["end"], said["facts"], indexes), said["digest"], said["code"]
+
+
+@functools.cache
+def _code() -> str:
+    """Stands for the code that decides what the lines amount to; "" where that can't be read."""
+    folder = Path(__file__).parent
+    try:
+        return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _MODULES)).hexdigest()
+    except OSError:
+        return ""
+
 
 _KEPT = ("counts", "last_group", "newest_published", "former_chain", "guard_checkpoint", "_newest_seq")
 """What a ledger's index holds besides lines and places."""
-
-
-def is_of_history(line: Line) -> bool:
-    """Whether a line tells of an episode and of the batch in which it was trained."""
-    return bool(line["fate"] == TRAINED and not line.get(RECONSTRUCTED))
-
-
-def next_chain(previous: str, seq: int, batch: Sequence[Line]) -> str:
-    """Hash chain over all batches: sha256 of the previous link, the version, and what was trained in it."""
-    entries = [[line["name"], line["sha256"], line.get("learning")] for line in batch]
-    text = json.dumps([previous, seq, entries], ensure_ascii=True, sort_keys=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def chain_after(former: str, group: Sequence[Line]) -> str:
-    """The link that a whole batch adds; the chain begins anew where the batch names a base, or where older lines
-    have been left out ("start", see retention.py)."""
-    begins = group[0].get("base") or group[0].get("start")
-    return next_chain(begins["chain"] if begins else former, group[0]["seq"], group)
-
-
-def encode(lines: Iterable[Line]) -> bytes:
-    return b"".join(json.dumps(dict(line), ensure_ascii=True).encode("ascii") + b"\n" for line in lines)
-
-
-def read_lines(path: Path, begin: int = 0) -> Iterator[dict[str, Any]]:
-    """The lines of a ledger, oldest first and one by one, from this byte on; a torn last one is left out.
-
-    Raises:
-        LedgerError: a damaged line stands between sound ones; raised after those before it.
-    """
-    return (line for line, _ in sound_lines(path, begin))
-
-
-def groups(lines: Iterable[Line]) -> Iterator[tuple[int, list[Line]]]:
-    """The batches that were trained, oldest first: (version, its lines)."""
-    group: list[Line] = []
-    for line in lines:
-        if not is_of_history(line):
-            continue
-        if group and group[-1]["seq"] != line["seq"]:
-            yield group[0]["seq"], group
-            group = []
-        group.append(line)
-    if group:
-        yield group[0]["seq"], group
-
-
-def since_base(lines: Iterable[Line]) -> list[Line]:
-    """The lines of trained episodes since history last began anew."""
-    newest: list[Line] = []
-    for line in lines:
-        if not is_of_history(line):
-            continue
-        if "base" in line:
-            newest.clear()
-        newest.append(line)
-    return newest
-
-
-def deleted_hashes(lines: Iterable[Line]) -> set[str]:
-    """The hashes of the trained episodes that retention has deleted from the archive since.
-
-    A line of its own says so, or a mark in the episode's: in a ledger without its oldest lines one has to do for both.
-    """
-    return {line["sha256"] for line in lines if line.get("was", line["fate"] if DELETED in line else "") == TRAINED}
-
-
-def counts_of(lines: Iterable[Line]) -> Counter[str]:
-    """How many files met which fate; "deleted trained" are those deleted after they were trained."""
-    counts: Counter[str] = Counter()
-    for line in lines:
-        counts.update(_counted(line))
-    return counts
-
-
-def _counted(line: Line) -> Mapping[str, int]:
-    if line["fate"] == CHECKPOINT:
-        return {}
-    if line["fate"] == SUMMARY:
-        counts: Mapping[str, int] = line["counts"]
-        return counts
-    if line["fate"] == DELETED:
-        return {f"{DELETED} {line['was']}": 1}
-    counted = {line["fate"]: 1}
-    return counted | {f"{DELETED} {line['fate']}": 1} if DELETED in line else counted
 
 
 class Ledger:
@@ -148,7 +257,7 @@ class Ledger:
 
         Args:
             remember_newest: how many lines of trained episodes to keep whole in `newest`.
-            index: where to keep what the lines amount to, see ledger_index.py; None: nowhere, all of them are read.
+            index: where to keep what the lines amount to, see LedgerIndex; None: nowhere, all of them are read.
 
         Raises:
             LedgerError: it is damaged in the middle.
@@ -277,7 +386,7 @@ class Ledger:
         place, self._end = self._end, end
         self._size += 1
         self._newest_seq = max(self._newest_seq, line["seq"])
-        self.counts.update(_counted(line))
+        self.counts.update(counts_in(line))
         if line["fate"] in (PUBLISHED, ROLLED_BACK):
             self.newest_published = line
         if "guard" in line:

@@ -21,8 +21,7 @@ from background_training.episodes import buffer, episode_file
 from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED
 from background_training.errors import EpisodeError, ModelError, ModelMissingError
 from background_training.paths import Paths
-from background_training.records import ledger as ledgers
-from background_training.records import reasons as kinds
+from background_training.records import episode_fate, ledger_lines
 from background_training.settings import RENAMED, Settings
 from background_training.storage import atomic_files, model_store
 
@@ -94,7 +93,7 @@ def gather(settings: Settings, sampled: int = SAMPLED_EPISODES) -> RunFacts:
         OSError: the machine failed.
     """
     paths = settings.paths
-    lines = list(ledgers.read_lines(paths.ledger))
+    lines = list(ledger_lines.read_lines(paths.ledger))
     trained = [line for line in lines if line["fate"] == TRAINED]
     version, manifest, trouble = _model(paths)
     return RunFacts(
@@ -103,7 +102,7 @@ def gather(settings: Settings, sampled: int = SAMPLED_EPISODES) -> RunFacts:
         versions=_column(trained, "seq"),
         stale_steps=_column([line for line in lines if line["fate"] == STALE and "steps" in line], "steps"),
         samples=tuple(_samples(paths, trained, sampled)),
-        fates=ledgers.counts_of(lines),
+        fates=ledger_lines.counts_of(lines),
         reasons=tuple(_reasons(lines)),
         waiting=_waiting(paths),
         model_version=version,
@@ -174,9 +173,9 @@ def _reasons(lines: Iterable[Line]) -> list[Reason]:
     for line in lines:
         if line["fate"] in (STALE, DUPLICATE, REJECTED):
             words = str(line.get("reason", ""))
-            key = line["fate"], kinds.kind_of(line["fate"], words)
+            key = line["fate"], episode_fate.kind_of(line["fate"], words)
             counts[key] += 1
-            examples[key] = kinds.without_code(words)
+            examples[key] = episode_fate.without_code(words)
     return [Reason(fate, kind, count, examples[fate, kind]) for (fate, kind), count in counts.most_common()]
 
 

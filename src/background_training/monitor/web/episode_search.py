@@ -12,7 +12,7 @@ from pathlib import Path
 
 from background_training.episodes.buffer import is_episode_name
 from background_training.paths import Paths
-from background_training.records import episode_fate, ledger, whole_lines
+from background_training.records import episode_fate, ledger_lines
 
 MOST_FOUND = 40
 LONGEST_QUERY = 200
@@ -78,8 +78,8 @@ def _needle(wanted: str) -> bytes:
 
 
 def _sentence(text: bytes) -> list[str]:
-    line = whole_lines.parse(text)
-    if line is None or line["fate"] in (*ledger.OF_NO_FILE, ledger.PUBLISHED, ledger.ROLLED_BACK):
+    line = ledger_lines.parse(text)
+    if line is None or line["fate"] in (*ledger_lines.OF_NO_FILE, ledger_lines.PUBLISHED, ledger_lines.ROLLED_BACK):
         return []
     try:
         return [episode_fate.sentence(line)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from background_training.episodes.buffer import DELETED, DUPLICATE, REJECTED, STALE, TRAINED
-from background_training.records import ledger, reasons, whole_lines
+from background_training.records import episode_fate, ledger_lines
 
 BYTES_PER_LOOK = 8_000_000
 NEWEST_KEPT = 30
@@ -102,9 +102,9 @@ class LedgerFollower:
         if _TRAINED_MARK in text and b'"deleted"' not in text and text.endswith(b"}"):
             self._counts[TRAINED] += 1
             return
-        line = whole_lines.parse(text)
+        line = ledger_lines.parse(text)
         try:
-            self._counts.update(ledger.counts_of([line]) if line is not None else ())
+            self._counts.update(ledger_lines.counts_of([line]) if line is not None else ())
         except (KeyError, TypeError, ValueError):
             line = None
         if line is None:
@@ -113,10 +113,10 @@ class LedgerFollower:
             self._remember(line)
 
     def _remember(self, line: Mapping[str, Any]) -> None:
-        kind = reasons.kind_of(line["fate"], words := str(line.get("reason", "")))
+        kind = episode_fate.kind_of(line["fate"], words := str(line.get("reason", "")))
         if (line["fate"], kind) in self._examples or len(self._examples) < _MOST_REASONS:
             self._reasons[line["fate"], kind] += 1
-            self._examples[line["fate"], kind] = reasons.without_code(words)
+            self._examples[line["fate"], kind] = episode_fate.without_code(words)
         self._newest.appendleft(line)
 
 

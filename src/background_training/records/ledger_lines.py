@@ -1,0 +1,226 @@
+"""The lines of data/ledger.jsonl: what stands in one, which of them are whole, and what they amount to together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from background_training.episodes.buffer import DELETED, TRAINED
+from background_training.errors import LedgerError
+from background_training.storage import atomic_files
+
+Line = Mapping[str, Any]
+
+SUMMARY = "summary"
+"""The fate in the first line of a ledger whose oldest lines were left out; it holds their counts."""
+
+CHECKPOINT = "checkpoint"
+"""The fate of a line that tells of no file, but of what all lines before it amount to."""
+
+OF_NO_FILE = (SUMMARY, CHECKPOINT)
+"""The fates of lines that tell of no file and no model."""
+
+
+PUBLISHED, ROLLED_BACK = "published", "rolled back"
+"""The fates of a model that became a version without being trained; the latter by the guard."""
+
+BY_GUARD, BY_HAND, BY_ANOTHER_PROGRAM = "guard", "hand", "another program"
+"""Who did so."""
+
+RECONSTRUCTED = "reconstructed"
+"""Marks a line that the ledger had lost and that was made again from what lies in the archive. Of a trained episode
+among them it is known that it was, but not in which batch: it serves as memory, and nothing is trained again from it."""
+
+UNKNOWN_VERSION = 0
+"""The version in such a line."""
+
+
+ALIGNED = "aligned"
+"""Marks the line of an episode whose features or actions were put into the model's order before it was trained on."""
+
+
+def is_of_history(line: Line) -> bool:
+    """Whether a line tells of an episode and of the batch in which it was trained."""
+    return bool(line["fate"] == TRAINED and not line.get(RECONSTRUCTED))
+
+
+def next_chain(previous: str, seq: int, batch: Sequence[Line]) -> str:
+    """Hash chain over all batches: sha256 of the previous link, the version, and what was trained in it."""
+    entries = [[line["name"], line["sha256"], line.get("learning")] for line in batch]
+    text = json.dumps([previous, seq, entries], ensure_ascii=True, sort_keys=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def chain_after(former: str, group: Sequence[Line]) -> str:
+    """The link that a whole batch adds; the chain begins anew where the batch names a base, or where older lines
+    have been left out ("start", see retention.py)."""
+    begins = group[0].get("base") or group[0].get("start")
+    return next_chain(begins["chain"] if begins else former, group[0]["seq"], group)
+
+
+def encode(lines: Iterable[Line]) -> bytes:
+    return b"".join(json.dumps(dict(line), ensure_ascii=True).encode("ascii") + b"\n" for line in lines)
+
+
+def read_lines(path: Path, begin: int = 0) -> Iterator[dict[str, Any]]:
+    """The lines of a ledger, oldest first and one by one, from this byte on; a torn last one is left out.
+
+    Raises:
+        LedgerError: a damaged line stands between sound ones; raised after those before it.
+    """
+    return (line for line, _ in sound_lines(path, begin))
+
+
+def groups(lines: Iterable[Line]) -> Iterator[tuple[int, list[Line]]]:
+    """The batches that were trained, oldest first: (version, its lines)."""
+    group: list[Line] = []
+    for line in lines:
+        if not is_of_history(line):
+            continue
+        if group and group[-1]["seq"] != line["seq"]:
+            yield group[0]["seq"], group
+            group = []
+        group.append(line)
+    if group:
+        yield group[0]["seq"], group
+
+
+def since_base(lines: Iterable[Line]) -> list[Line]:
+    """The lines of trained episodes since history last began anew."""
+    newest: list[Line] = []
+    for line in lines:
+        if not is_of_history(line):
+            continue
+        if "base" in line:
+            newest.clear()
+        newest.append(line)
+    return newest
+
+
+def deleted_hashes(lines: Iterable[Line]) -> set[str]:
+    """The hashes of the trained episodes that retention has deleted from the archive since.
+
+    A line of its own says so, or a mark in the episode's: in a ledger without its oldest lines one has to do for both.
+    """
+    return {line["sha256"] for line in lines if line.get("was", line["fate"] if DELETED in line else "") == TRAINED}
+
+
+def counts_of(lines: Iterable[Line]) -> Counter[str]:
+    """How many files met which fate; "deleted trained" are those deleted after they were trained."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(counts_in(line))
+    return counts
+
+
+def counts_in(line: Line) -> Mapping[str, int]:
+    if line["fate"] == CHECKPOINT:
+        return {}
+    if line["fate"] == SUMMARY:
+        counts: Mapping[str, int] = line["counts"]
+        return counts
+    if line["fate"] == DELETED:
+        return {f"{DELETED} {line['was']}": 1}
+    counted = {line["fate"]: 1}
+    return counted | {f"{DELETED} {line['fate']}": 1} if DELETED in line else counted
+
+
+_NEEDED = ("seq", "sha256", "name", "fate")
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys((*_NEEDED[1:], "archived_as", "was", "reason", "episode_id", "chain", "by"), (str,)),
+    **dict.fromkeys(("seq", "recent", "policy_version", "end"), (int,)),
+    **dict.fromkeys(("steps", "return"), (int, float)),
+    **dict.fromkeys(("base", "start", "learning", "counts", "guard"), (dict,)),
+    "sizes": (list,),
+}
+_LONGEST_LINE = 16_000_000
+
+
+def sound_lines(path: Path, begin: int = 0, count: int = 0) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The sound lines, each with its bytes, its line feed included.
+
+    A true iterator: whatever the file's length, it holds one line. It reads up to where the file ends when it is opened, and
+    keeps it open meanwhile, so the lines are those of one moment even if the file is appended to or replaced.
+
+    Args:
+        begin: how many bytes to leave out; a line begins there.
+        count: how many lines these are, for the message.
+
+    Raises:
+        LedgerError: after the last one, a sound line follows on a damaged one. Raised at the end, after the sound ones.
+    """
+    try:
+        file = atomic_files.open_regular_file(path)
+    except FileNotFoundError:
+        return
+    with file:
+        starts, is_damaged = True, False
+        for text in _texts(file, begin):
+            is_whole = text.endswith(b"\n")
+            line = parse(text) if starts and (is_whole or is_damaged) else None
+            starts = is_whole
+            if line is None:
+                is_damaged = True
+            elif is_damaged:
+                remedy = "Restore the file from a copy, or move it away: a new one is then made from the archive and the model"
+                raise LedgerError(str(path), f"line {count + 1} is damaged, with sound lines after it", remedy)
+            else:
+                count += 1
+                yield line, text
+
+
+def _texts(file: BinaryIO, begin: int) -> Iterator[bytes]:
+    """The file line by line; one without an end, or too long to be ours, in pieces that have no line feed at their end."""
+    left = os.fstat(file.fileno()).st_size - begin
+    file.seek(begin)
+    # What is appended while we read may be there in part only, and would look like damage.
+    while left > 0 and (text := file.readline(min(left, _LONGEST_LINE))):
+        left -= len(text)
+        yield text
+
+
+def parse(text: bytes) -> dict[str, Any] | None:
+    """One line of a ledger; None where it is damaged."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and is_sound(line) else None
+
+
+def is_sound(line: dict[str, Any]) -> bool:
+    """Whether a line can be worked with; not whether it is true: that is what the chain is for."""
+    for key in _NEEDED:
+        if key not in line:
+            return False
+    for key, value in line.items():
+        allowed = _TYPES.get(key)
+        if allowed is not None and type(value) not in allowed:
+            return False
+    base = line.get("base")
+    if base is not None and not (type(base.get("chain")) is str and type(base.get("version")) is int):
+        return False
+    if line["fate"] == "summary":
+        return "counts" in line and all(type(count) is int for count in line["counts"].values())
+    return line["fate"] != "deleted" or "was" in line
+
+
+def cut(path: Path, sound_bytes: int, *, durable: bool) -> None:
+    """Leave only the sound bytes of the file; make an empty one where there is none."""
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        atomic_files.append_whole(path, b"", durable=durable)
+        if durable:
+            atomic_files.sync_folder(path.parent)
+        return
+    if size > sound_bytes:
+        with open(path, "r+b") as file:
+            file.truncate(sound_bytes)
+            if durable:
+                os.fsync(file.fileno())
