@@ -34,7 +34,7 @@ from background_training.settings import Settings
 if TYPE_CHECKING:
     from background_training.envs.fork_server import ForkServer
     from background_training.envs.forked_command import ForkedCommand
-    from background_training.ipc.child_process import Child
+    from background_training.ipc.child import PipedProcess
     from background_training.runs.game_runner import Player
     from background_training.runs.greedy_games import Beside, PlayingProcess
     from background_training.runs.learning_curve import GameLog
@@ -176,7 +176,7 @@ def _forked(
 
 
 def _started_learner(settings: Settings, quiet: bool, forks: ForkServer | None) -> BackgroundParallelLearner | None:
-    def start_worker(stderr: IO[bytes]) -> Child:
+    def start_worker(stderr: IO[bytes]) -> PipedProcess:
         streams = (None, stderr.fileno())
         forked = _forked(forks, f"{child_process.WORKER}:main", process_names.LEARNER_WORKER, [], streams)
         return forked or child_process.start_worker(stderr)

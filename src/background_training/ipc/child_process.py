@@ -6,30 +6,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from background_training.ipc.blas_threads import limit_blas_threads
+from background_training.ipc.child import PipedProcess
 from background_training.paths import PACKAGE_PARENT
 
 WORKER = "background_training.learner.worker"
 
 
-class Child(Protocol):
-    """What is asked of a process that somebody has started for us: the same as of subprocess.Popen."""
-
-    stdin: IO[bytes] | None
-    stdout: IO[bytes] | None
-
-    def wait(self, timeout: float | None = None) -> int: ...
-
-    def kill(self) -> None: ...
-
-
-StartWorker = Callable[[IO[bytes]], Child]
+StartWorker = Callable[[IO[bytes]], PipedProcess]
 """Starts a worker, its streams pipes, but for the stderr that it is given. Raises OSError when the machine can't."""
 
 
-def start_worker(stderr: IO[bytes]) -> Child:
+def start_worker(stderr: IO[bytes]) -> PipedProcess:
     """Start a worker in an interpreter of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", WORKER],

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from background_training.ipc.channel import Tell
-from background_training.ipc.child_process import Child
+from background_training.ipc.child import PipedProcess
 
 BEAT_SECONDS = 1.0
 HANG_SECONDS = 60.0
@@ -47,7 +47,7 @@ class Watch:
     It counts its own looks and asks no clock: while the machine sleeps, or a debugger holds us, neither side is to blame.
     """
 
-    def __init__(self, process: Child) -> None:
+    def __init__(self, process: PipedProcess) -> None:
         self._process = process
         self._silent_looks = 0
         self._over = threading.Event()

@@ -17,7 +17,8 @@ from typing import IO, Any, TypeVar
 from background_training import settings_file
 from background_training.errors import AnotherLearnerError, BackgroundTrainingError, LockUnavailableError
 from background_training.ipc import child_process, heartbeat
-from background_training.ipc.child_process import Child, StartWorker
+from background_training.ipc.child import PipedProcess
+from background_training.ipc.child_process import StartWorker
 from background_training.ipc.heartbeat import Watch
 from background_training.ipc.restart_budget import RestartBudget
 from background_training.learner.poison_files import Suspects
@@ -62,7 +63,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._stats: dict[str, Any] = {**EMPTY_STATS, "max_workers": settings.learner.max_workers}
         self._stopping = threading.Event()
-        self._process: Child | None = None
+        self._process: PipedProcess | None = None
         self._thread = threading.Thread(target=self._run, name="background-learner", daemon=True)
         self._budget = RestartBudget(settings.learner.restart_limit)
         self._suspects = Suspects()
@@ -160,7 +161,7 @@ class Supervisor:
         self._troubles.met(sentence)
         status.write(self._settings.paths, "waiting", self.stats())
 
-    def _listen(self, process: Child) -> int:
+    def _listen(self, process: PipedProcess) -> int:
         """Hear what the worker tells until it ends; its exit code."""
         with self._lock:
             self._process = process
@@ -181,7 +182,7 @@ class Supervisor:
             process.stdin.close()
         return exit_code
 
-    def _started(self) -> Child:
+    def _started(self) -> PipedProcess:
         paths = self._settings.paths
         with _error_file(paths) as errors:
             process = self._start_worker(errors)
@@ -189,7 +190,7 @@ class Supervisor:
         self._order(process, {**first, "careful": bool(self._budget.deaths), **self._suspects.orders()})
         return process
 
-    def _order(self, process: Child, order: dict[str, Any]) -> None:
+    def _order(self, process: PipedProcess, order: dict[str, Any]) -> None:
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(order).encode() + b"\n")
