@@ -17,12 +17,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from background_training.episodes import buffer, episode_file, leaving
+from background_training.episodes import buffer, episode_file
 from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED, Departure
 from background_training.errors import EpisodeError
 from background_training.paths import Paths
 from background_training.storage import atomic_files
-from background_training.storage.file_signature import signature_of
+from background_training.storage.atomic_files import signature_of
 
 FATES = (TRAINED, STALE, DUPLICATE, REJECTED)
 posix = pytest.mark.skipif(os.name != "posix", reason="needs links, pipes and names of bytes")
@@ -312,7 +312,7 @@ class FolderMachine(RuleBasedStateMachine):
         if departure is not None:
             with dying_after(calls):
                 buffer.move_out(self.paths, [departure], durable=self.durable)
-            leaving.put_all_back(self.paths)
+            buffer.put_all_back(self.paths)
             self._remember(departure)
 
     @rule(departure=consumes(planned))

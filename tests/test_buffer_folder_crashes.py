@@ -12,7 +12,7 @@ import episodes
 import pytest
 from conftest import PATIENCE_SECONDS
 
-from background_training.episodes import buffer, leaving
+from background_training.episodes import buffer
 from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED, Departure
 from background_training.paths import CHECKOUT, Paths
 
@@ -25,7 +25,7 @@ import os, signal, sys
 from pathlib import Path
 from background_training.storage import atomic_files; from background_training.episodes import buffer as buffer_folder
 from background_training.episodes.buffer import Departure
-from background_training.storage.file_signature import signature_of
+from background_training.storage.atomic_files import signature_of
 from background_training.paths import Paths
 root, die_at, durable = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "durable"
 fates = dict(pair.split("=") for pair in sys.argv[4:])
@@ -82,7 +82,7 @@ def test_a_move_killed_at_many_calls_is_finished_by_the_next(durable: str, root:
             places = [paths.buffer / name, buffer.folder_of(paths, fate) / name]
             places.append(paths.leaving / name)
             assert contents[name] in [place.read_bytes() for place in places if place.exists()], f"{name} lost at call {die_at}"
-        leaving.put_all_back(paths)
+        buffer.put_all_back(paths)
         buffer.move_out(paths, departures, durable=durable == "durable")
         for name, fate in FATES.items():
             folder = buffer.folder_of(paths, fate)

@@ -14,7 +14,7 @@ from background_training.episodes import buffer, episode_file
 from background_training.episodes.buffer import TRAINED, Departure
 from background_training.errors import EpisodeError
 from background_training.paths import CHECKOUT, Paths
-from background_training.storage.file_signature import signature_of
+from background_training.storage.atomic_files import signature_of
 
 PRODUCER = """
 import sys

@@ -13,10 +13,10 @@ import episodes
 import learner_runs
 import pytest
 
-from background_training.episodes import buffer, leaving
+from background_training.episodes import buffer
 from background_training.episodes.buffer import TRAINED, Departure
 from background_training.paths import Paths
-from background_training.storage.file_signature import signature_of
+from background_training.storage.atomic_files import signature_of
 
 CALLS = ("link", "unlink", "rename", "replace", "fsync", "lstat", "open", "listdir", "rmdir")
 NAME = "x.npz"
@@ -152,9 +152,9 @@ def test_a_disk_without_hard_links_gets_its_files_back_by_rename(paths: Paths, m
 
     monkeypatch.setattr(os, "link", refused)
     (paths.buffer / NAME).write_bytes(b"first")
-    aside = leaving.take_aside(paths, NAME)
+    aside = buffer.take_aside(paths, NAME)
     (paths.buffer / NAME).write_bytes(b"second")
 
-    leaving.put_back(paths, aside)
+    buffer.put_back(paths, aside)
 
     assert _waiting(paths) == [b"first", b"second"] and os.listdir(paths.leaving) == []

@@ -18,7 +18,6 @@ import pytest
 
 from background_training.algo import sequential_test
 from background_training.algo.sequential_test import Bound
-from background_training.guard_settings import GuardSettings
 from background_training.learner import drain as drains
 from background_training.learner import publish
 from background_training.learner import regression_guard as guards
@@ -27,6 +26,7 @@ from background_training.paths import Paths
 from background_training.records import ledger_lines, status
 from background_training.records.ledger import Ledger
 from background_training.records.ledger_lines import BY_ANOTHER_PROGRAM, CHECKPOINT, PUBLISHED, ROLLED_BACK
+from background_training.settings import GuardSettings
 from background_training.storage import atomic_files, model_store
 
 GUARD = GuardSettings(enabled=True, evaluation_episodes=6, false_alarm_episodes=30.0)

@@ -20,9 +20,6 @@ PACKAGE = "background_training"
 _BASE = {
     "errors",
     "printable",
-    "checked_fields",
-    "guard_settings",
-    "learning_settings",
     "paths",
     "command_lines",
     "plain_values",

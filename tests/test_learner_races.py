@@ -25,7 +25,7 @@ from background_training.learner import replay_log
 from background_training.paths import Paths
 from background_training.records import ledger_lines, metrics
 from background_training.storage import model_store
-from background_training.storage.file_signature import signature
+from background_training.storage.atomic_files import signature
 
 KILLS = int(os.environ.get("LEARNER_KILLS", "16"))
 PRODUCERS = 4

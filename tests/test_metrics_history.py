@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from commands import run_tool
 
-from background_training.guard_settings import GuardSettings
 from background_training.learner import drain as drains
 from background_training.learner import metrics_writer, publish
 from background_training.learner.metrics_writer import downsampled
@@ -28,6 +27,7 @@ from background_training.records import metrics
 from background_training.records.ledger import Ledger
 from background_training.records.ledger_lines import BY_ANOTHER_PROGRAM
 from background_training.records.metrics import Metrics, MetricsReader
+from background_training.settings import GuardSettings
 from background_training.storage import model_store
 
 TIMES = ("load_seconds", "train_seconds", "commit_seconds", "archive_seconds", "total_seconds")

@@ -14,7 +14,7 @@ from background_training.errors import ModelError, ModelMissingError
 from background_training.paths import Paths
 from background_training.spaces import Discrete
 from background_training.storage import model_store, npz_reader
-from background_training.storage.file_signature import signature
+from background_training.storage.atomic_files import signature
 
 MANIFEST = {"format": 1, "action_names": ["left", "right"], "note": "ü"}
 

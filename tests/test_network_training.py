@@ -7,9 +7,9 @@ import pytest
 
 from background_training.algo import adam, network, policy
 from background_training.algo import losses as reinforce
+from background_training.algo.losses import CriticObjective
 from background_training.algo.network import PART_STEPS, Sizes
-from background_training.algo.network_training import NetworkTraining, Pace
-from background_training.algo.objectives import CriticObjective
+from background_training.algo.ppo_update import NetworkTraining, Pace
 from background_training.algo.training_state import Trainable
 
 SIZES = Sizes(3, 5, 1)

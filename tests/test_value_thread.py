@@ -13,8 +13,8 @@ import pytest
 from commands import run_tool
 from conftest import wait_until
 
-from background_training.algo import ppo_update, train_step, yield_point
-from background_training.algo.objectives import ActorObjective, CriticObjective
+from background_training.algo import ppo_update, train_step
+from background_training.algo.losses import ActorObjective, CriticObjective
 from background_training.episodes import episode
 from background_training.episodes.episode import Episode
 from background_training.paths import Paths
@@ -160,8 +160,8 @@ def test_both_threads_stand_still_together() -> None:
             return 1.0
         return 0.0
 
-    before = yield_point.rested_seconds()
-    yield_point.rest_with(rest)
+    before = ppo_update.rested_seconds()
+    ppo_update.set_rest(rest)
     update = threading.Thread(target=trained)
     try:
         update.start()
@@ -172,11 +172,11 @@ def test_both_threads_stand_still_together() -> None:
         update.join()
     finally:
         go_on.set()
-        yield_point.rest_with(None)
+        ppo_update.set_rest(None)
 
     assert held == 5
     assert len(set(reached)) > 1 and len(reached) > 20
-    assert yield_point.rested_seconds() - before == 1.0
+    assert ppo_update.rested_seconds() - before == 1.0
     assert threading.active_count() == threads
 
 

@@ -24,8 +24,8 @@ from background_training.settings import LearningSettings, LimitSettings
 from background_training.spaces import ActionSpace, Discrete
 from background_training.spaces import layout as layouts
 from background_training.storage import atomic_files, model_store
+from background_training.storage.atomic_files import Signature, signature
 from background_training.storage.file_lock import LearnerLock
-from background_training.storage.file_signature import Signature, signature
 from background_training.storage.model_store import POLICY_KEYS, Model
 
 Array = npt.NDArray[Any]

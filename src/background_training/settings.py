@@ -3,16 +3,174 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from background_training.checked_fields import Section, check, nearest, needed, setting, type_name
 from background_training.errors import SettingsError
-from background_training.guard_settings import GuardSettings
-from background_training.learning_settings import LearningSettings
 from background_training.paths import Paths, default_root
+
+
+def setting(
+    default: Any,
+    sentence: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    choices: tuple[str, ...] = (),
+    environment: str = "",
+) -> Any:
+    """A dataclass field that knows its sentence, its range and the variable that may set it."""
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "choices": choices}
+    return field(default=default, metadata={"sentence": sentence, "environment": environment, **bounds})
+
+
+def needed(setting_field: dataclasses.Field[Any]) -> str:
+    """The range of a setting in words."""
+    data = setting_field.metadata
+    if data["choices"]:
+        return "one of " + ", ".join(data["choices"]) + " is needed"
+    words = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
+    text = words[type_name(setting_field)]
+    for word, bound in (("at least", data["at_least"]), ("above", data["above"]), ("at most", data["at_most"])):
+        if bound is not None:
+            text += f", {word} {bound}"
+    return text + " is needed"
+
+
+def type_name(setting_field: dataclasses.Field[Any]) -> str:
+    return str(setting_field.type)
+
+
+def check(section: Any, source: str = "settings") -> None:
+    """Refuse a section in which a value is of the wrong type or out of its range.
+
+    Raises:
+        SettingsError: names the key, the value, the range and the source.
+    """
+    for setting_field in dataclasses.fields(section):
+        if not setting_field.metadata:
+            continue
+        value = getattr(section, setting_field.name)
+        if not _allowed(value, setting_field):
+            raise SettingsError(setting_field.name, value, needed(setting_field), source)
+
+
+def _allowed(value: object, setting_field: dataclasses.Field[Any]) -> bool:
+    data = setting_field.metadata
+    wanted = type_name(setting_field)
+    if wanted == "bool":
+        return isinstance(value, bool)
+    if wanted == "str":
+        return isinstance(value, str) and (not data["choices"] or value in data["choices"])
+    if isinstance(value, bool) or not isinstance(value, int if wanted == "int" else (int, float)):
+        return False
+    assert isinstance(value, (int, float))
+    return (
+        value == value  # not NaN
+        and (data["at_least"] is None or value >= data["at_least"])
+        and (data["above"] is None or value > data["above"])
+        and (data["at_most"] is None or value <= data["at_most"])
+    )
+
+
+@dataclass(frozen=True)
+class Section:
+    """A group of settings; whoever makes one with a value out of its range is refused."""
+
+    def __post_init__(self) -> None:
+        check(self, type(self).__name__)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known one that is most like it, if one is."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; the nearest is {found[0]}" if found else ""
+
+
+@dataclass(frozen=True)
+class GuardSettings(Section):
+    """When the learner goes back to its best version by itself, because the games return worse than they did."""
+
+    enabled: bool = setting(False, "Whether it does so at all.")
+    evaluation_episodes: int = setting(
+        20, "Episodes in a row whose mean return says how good their versions are.", at_least=5, at_most=10_000
+    )
+    tolerance: float = setting(
+        0.5, "Share of what the best version has gained over the first one that may be lost.", above=0.0, at_most=1.0
+    )
+    false_alarm_episodes: float = setting(
+        2000.0,
+        "Episodes in which at most one false alarm is to be expected while the returns are within the tolerance.",
+        above=1.0,
+    )
+
+
+@dataclass(frozen=True)
+class LearningSettings(Section):
+    """How a batch changes the policy."""
+
+    learning_rate: float = setting(0.001, "Step size of Adam.", above=0.0, at_most=1.0)
+    learning_rate_half_life: float = setting(
+        0.0, "Versions after which the step size is half of what it was, and so on; 0: it stays.", at_least=0.0
+    )
+    gamma: float = setting(0.995, "Discount per step.", at_least=0.0, at_most=1.0)
+    seed: int = setting(0, "Seed of the first weights and of every shuffle.", at_least=0)
+    hidden_size: int = setting(64, "Width of both hidden layers of a new model.", at_least=1, at_most=4096)
+    action_count: int = setting(0, "Actions of a new model; 0 takes them from the episodes.", at_least=0, at_most=4096)
+    n_epochs: int = setting(
+        4, "How often each step of a batch is gone through when its log-probabilities are known.", at_least=1, at_most=100
+    )
+    minibatch_size: int = setting(256, "Steps that one gradient is made of.", at_least=1, at_most=1_000_000)
+    gae_lambda: float = setting(
+        0.95,
+        "Lambda of generalised advantage estimation: 1 trusts what happened, 0 trusts the value network.",
+        at_least=0.0,
+        at_most=1.0,
+    )
+    clip_range: float = setting(
+        0.2, "How far an action's probability ratio may leave 1 before it stops counting.", above=0.0, at_most=10.0
+    )
+    max_importance_weight: float = setting(
+        2.0, "The most that one step may count, however much likelier its action has become.", at_least=1.0, at_most=100.0
+    )
+    ent_coef: float = setting(0.01, "Weight of the bonus for keeping several actions likely.", at_least=0.0, at_most=10.0)
+    max_grad_norm: float = setting(0.5, "Length to which a longer gradient is shortened.", above=0.0)
+    target_kl: float = setting(
+        0.05, "Change of the policy (KL, nats) after which a batch is gone through no further time.", above=0.0
+    )
+    no_log_probs_rate_share: float = setting(
+        0.3,
+        "Share of the learning rate that an episode without log-probabilities gets: nothing else holds its steps back.",
+        above=0.0,
+        at_most=1.0,
+    )
+    no_log_probs_minibatch_size: int = setting(
+        64, "Steps that one gradient is made of for such an episode.", at_least=1, at_most=1_000_000
+    )
+    staleness_half_life: float = setting(
+        32.0, "Model versions after which an episode counts half; 0: age alone changes nothing.", at_least=0.0
+    )
+    replay_ratio: float = setting(
+        15.0, "Old steps, from the newest trained episodes, that join a batch per new step, at most; 0: none.", at_least=0.0
+    )
+    replay_episodes: int = setting(64, "Newest trained episodes that are kept for that, at most.", at_least=0, at_most=10_000)
+    replay_steps: int = setting(1536, "Old steps that join a batch, at most.", at_least=0)
+    reject_reward_ratio: float = setting(
+        3000.0,
+        "An episode with a reward so many times larger than the largest return ever seen teaches nothing; 0: no bound.",
+        at_least=0.0,
+    )
+    reject_update_kl: float = setting(
+        3.0, "Change of the policy (KL, nats) by one episode beyond which its lesson is thrown away.", above=0.0
+    )
+    reject_update_weight: float = setting(
+        10_000.0, "A lesson after which a weight of a network is larger than this is thrown away.", above=0.0
+    )
+
 
 __all__ = [
     "UNLIMITED",

@@ -1,10 +1,15 @@
-"""One lesson: the gradient steps that one new episode, and old ones beside it, take the networks through."""
+"""One PPO update: the gradient steps from one new episode, and the replayed ones that join it.
+
+Policy and value network meet only before an update and after it, so each can be trained in a thread of its own. The gradient
+of a minibatch is the sum of parts with fixed borders, added in their order: the bits of a model depend on both.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,19 +18,126 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from background_training.algo import adam, losses, network, normalizer, policy
 from background_training.algo import batch as batches
-from background_training.algo import losses, normalizer, policy
-from background_training.algo import network as passes
 from background_training.algo.batch import Batch
-from background_training.algo.network import Passes, Sizes
-from background_training.algo.network_training import NetworkTraining, Pace
+from background_training.algo.losses import ActorObjective, CriticObjective, Objective
+from background_training.algo.network import PART_STEPS, Layers, Passes, Sizes
 from background_training.algo.normalizer import Normaliser
-from background_training.algo.objectives import ActorObjective, CriticObjective
 from background_training.algo.training_state import Trainable, TrainingState
 from background_training.episodes.episode import Episode
 from background_training.settings import LearningSettings
 
 Array = npt.NDArray[Any]
+
+_rest: Callable[[], float] | None = None
+_rested_seconds = 0.0
+_lock = threading.Lock()
+
+
+def set_rest(rest: Callable[[], float] | None) -> None:
+    """From now on call `rest` at every yield point; it returns for how many seconds it stood still. None: never rest."""
+    global _rest
+    _rest = rest
+
+
+def yield_point() -> None:
+    """Stand still if this process has to. Costs next to nothing where nobody asked for it."""
+    global _rested_seconds
+    if _rest is not None:
+        with _lock:
+            _rested_seconds += _rest()
+
+
+def rested_seconds() -> float:
+    """For how long this process has stood still in all, so that times of work can be told without it."""
+    return _rested_seconds
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How large the steps are."""
+
+    minibatch_size: int
+    learning_rate: float
+    max_grad_norm: float
+
+
+class NetworkTraining:
+    """A network during one lesson; the weights it began with stay as they are.
+
+    The same order of steps gives the same bits, whatever happens between two epochs and in whichever thread they run.
+    One thread at a time may call it, but for `abandon`.
+    """
+
+    def __init__(self, begun: Trainable, sizes: Sizes, states: Array, objective: Objective, pace: Pace) -> None:
+        """`states`: [T, S + 1] float32, scaled, with ones at the end (see `network.with_ones`)."""
+        self.present = begun.copied()
+        self.gradient_norm = 0.0
+        self.samples = 0
+        self.minibatches = 0
+        self._abandoned = False
+        self._sizes = sizes
+        self._states = states
+        self._objective = objective
+        self._pace = pace
+        self._passes = Passes(sizes)
+        self._rows = np.empty((min(PART_STEPS, len(states)), states.shape[1]), states.dtype)
+        self._layers = network.layers_of(self.present.weights, sizes)
+        self._gradient, self._part, self._scratch = (np.empty_like(self.present.weights) for _ in range(3))
+        self._gradient_layers, self._part_layers = (network.layers_of(vector, sizes) for vector in (self._gradient, self._part))
+
+    def epoch(self, order: Array) -> None:
+        """Go through all steps once, in this order [T], in minibatches of about equal size."""
+        self._objective.arrange(order)
+        for start, stop in _equal_shares(len(order), math.ceil(len(order) / self._pace.minibatch_size)):
+            if self._abandoned:
+                return
+            self._step(order[start:stop], start)
+
+    def abandon(self) -> None:
+        """Have an epoch in another thread end at its next minibatch; what it has made is of no use then."""
+        self._abandoned = True
+
+    def outputs(self) -> Array:
+        """What the network answers to all the states by now, [T, A]."""
+        return self._passes.outputs_of(self._layers, self._states)
+
+    def _step(self, minibatch: Array, start: int) -> None:
+        """Take one gradient step; `minibatch` holds numbers of states, `start` its place in the epoch's order."""
+        for part in network.parts_of(len(minibatch), self._sizes.hidden):
+            if part.start == 0:
+                self._write_gradient(minibatch[part], start, self._gradient_layers)
+            else:
+                self._write_gradient(minibatch[part], start + part.start, self._part_layers)
+                self._gradient += self._part
+        self._gradient *= 1.0 / len(minibatch)
+        self.gradient_norm += adam.clip(self._gradient, self._pace.max_grad_norm)
+        weights, moments = self.present.weights, self.present.moments
+        moments = adam.adam(weights, self._gradient, moments, self._pace.learning_rate, self._scratch)
+        self.present = Trainable(weights, moments)
+        self.samples += len(minibatch)
+        self.minibatches += 1
+
+    def _write_gradient(self, steps: Array, start: int, into: Layers) -> None:
+        """Write the gradient summed over these steps, which begin at place `start` of the epoch's order."""
+        yield_point()
+        states = self._rows[: len(steps)]
+        # Without a mode, take() would go by way of another array, as it checks the numbers first.
+        np.take(self._states, steps, axis=0, out=states, mode="clip")
+        outputs = self._passes.forward(self._layers, states)
+        self._passes.backward(self._layers, states, self._objective.gradient(outputs, start), into)
+
+
+def _equal_shares(count: int, shares: int) -> Iterator[tuple[int, int]]:
+    """Borders of about equal shares, the first ones larger by one, as np.array_split makes them."""
+    size, larger = divmod(count, shares)
+    start = 0
+    for number in range(shares):
+        stop = start + size + (number < larger)
+        yield start, stop
+        start = stop
+
 
 MEMORY_STEPS = 20_000.0
 """Steps after which old returns and advantages fade: a policy that gets better earns others than it used to."""
@@ -136,9 +248,9 @@ def _with_critic_in_units(state: TrainingState, former: Normaliser) -> TrainingS
     old_mean, old_scale = _units(former)
     new_mean, new_scale = _units(state.returns)
     critic = state.critic.copied()
-    network = state.critic_network(critic.weights)
-    network.W3[...] *= old_scale / new_scale
-    network.b3[...] = (old_mean - new_mean + old_scale * network.b3.astype(np.float64)) / new_scale
+    weights = state.critic_network(critic.weights)
+    weights.W3[...] *= old_scale / new_scale
+    weights.b3[...] = (old_mean - new_mean + old_scale * weights.b3.astype(np.float64)) / new_scale
     return dataclasses.replace(state, critic=critic)
 
 
@@ -152,12 +264,12 @@ def _values(state: TrainingState, states: Array) -> Array:
 
 
 def _final_values(state: TrainingState, batch: Batch) -> Array:
-    values = _values(state, passes.with_ones(state.observations.scaled(batch.final_states)))
+    values = _values(state, network.with_ones(state.observations.scaled(batch.final_states)))
     return np.where(batch.terminated, 0.0, values)
 
 
 def _outputs(weights: Array, sizes: Sizes, states: Array) -> Array:
-    return Passes(sizes).outputs_of(passes.layers_of(weights, sizes), states)
+    return Passes(sizes).outputs_of(network.layers_of(weights, sizes), states)
 
 
 def _actor_sizes(state: TrainingState) -> Sizes:
@@ -213,7 +325,7 @@ class _Lesson:
     def train(self, batch: Batch, plan: _Plan) -> None:
         """Go through it all as often as planned, fewer times when the policy has changed enough."""
         settings = self.settings
-        states = passes.with_ones(self.begun.observations.scaled(batch.states))
+        states = network.with_ones(self.begun.observations.scaled(batch.states))
         space = self.begun.actions
         before = space.chances(_outputs(self.begun.actor.weights, _actor_sizes(self.begun), states), batch.mask)
         advantages, targets = self._estimates(batch, states, plan.gae_lambda)

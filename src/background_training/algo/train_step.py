@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from background_training.algo import batch as batches
-from background_training.algo import ppo_update, update_checks
+from background_training.algo import ppo_update, training_state
 from background_training.algo.ppo_update import Tally
 from background_training.algo.training_state import TrainingState, from_arrays, new_state, to_arrays
 from background_training.episodes.episode import Episode
@@ -95,15 +96,15 @@ def learn(
     for episode in episodes:
         batches.check_fits(episode, state.state_width, state.actions)
     # What was refused when it was new must not come in by the back door, among the old ones.
-    history = [old for old in recent if not update_checks.rewards_jump(state, old, settings)]
+    history = [old for old in recent if not rewards_jump(state, old, settings)]
     tally, refused = Tally(), {}
     for number, episode in enumerate(episodes):
-        trouble = update_checks.rewards_jump(state, episode, settings)
+        trouble = rewards_jump(state, episode, settings)
         if not trouble:
             old = replayed(episode, history, settings)
             with np.errstate(all="ignore"):  # what overflows is found by the check of the result
                 following, counted = ppo_update.learnt(state, episode, old, settings, version, number)
-            trouble = update_checks.trouble_of(following, counted, settings)
+            trouble = trouble_of(following, counted, settings)
         if trouble:
             refused[number] = trouble
         else:
@@ -174,3 +175,40 @@ def _report(
         refused=f"{len(refused)} of {len(episodes)} games: {'; '.join(sorted(set(refused.values())))}" if refused else "",
         refused_games=tuple(refused),
     )
+
+
+EPISODES_UNTIL_USUAL = 10
+"""Before so many, nothing is known of what is usual."""
+
+
+def rewards_jump(state: TrainingState, episode: Episode, settings: LearningSettings) -> str:
+    """Why an episode's rewards are in other units than all that was learnt from so far; empty if they are not.
+
+    Wanted: max |reward| <= reject_reward_ratio * the largest |return-to-go| ever seen. Returns are normalised over the newest
+    20,000 steps, so any scale is learnt from; but one episode in units a million times larger would make all others
+    look like nothing for as long. Before ten episodes, or while all returns were 0, nothing is refused.
+    """
+    largest = float(max(abs(state.returns.lowest[0]), abs(state.returns.highest[0])))
+    if settings.reject_reward_ratio == 0.0 or largest == 0.0 or state.episodes < EPISODES_UNTIL_USUAL:
+        return ""
+    reward = float(np.abs(episode.rewards).max())
+    if reward <= settings.reject_reward_ratio * largest:
+        return ""
+    return "a reward was more than learning.reject_reward_ratio times the largest return so far"
+
+
+def trouble_of(following: TrainingState, counted: Tally, settings: LearningSettings) -> str:
+    """Why the result of a lesson must not be gone on from; empty if it may."""
+    if not training_state.is_finite(following) or not math.isfinite(counted.surrogate + counted.value_loss):
+        return "a number would have become infinite or NaN"
+    if not counted.kl <= settings.reject_update_kl:
+        return "the policy would have changed by more than learning.reject_update_kl"
+    if weights_explode(following, settings):
+        return "a weight would have become larger than learning.reject_update_weight"
+    return ""
+
+
+def weights_explode(state: TrainingState, settings: LearningSettings) -> bool:
+    """Whether a weight of a network is beyond all measure."""
+    largest = max(float(np.abs(part.weights).max()) for part in (state.actor, state.critic))
+    return largest > settings.reject_update_weight

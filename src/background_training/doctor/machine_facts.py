@@ -20,8 +20,8 @@ from background_training.doctor.facts import Machine, Probe
 from background_training.errors import LockUnavailableError, MachineError
 from background_training.paths import Paths
 from background_training.storage import atomic_files
+from background_training.storage.atomic_files import free_bytes
 from background_training.storage.file_lock import RootLock
-from background_training.storage.free_disk import free_bytes
 
 OPTIONAL_PACKAGES = ("gymnasium", "rich", "matplotlib", "sc2reader", "spawningtool", "pynvml")
 _PROBE_FILES = 9

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from background_training.episodes import episode_file, leaving
+from background_training.episodes import episode_file
 from background_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths
 from background_training.storage import atomic_files
-from background_training.storage.file_signature import Signature, signature_of
+from background_training.storage.atomic_files import Signature, signature_of
 
 TRAINED, STALE, DUPLICATE, REJECTED = "trained", "stale", "duplicate", "rejected"
 DELETED = "deleted"
@@ -40,7 +40,7 @@ _ANY_PARTIAL = re.compile(r"\..+\.part\Z", re.DOTALL)
 class Departure:
     """One waiting file on its way out of the buffer.
 
-    signature: of the file that was read (see file_signature.py), or None to move whatever bears the name.
+    signature: of the file that was read (see atomic_files.signature), or None to move whatever bears the name.
     data: its bytes, kept for the rare case that the name has been given to a newer file meanwhile.
     note: the text of the reason file beside it; "" for none.
     """
@@ -141,7 +141,7 @@ def is_free(paths: Paths, fate: str, stored_as: str, name: str) -> bool:
 def move_out(paths: Paths, departures: Iterable[Departure], *, durable: bool) -> None:
     """Give every departing file its name in the archive, then take the name in the buffer away.
 
-    Safe to repeat after a crash at any point, once `leaving.put_all_back` was called: what has moved stays as it is.
+    Safe to repeat after a crash at any point, once `put_all_back` was called: what has moved stays as it is.
     With `durable`, the new names are on the disk before the first old one goes, so that not even a power cut on a file
     system with two-step renames loses a file.
 
@@ -228,7 +228,7 @@ def _linked(source: Path, target: Path, status: os.stat_result) -> bool:
         if not atomic_files.is_half_moved(source, target):
             raise
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in leaving.NO_HARD_LINKS:
+        if isinstance(error, OSError) and error.errno not in NO_HARD_LINKS:
             raise
         return False
     return True
@@ -247,16 +247,16 @@ def _twin_made(source: Path, target: Path) -> bool:
 
 def _moved(paths: Paths, departure: Departure, target: Path) -> bool:
     """Move the file by way of the folder aside; False, with everything as it was, if its name belongs to a newer one."""
-    aside = leaving.take_aside(paths, departure.name)
+    aside = take_aside(paths, departure.name)
     try:
         if _is_the_one(departure, os.lstat(aside)):
             atomic_files.move(aside, target)
             return True
     except OSError:
         with contextlib.suppress(OSError):  # the next start puts it back too
-            leaving.put_back(paths, aside)
+            put_back(paths, aside)
         raise
-    leaving.put_back(paths, aside)
+    put_back(paths, aside)
     return False
 
 
@@ -269,13 +269,13 @@ def _leave(paths: Paths, name: str, target: Path) -> None:
         if source.is_dir() and not source.is_symlink():
             atomic_files.move(source, target)
             return
-        aside = leaving.take_aside(paths, name)
+        aside = take_aside(paths, name)
     except FileNotFoundError:
         return
     if atomic_files.exists(target) and atomic_files.is_half_moved(aside, target):
         os.unlink(aside)
     else:
-        leaving.put_back(paths, aside)
+        put_back(paths, aside)
 
 
 def sweep_partials(paths: Paths) -> list[str]:
@@ -292,3 +292,57 @@ def sweep_partials(paths: Paths) -> list[str]:
 
 def _matching(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     return [folder / name for name in os.listdir(folder) if name[0] == "." and pattern.match(name)]
+
+
+NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EINVAL}
+"""How a disk says that it gives no file a second name."""
+
+
+def take_aside(paths: Paths, name: str) -> Path:
+    """Rename what bears a name in the buffer now to where it can be looked at; return where that is.
+
+    Whoever is killed before he has decided over it leaves it to `put_all_back`.
+
+    Raises:
+        FileNotFoundError: nothing bears the name, or the folder aside is gone.
+    """
+    aside = paths.leaving / name
+    if atomic_files.exists(aside):
+        put_back(paths, aside)
+    atomic_files.retry_while_shared(lambda: os.rename(paths.buffer / name, aside))
+    return aside
+
+
+def put_back(paths: Paths, aside: Path) -> None:
+    """Return a file to its name in the buffer; to another one if that has been given to a still newer file.
+
+    Raises:
+        OSError: the machine failed; it lies aside still.
+    """
+    target = paths.buffer / aside.name
+    while not _returned(aside, target):
+        target = paths.buffer / f"returned_{secrets.token_hex(4)}{EPISODE_SUFFIX}"
+
+
+def _returned(aside: Path, target: Path) -> bool:
+    try:
+        # A rename could overwrite a file that has come since; a second name can't.
+        os.link(aside, target, follow_symlinks=False)
+    except FileExistsError:
+        if not os.path.samestat(os.lstat(aside), os.lstat(target)):
+            return False
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_HARD_LINKS:
+            raise
+        if atomic_files.exists(target):
+            return False
+        atomic_files.retry_while_shared(lambda: os.rename(aside, target))
+        return True
+    os.unlink(aside)
+    return True
+
+
+def put_all_back(paths: Paths) -> None:
+    """Return what a process that was killed has left aside; the caller holds the worker lock."""
+    for name in sorted(os.listdir(paths.leaving)):
+        put_back(paths, paths.leaving / name)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from background_training.algo import yield_point
+from background_training.algo import ppo_update
 from background_training.episodes.episode import Episode
 from background_training.errors import EpisodeError, LedgerError
 from background_training.learner import replay_log
@@ -92,7 +92,7 @@ class MetricsHistory:
         self._retry_due = -math.inf
         self._process = psutil.Process()
         self._used = time.process_time(), time.perf_counter()
-        self._rested = yield_point.rested_seconds()
+        self._rested = ppo_update.rested_seconds()
 
     def begin(self, present: Generation | None) -> None:
         """Continue at the present version of the model, and add the batches before it that are missing."""
@@ -258,7 +258,7 @@ class MetricsHistory:
     def _own_use(self) -> dict[str, float]:
         """The processor's time since the batch before, as a share of one core; memory; and how long the game was let go first."""
         used, now = self._used, (time.process_time(), time.perf_counter())
-        rested = yield_point.rested_seconds()
+        rested = ppo_update.rested_seconds()
         facts = {
             "cpu_percent": 100.0 * (now[0] - used[0]) / max(now[1] - used[1], 1e-9),
             "rested_seconds": rested - self._rested,

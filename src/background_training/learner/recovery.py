@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from background_training import command_lines
-from background_training.algo import manifest, update_checks
+from background_training.algo import manifest, train_step
 from background_training.episodes import buffer, episode_file
 from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED
 from background_training.episodes.episode import Episode
@@ -97,7 +97,7 @@ def _check_strangers(paths: Paths, settings: Settings, model: Generation) -> Non
         ModelError: its weights are beyond all measure.
     """
     by_us = model.commit["kind"] != checkpoint.BASE or "reason" in model.commit
-    if not by_us and update_checks.weights_explode(model.state, settings.learning):
+    if not by_us and train_step.weights_explode(model.state, settings.learning):
         needed = f"at most {settings.learning.reject_update_weight:g} (learning.reject_update_weight) is needed"
         raise ModelError(str(paths.model), "a weight is beyond all measure", needed)
 

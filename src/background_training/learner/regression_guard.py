@@ -14,7 +14,6 @@ from background_training.algo import sequential_test
 from background_training.algo.sequential_test import Bound
 from background_training.episodes.buffer import TRAINED
 from background_training.errors import LedgerError
-from background_training.guard_settings import GuardSettings
 from background_training.learner import checkpoint, publish, replay_log, training_log
 from background_training.learner.checkpoint import Generation
 from background_training.learner.training_log import TrainingLog
@@ -22,7 +21,7 @@ from background_training.paths import Paths
 from background_training.records import ledger_lines
 from background_training.records.ledger import Ledger
 from background_training.records.ledger_lines import BY_ANOTHER_PROGRAM, BY_GUARD, PUBLISHED, ROLLED_BACK, Line
-from background_training.settings import Settings
+from background_training.settings import GuardSettings, Settings
 from background_training.storage import atomic_files, model_store
 
 _NO_MORE_IN_A_ROW = 3

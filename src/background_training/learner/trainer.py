@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from background_training.algo import yield_point
-from background_training.episodes import alignment, buffer, leaving
+from background_training.algo import ppo_update
+from background_training.episodes import alignment, buffer
 from background_training.episodes.buffer import DUPLICATE
 from background_training.errors import EpisodeError, ModelError
 from background_training.ipc.channel import Tell
@@ -29,8 +29,8 @@ from background_training.settings import Settings
 from background_training.spaces import ActionSpace
 from background_training.spaces.layout import Layout
 from background_training.storage import model_store
+from background_training.storage.atomic_files import signature
 from background_training.storage.file_lock import RootLock
-from background_training.storage.file_signature import signature
 
 _BACKLOG = 5
 """So many batches of short episodes become one, if so many wait."""
@@ -197,7 +197,7 @@ class Trainer:
         done = Round()
         model = self._facts()
         while self._snapshot and len(done.accepted) < count:
-            yield_point.reached()
+            ppo_update.yield_point()
             alone = self._snapshot[0] in self._caution.alone
             if alone and done.accepted:
                 break
@@ -278,7 +278,7 @@ class Trainer:
 
 def _working_seconds() -> float:
     """A clock that stands still while this process gives way to others."""
-    return time.perf_counter() - yield_point.rested_seconds()
+    return time.perf_counter() - ppo_update.rested_seconds()
 
 
 def _fitted(item: Accepted, model: ModelFacts) -> Accepted | None:
@@ -315,7 +315,7 @@ def open_trainer(
     durable = settings.learner.durable
     recovery.make_skeleton(paths, durable=durable)
     buffer.sweep_partials(paths)
-    leaving.put_all_back(paths)
+    buffer.put_all_back(paths)
     ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes, index=paths.ledger_index)
     present = recovery.recover(paths, settings, ledger, lambda sentence: tell("warning", sentence=sentence))
     ledger = retention.apply(paths, settings, ledger)

@@ -27,7 +27,7 @@ from background_training.records.ledger_lines import UNKNOWN_VERSION
 from background_training.settings import Settings
 from background_training.spaces.layout import Layout
 from background_training.storage import atomic_files
-from background_training.storage.file_signature import Signature, signature_of
+from background_training.storage.atomic_files import Signature, signature_of
 
 _FAULTS_OF_ONE_FILE = (errno.EACCES, errno.EPERM)
 _READ_WAITS_SECONDS = (0.01, 0.05)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from background_training import settings_file
-from background_training.algo import yield_point
+from background_training.algo import ppo_update
 from background_training.errors import BackgroundTrainingError, LockUnavailableError, MachineError, ModelError
 from background_training.ipc import process_priority
 from background_training.ipc.channel import Tell, teller
@@ -267,7 +267,7 @@ def main() -> int:
     tell = teller(answers)
     lock = RootLock(settings.paths.worker_lock)
     worker = Worker(settings, tell, lock=lock, **{key: first[key] for key in ("careful", "deadly", "alone")})
-    yield_point.rest_with(worker.gate.rest)
+    ppo_update.set_rest(worker.gate.rest)
     threading.Thread(target=_obey, args=(orders, worker), daemon=True).start()
     try:
         worker.run()

@@ -19,8 +19,7 @@ from background_training.records import status
 from background_training.records.disk_forecast import ForecastWatch
 from background_training.records.pause_file import PauseWatch
 from background_training.storage import model_store
-from background_training.storage.file_signature import Signature, signature_of
-from background_training.storage.free_disk import free_bytes
+from background_training.storage.atomic_files import Signature, free_bytes, signature_of
 
 LOG_LINES = 10
 _TAIL_BYTES = 8192

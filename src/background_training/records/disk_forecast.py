@@ -12,7 +12,7 @@ from background_training.episodes.buffer import TRAINED
 from background_training.paths import Paths
 from background_training.records.ledger_lines import parse
 from background_training.settings import RetentionSettings
-from background_training.storage.free_disk import free_bytes
+from background_training.storage.atomic_files import free_bytes
 
 _TAIL_BYTES = 256_000
 _MOST_FILES = 100

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from background_training.paths import Paths
-from background_training.storage.file_signature import Signature, signature_of
+from background_training.storage.atomic_files import Signature, signature_of
 
 Records = npt.NDArray[np.void]
 

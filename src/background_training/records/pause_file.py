@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 from background_training.paths import Paths
 from background_training.storage import atomic_files
-from background_training.storage.file_signature import Signature, signature_of
+from background_training.storage.atomic_files import Signature, signature_of
 
 _KEPT = 100
 _MOST_BYTES = 100_000

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -313,3 +314,34 @@ def _kind(mode: int) -> str:
 def _flag(name: str) -> int:
     """An os.open flag that not every system has; 0 where it is missing."""
     return int(getattr(os, name, 0))
+
+
+Signature = tuple[int, int, int]
+"""Number in the file system, size in bytes, time of the last change in nanoseconds."""
+
+
+def signature_of(status: os.stat_result) -> Signature:
+    """The signature of a file whose status is known already."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def signature(path: Path) -> Signature | None:
+    """The signature of what bears this name now; None if there is no such file.
+
+    Raises:
+        OSError: it can't be asked for; that does not mean that it is not there.
+    """
+    try:
+        return signature_of(os.stat(path))
+    except FileNotFoundError:
+        return None
+
+
+def free_bytes(folder: Path) -> float | None:
+    """Bytes that are free on the disk of a folder that need not be there yet; None if the system does not say."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return float(shutil.disk_usage(folder).free)
+    except OSError:
+        return None

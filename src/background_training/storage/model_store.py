@@ -28,7 +28,7 @@ from background_training.spaces.action_space import ActionSpace
 from background_training.spaces.discrete import Discrete
 from background_training.spaces.layout import Layout
 from background_training.storage import atomic_files, npz_reader
-from background_training.storage.npy_header import NpyHeader
+from background_training.storage.npz_reader import NpyHeader
 
 Array = npt.NDArray[Any]
 

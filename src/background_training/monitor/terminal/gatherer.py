@@ -21,8 +21,7 @@ from background_training.paths import Paths
 from background_training.records.disk_forecast import ForecastWatch
 from background_training.records.metrics import MetricsReader
 from background_training.records.pause_file import PauseWatch
-from background_training.storage.file_signature import Signature, signature
-from background_training.storage.free_disk import free_bytes
+from background_training.storage.atomic_files import Signature, free_bytes, signature
 
 LOG_LINES = 40
 NEWS_SECONDS = 0.5

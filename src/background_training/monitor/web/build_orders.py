@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from background_training.storage import atomic_files
-from background_training.storage.file_signature import Signature, signature_of
+from background_training.storage.atomic_files import Signature, signature_of
 
 _LARGEST_BYTES = 20_000_000
 MOST_OPENINGS = 8
