@@ -210,7 +210,7 @@ def test_bad_usage_is_refused(root: Path, wrong: list[str]) -> None:
 def test_seeds_are_never_those_of_training() -> None:
     """Whatever the run's seed and however long it is."""
     from background_training.runs import evaluation
-    from background_training.runs.run_spec import PlayOrder
+    from background_training.runs.run_state import RunSpec
 
-    played = [PlayOrder("", Path(), seed).game_seed(number) for seed in (0, 1, 2**40) for number in (1, 10**6, 2**33)]
+    played = [RunSpec("", seed, None, 1, True).game_seed(number) for seed in (0, 1, 2**40) for number in (1, 10**6, 2**33)]
     assert max(played) < evaluation.FIRST_SEED

@@ -32,7 +32,7 @@ from background_training.paths import Paths
 from background_training.records import metrics, pause_file
 from background_training.records import status as statuses
 from background_training.records.ledger import Ledger
-from background_training.runs.run_state import RunKeeper, RunPlan, RunState
+from background_training.runs.run_state import RunSpec, RunState, RunStateFile
 from background_training.settings import LimitSettings
 from background_training.storage import file_lock, model_store
 
@@ -198,7 +198,7 @@ def targets(played: Paths, paths: Paths) -> list[Target]:
     manifest = json.loads(str(model["manifest"]))
     ledger = played.ledger.read_bytes().splitlines()
     status = json.loads(played.status.read_bytes()) if played.status.exists() else {"schema": 1, "state": "idle", "stats": {}}
-    run = json.loads(RunState.new(RunPlan("CartPole-v1", 1, 10, 2, True)).packed())
+    run = json.loads(RunState.new(RunSpec("CartPole-v1", 1, 10, 2, True)).to_bytes())
     settings = {
         "learner": {"batch_size": 5, "durability": "fast"},
         "learning": {"hidden_size": 8, "gamma": 0.9},
@@ -224,9 +224,14 @@ def targets(played: Paths, paths: Paths) -> list[Target]:
         return b"\n".join(lines) + fuzzer.random.choice([b"\n", b"\n", b"", b"\xff\n"])
 
     def read_run() -> object:
-        with RunKeeper(paths) as keeper:
-            state = keeper.unfinished()
-            return state and (state.is_over, state.progress, state.packed(), next(state.played.remaining(state.plan.games), None))
+        with RunStateFile(paths) as keeper:
+            state = keeper.interrupted()
+            return state and (
+                state.is_over,
+                state.progress,
+                state.to_bytes(),
+                next(state.played.remaining(state.spec.games), None),
+            )
 
     config = paths.root / "settings.yaml"
 

@@ -94,7 +94,7 @@ BROAD_EXCEPT_ALLOWED = {
     "runs.gymnasium_game",
     "runs.game_runner",
     "envs.resilient_game",
-    "runs.game_slot",
+    "runs.parallel_runner",
     "runs.run_state",
 }
 
@@ -248,7 +248,6 @@ SEVERAL_CLASSES = {
     "Gate",
     "Layout",
     "Growth",
-    "Player",
     "Sample",
     "Line",
     "Rates",

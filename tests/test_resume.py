@@ -1,4 +1,4 @@
-"""A run that is killed outright goes on where it was: every game once, with its own seed, and none that was over is lost."""
+"""A run that is killed is resumed: every game is played once, with its own seed, and no finished game is lost."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ from tests.commands import run_tool
 
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
-from background_training.runs import run_start
+from background_training.runs import run_state
 from background_training.runs.gymnasium_game import GameResult
-from background_training.runs.learning_curve import GameLog
-from background_training.runs.run_log import RunAccount
-from background_training.runs.run_spec import PlayOrder
-from background_training.runs.run_state import PlayedNumbers, RunKeeper, RunPlan, RunState
+from background_training.runs.run_log import GameLog, RunLog
+from background_training.runs.run_state import PlayedNumbers, RunSpec, RunState, RunStateFile
 
 COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--quiet", "--root"]
 CARTPOLE = ("--game", "CartPole-v1")
@@ -52,7 +50,7 @@ def _killed(root: Path, *arguments: str, after_games: int) -> int:
         wait_until(lambda family=family: not any(_is_alive(child) for child in family))  # type: ignore[misc]
         if len(_games(root)) < all_games:
             return len(_games(root))
-        shutil.rmtree(root)  # it was quicker than we, and there is nothing to go on with
+        shutil.rmtree(root)  # it ended before it was killed, and there is nothing to resume
         root.mkdir()
 
 
@@ -74,16 +72,16 @@ def _trained_ids(root: Path) -> Counter[str]:
 
 @pytest.mark.leaves_partials  # of the episode that was being written; the next learner sweeps it
 @pytest.mark.parametrize("instances", ["1", "3"])
-def test_killed_run_goes_on_and_plays_each_game_once(root: Path, instances: str) -> None:
+def test_killed_run_is_resumed_and_plays_each_game_once(root: Path, instances: str) -> None:
     """The flags are remembered; in the end every number is there once, with its seed, and was trained on once."""
     before = _killed(root, *CARTPOLE, "--games", "30", "--seed", "3", "--instances", instances, after_games=8)
     printed = _run(root, "--resume")
 
     games = _games(root)
-    order = PlayOrder("CartPole-v1", root, seed=3)
-    assert f"Going on after {before} of 30 games" in printed
+    spec = RunSpec("CartPole-v1", 3, 30, 1, True)
+    assert f"Continuing after {before} of 30 games" in printed
     assert sorted(int(game["number"]) for game in games) == list(range(1, 31))
-    assert all(int(game["seed"]) == order.game_seed(int(game["number"])) for game in games)
+    assert all(int(game["seed"]) == spec.game_seed(int(game["number"])) for game in games)
     run_tool("background_parallel_learner.py", root, "--drain")  # on a slow machine the run does not wait for all
     trained = _trained_ids(root)
     assert len(trained) == 30 and set(trained.values()) == {1}
@@ -95,7 +93,7 @@ def test_killed_run_goes_on_and_plays_each_game_once(root: Path, instances: str)
 
 @pytest.mark.leaves_partials
 def test_resumed_games_are_those_of_an_undisturbed_run(root: Path, tmp_path: Path) -> None:
-    """Where no model changes meanwhile, a killed run of two seats, resumed with one, logs the same games as one of one seat."""
+    """Where no model changes meanwhile, a killed run of two instances, resumed with one, logs the same games as a run of one."""
     game = ("--game", "Acrobot-v1", "--games", "8", "--no-training", "--seed", "5")
     _run(tmp_path / "undisturbed", *game)
     _killed(root, *game, "--instances", "2", after_games=2)
@@ -108,57 +106,57 @@ def test_resumed_games_are_those_of_an_undisturbed_run(root: Path, tmp_path: Pat
 
 
 @pytest.mark.leaves_partials
-def test_without_resume_a_broken_run_is_told_of_and_left(root: Path) -> None:
-    """The line says how far it came and how to go on; flags that would make another run of it are refused."""
+def test_without_resume_an_interrupted_run_is_named_and_left(root: Path) -> None:
+    """The line says how much was played and how to resume; flags that would make another run of it are refused."""
     before = _killed(root, *CARTPOLE, "--games", "500", "--no-training", after_games=2)
 
     refused = _run(root, "--resume", "--seed", "9", exit_code=2)
     unknown = _run(root, "--game", "NoSuchGame-v0", "--no-training", exit_code=2)
     fresh = _run(root, *CARTPOLE, "--games", "2", "--no-training")
 
-    assert "seed is 9; the run to go on with was begun with 0" in refused
+    assert "seed is 9; the interrupted run was started with 0" in refused
     assert "NoSuchGame-v0" in unknown
-    assert f"[INFO] A run was broken off here after {before} of 500 games; --resume would have gone on with it" in fresh
+    assert f"[INFO] A run was interrupted here after {before} of 500 games; --resume would have continued it" in fresh
     assert len(_games(root)) == before + 2
 
 
-def test_resume_begins_a_run_where_none_was_broken_off(paths: Paths) -> None:
+def test_resume_starts_a_run_where_none_was_interrupted(paths: Paths) -> None:
     """So one command line does for a service that is started again and again; but not beside a run at work."""
-    plan = RunPlan("CartPole-v1", 0, 100, 1, True)
-    with RunKeeper(paths) as keeper, RunKeeper(paths) as second:
+    spec = RunSpec("CartPole-v1", 0, 100, 1, True)
+    with RunStateFile(paths) as state_file, RunStateFile(paths) as second:
         log = GameLog(paths, is_mine=True)
-        state, told = run_start.chosen(keeper, log, plan, {}, resume=True)
+        state, sentence = run_state.choose(state_file, log.earlier_numbers, spec, {}, resume=True)
 
-        assert state.plan is plan and "No run was broken off in this root: a new one begins" in told
-        assert run_start.chosen(keeper, log, plan, {}, resume=False)[1] == ""
+        assert state.spec is spec and "No run was interrupted in this root: a new one starts" in sentence
+        assert run_state.choose(state_file, log.earlier_numbers, spec, {}, resume=False)[1] == ""
         with pytest.raises(SettingsError, match="a run that is not at work is needed"):
-            run_start.chosen(second, log, plan, {}, resume=True)
+            run_state.choose(second, log.earlier_numbers, spec, {}, resume=True)
 
 
 def _result(number: int) -> GameResult:
     return GameResult(number, number, 1.0, 10, True, 0, True)
 
 
-def _account(paths: Paths, keeper: RunKeeper, state: RunState, save_freq: int) -> RunAccount:
-    account = RunAccount(keeper, GameLog(paths, is_mine=keeper.is_mine), state, save_freq)
-    next(account.numbers(), None)
-    return account
+def _run_log(paths: Paths, state_file: RunStateFile, state: RunState, save_freq: int) -> RunLog:
+    log = RunLog(state_file, GameLog(paths, is_mine=state_file.is_mine), state, save_freq)
+    next(log.numbers(), None)
+    return log
 
 
-def test_state_is_saved_every_so_many_games_and_at_a_loss_of_one(paths: Paths) -> None:
+def test_state_is_saved_every_few_games_and_at_a_loss_of_one(paths: Paths) -> None:
     """`training.save_freq` bounds what a power cut may take; the log has every game at once all the same."""
-    state = RunState.new(RunPlan("g", 1, 100, 2, True, first_number=5))
-    with RunKeeper(paths) as keeper:
-        account = _account(paths, keeper, state, save_freq=3)
+    state = RunState.new(RunSpec("g", 1, 100, 2, True, first_number=5))
+    with RunStateFile(paths) as state_file:
+        log = _run_log(paths, state_file, state, save_freq=3)
         saved = []
         for number in (6, 5, 7, 9):
-            account.add(_result(number))
-            found = keeper.unfinished()
+            log.add(_result(number))
+            found = state_file.interrupted()
             assert found is not None
             saved.append(len(found.played))
 
     assert saved == [0, 0, 3, 3]
-    assert [row[0] for row in GameLog(paths, is_mine=True).rows_before] == [6, 5, 7, 9]
+    assert [row[0] for row in GameLog(paths, is_mine=True).earlier_rows] == [6, 5, 7, 9]
 
 
 def test_line_torn_by_a_power_cut_is_cut_off(paths: Paths) -> None:
@@ -170,30 +168,30 @@ def test_line_torn_by_a_power_cut_is_cut_off(paths: Paths) -> None:
     paths.games_log.write_bytes(whole + b"3,3,1.0,10,True,1")
 
     log = GameLog(paths, is_mine=True)
-    assert [row[0] for row in log.rows_before] == [1, 2]
+    assert [row[0] for row in log.earlier_rows] == [1, 2]
     log.add(_result(3))
     assert paths.games_log.read_bytes().startswith(whole)
-    assert [row[0] for row in GameLog(paths, is_mine=True).rows_before] == [1, 2, 3]
+    assert [row[0] for row in GameLog(paths, is_mine=True).earlier_rows] == [1, 2, 3]
 
 
 def test_only_one_run_of_a_root_is_kept(paths: Paths) -> None:
-    """A second one at the same time neither takes its state for a broken one nor writes over it."""
-    with RunKeeper(paths) as first, RunKeeper(paths) as second:
-        first.save(RunState.new(RunPlan("first", 0, 10, 1, True)))
-        second.save(RunState.new(RunPlan("second", 0, 10, 1, True)))
-        second.forget()
+    """A second one at the same time neither takes its state for an interrupted one nor writes over it."""
+    with RunStateFile(paths) as first, RunStateFile(paths) as second:
+        first.save(RunState.new(RunSpec("first", 0, 10, 1, True)))
+        second.save(RunState.new(RunSpec("second", 0, 10, 1, True)))
+        second.delete()
 
-        kept = first.unfinished()
-        assert kept is not None and kept.plan.game == "first"
-        assert second.unfinished() is None and not second.is_mine
+        kept = first.interrupted()
+        assert kept is not None and kept.spec.game == "first"
+        assert second.interrupted() is None and not second.is_mine
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b"\xff\xfe", b'{"format": 2}', b"[" * 100_000])
 def test_strange_state_is_named(paths: Paths, content: bytes) -> None:
     """One error with the file's name, whatever lies there."""
     atomic_files.write_atomically(paths.run_state, content, durable=False)
-    with RunKeeper(paths) as keeper, pytest.raises(RunStateError, match=r"run\.json"):
-        keeper.unfinished()
+    with RunStateFile(paths) as state_file, pytest.raises(RunStateError, match=r"run\.json"):
+        state_file.interrupted()
 
 
 def test_played_numbers_stay_small_and_know_what_remains() -> None:
@@ -207,11 +205,11 @@ def test_played_numbers_stay_small_and_know_what_remains() -> None:
     assert list(played.remaining(8)) == [13, 15, 16, 17]
 
 
-def test_plan_goes_on_with_more_games_but_not_with_another_seed() -> None:
+def test_a_run_is_resumed_with_more_games_but_not_with_another_seed() -> None:
     """What changes no game may change."""
-    plan = RunPlan("CartPole-v1", 3, 100, 2, True)
-    more = plan.continued({"games": 200, "instances": 4, "seed": 3, "game": None})
+    spec = RunSpec("CartPole-v1", 3, 100, 2, True)
+    more = spec.resumed({"games": 200, "instances": 4, "seed": 3, "game": None})
 
-    assert (more.games, more.instances, more.run_id) == (200, 4, plan.run_id)
-    with pytest.raises(SettingsError, match="begun with True"):
-        plan.continued({"training": False})
+    assert (more.games, more.instances, more.run_id) == (200, 4, spec.run_id)
+    with pytest.raises(SettingsError, match="started with True"):
+        spec.resumed({"training": False})

@@ -14,7 +14,7 @@ import pytest
 from background_training.errors import SettingsError
 from background_training.paths import Paths
 from background_training.runs.gymnasium_game import GameFacts
-from background_training.runs.run_state import RunKeeper, RunPlan, RunState
+from background_training.runs.run_state import RunSpec, RunState, RunStateFile
 from background_training.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from background_training.storage import model_store
 from tests import episodes
@@ -125,8 +125,8 @@ def test_which_names_mean_one_game(one: str, other: str, same: bool) -> None:
 
 def test_an_older_root_is_known_by_its_interrupted_run(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """It has no record; what is resumed or played next is the same game."""
-    with RunKeeper(paths) as keeper:
-        keeper.save(RunState.new(RunPlan(FAILS, 0, 3, 1, True)))
+    with RunStateFile(paths) as keeper:
+        keeper.save(RunState.new(RunSpec(FAILS, 0, 3, 1, True)))
 
     assert "is a root of" in _run(paths.root, capsys, "--games", "1", "--game", OTHER, exit_code=2)
     _run(paths.root, capsys, "--resume")

@@ -1,7 +1,6 @@
 """Play a game with the learner beside it: python run_with_training.py --help
 
-Composes both sides: the games deposit episodes, the background learner trains on them, and the games pick the newer
-model up. It is the only file that knows both.
+The command starts both sides: games that deposit episodes, and the learner that trains on them and publishes newer models.
 """
 
 from __future__ import annotations
@@ -11,47 +10,30 @@ import dataclasses
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from background_training import command_lines
 from background_training.commands import common
-from background_training.episodes import buffer
-from background_training.errors import BackgroundTrainingError, GameFailedError, SettingsError, WorkerError
+from background_training.errors import BackgroundTrainingError, SettingsError
 from background_training.ipc import blas_threads, child_process, process_names
-from background_training.ipc.load_hints import GameVoice
-from background_training.learner import console, training_log
-from background_training.learner.back_pressure import Lead
 from background_training.learner.background_learner import BackgroundParallelLearner
-from background_training.learner.training_log import TrainingLog
 from background_training.paths import PACKAGE_PARENT
-from background_training.records import pause_file
 from background_training.settings import Settings
 
 if TYPE_CHECKING:
     from background_training.envs.fork_server import ForkServer
     from background_training.envs.forked_command import ForkedCommand
     from background_training.ipc.child import PipedProcess
-    from background_training.runs.game_runner import Player
     from background_training.runs.greedy_games import Beside, PlayingProcess
-    from background_training.runs.learning_curve import GameLog
-    from background_training.runs.progress import Show
-    from background_training.runs.run_log import RunAccount
-    from background_training.runs.run_spec import PlayOrder
-    from background_training.runs.run_state import RunKeeper, RunState
-
-_YEAR_DAYS = 365.0
-REPORT_EVERY_GAMES = 5
-WAIT_SECONDS = 3.0
-"""Games that wait for the learner for longer say so."""
+    from background_training.runs.run_log import GameLog
+    from background_training.runs.run_state import RunState, RunStateFile
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    # Before NumPy is loaded, here and in the games' processes: two cores serve a game and a learner, not a BLAS pool.
+    # Before NumPy is loaded, here and in the games' processes; otherwise BLAS threads compete with the game and the learner.
     blas_threads.limit_blas_threads()
     return common.run(_parser(), _run, arguments)
 
@@ -65,9 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--games", "--max_games", type=int, metavar="N", dest="games", help="games to play; without: until Ctrl+C"
     )
-    parser.add_argument("--instances", type=int, metavar="N", help="games at a time, each in a process of its own")
+    parser.add_argument("--instances", type=int, metavar="N", help="games at a time; if more than one, each has a process")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the run that was broken off in this root, if one was: its game and seed"
+        "--resume", action="store_true", help="continue the run that was interrupted in this root, if any, with its game and seed"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the games and of the first policy")
     parser.add_argument("--learning_rate", type=float, metavar="X", help="step size of the learner")
@@ -80,30 +62,32 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     if options.games is not None and options.games < 1:
         raise SettingsError("--games", options.games, "a whole number, at least 1, is needed", "command line")
-    from background_training.runs import game_runner, learning_curve, root_game, run_log, run_state
+    from background_training.runs import game_runner, root_game, run_log, run_state
+    from background_training.runs.runner import TrainingRun
 
     asked = _asked(options)
     if options.watch and asked.games.instances != 1:
         raise SettingsError("--watch", True, "one instance is needed", "command line")
     render_mode, game = "human" if options.watch else None, asked.games.game
-    # The fork server before anything is opened or locked: what is forked has it open too. And the game before the first
-    # folder and the learner: one that can't be made leaves nothing behind.
+    # The fork server starts before anything is opened or locked, since forks inherit that. The game is made before the folders
+    # and the learner; otherwise a game that can't be made would leave them behind.
     with (
         _forks(options, asked) as forks,
-        closing(game_runner.opened(game, asked.games.instances, render_mode, "forkserver" if forks else "spawn")) as player,
+        closing(game_runner.open_runner(game, asked.games.instances, render_mode, "forkserver" if forks else "spawn")) as games,
     ):
-        root_game.check(asked.paths, game, player.facts)
+        root_game.check(asked.paths, game, games.facts)
         common.make_root(asked.root)
-        with run_state.RunKeeper(asked.paths) as keeper:
-            log = learning_curve.GameLog(keeper.paths, is_mine=keeper.is_mine)
-            state = _begun(options, asked, keeper, log)
-            root_game.record(asked.paths, game, player.facts)
-            settings = _settings(options, dataclasses.asdict(state.plan))
-            learner = _started_learner(settings, options.quiet, forks) if state.plan.training else None
+        with run_state.RunStateFile(asked.paths) as state_file:
+            game_log = run_log.GameLog(asked.paths, is_mine=state_file.is_mine)
+            state = _chosen_run(options, asked, state_file, game_log)
+            root_game.record(asked.paths, game, games.facts)
+            settings = _settings(options, dataclasses.asdict(state.spec))
+            learner = _started_learner(settings, options.quiet, forks) if state.spec.training else None
             try:
-                account = run_log.RunAccount(keeper, log, state, settings.training.save_freq)
+                log = run_log.RunLog(state_file, game_log, state, settings.training.save_freq)
                 with _greedy_games(settings, forks) if learner is not None and not options.watch else nullcontext() as greedy:
-                    return _Session(settings, learner, options, account, greedy, player).run()
+                    TrainingRun(settings, learner, log, games, greedy, quiet=options.quiet).run()
+                    return 0
             finally:
                 if learner is not None:
                     learner.stop()
@@ -119,18 +103,18 @@ def _asked(options: argparse.Namespace) -> Settings:
 
     settings = _settings(options, {})
     games: dict[str, Any] = {"game": root_game.of_settings(settings, options.game)}
-    state = run_state.unfinished(settings.paths) if options.resume else None
+    state = run_state.read(settings.paths) if options.resume else None
     if state is not None:
-        if root_game.is_same(state.plan.game, games["game"]):
-            games["game"] = options.game = state.plan.game
+        if root_game.is_same(state.spec.game, games["game"]):
+            games["game"] = options.game = state.spec.game
         if options.instances is None:
-            games["instances"] = state.plan.instances
+            games["instances"] = state.spec.instances
     return settings.with_values("command line", games=games)
 
 
-def _settings(options: argparse.Namespace, plan: Mapping[str, Any]) -> Settings:
-    """The settings under the command line's flags, or under those of a run's plan."""
-    flags = {**vars(options), **plan}
+def _settings(options: argparse.Namespace, spec: Mapping[str, Any]) -> Settings:
+    """The settings under the command line's flags, or under the values of a run's spec."""
+    flags = {**vars(options), **spec}
     return common.settings_of(
         options,
         games={key: flags[key] for key in ("game", "instances")},
@@ -139,13 +123,17 @@ def _settings(options: argparse.Namespace, plan: Mapping[str, Any]) -> Settings:
     )
 
 
-def _begun(options: argparse.Namespace, asked: Settings, keeper: RunKeeper, log: GameLog) -> RunState:
-    """The run to play: a new one, or with --resume the one that was broken off here."""
-    from background_training.runs import run_start
+def _chosen_run(options: argparse.Namespace, asked: Settings, file: RunStateFile, log: GameLog) -> RunState:
+    """The run to play: a new one, or with --resume the one that was interrupted here."""
+    from background_training.runs import run_state
 
-    state, told = run_start.begun(keeper, log, asked, vars(options))
-    if told:
-        _say(told)
+    flags = vars(options)
+    fresh = run_state.RunSpec.of_flags(asked, flags, log.last_number + 1)
+    given = {key: flags[key] for key in ("game", "seed", "games", "instances", "learning_rate")}
+    given["training"] = False if options.no_training else None
+    state, sentence = run_state.choose(file, log.earlier_numbers, fresh, given, options.resume)
+    if sentence:
+        _say(sentence)
     return state
 
 
@@ -155,7 +143,7 @@ def _forks(options: argparse.Namespace, settings: Settings) -> AbstractContextMa
         return nullcontext()
     from background_training.envs import fork_of_ours  # for all
     from background_training.learner import worker  # noqa: F401
-    from background_training.runs import evaluation, gymnasium_game, parallel_games  # noqa: F401  # for all
+    from background_training.runs import evaluation, gymnasium_game, parallel_runner  # noqa: F401  # for all
 
     gymnasium_game.load(settings.games.game)
     return fork_of_ours.serving()
@@ -213,141 +201,6 @@ def _greedy_games(settings: Settings, forks: ForkServer | None) -> AbstractConte
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, **options)
 
     return greedy_games.beside(start)
-
-
-class _Session:
-    """One run, or what a crash has left of it: the games that are played, and what is said about them."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        learner: BackgroundParallelLearner | None,
-        options: argparse.Namespace,
-        account: RunAccount,
-        greedy: Beside | None,
-        player: Player,
-    ) -> None:
-        self._settings = settings
-        self._learner = learner
-        self._options = options
-        self._account = account
-        self._greedy = greedy
-        self._player = player
-        self._losses = TrainingLog(settings.paths.lost_games_log, settings.learner.log_bytes)
-        self._say_wait_at = time.monotonic() + WAIT_SECONDS
-        self._voice = GameVoice(settings.paths)
-        # Two at least, so that one is played while another is learnt from.
-        most = max(2, settings.games.max_episodes_ahead * settings.games.instances) if settings.games.max_episodes_ahead else 0
-        self._lead = Lead(learner, most, self._voice.free)
-
-    def run(self) -> int:
-        from background_training.runs import progress, run_spec
-
-        plan = self._account.plan
-        order = run_spec.PlayOrder(
-            game=plan.game,
-            root=Path(self._settings.root),
-            seed=plan.seed,
-            training=plan.training,
-            run_id=plan.run_id,
-        )
-        failure: BackgroundTrainingError | None = None
-        with progress.display(plan.games, quiet=self._options.quiet, before=len(self._account.returns)) as show:
-            try:
-                self._lead.begin()
-                try:
-                    self._play(order, show)
-                    self._account.check_any_was_played()
-                except (GameFailedError, WorkerError) as error:
-                    failure = error  # told behind the summary
-                self._player.close()
-                if pause_file.read(self._settings.paths) is None:
-                    self._lead.wait_for_the_last()
-                if self._greedy is not None:
-                    self._greedy.finish()
-            except KeyboardInterrupt:
-                pass  # the usual way to end a run; the summary follows
-            finally:
-                self._account.save()
-                self._voice.close()
-        self._summarise()
-        if failure is not None:
-            raise failure
-        self._account.close()  # last: who is killed over the summary and resumed shall not play a whole run again
-        return 0
-
-    def _play(self, order: PlayOrder, show: Show) -> None:
-        from background_training.runs import run_spec
-
-        account = self._account
-        for result in self._player.play(order, account.numbers(), self._may_go_on):
-            if isinstance(result, run_spec.LostGame):
-                _say(f"[WARNING] {result.sentence}")
-                self._losses.add(training_log.line(time.time(), f"{result.sentence}\n{result.trace}"))
-                account.lose(result)
-                continue
-            account.add(result)
-            self._lead.deposited += result.saved
-            version = self._learner.get_stats()["model_version"] if self._learner else 0
-            show(result, account.returns, version, self._starvation())
-            self._report(len(account.returns))
-
-    def _may_go_on(self) -> bool:
-        """Whether the next game may begin; says now and then why it may not."""
-        moment = time.monotonic()
-        if self._lead.may_grow():
-            self._say_wait_at = moment + WAIT_SECONDS
-            return True
-        if moment >= self._say_wait_at and not self._options.quiet:
-            self._say_wait_at = moment + WAIT_SECONDS
-            _say(f"[GAME] The next game waits for the learner; {self._starvation() or 'its batch takes long'}")
-        return False
-
-    def _starvation(self) -> str:
-        if self._learner is None:
-            return ""
-        return console.starvation(self._learner.get_stats(), self._learner.running, self._lead.waiting, time.time())
-
-    def _report(self, games: int) -> None:
-        if self._learner is not None and not self._options.quiet and games % REPORT_EVERY_GAMES == 0:
-            _say(console.statistics(self._learner.get_stats()))
-
-    def _summarise(self) -> None:
-        from background_training.records import disk_forecast
-        from background_training.runs import greedy_games, learning_curve
-
-        paths, returns, state = self._settings.paths, self._account.returns, self._account.state
-        rows = [("Games", str(len(returns)))]
-        if returns:
-            first, last = learning_curve.tenths(returns)
-            rows += [("Mean return, first tenth", f"{first:.1f}"), ("Mean return, last tenth", f"{last:.1f}")]
-        greedy = greedy_games.words(paths) if self._greedy is not None else ""
-        rows += [("Greedy, without exploring", greedy)] if greedy else []
-        if self._learner is not None:
-            stats = self._learner.get_stats()
-            rows += [("Versions trained", str(stats["models_trained"])), ("Model version", str(stats["model_version"]))]
-            rows += [("Episodes that do not fit", console.misfits(stats))] if stats["files_misfit"] else []
-            rows += [("Warning", stats["traps"])] if stats["traps"] else []
-            pause = pause_file.read(paths)
-            rows += [("Training is paused", f"{pause.words}; episodes wait, --resume of the monitor ends it")] if pause else []
-            rows += [("Errors", f"{stats['errors']} {stats['last_error']}".strip())] if stats["errors"] else []
-        if state.lost:
-            rows += [("Games lost", f"{state.lost}; the last one, {state.last_loss}")]
-            rows += [("Tracebacks", str(paths.lost_games_log))] if paths.lost_games_log.exists() else []
-        if state.undelivered:
-            rows += [("Episodes not delivered", f"{state.undelivered}: the buffer refused them")]
-        waiting = 0
-        with suppress(OSError):  # there is no buffer, or it can't be listed
-            waiting = len(buffer.waiting_names(paths)) if state.plan.training else 0
-        rows += [("Episodes still waiting", console.still_waiting(waiting, paths.root))] if waiting else []
-        if state.plan.games is not None and not state.is_over:
-            rows += [("Not played yet", f"{state.plan.games - len(state.played)} games: --resume goes on with them")]
-        disk = disk_forecast.look(paths, self._settings.retention) if self._learner is not None else None
-        rows += [("Disk", f"{disk.sentence}. {disk.remedy}")] if disk is not None and disk.days < _YEAR_DAYS else []
-        rows += [("Model", str(paths.model)), ("Games as CSV", str(learning_curve.csv_path(paths)))]
-        picture = learning_curve.draw(paths, state.plan.game) if returns else None
-        rows += [("Learning curve", str(picture))] if picture else []
-        _say("\n".join([console.RULE, "SUMMARY", console.RULE, *(f"  {key + ':':<27}{value}" for key, value in rows)]))
 
 
 def _say(sentence: str) -> None:

@@ -12,7 +12,7 @@ from typing import IO, BinaryIO, NamedTuple, Protocol
 
 from background_training.errors import ModelError, ModelMissingError
 from background_training.paths import Paths
-from background_training.runs import csv_lines, evaluation
+from background_training.runs import evaluation, run_log
 from background_training.runs.gymnasium_game import GymnasiumGame
 from background_training.storage import model_store
 
@@ -150,4 +150,4 @@ def _play(paths: Paths, game: GymnasiumGame, name: str, model: model_store.Model
     evaluation.check_fits(model, str(paths.model), game, name)
     [total] = evaluation.returns_of(game, model, [seed], greedy=True)
     paths.logs.mkdir(parents=True, exist_ok=True)
-    csv_lines.append(paths.greedy_log, GreedyGame._fields, GreedyGame(model.version, seed, total))
+    run_log.append_row(paths.greedy_log, GreedyGame._fields, GreedyGame(model.version, seed, total))

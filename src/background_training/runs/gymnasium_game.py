@@ -95,6 +95,35 @@ class GameFault:
         return cls(reason, place, f"{type(error).__module__}.{type(error).__qualname__} at {place}", trace[-_LONGEST_TRACE:])
 
 
+@dataclass(frozen=True)
+class LostGame:
+    """A game that raised, or whose process failed: its episode is dropped, and the next one is played in a new environment.
+
+    kind: the same for losses with the same cause: the exception's type and place, if it was one.
+    trace: the traceback of the exception, if it was one; there is none of a process that died.
+    """
+
+    number: int
+    steps: int
+    reason: str
+    kind: str = ""
+    trace: str = ""
+
+    @classmethod
+    def by_fault(cls, number: int, steps: int, fault: GameFault) -> LostGame:
+        """A game that raised."""
+        where = f" (raised in {fault.place})" if fault.place else ""
+        return cls(number, steps, f"{fault.reason}{where}", fault.kind, fault.trace)
+
+    @property
+    def sentence(self) -> str:
+        """What happened, for people."""
+        remedy = "The game is made again" if self.trace else "Its process is replaced"
+        return f"Game {self.number} was lost after {self.steps} steps: {self.reason}. {remedy}"
+
+
+Outcome = GameResult | LostGame
+
 _LONGEST_REASON, _LONGEST_TRACE = 500, 50_000
 
 GAME_ERRORS = (Exception, SystemExit)

@@ -46,8 +46,8 @@ def known(paths: Paths) -> str:
     if (record := _record(paths)) is not None:
         return str(record["game"])
     with contextlib.suppress(BackgroundTrainingError, OSError):
-        if (state := run_state.unfinished(paths)) is not None:
-            return state.plan.game
+        if (state := run_state.read(paths)) is not None:
+            return state.spec.game
     return _of_newest_episode(paths)
 
 

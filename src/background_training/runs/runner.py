@@ -1,0 +1,161 @@
+"""Plays a run: games beside a learner, which they wait for when they are too far ahead, and a summary at the end."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from background_training import printable
+from background_training.episodes import buffer
+from background_training.errors import BackgroundTrainingError, GameFailedError, WorkerError
+from background_training.ipc.load_hints import GameVoice
+from background_training.learner import console, training_log
+from background_training.learner.back_pressure import Lead
+from background_training.learner.background_learner import BackgroundParallelLearner
+from background_training.learner.training_log import TrainingLog
+from background_training.records import disk_forecast, pause_file
+from background_training.runs import greedy_games, learning_curve, progress
+from background_training.runs.game_runner import GameRunner
+from background_training.runs.greedy_games import Beside
+from background_training.runs.gymnasium_game import LostGame
+from background_training.runs.progress import Show
+from background_training.runs.run_log import RunLog
+from background_training.settings import Settings
+
+REPORT_EVERY_GAMES = 5
+WAIT_SECONDS = 3.0
+"""After waiting for the learner for this long, and again after each such time, the run prints the reason."""
+_YEAR_DAYS = 365.0
+
+
+class TrainingRun:
+    """One run, new or resumed: plays its games, prints their progress, and the summary."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        learner: BackgroundParallelLearner | None,
+        log: RunLog,
+        games: GameRunner,
+        greedy: Beside | None,
+        *,
+        quiet: bool,
+    ) -> None:
+        """Prepare the run.
+
+        Args:
+            learner: started; None if there is none, and then no game waits.
+            greedy: the process that plays greedy games beside the run, if there is one.
+            quiet: print the summary, warnings and errors only.
+        """
+        self._settings = settings
+        self._learner = learner
+        self._log = log
+        self._games = games
+        self._greedy = greedy
+        self._quiet = quiet
+        self._losses = TrainingLog(settings.paths.lost_games_log, settings.learner.log_bytes)
+        self._report_wait_at = time.monotonic() + WAIT_SECONDS
+        self._load_hints = GameVoice(settings.paths)
+        # At least two, so that one can be played while another is trained on.
+        most = max(2, settings.games.max_episodes_ahead * settings.games.instances) if settings.games.max_episodes_ahead else 0
+        self._back_pressure = Lead(learner, most, self._load_hints.free)
+
+    def run(self) -> None:
+        """Play all games of the run, or until Ctrl+C, and print the summary.
+
+        Raises:
+            GameFailedError, WorkerError: the game kept failing; after the summary.
+        """
+        failure: BackgroundTrainingError | None = None
+        with progress.display(self._log.spec.games, quiet=self._quiet, before=len(self._log.returns)) as show:
+            try:
+                self._back_pressure.begin()
+                try:
+                    self._play(show)
+                    self._log.check_any_was_played()
+                except (GameFailedError, WorkerError) as error:
+                    failure = error  # raised after the summary
+                self._games.close()
+                if pause_file.read(self._settings.paths) is None:
+                    self._back_pressure.wait_for_the_last()
+                if self._greedy is not None:
+                    self._greedy.finish()
+            except KeyboardInterrupt:
+                pass  # the usual way to end a run
+            finally:
+                self._log.save()
+                self._load_hints.close()
+        self._summarise()
+        if failure is not None:
+            raise failure
+        # Last; otherwise a run that is killed during the summary could not be resumed, and would be played again.
+        self._log.close()
+
+    def _play(self, show: Show) -> None:
+        log = self._log
+        for result in self._games.play(log.spec, self._settings.paths, log.numbers(), self._may_start):
+            if isinstance(result, LostGame):
+                printable.say(f"[WARNING] {result.sentence}")
+                self._losses.add(training_log.line(time.time(), f"{result.sentence}\n{result.trace}"))
+                log.add_loss(result)
+                continue
+            log.add(result)
+            self._back_pressure.deposited += result.saved
+            version = self._learner.get_stats()["model_version"] if self._learner else 0
+            show(result, log.returns, version, self._starvation())
+            self._report(len(log.returns))
+
+    def _may_start(self) -> bool:
+        """Whether the next game may start; prints the reason every WAIT_SECONDS while it may not."""
+        moment = time.monotonic()
+        if self._back_pressure.may_grow():
+            self._report_wait_at = moment + WAIT_SECONDS
+            return True
+        if moment >= self._report_wait_at and not self._quiet:
+            self._report_wait_at = moment + WAIT_SECONDS
+            printable.say(f"[GAME] The next game waits for the learner; {self._starvation() or 'its batch takes long'}")
+        return False
+
+    def _starvation(self) -> str:
+        if self._learner is None:
+            return ""
+        return console.starvation(self._learner.get_stats(), self._learner.running, self._back_pressure.waiting, time.time())
+
+    def _report(self, games: int) -> None:
+        if self._learner is not None and not self._quiet and games % REPORT_EVERY_GAMES == 0:
+            printable.say(console.statistics(self._learner.get_stats()))
+
+    def _summarise(self) -> None:
+        paths, returns, state = self._settings.paths, self._log.returns, self._log.state
+        rows = [("Games", str(len(returns)))]
+        if returns:
+            first, last = learning_curve.tenths(returns)
+            rows += [("Mean return, first tenth", f"{first:.1f}"), ("Mean return, last tenth", f"{last:.1f}")]
+        greedy = greedy_games.words(paths) if self._greedy is not None else ""
+        rows += [("Greedy, without exploring", greedy)] if greedy else []
+        if self._learner is not None:
+            stats = self._learner.get_stats()
+            rows += [("Versions trained", str(stats["models_trained"])), ("Model version", str(stats["model_version"]))]
+            rows += [("Episodes that do not fit", console.misfits(stats))] if stats["files_misfit"] else []
+            rows += [("Warning", stats["traps"])] if stats["traps"] else []
+            pause = pause_file.read(paths)
+            rows += [("Training is paused", f"{pause.words}; episodes wait, --resume of the monitor ends it")] if pause else []
+            rows += [("Errors", f"{stats['errors']} {stats['last_error']}".strip())] if stats["errors"] else []
+        if state.lost:
+            rows += [("Games lost", f"{state.lost}; the last one, {state.last_loss}")]
+            rows += [("Tracebacks", str(paths.lost_games_log))] if paths.lost_games_log.exists() else []
+        if state.undelivered:
+            rows += [("Episodes not delivered", f"{state.undelivered}: the buffer refused them")]
+        waiting = 0
+        with suppress(OSError):  # the buffer is missing or can't be listed
+            waiting = len(buffer.waiting_names(paths)) if state.spec.training else 0
+        rows += [("Episodes still waiting", console.still_waiting(waiting, paths.root))] if waiting else []
+        if state.spec.games is not None and not state.is_over:
+            rows += [("Not played yet", f"{state.spec.games - len(state.played)} games: --resume plays them")]
+        disk = disk_forecast.look(paths, self._settings.retention) if self._learner is not None else None
+        rows += [("Disk", f"{disk.sentence}. {disk.remedy}")] if disk is not None and disk.days < _YEAR_DAYS else []
+        rows += [("Model", str(paths.model)), ("Games as CSV", str(paths.games_log))]
+        picture = learning_curve.draw(paths, state.spec.game) if returns else None
+        rows += [("Learning curve", str(picture))] if picture else []
+        printable.say("\n".join([console.RULE, "SUMMARY", console.RULE, *(f"  {key + ':':<27}{value}" for key, value in rows)]))
