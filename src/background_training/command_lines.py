@@ -79,10 +79,14 @@ def install(extra: str = "", python: str = "python") -> str:
     return f"{quoted} -m pip install {target}"
 
 
+def pip_name(module: str) -> str:
+    """The name under which pip knows the package of a module."""
+    return {"yaml": "PyYAML"}.get(module, module)
+
+
 def missing_package(error: BaseException) -> str:
     """A sentence about the package of ours whose absence raised this error, and its cure; '' for any other error."""
     name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if name not in EXTRAS:
         return ""
-    package = {"yaml": "PyYAML"}.get(name, name)
-    return f"the package {package} is not installed; run: {install(EXTRAS[name], sys.executable)}"
+    return f"the package {pip_name(name)} is not installed; run: {install(EXTRAS[name], sys.executable)}"
