@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from background_training.commands import doctor_command
-from background_training.doctor import all_checks
+from background_training.commands import doctor
+from background_training.doctor import examination
 from background_training.doctor.facts import Facts
 from background_training.paths import Paths
 from background_training.storage import model_store
@@ -55,12 +55,12 @@ def play(root: Path, count: int = 12, first: int = 0, **more: Any) -> Paths:
 
 
 def look(root: Path, *flags: str) -> Facts:
-    return doctor_command.gather(doctor_command.parser().parse_args(["--root", str(root), *flags]))
+    return doctor.look(doctor.parser().parse_args(["--root", str(root), *flags]))
 
 
 def found(root: Path, *flags: str) -> dict[str, str]:
     """Cause and cure of each finding, by the name of its check."""
-    return {finding.check: f"{finding.cause}\n{finding.cure}" for finding in all_checks.examine(look(root, *flags))}
+    return {finding.check: f"{finding.cause}\n{finding.cure}" for finding in examination.examine(look(root, *flags))}
 
 
 def rewrite_model(paths: Paths, **arrays: Any) -> None:

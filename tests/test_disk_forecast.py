@@ -9,7 +9,7 @@ from typing import Any
 import commands
 import pytest
 
-from background_training.monitor import advice, reading
+from background_training.monitor import advice, facts
 from background_training.paths import Paths
 from background_training.records import disk_forecast
 from background_training.records.disk_forecast import Growth
@@ -77,7 +77,7 @@ def test_monitor_and_doctor_tell(paths: Paths, monkeypatch: pytest.MonkeyPatch) 
     """The same words; a learner whose settings bound the archive and the ledger has none."""
     _played(paths, 100, 1.0)
     monkeypatch.setattr(disk_forecast, "free_bytes", lambda folder: 1e9)
-    snapshot = reading.Reader(paths, 0.0).snapshot()
+    snapshot = facts.Reader(paths, 0.0).snapshot()
     told = [item for item in advice.advice(snapshot, "root") if "disk is full in" in item.seen]
     assert [item.level for item in told] == [advice.WARNING] and "retention.archive_bytes" in told[0].cure
     bounded = {"retention": {"archive_files": 5, "ledger_lines": 5}}

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from background_training.doctor import all_checks, ground, record_checks
+from background_training.commands import doctor
+from background_training.doctor import examination, records
 from background_training.paths import CHECKOUT, Paths
 from background_training.storage import atomic_files, model_store
 from tests import commands, doctor_roots, learner_runs
@@ -81,7 +82,7 @@ def test_the_command_tells_by_its_exit_code(played):
 def test_every_check_has_a_test():
     """A check that no test has seen find something may never find anything."""
     tests = "".join((CHECKOUT / "tests" / f"test_doctor{part}.py").read_text("utf-8") for part in ("", "_machine"))
-    names = [all_checks.name_of(check) for check in all_checks.CHECKS]
+    names = [examination.name_of(check) for check in examination.CHECKS]
     assert [name for name in names if f'"{name}"' not in tests] == []
     assert len(names) == len(set(names)) >= 20
 
@@ -90,7 +91,7 @@ def test_the_page_names_every_check():
     """docs/monitoring.md lists what is looked for, and nothing else."""
     section = (CHECKOUT / "docs" / "monitoring.md").read_text("utf-8").partition("## Doctor")[2]
     listed = set(re.findall(r"`([a-z-]+)`", section.partition("| what |")[2].partition("\n\n")[0]))
-    assert listed == {*(all_checks.name_of(check) for check in all_checks.CHECKS), *ground.CHECKS}
+    assert listed == {*(examination.name_of(check) for check in examination.CHECKS), *doctor.EARLY_CHECKS}
 
 
 def test_a_root_that_is_not_there(root):
@@ -218,7 +219,7 @@ def test_cures_are_for_reasons_that_exist():
     sources = "".join(
         path.read_text("utf-8") for path in (CHECKOUT / "src" / "background_training").rglob("*.py") if "doctor" not in path.parts
     )
-    assert [code for code in record_checks._CURES if f'"{code}"' not in sources] == []
+    assert [code for code in records._CURES if f'"{code}"' not in sources] == []
 
 
 def test_files_that_come_too_late(played):
@@ -387,8 +388,8 @@ def test_old_python_is_told_before_anything_is_loaded():
 def test_packages_that_are_missing_or_old(monkeypatch):
     """A virtual environment that nothing was installed into; and a NumPy of long ago."""
     monkeypatch.setitem(sys.modules, "watchdog", None)
-    monkeypatch.setattr(ground, "installed_version", lambda package: (1, 19) if package == "numpy" else None)
-    assert [(one.check, one.cause.split()[0]) for one in ground.findings()] == [
+    monkeypatch.setattr(doctor, "installed_version", lambda package: (1, 19) if package == "numpy" else None)
+    assert [(one.check, one.cause.split()[0]) for one in doctor.early_findings()] == [
         ("old-package", "numpy"),
         ("missing-package", "the"),
     ]
@@ -397,9 +398,9 @@ def test_packages_that_are_missing_or_old(monkeypatch):
 def test_oldest_versions_are_those_of_the_project():
     """The doctor asks for what pyproject.toml asks for."""
     project = (CHECKOUT / "pyproject.toml").read_text("utf-8")
-    for package, (_, version) in ground.CORE_PACKAGES.items():
+    for package, (_, version) in doctor.CORE_PACKAGES.items():
         assert f'"{package}>={version[0]}.{version[1]}"' in project
-    assert f'requires-python = ">={ground.OLDEST_PYTHON[0]}.{ground.OLDEST_PYTHON[1]}"' in project
+    assert f'requires-python = ">={doctor.OLDEST_PYTHON[0]}.{doctor.OLDEST_PYTHON[1]}"' in project
 
 
 def test_names_are_shown_and_never_obeyed(played):

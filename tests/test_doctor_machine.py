@@ -25,7 +25,7 @@ import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from background_training.doctor import all_checks, machine_facts
+from background_training.doctor import examination, machine
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import pause_file, status
 from background_training.records.status import EMPTY_STATS
@@ -65,12 +65,13 @@ def _told(paths: Paths, *command: str) -> list[str]:
 
 AS_NOBODY = (
     "import ctypes, os, sys\n"
-    "from background_training.commands import doctor_command as command\n"
+    "from background_training.commands import common\n"
+    "from background_training.commands import doctor as command\n"
     "arguments = [word for word in sys.argv[1:] if word != 'take-watches']\n"
-    "command.gather(command.parser().parse_args(arguments))\n"  # loads all that is needed, while it may still be read
+    "command.look(command.parser().parse_args(arguments))\n"  # loads all that is needed, while it may still be read
     f"if os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
     "while 'take-watches' in sys.argv and ctypes.CDLL(None).inotify_init1(0) >= 0: pass\n"
-    "sys.exit(command.main(arguments))"
+    "sys.exit(common.run(command.parser(), command._run, arguments))"
 )
 """The doctor, run by somebody whose rights count."""
 
@@ -183,7 +184,7 @@ def test_a_disk_without_locks(played, monkeypatch):
 def test_renames_that_somebody_looks_at_first(played, monkeypatch):
     """Pretended: a virus scanner that keeps each new file for a while, on a clock that is moved by hand."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(machine_facts.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: clock.now)
     real = os.replace
 
     def scanned(source: Any, target: Any) -> None:
@@ -199,7 +200,7 @@ def test_a_disk_with_a_clock_of_its_own(played):
     """Pretended: the facts of a file server that is ten minutes ahead."""
     facts = look(played.root)
     machine = dataclasses.replace(facts.machine, probe=dataclasses.replace(facts.machine.probe, clock_difference_seconds=600.0))
-    (finding,) = all_checks.examine(dataclasses.replace(facts, machine=machine))
+    (finding,) = examination.examine(dataclasses.replace(facts, machine=machine))
     assert finding.check == "disk-clock" and "10m 0s ahead of" in finding.cause
 
 
@@ -208,9 +209,9 @@ def test_paths_too_long_for_windows(played):
     facts = look(played.root)
     deep = dataclasses.replace(facts, paths=Paths(Path("C:/" + "bots/" * 25)))
     windows = dataclasses.replace(facts.machine, platform="win32", long_paths=False)
-    assert "path-too-long" in [one.check for one in all_checks.examine(dataclasses.replace(deep, machine=windows))]
-    assert "path-too-long" not in [one.check for one in all_checks.examine(deep)]
-    assert all_checks.examine(dataclasses.replace(facts, machine=windows)) == []
+    assert "path-too-long" in [one.check for one in examination.examine(dataclasses.replace(deep, machine=windows))]
+    assert "path-too-long" not in [one.check for one in examination.examine(deep)]
+    assert examination.examine(dataclasses.replace(facts, machine=windows)) == []
 
 
 def test_extras_that_are_needed_and_not_there(played, monkeypatch, tmp_path):

@@ -20,10 +20,10 @@ from hypothesis import given
 
 from background_training import BackgroundParallelLearner
 from background_training.episodes import buffer
-from background_training.monitor import advice, dashboard, folder_census, life_signs, reading, words
+from background_training.monitor import advice, dashboard, facts, folder_census, humanize, learner_state
 from background_training.monitor.dashboard import Line
-from background_training.monitor.folder_census import FolderCensus
-from background_training.monitor.snapshot import FileFacts, FolderFacts, ModelFileFacts, Snapshot, StatusFacts
+from background_training.monitor.facts import ModelFileFacts, Snapshot, StatusFacts
+from background_training.monitor.folder_census import FileFacts, FolderCensus, FolderFacts
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import status
 from background_training.records.status import EMPTY_STATS
@@ -157,7 +157,7 @@ def test_oldest_log_line_goes_first() -> None:
 
 def _state(updated_at: object, state: str = "idle", gone: bool = False, **more: Any) -> str:
     content = {"state": state, "updated_at": updated_at, **more}
-    return life_signs.state_words(StatusFacts(content, writer_is_gone=gone), NOW)
+    return learner_state.state_words(StatusFacts(content, writer_is_gone=gone), NOW)
 
 
 def test_dead_learner_is_not_taken_for_a_living_one() -> None:
@@ -348,7 +348,7 @@ def test_bad_usage_has_its_exit_code(root: Path) -> None:
 def test_broken_status_is_said(paths: Paths, text: str) -> None:
     """A status.json that is cut, of another kind, or absurdly deep is a word on the screen."""
     paths.status.write_text(text, "utf-8")
-    shown = _text(reading.Reader(paths, NOW).snapshot())
+    shown = _text(facts.Reader(paths, NOW).snapshot())
     assert "status.json can't be read" in shown or "status.json does not say when" in shown
 
 
@@ -367,8 +367,8 @@ def test_last_lines_come_from_the_end_of_a_long_log(tmp_path: Path) -> None:
     """A long log is not read whole, and its foreign line ends and bytes are made harmless."""
     log = tmp_path / "log"
     log.write_bytes(b"old line\n" * 100_000 + b"\xff\x1b[2J\x0b one line \r\nlast\n")
-    lines = reading.last_lines(log, 3)
-    assert [words.visible(line) for line in lines] == ["old line", "�\\x1b[2J\\x0b one line ", "last"]
+    lines = facts.last_lines(log, 3)
+    assert [humanize.visible(line) for line in lines] == ["old line", "�\\x1b[2J\\x0b one line ", "last"]
 
 
 def test_dead_writer_is_noticed(paths: Paths) -> None:
@@ -377,9 +377,9 @@ def test_dead_writer_is_noticed(paths: Paths) -> None:
     writer += "from background_training.records import status; "
     writer += "status.write(Paths(Path(sys.argv[1])), 'idle', {})"
     subprocess.run([sys.executable, "-c", writer, str(paths.root)], cwd=CHECKOUT, check=True, timeout=PATIENCE_SECONDS)
-    assert reading.status_facts(paths).writer_is_gone
+    assert facts.status_facts(paths).writer_is_gone
     status.write(paths, "idle", {})
-    assert not reading.status_facts(paths).writer_is_gone
+    assert not facts.status_facts(paths).writer_is_gone
 
 
 # Live

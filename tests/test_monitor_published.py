@@ -17,9 +17,9 @@ import learner_runs
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from background_training.monitor import dashboard, life_signs, reading
-from background_training.monitor.reading import ModelWatch
-from background_training.monitor.snapshot import FolderFacts, ModelFileFacts, Snapshot, StatusFacts
+from background_training.monitor import dashboard, learner_state
+from background_training.monitor.facts import ModelFileFacts, ModelWatch, Reader, Snapshot, StatusFacts
+from background_training.monitor.folder_census import FolderFacts
 from background_training.monitor.terminal import layout
 from background_training.monitor.terminal.gatherer import Gatherer
 from background_training.monitor.terminal.glyphs import BLOCKS
@@ -35,7 +35,7 @@ GOVERNED = {"state": "giving way", "reason": "other programs use 97 %"}
 
 def _shown(paths: Paths) -> dict[str, str]:
     """What each monitor shows of a root, as text."""
-    snapshot = reading.Reader(paths, time.time()).snapshot()
+    snapshot = Reader(paths, time.time()).snapshot()
     live = Gatherer(paths, time.time()).look()
     assert live is not None
     rows = layout.screen(live, 160, 60, BLOCKS)
@@ -193,8 +193,8 @@ def test_a_killed_learner_shows_no_throttle_at_once(paths: Paths) -> None:
     learner = learner_runs.started_command(paths.root, "--quiet")
     try:
         wait_until(lambda: _state(paths) == "idle")
-        before = reading.Reader(paths, time.time()).snapshot()
-        assert life_signs.is_running(before.status, before.now) and life_signs.throttle(before)[0] == "off"
+        before = Reader(paths, time.time()).snapshot()
+        assert learner_state.is_running(before.status, before.now) and learner_state.throttle(before)[0] == "off"
         workers = learner_runs.workers_of(learner.pid)
         for process in workers:
             process.send_signal(getattr(signal, "SIGSTOP", signal.SIGTERM))  # it must not write that it ended
@@ -219,6 +219,6 @@ def test_any_stats_are_taken(stats: Mapping[str, Any] | int | None) -> None:
     model = ModelFileFacts("m", version=4)
     empty = FolderFacts("b")
     snapshot = Snapshot(0.0, 101.0, empty, empty, model, StatusFacts(content), "log")
-    found = life_signs.current_stats(snapshot)
+    found = learner_state.current_stats(snapshot)
     assert found == ({**stats, "model_version": 4} if isinstance(stats, dict) else {})
-    assert isinstance(life_signs.throttle(snapshot)[0], str)
+    assert isinstance(learner_state.throttle(snapshot)[0], str)

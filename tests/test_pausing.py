@@ -22,7 +22,7 @@ from conftest import PATIENCE_SECONDS, wait_until
 
 from background_training.errors import PausedError
 from background_training.monitor import dashboard
-from background_training.monitor.reading import Reader
+from background_training.monitor.facts import Reader
 from background_training.paths import Paths
 from background_training.records import pause_file, status
 from background_training.records.pause_file import Pause, PauseWatch

@@ -15,8 +15,8 @@ import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
 from background_training.errors import BackgroundTrainingError
-from background_training.monitor.tensorboard import event_records, tags
-from background_training.monitor.tensorboard.follower import Follower
+from background_training.monitor import event_file, tensorboard
+from background_training.monitor.tensorboard import Follower
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import metrics
 from background_training.records.metrics import BATCHES, GAMES
@@ -77,7 +77,7 @@ def test_values_are_those_of_the_history(paths: Paths) -> None:
     assert (done.returncode, done.stderr) == (0, "") and "event files: 3." in done.stdout
 
     batches, found = metrics.read(paths).batches, _points(paths)
-    for tag, values in tags.columns(batches).items():
+    for tag, values in tensorboard.columns(batches).items():
         wanted = {
             int(batch["version"]): (float(batch["moment"]), float(value))
             for batch, value in zip(batches, values.astype(np.float32), strict=True)
@@ -180,14 +180,14 @@ def test_the_check_is_castagnoli_s() -> None:
     """Test vectors: RFC 3720, B.4, and the usual one."""
     vectors: list[tuple[bytes, int]] = [(b"123456789", 0xE3069283), (bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43)]
     for text, check in vectors:
-        assert event_records.crc32c(np.frombuffer(text * 2, np.uint8).reshape(2, -1)).tolist() == [check, check]
+        assert event_file.crc32c(np.frombuffer(text * 2, np.uint8).reshape(2, -1)).tolist() == [check, check]
 
 
 def test_numbers_beyond_a_float_are_left_out() -> None:
     """An infinite value would spoil TensorBoard's axes."""
 
     def written(*values: Any) -> bytes:
-        return event_records.scalars(np.zeros(len(values)), [1] * len(values), {"a": np.array(values, float)})
+        return event_file.scalars(np.zeros(len(values)), [1] * len(values), {"a": np.array(values, float)})
 
     assert written(1e300) == written(math.inf) == written(math.nan) != written(1e30)
     assert written() == b""

@@ -26,14 +26,15 @@ from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from background_training.monitor import learning_facts
-from background_training.monitor.learning_facts import learning, whole_run
-from background_training.monitor.snapshot import FileFacts, FolderFacts, ModelFileFacts, Snapshot, StatusFacts
+from background_training.monitor import history
+from background_training.monitor.facts import ModelFileFacts, Snapshot, StatusFacts
+from background_training.monitor.folder_census import FileFacts, FolderFacts
+from background_training.monitor.history import learning, whole_run
+from background_training.monitor.replays import Progress, ReplayCensus
 from background_training.monitor.terminal import glyphs, layout, rows
 from background_training.monitor.terminal.flow import Flow
 from background_training.monitor.terminal.gatherer import NEWS_SECONDS, Gatherer, LiveFacts
 from background_training.monitor.terminal.glyphs import ASCII, BLOCKS
-from background_training.monitor.terminal.replay_progress import Progress, ReplayCensus
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import metrics, pause_file, status
 from background_training.records.metrics import BATCHES, GAMES
@@ -58,7 +59,7 @@ def _games(count: int) -> np.ndarray:
 def _batches(count: int) -> np.ndarray:
     batches = np.zeros(count, BATCHES)
     batches["waiting"] = np.arange(count)
-    for name in (*learning_facts.FIGURES, *(f"{stage}_seconds" for stage in learning_facts.STAGES)):
+    for name in (*history.FIGURES, *(f"{stage}_seconds" for stage in history.STAGES)):
         batches[name] = RANDOM.random(count)
     return batches
 

@@ -17,7 +17,7 @@ import pytest
 import web_pages
 from conftest import PATIENCE_SECONDS, PROMPT_SECONDS
 
-from background_training.monitor.web.gate import Gate
+from background_training.monitor.web.listener import Gate
 
 SOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket&implicit_handshake=false"
 

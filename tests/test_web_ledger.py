@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from background_training.monitor.web import episode_search
-from background_training.monitor.web.ledger_follower import LedgerFollower
+from background_training.monitor.web.facts import LedgerFollower
 from background_training.paths import Paths
 from background_training.records import episode_fate, ledger_lines
 

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from background_training.monitor.web import charts, series
+from background_training.monitor import history
+from background_training.monitor.web import charts
 from background_training.records import metrics
 from background_training.records.metrics import BATCHES, GAMES
 
@@ -56,7 +57,7 @@ def test_smoothing_is_the_mean_of_the_last_games(count: int, window: int, weight
             if math.isfinite(values[place]):
                 total, seen = total + weights[place] * values[place], seen + weights[place]
         wanted.append(total / seen if seen else math.nan)
-    _close(series.trailing_mean(values, weights, window), wanted)
+    _close(history.trailing_mean(values, weights, window), wanted)
 
 
 @pytest.mark.parametrize(("count", "most"), [(0, 5), (1, 5), (5, 5), (23, 5), (100, 7)])
@@ -71,7 +72,7 @@ def test_buckets_are_means_of_stretches(count: int, most: int) -> None:
         known = [place for place in places if math.isfinite(values[place])]
         seen = sum(weights[place] for place in known)
         wanted.append(sum(weights[place] * values[place] for place in known) / seen if seen else math.nan)
-    (found,) = series.bucket_means([values], weights, most)
+    (found,) = history.bucket_means([values], weights, most)
     _close(found, wanted)
 
 
@@ -85,46 +86,46 @@ def test_groups_are_counted_one_by_one() -> None:
         mean = sum(float(g["episode_return"]) * int(g["weight"]) for g in known) / sum(int(g["weight"]) for g in known)
         counts = [sum(int(g["weight"]) for g in mine if g["result"] in codes) for codes in ([0, 1, 2, 3], [1], [1, 2, 3])]
         wanted[metrics.text_of(name)] = (*counts, mean)
-    found, more = series.groups(games, "opponent")
+    found, more = history.groups(games, "opponent")
     assert more == 0 and [group.games for group in found] == sorted((group.games for group in found), reverse=True)
     assert {group.name: (group.games, group.won, group.decided) for group in found} == {k: v[:3] for k, v in wanted.items()}
     for group in found:
         assert group.mean_return == pytest.approx(wanted[group.name][3])
-    assert series.groups(games, "opponent", most=1)[1] == len(wanted) - 1
+    assert history.groups(games, "opponent", most=1)[1] == len(wanted) - 1
 
 
 def test_rates_add_up_to_the_games() -> None:
     """Each game of the last hour is in one stretch."""
     games = _games(5000, most_weight=2)
-    found = series.rates(games)
+    found = history.rates(games)
     assert found is not None and len(found.moments) <= 61
     recent = games[games["moment"] >= games["moment"][-1] - 3600]
     assert sum(found.games_per_minute) * found.seconds / 60 == pytest.approx(recent["weight"].sum())
     assert sum(found.steps_per_second) * found.seconds == pytest.approx((recent["weight"] * recent["steps"]).sum())
-    assert series.rates(games[:0]) is None
+    assert history.rates(games[:0]) is None
 
 
 def test_distribution_holds_all_games() -> None:
     """Also those beyond its edges, so that both sum up to 100 %; one extreme game does not set the edges."""
     games = _games(2000)
     games["episode_return"][5] = 1e9
-    found = series.distribution(games)
+    found = history.distribution(games)
     assert found is not None
     assert sum(found.first) == pytest.approx(100) and sum(found.last) == pytest.approx(100)
     assert found.edges[-1] < 1e3
     same = _games(10)
     same["episode_return"] = 3.0
-    assert series.distribution(same) is not None and series.distribution(same[:1]) is None
+    assert history.distribution(same) is not None and history.distribution(same[:1]) is None
 
 
 @pytest.mark.parametrize(("first", "last"), [(1, 1), (1, 7), (3, 95), (1, 44_000), (990_001, 1_000_000)])
 def test_version_marks_are_round_and_few(first: int, last: int) -> None:
     """Each where its version begins."""
     versions = np.repeat(np.arange(first, last + 1), 2)
-    marks = series.version_marks(versions)
+    marks = history.version_marks(versions)
     assert 1 <= len(marks) <= 9
     assert all(versions[place] == version and (place == 0 or versions[place - 1] == version - 1) for place, version in marks)
-    assert series.version_marks(versions[:0]) == []
+    assert history.version_marks(versions[:0]) == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 50, 131_072])

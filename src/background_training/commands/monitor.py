@@ -17,10 +17,10 @@ from importlib import util
 from background_training import command_lines, printable
 from background_training.commands import common
 from background_training.errors import MachineError, SettingsError
-from background_training.monitor import advice, dashboard, learning_facts
+from background_training.monitor import advice, dashboard, history
+from background_training.monitor.dashboard import Screen
+from background_training.monitor.facts import Reader
 from background_training.monitor.folder_census import MEASURED_PER_LOOK, NAMES_KEPT
-from background_training.monitor.reading import Reader
-from background_training.monitor.screen import Screen
 from background_training.paths import Paths
 from background_training.records import pause_file
 from background_training.records.metrics import MetricsReader
@@ -90,10 +90,10 @@ def _tell_learner(paths: Paths, options: argparse.Namespace) -> int:
 def _show(paths: Paths, seconds: float, *, once: bool) -> None:
     # Asked once, it may take its time to measure all files; live, the rest follows at the next looks.
     reader = Reader(paths, time.time(), NAMES_KEPT if once else MEASURED_PER_LOOK)
-    screen, history = Screen(sys.stdout, overwrite=not once), MetricsReader(paths)
+    screen, metrics = Screen(sys.stdout, overwrite=not once), MetricsReader(paths)
     while True:
-        history.look()
-        found = learning_facts.learning(history.batches, history.games)
+        metrics.look()
+        found = history.learning(metrics.batches, metrics.games)
         seen = reader.snapshot()
         screen.show(dashboard.lines(seen, seconds, found, advice.advice(seen, str(paths.root))))
         if once:

@@ -10,7 +10,7 @@ import time
 
 from background_training import command_lines, printable
 from background_training.commands import common
-from background_training.monitor.tensorboard.follower import Follower
+from background_training.monitor.tensorboard import Follower
 from background_training.paths import Paths
 
 LOOK_SECONDS = 2.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from background_training.episodes.episode import Episode
-from background_training.monitor.snapshot import StatusFacts
+from background_training.monitor.facts import StatusFacts
 from background_training.paths import Paths
 from background_training.records.disk_forecast import Forecast
 from background_training.records.pause_file import Pause

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from background_training import command_lines
-from background_training.monitor import life_signs, words
-from background_training.monitor.snapshot import Snapshot
+from background_training.monitor import humanize, learner_state
+from background_training.monitor.facts import Snapshot
 from background_training.records.disk_forecast import SOON_DAYS
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -43,9 +43,9 @@ def advice(snapshot: Snapshot, root: str) -> list[Advice]:
 
 def _life(snapshot: Snapshot, root: str) -> Iterator[Advice]:
     start = command_lines.command("learn", root)
-    said = life_signs.state_words(snapshot.status, snapshot.now)
+    said = learner_state.state_words(snapshot.status, snapshot.now)
     content = snapshot.status.content
-    waiting = words.plural(snapshot.buffer.count, "episode")
+    waiting = humanize.plural(snapshot.buffer.count, "episode")
     if content is None:
         if _disk_is_full(snapshot):
             return  # a learner that runs there could not say so
@@ -55,7 +55,7 @@ def _life(snapshot: Snapshot, root: str) -> Iterator[Advice]:
             yield Advice(WARNING, f"{waiting} in the buffer, and no learner has run here yet", f"Start one: {start}")
         else:
             yield Advice(NOTE, said, f"Start one with a game, or alone: {start}")
-    elif said.startswith(life_signs.NO_SIGN):
+    elif said.startswith(learner_state.NO_SIGN):
         yield Advice(ERROR, said, f"Nothing is lost. Look at logs/worker_stderr.txt, then start it again: {start}")
     elif content.get("state") == "failed":
         yield Advice(ERROR, f"The learner has given up ({said})", f"Mend what it names below, then start it again: {start}")
@@ -71,7 +71,7 @@ def _disk_is_full(snapshot: Snapshot) -> bool:
 
 def _disk(snapshot: Snapshot) -> Iterator[Advice]:
     if _disk_is_full(snapshot):
-        free = words.size(int(snapshot.free_disk_bytes or 0))
+        free = humanize.size(int(snapshot.free_disk_bytes or 0))
         cure = "Make room. A learner that runs goes on by itself then; until then it may not even be able to write its status."
         yield Advice(ERROR, f"The disk is full: {free} are free", cure)
     elif snapshot.disk is not None and snapshot.disk.days < SOON_DAYS:
@@ -80,7 +80,8 @@ def _disk(snapshot: Snapshot) -> Iterator[Advice]:
 
 def _pause(snapshot: Snapshot) -> Iterator[Advice]:
     if snapshot.pause is not None:
-        seen = f"Training is paused, {words.visible(snapshot.pause.words)}; {words.plural(snapshot.buffer.count, 'episode')} wait"
+        waiting = humanize.plural(snapshot.buffer.count, "episode")
+        seen = f"Training is paused, {humanize.visible(snapshot.pause.words)}; {waiting} wait"
         yield Advice(WARNING, seen, "To go on: r in the terminal monitor, or its command with --resume")
 
 
@@ -88,29 +89,31 @@ def _folders(snapshot: Snapshot) -> Iterator[Advice]:
     for folder in (snapshot.buffer, snapshot.archive):
         if folder.trouble.startswith("can't"):
             yield Advice(
-                ERROR, f"{words.visible(folder.path)} {words.visible(folder.trouble)}", "Look at its permissions and its drive."
+                ERROR,
+                f"{humanize.visible(folder.path)} {humanize.visible(folder.trouble)}",
+                "Look at its permissions and its drive.",
             )
     if snapshot.model.trouble.startswith(("can't", "not a")):
         cure = f"Look at its permissions; {command_lines.command('rebuild')} makes a lost model again."
-        yield Advice(ERROR, f"The model {words.visible(snapshot.model.trouble)}", cure)
+        yield Advice(ERROR, f"The model {humanize.visible(snapshot.model.trouble)}", cure)
 
 
 def _errors(stats: Mapping[str, Any], root: str) -> Iterator[Advice]:
     doctor = f"{command_lines.command('doctor', root)} looks for the cause."
     if stats.get("last_error"):
-        seen = f"Last of {words.number(stats.get('errors', 1), ',d')} errors: {words.visible(stats['last_error'], 400)}"
+        seen = f"Last of {humanize.number(stats.get('errors', 1), ',d')} errors: {humanize.visible(stats['last_error'], 400)}"
         yield Advice(ERROR, seen, doctor)
     if _count(stats, "worker_restarts"):
-        seen = f"The worker process died and was replaced {words.plural(_count(stats, 'worker_restarts'), 'time')}"
+        seen = f"The worker process died and was replaced {humanize.plural(_count(stats, 'worker_restarts'), 'time')}"
         yield Advice(WARNING, seen, "Its last words are in logs/worker_stderr.txt. Nothing is lost by it.")
     if stats.get("last_misfit"):
-        misfits = words.plural(_count(stats, "files_misfit"), "episode")
-        seen = f"{misfits} of another game: {words.visible(stats['last_misfit'], 300)}"
+        misfits = humanize.plural(_count(stats, "files_misfit"), "episode")
+        seen = f"{misfits} of another game: {humanize.visible(stats['last_misfit'], 300)}"
         yield Advice(WARNING, seen, "One root holds one game. Give each its own --root.")
     guard = stats.get("rollbacks")
     if isinstance(guard, int) and guard > 0:
         cure = "It happens when a run has learnt something wrong; docs/learning.md tells what may help."
-        yield Advice(WARNING, f"The guard went back to an earlier version {words.plural(guard, 'time')}", cure)
+        yield Advice(WARNING, f"The guard went back to an earlier version {humanize.plural(guard, 'time')}", cure)
 
 
 def _fates(stats: Mapping[str, Any], root: str) -> Iterator[Advice]:

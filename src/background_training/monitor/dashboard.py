@@ -1,14 +1,20 @@
-"""The dashboard of the guides: a snapshot as lines of text, each with its rank for screens that are too small."""
+"""The dashboard of the guides as lines of text, ranked for small screens, and the terminal or pipe they are printed to."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
-from background_training.monitor import life_signs, words
+from background_training.monitor import humanize, learner_state
 from background_training.monitor.advice import Advice
-from background_training.monitor.learning_facts import GAMES, Learning
-from background_training.monitor.snapshot import FolderFacts, ModelFileFacts, Snapshot
+from background_training.monitor.facts import ModelFileFacts, Snapshot
+from background_training.monitor.folder_census import FolderFacts
+from background_training.monitor.history import GAMES, Learning
+from background_training.printable import encodable
 
 REFRESH_SECONDS = 2.0
 RULE = "=" * 78
@@ -57,9 +63,9 @@ def _header(snapshot: Snapshot) -> list[Line]:
         Line(RULE, DECORATION),
         Line("BACKGROUND TRAINING LIVE MONITOR"),
         Line(RULE, DECORATION),
-        Line(f"Monitoring Started: {words.moment(snapshot.started)}", DETAIL),
-        Line(f"Current Time:       {words.moment(snapshot.now)}", USEFUL),
-        Line(f"Uptime:             {words.duration(snapshot.now - snapshot.started)}", DETAIL),
+        Line(f"Monitoring Started: {humanize.moment(snapshot.started)}", DETAIL),
+        Line(f"Current Time:       {humanize.moment(snapshot.now)}", USEFUL),
+        Line(f"Uptime:             {humanize.duration(snapshot.now - snapshot.started)}", DETAIL),
     ]
 
 
@@ -69,18 +75,18 @@ def _rows(pairs: Iterable[tuple[str, str, int]]) -> list[Line]:
 
 def _folder(title: str, folder: FolderFacts, now: float, status: tuple[str, str]) -> list[Line]:
     sentence, recent_title = status
-    head = [Line(title), *_rows([("Path", words.visible(folder.path), DETAIL)])]
+    head = [Line(title), *_rows([("Path", humanize.visible(folder.path), DETAIL)])]
     if folder.trouble:
-        return [*head, *_rows([("Status", words.visible(folder.trouble), ESSENTIAL)])]
-    count = words.plural(folder.count, "file")
+        return [*head, *_rows([("Status", humanize.visible(folder.trouble), ESSENTIAL)])]
+    count = humanize.plural(folder.count, "file")
     if now - folder.looked_at > _COUNTED_LATELY_SECONDS:
-        count += f" (counted {words.ago(folder.looked_at, now)})"
-    total = words.size(folder.total_bytes)
+        count += f" (counted {humanize.ago(folder.looked_at, now)})"
+    total = humanize.size(folder.total_bytes)
     if folder.measured < folder.count:
         total = f"at least {total} ({folder.measured:,} of {folder.count:,} files measured)"
     facts = [("File Count", count, ESSENTIAL), ("Total Size", total, USEFUL), ("Status", sentence, ESSENTIAL)]
     recent = [
-        Line(f"    - {words.name(file.name)} ({words.size(file.size_bytes)}, {words.moment(file.modified)})", DETAIL)
+        Line(f"    - {humanize.name(file.name)} ({humanize.size(file.size_bytes)}, {humanize.moment(file.modified)})", DETAIL)
         for file in folder.newest
     ]
     return [*head, *_rows(facts), *([Line(f"  {recent_title}:", DETAIL), *recent] if recent else [])]
@@ -88,45 +94,45 @@ def _folder(title: str, folder: FolderFacts, now: float, status: tuple[str, str]
 
 def _buffer_words(folder: FolderFacts) -> tuple[str, str]:
     if folder.arrived:
-        return f"+{words.plural(folder.arrived, 'new file')} detected!", "Recent Files"
+        return f"+{humanize.plural(folder.arrived, 'new file')} detected!", "Recent Files"
     return ("no new files since the last look" if folder.count else "empty; nothing waits"), "Recent Files"
 
 
 def _archive_words(folder: FolderFacts) -> tuple[str, str]:
     if folder.arrived:
-        return f"+{words.plural(folder.arrived, 'file')} archived (training completed)", "Recently Archived"
+        return f"+{humanize.plural(folder.arrived, 'file')} archived (training completed)", "Recently Archived"
     return "nothing archived since the last look", "Recently Archived"
 
 
 def _model(model: ModelFileFacts, now: float) -> list[Line]:
-    shown = [Line("MODEL STATUS"), *_rows([("Path", words.visible(model.path), DETAIL)])]
+    shown = [Line("MODEL STATUS"), *_rows([("Path", humanize.visible(model.path), DETAIL)])]
     if model.size_bytes is None or model.modified is None:
-        return [*shown, *_rows([("Status", words.visible(model.trouble), ESSENTIAL)])]
+        return [*shown, *_rows([("Status", humanize.visible(model.trouble), ESSENTIAL)])]
     version = "unknown" if model.version is None else f"{model.version:,}"
-    status = ("Status", words.visible(model.trouble), ESSENTIAL) if model.trouble else ("Status", "Model exists", USEFUL)
+    status = ("Status", humanize.visible(model.trouble), ESSENTIAL) if model.trouble else ("Status", "Model exists", USEFUL)
     return shown + _rows(
         [
             status,
-            ("Size", words.size(model.size_bytes), DETAIL),
-            ("Modified", words.moment(model.modified), DETAIL),
-            ("Update", f"Model updated {words.ago(model.modified, now)}!", ESSENTIAL),
+            ("Size", humanize.size(model.size_bytes), DETAIL),
+            ("Modified", humanize.moment(model.modified), DETAIL),
+            ("Update", f"Model updated {humanize.ago(model.modified, now)}!", ESSENTIAL),
             ("Version", version, ESSENTIAL),
         ]
     )
 
 
 def _learner(snapshot: Snapshot) -> list[Line]:
-    stats = life_signs.current_stats(snapshot)
-    shown = [Line("LEARNER"), *_rows([("State", life_signs.state_words(snapshot.status, snapshot.now), ESSENTIAL)])]
+    stats = learner_state.current_stats(snapshot)
+    shown = [Line("LEARNER"), *_rows([("State", learner_state.state_words(snapshot.status, snapshot.now), ESSENTIAL)])]
     if snapshot.pause is not None:
-        shown += _rows([("Paused", f"{words.visible(snapshot.pause.words)}; --resume ends it", ESSENTIAL)])
+        shown += _rows([("Paused", f"{humanize.visible(snapshot.pause.words)}; --resume ends it", ESSENTIAL)])
     if not stats:
         return shown
-    active, most = words.number(stats.get("active_workers", "?"), "d"), words.number(stats.get("max_workers", 0), "d")
-    restarts = words.number(stats.get("worker_restarts", 0), "d")
-    errors = words.number(stats.get("errors", 0), "d")
-    error = words.visible(stats.get("last_error") or "none", 400)
-    governed = ": ".join(part for part in life_signs.throttle(snapshot) if part)
+    active, most = humanize.number(stats.get("active_workers", "?"), "d"), humanize.number(stats.get("max_workers", 0), "d")
+    restarts = humanize.number(stats.get("worker_restarts", 0), "d")
+    errors = humanize.number(stats.get("errors", 0), "d")
+    error = humanize.visible(stats.get("last_error") or "none", 400)
+    governed = ": ".join(part for part in learner_state.throttle(snapshot) if part)
     return shown + _rows(
         [
             ("Worker", f"{active}/{most} active, {restarts} restarts", USEFUL),
@@ -158,8 +164,8 @@ _STATISTICS = (
 
 def _statistics(snapshot: Snapshot) -> list[Line]:
     """Two statistics to a line."""
-    stats = life_signs.current_stats(snapshot)
-    cells = [f"{title + ':':<22}{words.number(stats[key], form)}" for title, key, form in _STATISTICS if key in stats]
+    stats = learner_state.current_stats(snapshot)
+    cells = [f"{title + ':':<22}{humanize.number(stats[key], form)}" for title, key, form in _STATISTICS if key in stats]
     if not cells:
         return []
     rows = ["".join(f"  {cell:<36}" for cell in cells[start : start + 2]).rstrip() for start in range(0, len(cells), 2)]
@@ -168,7 +174,7 @@ def _statistics(snapshot: Snapshot) -> list[Line]:
 
 def _games(learning: Learning) -> list[Line]:
     """What the newest games tell, as the live screen's curves do."""
-    mean = f"{words.number(learning.mean_return, '.4g')} of {words.plural(learning.games, 'game')}"
+    mean = f"{humanize.number(learning.mean_return, '.4g')} of {humanize.plural(learning.games, 'game')}"
     won = f"{learning.won} of {learning.decided}" if learning.decided else "no result is known"
     shown = [Line(f"NEWEST GAMES (at most {GAMES})", USEFUL)]
     return shown + _rows([("Mean Return", mean, USEFUL), ("Won", won, USEFUL)])
@@ -179,5 +185,39 @@ def _log(snapshot: Snapshot) -> list[Line]:
     if not snapshot.log_lines:
         return [*shown, Line("  nothing logged yet", USEFUL)]
     count = len(snapshot.log_lines)
-    texts = [f"  {words.visible(text)}" for text in snapshot.log_lines]
+    texts = [f"  {humanize.visible(text)}" for text in snapshot.log_lines]
     return shown + [Line(text, _NEWEST_LOG_LINE + count - 1 - index) for index, text in enumerate(texts)]
+
+
+_HOME, _END_OF_LINE, _END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
+_CLEAR = "\x1b[2J"
+
+
+class Screen:
+    """Shows one dashboard after the other: over the last one, cut to the screen, or whole and below it."""
+
+    def __init__(self, out: TextIO, *, overwrite: bool) -> None:
+        """`overwrite` is heeded on a terminal only; a pipe or a file gets every dashboard whole."""
+        self._out = out
+        self._is_terminal = overwrite and out.isatty()
+        self._first = True
+        if self._is_terminal and sys.platform == "win32":
+            os.system("")  # an old console heeds escape codes only after a shell has run in it
+
+    def show(self, shown: Sequence[Line]) -> None:
+        """Show the lines.
+
+        Raises:
+            BrokenPipeError: whoever read along has closed the pipe.
+        """
+        if not self._is_terminal:
+            text = "\n".join(line.text for line in shown) + "\n"
+        else:
+            columns, rows = shutil.get_terminal_size()
+            kept = [text[: columns - 1] for text in fitted(shown, rows - 1)]
+            # Overwritten, not cleared first: a cleared screen would flicker at every refresh.
+            body = "".join(f"{text}{_END_OF_LINE}\n" for text in kept)
+            text = f"{_CLEAR if self._first else ''}{_HOME}{body}{_END_OF_SCREEN}"
+        self._first = False
+        self._out.write(encodable(text, self._out.encoding))
+        self._out.flush()

@@ -7,10 +7,10 @@ import heapq
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from background_training.episodes.buffer import is_episode_name
-from background_training.monitor.snapshot import FileFacts, FolderFacts
 
 NEWEST_SHOWN = 3
 MEASURED_PER_LOOK = 20_000
@@ -22,6 +22,37 @@ REST_FACTOR = 20.0
 LONGEST_TRUST_SECONDS = 60.0
 """For so long at most an unchanged folder time counts as proof that nothing has changed; network drives keep old ones."""
 _COARSEST_FOLDER_TIME_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """One file; `modified` is in seconds since 1970."""
+
+    name: str
+    size_bytes: int
+    modified: float
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """One folder of episodes, as the last look found it.
+
+    trouble: why nothing is known; "" when something is.
+    count: episode files in it.
+    measured: of how many of them the size is known; `total_bytes` is the sum of those.
+    newest: the newest of the measured ones, newest first.
+    arrived: files that the look before did not see; 0 at the first.
+    looked_at: seconds since 1970.
+    """
+
+    path: str
+    trouble: str = ""
+    count: int = 0
+    measured: int = 0
+    total_bytes: int = 0
+    newest: tuple[FileFacts, ...] = ()
+    arrived: int = 0
+    looked_at: float = 0.0
 
 
 class FolderCensus:

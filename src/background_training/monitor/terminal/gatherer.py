@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from background_training.monitor import reading
+from background_training.monitor import facts
+from background_training.monitor.facts import Snapshot, StatusFacts
 from background_training.monitor.folder_census import FolderCensus
-from background_training.monitor.learning_facts import Learning, learning, whole_run
-from background_training.monitor.snapshot import Snapshot, StatusFacts
+from background_training.monitor.history import Floats, Learning, learning, whole_run
+from background_training.monitor.replays import Progress, ReplayCensus
 from background_training.monitor.terminal.flow import Flow, Rates
-from background_training.monitor.terminal.replay_progress import Progress, ReplayCensus
-from background_training.monitor.web.series import Floats
 from background_training.paths import Paths
 from background_training.records.disk_forecast import ForecastWatch
 from background_training.records.metrics import MetricsReader
@@ -79,7 +78,7 @@ class Gatherer:
         self._replays = ReplayCensus(paths)
         self._pauses = PauseWatch(paths)
         self._disk = ForecastWatch(paths)
-        self._model = reading.ModelWatch(paths.model)
+        self._model = facts.ModelWatch(paths.model)
         self._metrics = MetricsReader(paths)
         self._flow = Flow()
         self._status_file, self._log_file = _Watched(paths.status), _Watched(paths.training_log)
@@ -108,7 +107,7 @@ class Gatherer:
         last = self._last.snapshot if self._last else None
         content = self._status.content or {}
         # Once a second: what has to be asked of the system each time.
-        status = replace(self._status, writer_is_gone=reading.writer_is_gone(content)) if anew else self._status
+        status = replace(self._status, writer_is_gone=facts.writer_is_gone(content)) if anew else self._status
         self._status = status
         snapshot = Snapshot(
             started=self._started,
@@ -142,10 +141,10 @@ class Gatherer:
         status, log = self._status_file.has_changed(), self._log_file.has_changed()
         history = self._metrics.look()
         if status:
-            self._status = reading.status_facts(self._paths)
+            self._status = facts.status_facts(self._paths)
             self._flow.note(self._status.content or {})
         if log:
-            self._log = reading.last_lines(self._paths.training_log, LOG_LINES)
+            self._log = facts.last_lines(self._paths.training_log, LOG_LINES)
         if status or log or history:
             self._news_due = now + NEWS_SECONDS
         if history:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from background_training import command_lines
-from background_training.monitor import advice, learning_facts, life_signs, words
-from background_training.monitor.learning_facts import GAMES, NEWEST_GAMES
-from background_training.monitor.snapshot import FolderFacts
+from background_training.monitor import advice, history, humanize, learner_state
+from background_training.monitor.folder_census import FolderFacts
+from background_training.monitor.history import GAMES, NEWEST_GAMES, Floats
 from background_training.monitor.terminal import glyphs
 from background_training.monitor.terminal.gatherer import LiveFacts
 from background_training.monitor.terminal.glyphs import Glyphs
@@ -34,7 +34,6 @@ from background_training.monitor.terminal.rows import (
     labelled,
     paragraph,
 )
-from background_training.monitor.web.series import Floats
 
 NAME = "BACKGROUND TRAINING LIVE MONITOR"
 _SHORT_NAME = "BACKGROUND TRAINING"
@@ -49,10 +48,10 @@ _COUNTED_LATELY_SECONDS = 3.0
 def title(facts: LiveFacts, width: int) -> Row:
     """Name, root and time."""
     paused = "  PAUSED" if facts.snapshot.pause else ""
-    right = f"{paused}  {words.moment(facts.snapshot.now)} "
+    right = f"{paused}  {humanize.moment(facts.snapshot.now)} "
     left = f" {NAME if width >= _WIDE_TITLE else _SHORT_NAME}  "
     room = width - len(left) - len(right)
-    root = glyphs.cut_left(words.visible(facts.root), room)
+    root = glyphs.cut_left(humanize.visible(facts.root), room)
     return ((left + root + " " * (room - glyphs.width_of(root)), TITLE), (right, TITLE))
 
 
@@ -64,10 +63,10 @@ def learner(facts: LiveFacts, width: int, signs: Glyphs) -> list[Ranked]:
     """State, governor, worker, model, totals."""
     snapshot = facts.snapshot
     content, stats = snapshot.status.content or {}, _stats(facts)
-    said = life_signs.state_words(snapshot.status, snapshot.now)
+    said = learner_state.state_words(snapshot.status, snapshot.now)
     mood = _mood(said, content, paused=snapshot.pause is not None)
     shown = paragraph("State", f"{signs.dot} {said}", mood, width, 2)
-    state, reason = life_signs.throttle(snapshot)
+    state, reason = learner_state.throttle(snapshot)
     if state or reason:
         text = ": ".join(part for part in (state, reason) if part)
         shown += paragraph("Governor", text, WARNING if reason else PLAIN, width, 2)
@@ -75,9 +74,9 @@ def learner(facts: LiveFacts, width: int, signs: Glyphs) -> list[Ranked]:
         shown += [_worker(facts, stats), *_totals(stats)]
     model = snapshot.model
     if model.size_bytes is None or model.modified is None:
-        return [*shown, labelled("Model", words.visible(model.trouble))]
-    version = f"version {model.version:,}, " if model.version is not None else f"{words.visible(model.trouble)}; "
-    updated = f"updated {words.ago(model.modified, snapshot.now)}, {words.size(model.size_bytes)}"
+        return [*shown, labelled("Model", humanize.visible(model.trouble))]
+    version = f"version {model.version:,}, " if model.version is not None else f"{humanize.visible(model.trouble)}; "
+    updated = f"updated {humanize.ago(model.modified, snapshot.now)}, {humanize.size(model.size_bytes)}"
     return [*shown, labelled("Model", f"{version}{updated}")]
 
 
@@ -88,10 +87,10 @@ def learning(facts: LiveFacts, width: int, signs: Glyphs, chart_rows: int) -> li
     if not found.games:
         return [*shown, labelled("Return", "no game has been trained on yet")]
     newest = f", {_number(found.newest_mean_return)} of the last {NEWEST_GAMES}" if found.games > NEWEST_GAMES else ""
-    text = f"mean {_number(found.mean_return)} of {words.plural(found.games, 'game')}{newest}"
+    text = f"mean {_number(found.mean_return)} of {humanize.plural(found.games, 'game')}{newest}"
     shown += _curve("Return", text, found.returns, None, width, signs, chart_rows)
     if found.decided:
-        won = f"{100 * found.won / found.decided:.0f} % of {words.plural(found.decided, 'game')} with a result"
+        won = f"{100 * found.won / found.decided:.0f} % of {humanize.plural(found.decided, 'game')} with a result"
         shown += _curve("Won", won, found.wins, (0.0, 1.0), width, signs, max(1, chart_rows // 2))
     else:
         shown.append(labelled("Won", f"no result is known of the last {found.games} (meta may say)", rank=DETAIL))
@@ -130,7 +129,7 @@ def flow(facts: LiveFacts, width: int, signs: Glyphs) -> list[Ranked]:
     stats = _stats(facts)
     if stats:
         pairs_aside = (("files_skipped_old", "too old"), ("files_rejected", "rejected"), ("files_duplicate", "delivered before"))
-        aside = ", ".join(f"{words.number(stats.get(key, 0), ',d')} {text}" for key, text in pairs_aside)
+        aside = ", ".join(f"{humanize.number(stats.get(key, 0), ',d')} {text}" for key, text in pairs_aside)
         shown.append(labelled("Set aside", aside, rank=USEFUL))
     return shown + _replays(facts, signs)
 
@@ -144,7 +143,7 @@ def advices(facts: LiveFacts, width: int, signs: Glyphs, rows: int) -> list[Rank
         block += paragraph(f"{signs.arrow:>9}", item.cure, PLAIN, width, 3)
         left = len(found) - number
         if shown and len(shown) + len(block) + (left > 1) > rows:
-            shown += paragraph("", words.visible(f"{left} more; {command_lines.command('doctor')} lists all"), LABEL, width, 1)
+            shown += paragraph("", humanize.visible(f"{left} more; {command_lines.command('doctor')} lists all"), LABEL, width, 1)
             break
         shown += block
     return [heading("What to do", width, signs), *shown] if shown else []
@@ -153,11 +152,13 @@ def advices(facts: LiveFacts, width: int, signs: Glyphs, rows: int) -> list[Rank
 def files(facts: LiveFacts, width: int, signs: Glyphs) -> list[Ranked]:
     """Where it lies, and the newest files."""
     snapshot = facts.snapshot
-    since = f"{words.moment(snapshot.started)}, {words.duration(snapshot.now - snapshot.started)} ago"
+    since = f"{humanize.moment(snapshot.started)}, {humanize.duration(snapshot.now - snapshot.started)} ago"
     shown = [heading("Files", width, signs, EXTRA + 1), labelled("Watching", f"since {since}", rank=EXTRA)]
     for label, folder in (("Waiting", snapshot.buffer), ("Archived", snapshot.archive)):
         shown += [
-            labelled("" if number else label, f"{words.name(file.name, 40)} ({words.size(file.size_bytes)})", rank=EXTRA + number)
+            labelled(
+                "" if number else label, f"{humanize.name(file.name, 40)} ({humanize.size(file.size_bytes)})", rank=EXTRA + number
+            )
             for number, file in enumerate(folder.newest)
         ]
     return shown
@@ -171,7 +172,7 @@ def log(facts: LiveFacts, width: int, signs: Glyphs) -> list[Ranked]:
         return [*shown, Ranked(((" nothing logged yet", LABEL),), USEFUL)]
     ages = range(len(lines) - 1, -1, -1)
     ranks = [USEFUL if age < _LOG_AT_LEAST else EXTRA + 1 + age for age in ages]
-    return shown + [Ranked(((f" {words.visible(line)}", PLAIN),), rank) for line, rank in zip(lines, ranks, strict=True)]
+    return shown + [Ranked(((f" {humanize.visible(line)}", PLAIN),), rank) for line, rank in zip(lines, ranks, strict=True)]
 
 
 def footer(message: str, *, has_keys: bool) -> Row:
@@ -185,7 +186,7 @@ def _curve(
     label: str, text: str, values: Floats, bounds: tuple[float, float] | None, width: int, signs: Glyphs, rows: int
 ) -> list[Ranked]:
     """In one row, with the text behind; or a caption, and the curve below it, between its bounds or its own extremes."""
-    points = learning_facts.points(values, max(8, width - LABEL_WIDTH - 1 - (len(text) + 1) * (rows == 1)))
+    points = history.points(values, max(8, width - LABEL_WIDTH - 1 - (len(text) + 1) * (rows == 1)))
     finite = [point for point in points if math.isfinite(point)]
     low, high = bounds or (min(finite, default=0.0), max(finite, default=0.0))
     lines = glyphs.chart(points, rows, signs, low, high)
@@ -212,37 +213,37 @@ def _backlog(facts: LiveFacts, width: int, signs: Glyphs) -> Ranked:
 
 def _folder(folder: FolderFacts, now: float, arrived: str) -> str:
     if folder.trouble:
-        return words.visible(folder.trouble)
-    text = words.plural(folder.count, "file")
+        return humanize.visible(folder.trouble)
+    text = humanize.plural(folder.count, "file")
     if folder.count:
-        text += f", {'' if folder.measured >= folder.count else 'at least '}{words.size(folder.total_bytes)}"
+        text += f", {'' if folder.measured >= folder.count else 'at least '}{humanize.size(folder.total_bytes)}"
     text += f", +{folder.arrived:,} {arrived}" if folder.arrived else ""
     lately = now - folder.looked_at <= _COUNTED_LATELY_SECONDS
-    return text if lately else f"{text} ({words.ago(folder.looked_at, now)})"
+    return text if lately else f"{text} ({humanize.ago(folder.looked_at, now)})"
 
 
 def _replays(facts: LiveFacts, signs: Glyphs) -> list[Ranked]:
     progress, stats = facts.replays, _stats(facts)
     if progress is None:
         analysed = stats.get("replays_analyzed")
-        return [labelled("Replays", f"{words.number(analysed, ',d')} analysed")] if analysed else []
+        return [labelled("Replays", f"{humanize.number(analysed, ',d')} analysed")] if analysed else []
     text = f"{progress.read:,} read" + (f" of {progress.files:,}" if progress.files else "")
     spans: list[Span] = []
     if progress.files:
         full, empty = glyphs.bar(progress.read / progress.files, 12, signs)
         spans = [(full, GOOD), (empty, EMPTY), (" ", PLAIN)]
-    taught = [labelled("", words.visible(progress.summary, 120), rank=DETAIL)] if progress.summary else []
+    taught = [labelled("", humanize.visible(progress.summary, 120), rank=DETAIL)] if progress.summary else []
     return [labelled("Replays", *spans, text, rank=USEFUL), *taught]
 
 
 def _worker(facts: LiveFacts, stats: Mapping[str, Any]) -> Ranked:
-    active, most = words.number(stats.get("active_workers", "?"), "d"), words.number(stats.get("max_workers", 0), "d")
+    active, most = humanize.number(stats.get("active_workers", "?"), "d"), humanize.number(stats.get("max_workers", 0), "d")
     text = f"{active}/{most} active"
     figures = facts.learning.figures
     cpu, memory = figures.get("cpu_percent", math.nan), figures.get("memory_mb", math.nan)
-    if math.isfinite(cpu) and math.isfinite(memory) and life_signs.is_running(facts.snapshot.status, facts.snapshot.now):
+    if math.isfinite(cpu) and math.isfinite(memory) and learner_state.is_running(facts.snapshot.status, facts.snapshot.now):
         text += f", {cpu:.0f} % of a core, {memory:.0f} MB"
-    restarts, errors = (words.number(stats.get(key, 0), ",d") for key in ("worker_restarts", "errors"))
+    restarts, errors = (humanize.number(stats.get(key, 0), ",d") for key in ("worker_restarts", "errors"))
     plurals = [_counted(number, noun) for number, noun in ((restarts, "restart"), (errors, "error"))]
     troubles: Span = (f"; {', '.join(plurals)}", PLAIN if (restarts, errors) == ("0", "0") else BAD)
     return labelled("Worker", text, troubles)
@@ -250,11 +251,16 @@ def _worker(facts: LiveFacts, stats: Mapping[str, Any]) -> Ranked:
 
 def _totals(stats: Mapping[str, Any]) -> list[Ranked]:
     keys = (("files_processed", "game"), ("batches_trained", "batch"), ("total_samples", "step"))
-    counts = ", ".join(_counted(words.number(stats.get(key, 0), ",d"), noun) for key, noun in keys)
-    spent, loss = words.number(stats.get("total_processing_time", 0.0), ",.2f"), words.number(stats.get("avg_loss", 0.0), ".4f")
-    last = (
-        f"return {words.number(stats.get('mean_return', 0.0), ',.4g')}, loss {words.number(stats.get('last_loss', 0.0), '.4f')}"
+    counts = ", ".join(_counted(humanize.number(stats.get(key, 0), ",d"), noun) for key, noun in keys)
+    spent, loss = (
+        humanize.number(stats.get("total_processing_time", 0.0), ",.2f"),
+        humanize.number(stats.get("avg_loss", 0.0), ".4f"),
     )
+    returned, loss_of_last = (
+        humanize.number(stats.get("mean_return", 0.0), ",.4g"),
+        humanize.number(stats.get("last_loss", 0.0), ".4f"),
+    )
+    last = f"return {returned}, loss {loss_of_last}"
     return [
         labelled("Trained", counts, rank=USEFUL),
         labelled("", f"in {spent} s, mean loss {loss}", rank=EXTRA),
@@ -267,11 +273,11 @@ def _counted(number: str, noun: str) -> str:
 
 
 def _stats(facts: LiveFacts) -> Mapping[str, Any]:
-    return life_signs.current_stats(facts.snapshot)
+    return learner_state.current_stats(facts.snapshot)
 
 
 def _mood(said: str, content: Mapping[str, Any], *, paused: bool) -> str:
-    if said.startswith(life_signs.NO_SIGN) or content.get("state") in ("failed", "waiting"):
+    if said.startswith(learner_state.NO_SIGN) or content.get("state") in ("failed", "waiting"):
         return BAD
     if paused or content.get("state") in ("paused", "restarting"):
         return WARNING

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from background_training.algo import intervals
-from background_training.monitor import words
-from background_training.monitor.web import options, series
-from background_training.monitor.web.content import Chart
-from background_training.monitor.web.options import Line
-from background_training.monitor.web.series import Floats, Group
+from background_training.monitor import history, humanize
+from background_training.monitor.history import Floats, Group
+from background_training.monitor.web import echarts
+from background_training.monitor.web.echarts import Trace
+from background_training.monitor.web.view import Chart
 
 Records = npt.NDArray[np.void]
 
@@ -41,48 +41,48 @@ def charts(batches: Records, games: Records) -> dict[str, Chart]:
 def _curve(games: Records, window: int) -> Chart:
     if not len(games):
         return Chart(None, _NO_GAMES)
-    numbers, returns = series.numbers_of(games), games["episode_return"].astype(np.float64)
-    smooth = series.trailing_mean(returns, games["weight"].astype(np.float64), window)
-    dots, line = series.evenly(len(games), _DOTS), series.evenly(len(games), _POINTS)
-    marks = [(float(numbers[place]), version) for place, version in series.version_marks(games["version"])]
-    drawn = options.curve(
+    numbers, returns = history.numbers_of(games), games["episode_return"].astype(np.float64)
+    smooth = history.trailing_mean(returns, games["weight"].astype(np.float64), window)
+    dots, line = history.evenly(len(games), _DOTS), history.evenly(len(games), _POINTS)
+    marks = [(float(numbers[place]), version) for place, version in history.version_marks(games["version"])]
+    drawn = echarts.curve(
         (_list(numbers[dots]), _list(returns[dots])), (_list(numbers[line]), _list(smooth[line])), window, marks
     )
-    note = f"Undiscounted return of {words.plural(int(numbers[-1]), 'game')}, in the order of training"
+    note = f"Undiscounted return of {humanize.plural(int(numbers[-1]), 'game')}, in the order of training"
     return Chart(drawn, note=note + (f"; dots are {len(dots)} of them, evenly chosen." if len(dots) < len(games) else "."))
 
 
 def _returns(games: Records) -> Chart:
-    spread = series.distribution(games)
+    spread = history.distribution(games)
     if spread is None:
         return Chart(None, "It takes two games to tell how the returns are spread." if len(games) else _NO_GAMES)
     middles = (spread.edges[:-1] + spread.edges[1:]) / 2
     names = [f"{middle:.3g}" for middle in middles]
-    first = Line(f"first {words.plural(spread.first_games, 'game')}", _list(spread.first))
-    last = Line(f"last {words.plural(spread.last_games, 'game')}", _list(spread.last))
+    first = Trace(f"first {humanize.plural(spread.first_games, 'game')}", _list(spread.first))
+    last = Trace(f"last {humanize.plural(spread.last_games, 'game')}", _list(spread.last))
     return Chart(
-        options.bars(names, [last, first], left="% of them"), note="Returns of the first and of the last tenth of the games."
+        echarts.bars(names, [last, first], left="% of them"), note="Returns of the first and of the last tenth of the games."
     )
 
 
 def _groups(games: Records, field: str) -> Chart:
-    found, more = series.groups(games, field)
+    found, more = history.groups(games, field)
     if not found:
         return Chart(None, _NO_NAMES.format(field) if len(games) else _NO_GAMES)
     decided = [group for group in found if group.decided]
     rest = f" And {more:,} more." if more else ""
     if not decided:
-        drawn = options.shares(
+        drawn = echarts.shares(
             [_name(group) for group in found], [group.mean_return for group in found], _returns_of(found), percent=False
         )
         return Chart(drawn, note=f"Mean return, and of how many games, as none says its result.{rest}")
     shares = [100.0 * group.won / group.decided for group in decided]
-    drawn = options.shares([_name(group) for group in decided], shares, [_share(group) for group in decided], percent=True)
+    drawn = echarts.shares([_name(group) for group in decided], shares, [_share(group) for group in decided], percent=True)
     return Chart(drawn, note=f"Share of games won, in percent; behind it 95 % intervals and games.{rest}")
 
 
 def _name(group: Group) -> str:
-    return words.visible(group.name, 40)
+    return humanize.visible(group.name, 40)
 
 
 def _share(group: Group) -> str:
@@ -95,18 +95,18 @@ def _returns_of(found: Sequence[Group]) -> list[str]:
 
 
 def _throughput(games: Records) -> Chart:
-    found = series.rates(games)
+    found = history.rates(games)
     if found is None:
         return Chart(None, _NO_GAMES)
     form = "%H:%M:%S" if found.seconds < 60 else "%H:%M"
     names = [time.strftime(form, time.localtime(moment)) for moment in found.moments]
     drawn = [
-        Line("games a minute", _list(found.games_per_minute)),
-        Line("steps a second", _list(found.steps_per_second), right=True),
+        Trace("games a minute", _list(found.games_per_minute)),
+        Trace("steps a second", _list(found.steps_per_second), right=True),
     ]
     stretch = f"{found.seconds:.0f} s" if found.seconds < 60 else f"{found.seconds / 60:.0f} min"
     return Chart(
-        options.bars(names, drawn, left="games/min", right="steps/s"),
+        echarts.bars(names, drawn, left="games/min", right="steps/s"),
         note=f"The last hour of training, in stretches of {stretch}.",
     )
 
@@ -119,11 +119,11 @@ def _over_versions(
     def draw(batches: Records) -> Chart:
         weights = batches["weight"].astype(np.float64)
         columns = [batches[name].astype(np.float64) for name in ("version", *lines)]
-        x, *means = series.bucket_means(columns, weights, _POINTS)
+        x, *means = history.bucket_means(columns, weights, _POINTS)
         if not any(np.isfinite(mean).any() for mean in means):
             return Chart(None, "Not known of any batch yet.")
-        drawn = [Line(name, _list(mean), on_right) for (name, on_right), mean in zip(lines.values(), means, strict=True)]
-        return Chart(options.lines(_list(np.round(x)), drawn, left=left, right=right, whole=whole), note=note)
+        drawn = [Trace(name, _list(mean), on_right) for (name, on_right), mean in zip(lines.values(), means, strict=True)]
+        return Chart(echarts.lines(_list(np.round(x)), drawn, left=left, right=right, whole=whole), note=note)
 
     return draw
 
@@ -131,10 +131,10 @@ def _over_versions(
 def _stages(batches: Records) -> Chart:
     stages = ("load", "train", "commit", "archive")
     columns = [batches["version"].astype(np.float64), *(1000.0 * batches[f"{stage}_seconds"] for stage in stages)]
-    versions, *means = series.bucket_means(columns, batches["weight"].astype(np.float64), _STAGES)
-    drawn = [Line(stage, _list(mean)) for stage, mean in zip(stages, means, strict=True)]
+    versions, *means = history.bucket_means(columns, batches["weight"].astype(np.float64), _STAGES)
+    drawn = [Trace(stage, _list(mean)) for stage, mean in zip(stages, means, strict=True)]
     names = [f"{version:.0f}" for version in versions]
-    return Chart(options.bars(names, drawn, left="ms a batch", stacked=True), note="Time per batch, by version.")
+    return Chart(echarts.bars(names, drawn, left="ms a batch", stacked=True), note="Time per batch, by version.")
 
 
 _OVER_VERSIONS: dict[str, Callable[[Records], Chart]] = {

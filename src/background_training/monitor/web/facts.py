@@ -1,20 +1,135 @@
-"""Everything that the page shows of a root, gathered by one thread for all who look."""
+"""What the page shows of a root, read by one thread for all open pages: the ledger followed while it grows, and the rest."""
 
 from __future__ import annotations
 
 import os
+import stat
 import time
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from background_training.monitor import reading
-from background_training.monitor.reading import Reader
-from background_training.monitor.snapshot import Snapshot
-from background_training.monitor.web.build_orders import BuildOrders
-from background_training.monitor.web.ledger_follower import LedgerFacts, LedgerFollower
+from background_training.episodes.buffer import DELETED, DUPLICATE, REJECTED, STALE, TRAINED
+from background_training.monitor import facts
+from background_training.monitor.facts import Reader, Snapshot
+from background_training.monitor.replays import BuildOrders
 from background_training.paths import Paths
+from background_training.records import episode_fate, ledger_lines
 from background_training.records.metrics import MetricsReader, Records
+
+BYTES_PER_LOOK = 8_000_000
+NEWEST_KEPT = 30
+_MOST_REASONS = 200
+_CHECKED_BYTES = 64
+_TRAINED_MARK = b'"fate": "trained"'
+
+
+@dataclass(frozen=True)
+class LedgerFacts:
+    """What a ledger has said so far.
+
+    counts: files by their fate, and "deleted <fate>" for those deleted since.
+    reasons: (fate, kind of reason, count, the newest one's words), the most frequent first.
+    newest: lines of the files that were set aside last, newest first.
+    read_share: how much of the file has been read, from 0 to 1.
+    damaged: lines that could not be read.
+    trouble: why nothing can be read; "" when something can, or when there is no ledger yet.
+    """
+
+    counts: Mapping[str, int]
+    reasons: tuple[tuple[str, str, int, str], ...] = ()
+    newest: tuple[Mapping[str, Any], ...] = ()
+    read_share: float = 1.0
+    damaged: int = 0
+    trouble: str = ""
+
+
+class LedgerFollower:
+    """Reads a ledger bit by bit, so that one of a million lines is read at the pace of a bystander.
+
+    It promises counts that are those of the whole file once `read_share` is 1, and bounded memory. A file that was
+    replaced, by a shortened one say, is read anew. It locks nothing, and holds the file open only while it reads.
+    """
+
+    def __init__(self, path: Path, *, bytes_per_look: int = BYTES_PER_LOOK) -> None:
+        self._path = path
+        self._bytes_per_look = bytes_per_look
+        self._begin()
+
+    def look(self) -> LedgerFacts:
+        """Take in the next stretch of the file, and tell what is known by now."""
+        trouble = ""
+        try:
+            self._take_in()
+        except FileNotFoundError:
+            self._begin()
+        except OSError as error:
+            trouble = f"can't be read: {error.strerror or error}"
+        kinds = [(fate, kind, count, self._examples[fate, kind]) for (fate, kind), count in self._reasons.most_common()]
+        return LedgerFacts(self._counts.copy(), tuple(kinds), tuple(self._newest), self._share, self._damaged, trouble)
+
+    def _begin(self) -> None:
+        self._identity: tuple[int, int] | None = None
+        self._offset = self._damaged = 0
+        self._share = 1.0
+        self._last_read = b""
+        self._counts: Counter[str] = Counter()
+        self._reasons: Counter[tuple[str, str]] = Counter()
+        self._examples: dict[tuple[str, str], str] = {}
+        self._newest: deque[Mapping[str, Any]] = deque(maxlen=NEWEST_KEPT)
+
+    def _take_in(self) -> None:
+        if not stat.S_ISREG(os.lstat(self._path).st_mode):
+            raise OSError("is no regular file")
+        with open(self._path, "rb") as file:
+            found = os.fstat(file.fileno())
+            file.seek(max(0, self._offset - len(self._last_read)))
+            replaced = self._identity not in (None, (found.st_dev, found.st_ino)) or found.st_size < self._offset
+            # The number of a file that is gone may be given to a new one, so what was read last is looked at again.
+            if replaced or file.read(len(self._last_read)) != self._last_read:
+                self._begin()
+                file.seek(0)
+            self._identity = found.st_dev, found.st_ino
+            data = file.read(self._bytes_per_look)
+        whole = data[: data.rfind(b"\n") + 1]
+        if not whole and len(data) == self._bytes_per_look:
+            whole, self._damaged = data, self._damaged + 1  # no line of ours is that long
+        self._offset += len(whole)
+        self._last_read = (self._last_read + whole)[-_CHECKED_BYTES:]
+        for line in whole.split(b"\n")[:-1]:
+            self._count(line)
+        # What is left beyond the last line feed is being written just now, and no line yet.
+        self._share = min(self._offset / found.st_size, 1.0) if len(data) == self._bytes_per_look else 1.0
+
+    def _count(self, text: bytes) -> None:
+        # Nearly all lines are of trained files. These words, with quotes not escaped, can't stand within a text.
+        if _TRAINED_MARK in text and b'"deleted"' not in text and text.endswith(b"}"):
+            self._counts[TRAINED] += 1
+            return
+        line = ledger_lines.parse(text)
+        try:
+            self._counts.update(ledger_lines.counts_of([line]) if line is not None else ())
+        except (KeyError, TypeError, ValueError):
+            line = None
+        if line is None:
+            self._damaged += 1
+        elif line["fate"] in (STALE, DUPLICATE, REJECTED):
+            self._remember(line)
+
+    def _remember(self, line: Mapping[str, Any]) -> None:
+        kind = episode_fate.kind_of(line["fate"], words := str(line.get("reason", "")))
+        if (line["fate"], kind) in self._examples or len(self._examples) < _MOST_REASONS:
+            self._reasons[line["fate"], kind] += 1
+            self._examples[line["fate"], kind] = episode_fate.without_code(words)
+        self._newest.appendleft(line)
+
+
+def deleted(counts: Mapping[str, int]) -> int:
+    """How many files were deleted since, of whatever fate."""
+    return sum(count for fate, count in counts.items() if fate.startswith(f"{DELETED} "))
+
 
 LOG_LINES = 60
 
@@ -56,7 +171,7 @@ class Watcher:
             root=os.fspath(self._paths.root),
             snapshot=self._reader.snapshot(),
             ledger=self._ledger.look(),
-            log_lines=reading.last_lines(self._paths.training_log, LOG_LINES),
+            log_lines=facts.last_lines(self._paths.training_log, LOG_LINES),
             batches=batches,
             games=games,
             mark=(self._metrics.edition, len(batches), len(games)),

@@ -12,11 +12,8 @@ from fastapi import FastAPI
 from nicegui import Client, app, ui
 
 from background_training.monitor.advice import Advice
-from background_training.monitor.web import plain_html
-from background_training.monitor.web.cards import CARDS, Card
 from background_training.monitor.web.charts import WINDOWS
-from background_training.monitor.web.content import Chart, Table
-from background_training.monitor.web.view import View
+from background_training.monitor.web.view import CARDS, Card, Chart, Table, View, plain_html
 
 Ask = Callable[[str], Awaitable[tuple[list[str], str]]]
 Tell = Callable[[str, bool], Awaitable[tuple[bool, str]]]
@@ -96,7 +93,7 @@ class Page:
         Charts are left out, so that the response stays small and is drawn at once.
         """
         ui.add_head_html(_REFRESH)
-        ui.add_body_html(plain_html.figures(view, TITLE))
+        ui.add_body_html(plain_html(view, TITLE))
         self.show(dataclasses.replace(view, charts={}))
 
     def show(self, view: View) -> None:

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from background_training.monitor.web import charts, episode_search, listener, view
-from background_training.monitor.web.content import Chart
 from background_training.monitor.web.facts import Facts, Watcher
-from background_training.monitor.web.gate import Gate
+from background_training.monitor.web.listener import Gate
 from background_training.monitor.web.page import Page, application
-from background_training.monitor.web.view import View
+from background_training.monitor.web.view import Chart, View
 from background_training.paths import Paths
 from background_training.records import pause_file
 

@@ -29,7 +29,7 @@ _PLACES = {"color": _INK, "fontSize": 11, "hideOverlap": True, "showMaxLabel": F
 
 
 @dataclass(frozen=True)
-class Line:
+class Trace:
     """One series over the chart's x; right: on the axis at the right."""
 
     name: str
@@ -76,7 +76,7 @@ def axis(name: str = "", *, kind: str = "value", **more: Any) -> dict[str, Any]:
     }
 
 
-def lines(x: Sequence[float], series: Sequence[Line], *, left: str, right: str = "", whole: bool = False) -> dict[str, Any]:
+def lines(x: Sequence[float], series: Sequence[Trace], *, left: str, right: str = "", whole: bool = False) -> dict[str, Any]:
     """Lines over the versions of the model, on one axis or two; whole: the left one counts things."""
     drawn = frame()
     drawn["grid"]["bottom"] = 20
@@ -141,7 +141,7 @@ def curve(
     return drawn
 
 
-def bars(names: Sequence[str], series: Sequence[Line], *, left: str, right: str = "", stacked: bool = False) -> dict[str, Any]:
+def bars(names: Sequence[str], series: Sequence[Trace], *, left: str, right: str = "", stacked: bool = False) -> dict[str, Any]:
     """Upright bars side by side or stacked; a series on the right axis is a line."""
     drawn = frame()
     drawn["grid"] |= {"top": _TOP}

@@ -1,4 +1,4 @@
-"""Keeps TensorBoard's event files the same as the metrics history, from without."""
+"""Keeps TensorBoard's event files in step with the metrics history."""
 
 from __future__ import annotations
 
@@ -8,12 +8,76 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from background_training.errors import BackgroundTrainingError
-from background_training.monitor.tensorboard import event_records, tags
+from background_training.monitor import event_file
 from background_training.paths import Paths
 from background_training.records.metrics import MetricsReader, Records
 from background_training.storage import atomic_files
 from background_training.storage.file_lock import RootLock
+
+Floats = npt.NDArray[np.float64]
+
+_FIELDS = {
+    "rollout/ep_rew_mean": "mean_return",
+    "rollout/ep_len_mean": "mean_length",
+    "train/loss": "loss",
+    "train/policy_gradient_loss": "policy_loss",
+    "train/value_loss": "value_loss",
+    "train/approx_kl": "kl",
+    "train/clip_fraction": "clipped_share",
+    "train/explained_variance": "explained_variance",
+    "train/grad_norm": "gradient_norm",
+    "train/learning_rate": "learning_rate",
+    "train/n_epochs": "epochs",
+    "time/load_seconds": "load_seconds",
+    "time/train_seconds": "train_seconds",
+    "time/commit_seconds": "commit_seconds",
+    "time/archive_seconds": "archive_seconds",
+    "time/batch_seconds": "total_seconds",
+    "time/rested_seconds": "rested_seconds",
+    "data/staleness_versions": "staleness_versions",
+    "data/staleness_seconds": "staleness_seconds",
+    "data/games": "games",
+    "data/steps": "steps",
+    "data/replayed_games": "replayed_games",
+    "data/queue": "waiting",
+    "data/set_aside": "set_aside",
+    "system/cpu_percent": "cpu_percent",
+    "system/memory_mb": "memory_mb",
+    "system/others_cpu_percent": "others_cpu_percent",
+}
+"""By the tag, the field of a batch that it shows as it is."""
+
+
+def columns(batches: Records) -> dict[str, Floats]:
+    """By the tag, a value for each batch; NaN where nothing is known."""
+    found = {tag: batches[field].astype(np.float64) for tag, field in _FIELDS.items()}
+    return found | {tag: work_out(batches) for tag, work_out in _WORKED_OUT.items()}
+
+
+def _total(field: str) -> Callable[[Records], Floats]:
+    """The sum over all batches so far; a record that stands for several counts for several."""
+    return lambda batches: np.cumsum(batches["weight"].astype(np.float64) * batches[field])
+
+
+def _success_rate(batches: Records) -> Floats:
+    won = batches["won"].astype(np.float64)
+    decided = won + batches["lost"]
+    rate = np.full(len(batches), np.nan)
+    np.divide(won, decided, out=rate, where=decided > 0)
+    return rate
+
+
+_WORKED_OUT: dict[str, Callable[[Records], Floats]] = {
+    "rollout/success_rate": _success_rate,
+    "train/entropy_loss": lambda batches: -batches["entropy"].astype(np.float64),
+    "time/total_timesteps": _total("steps"),
+    "time/total_episodes": _total("games"),
+}
+
 
 BEGIN, END = "events.out.tfevents.", ".background_training"
 """Of a file's name. TensorBoard reads whatever has "tfevents" in its name, in the order of names."""
@@ -85,7 +149,7 @@ class Follower:
     def _write_all(self, batches: Records, show: Show | None) -> None:
         """Go on with the newest file if it is the beginning of what is to be there, torn or not; else begin another one."""
         atomic_files.make_folder(self._folder, durable=False)
-        data = event_records.beginning(float(batches["moment"][0])) + _points(batches, 0, show)
+        data = event_file.beginning(float(batches["moment"][0])) + _points(batches, 0, show)
         former = [
             self._folder / name for name in sorted(os.listdir(self._folder)) if name.startswith(BEGIN) and name.endswith(END)
         ]
@@ -115,11 +179,11 @@ class Follower:
 
 
 def _points(batches: Records, first: int, show: Show | None) -> bytes:
-    columns, parts = tags.columns(batches), []
+    by_tag, parts = columns(batches), []
     for begin in range(first, len(batches), _AT_A_TIME):
         part = slice(begin, begin + _AT_A_TIME)
-        some = {tag: values[part] for tag, values in columns.items()}
-        parts.append(event_records.scalars(batches["moment"][part], batches["version"][part].tolist(), some))
+        some = {tag: values[part] for tag, values in by_tag.items()}
+        parts.append(event_file.scalars(batches["moment"][part], batches["version"][part].tolist(), some))
         if show is not None:
             show(min(begin + _AT_A_TIME, len(batches)) - first, len(batches) - first)
     return b"".join(parts)

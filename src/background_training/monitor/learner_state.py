@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from background_training.monitor import words
-from background_training.monitor.snapshot import Snapshot, StatusFacts
+from background_training.monitor import humanize
+from background_training.monitor.facts import Snapshot, StatusFacts
 
 DEFAULT_RESCAN_SECONDS = 5.0
 NO_SIGN = "NO SIGN OF LIFE"
@@ -29,16 +29,16 @@ def state_words(status: StatusFacts, now: float) -> str:
     content = status.content
     if content is None:
         return "status.json can't be read" if status.is_there else "no learner has run here yet (there is no status.json)"
-    state, written = words.visible(content.get("state", "unknown"), 40), _moment(content)
+    state, written = humanize.visible(content.get("state", "unknown"), 40), _moment(content)
     if written is None:
         return f"{state}; status.json does not say when"
-    age, spoken = now - written, words.ago(written, now)
+    age, spoken = now - written, humanize.ago(written, now)
     if state in _ENDED:
         return f"{state} {spoken}"
     if status.writer_is_gone and age > _limit(content, *_GONE_AFTER_RESCANS_AND_SECONDS):
-        return f"{NO_SIGN} for {words.duration(age)} (it was {state}); its process is gone from this machine"
+        return f"{NO_SIGN} for {humanize.duration(age)} (it was {state}); its process is gone from this machine"
     if age > _limit(content, *_SILENT_AFTER_RESCANS_AND_SECONDS):
-        return f"{NO_SIGN} for {words.duration(age)} (it was {state}); it hangs, was killed, or trains a very long batch"
+        return f"{NO_SIGN} for {humanize.duration(age)} (it was {state}); it hangs, was killed, or trains a very long batch"
     return f"{state} (last heard of {spoken})"
 
 
@@ -77,7 +77,7 @@ def throttle(snapshot: Snapshot) -> tuple[str, str]:
     governed: Any = (snapshot.status.content or {}).get("governor")
     if not isinstance(governed, Mapping) or not (governed.get("state") or governed.get("reason")):
         governed = {"state": current_stats(snapshot).get("governor")}
-    return words.visible(governed.get("state") or "", 300), words.visible(governed.get("reason") or "", 300)
+    return humanize.visible(governed.get("state") or "", 300), humanize.visible(governed.get("reason") or "", 300)
 
 
 def _limit(content: Mapping[str, Any], rescans: int, seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""Reads what a monitor shows of a root; changes nothing there, locks nothing, and takes whatever it finds for possible."""
+"""What a monitor shows of one root: plain values, and how they are read without a lock and without changing anything."""
 
 from __future__ import annotations
 
@@ -6,20 +6,66 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from background_training.errors import ModelError, ModelMissingError
-from background_training.monitor.folder_census import MEASURED_PER_LOOK, FolderCensus
-from background_training.monitor.snapshot import ModelFileFacts, Snapshot, StatusFacts
+from background_training.monitor.folder_census import MEASURED_PER_LOOK, FolderCensus, FolderFacts
 from background_training.paths import Paths
 from background_training.records import status
-from background_training.records.disk_forecast import ForecastWatch
-from background_training.records.pause_file import PauseWatch
+from background_training.records.disk_forecast import Forecast, ForecastWatch
+from background_training.records.pause_file import Pause, PauseWatch
 from background_training.storage import model_store
 from background_training.storage.atomic_files import Signature, free_bytes, signature_of
+
+
+@dataclass(frozen=True)
+class ModelFileFacts:
+    """The published model; None for what is not known, and `trouble` says why.
+
+    version: what the file itself says, and not what a learner said when it last wrote its status.
+    """
+
+    path: str
+    trouble: str = ""
+    size_bytes: int | None = None
+    modified: float | None = None
+    version: int | None = None
+
+
+@dataclass(frozen=True)
+class StatusFacts:
+    """What logs/status.json says.
+
+    content: as src/background_training/records/status.py writes it; None when there is none that can be read.
+    is_there: whether there is a file at all.
+    writer_is_gone: whether no process of this machine bears its writer's number.
+    """
+
+    content: Mapping[str, Any] | None
+    is_there: bool = True
+    writer_is_gone: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that is shown at once; moments are in seconds since 1970, what is not known is None."""
+
+    started: float
+    now: float
+    buffer: FolderFacts
+    archive: FolderFacts
+    model: ModelFileFacts
+    status: StatusFacts
+    log_path: str
+    log_lines: tuple[str, ...] = field(default=())
+    free_disk_bytes: float | None = None
+    disk: Forecast | None = None
+    pause: Pause | None = None
+
 
 LOG_LINES = 10
 _TAIL_BYTES = 8192

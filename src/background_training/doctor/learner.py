@@ -1,13 +1,116 @@
-"""Mistakes around the learner's process: none at work, one too many, dead, silent, held up. Pure."""
+"""Checks of the learner's process: none running, one too many, dead, silent, held up; and the readings they need."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
+
 from background_training import command_lines
-from background_training.doctor.facts import Facts
+from background_training.doctor.facts import Facts, Holder, Learner
 from background_training.doctor.finding import Trouble
-from background_training.monitor import words
+from background_training.monitor import facts, humanize, learner_state
+from background_training.paths import CHECKOUT, Paths
+from background_training.records import pause_file
+from background_training.settings_file import ROOT_VARIABLE
+from background_training.storage import file_lock
+
+_RUN_SCRIPT = "run_with_training.py"
+_LOCKS = Path("/proc/locks")
+_WORDS = 200
+
+
+def look(paths: Paths, now: float) -> Learner:
+    card = file_lock.read_card(paths)
+    holder = _holder(paths.learner_lock, card)
+    status = facts.status_facts(paths)
+    said = learner_state.state_words(status, now)
+    return Learner(
+        status=status,
+        status_words=said,
+        silent=said.startswith(learner_state.NO_SIGN),
+        holder=holder,
+        worker_holder=_holder(paths.worker_lock, None),
+        card_left_behind=bool(card) and holder is None,
+        rivals=tuple(_rivals(paths, holder)),
+        last_words="\n".join(facts.last_lines(paths.worker_stderr, 3)),
+        pause=pause_file.read(paths),
+    )
+
+
+def _holder(lock: Path, card: dict[str, Any] | None) -> Holder | None:
+    """Who holds a lock: as the kernel tells where it does, else as the card does, if its process lives."""
+    pid = _holder_by_kernel(lock)
+    if pid is None and card and isinstance(card.get("pid"), int) and 0 < card["pid"] < 2**31 and psutil.pid_exists(card["pid"]):
+        pid = card["pid"]
+    return Holder(pid, _words_of(pid)) if pid is not None and pid >= 0 else None
+
+
+def _holder_by_kernel(lock: Path) -> int | None:
+    """The process id; -1 if nobody holds it, 0 if somebody does who can't be seen, None where the kernel does not say."""
+    try:
+        inode = os.stat(lock).st_ino
+        lines = _LOCKS.read_text("ascii").splitlines()
+    except FileNotFoundError:
+        return -1 if sys.platform.startswith("linux") and _LOCKS.exists() else None
+    except OSError:
+        return None
+    for line in lines:
+        # 1: FLOCK  ADVISORY  WRITE 4711 fd:01:789 0 EOF
+        parts = line.split()
+        if len(parts) >= 6 and parts[1] != "->" and parts[5].rpartition(":")[2] == str(inode):
+            return max(int(parts[4]), 0)
+    return -1
+
+
+def _words_of(pid: int) -> str:
+    try:
+        process = psutil.Process(pid)
+        return f"process {pid} ({' '.join(process.cmdline())[:_WORDS]}, of {process.username()})"
+    except (psutil.Error, OSError, KeyError):
+        return f"process {pid}" if pid else "a process that this user can't see"
+
+
+def _rivals(paths: Paths, holder: Holder | None) -> Iterator[Holder]:
+    """Runs in the same root that would have a learner too, had the lock been free."""
+    if holder is None:
+        return
+    root = os.path.realpath(paths.root)
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        command = process.info["cmdline"] or []
+        if not _is_run(command) or process.pid == holder.pid or "--no-training" in command:
+            continue
+        try:
+            found = _root_of(process, command)
+        except (psutil.Error, OSError):
+            continue
+        if found == root:
+            yield Holder(process.pid, _words_of(process.pid))
+
+
+def _is_run(command: list[str]) -> bool:
+    """Whether a process's command line is that of `run_with_training.py`, or of the console script with the verb run."""
+    name = Path(command[1]).name if len(command) > 1 else ""
+    is_verb = command[2:3] == ["run"] and name.removesuffix(".exe") == "background-training"
+    return name == _RUN_SCRIPT or is_verb or command[1:4] == ["-m", "background_training", "run"]
+
+
+def _root_of(process: psutil.Process, command: list[str]) -> str:
+    """The root that a run works in."""
+    folder = Path(process.cwd())
+    given = [word.partition("=")[2] for word in command if word.startswith("--root=")]
+    given += [following for word, following in itertools.pairwise(command) if word == "--root"]
+    if not given:
+        script = folder / command[1]
+        at_checkout = script.parent if script.name == _RUN_SCRIPT else CHECKOUT or folder
+        given = [process.environ().get(ROOT_VARIABLE) or str(at_checkout / "local_training")]
+    return os.path.realpath(folder / given[-1])
+
 
 _WAITED_SECONDS = 60.0
 _AT_WORK = ("starting", "idle", "training", "waiting", "paused", "restarting")
@@ -40,10 +143,10 @@ def another_learner(facts: Facts) -> Trouble | None:
             f"{learner.rivals[0].words} plays in {facts.paths.root} without a learner of its own: {learner.holder.words} has it."
         )
         return Trouble(
-            words.visible(cause), "One root, one game, one learner: give the second one a --root of its own, or stop one."
+            humanize.visible(cause), "One root, one game, one learner: give the second one a --root of its own, or stop one."
         )
     cause = f"another learner is at work in {facts.paths.root}: {learner.holder.words}; a second one is refused (exit code 3)."
-    return Trouble(words.visible(cause), "Stop that process first, or use another --root.")
+    return Trouble(humanize.visible(cause), "Stop that process first, or use another --root.")
 
 
 def orphaned_worker(facts: Facts) -> Trouble | None:
@@ -55,7 +158,7 @@ def orphaned_worker(facts: Facts) -> Trouble | None:
     cure = (
         "If that is a --drain, let it finish. A worker left behind by a killed game ends within seconds; end it if it does not."
     )
-    return Trouble(words.visible(cause), cure)
+    return Trouble(humanize.visible(cause), cure)
 
 
 def learner_is_dead(facts: Facts) -> Trouble | None:
@@ -83,7 +186,7 @@ def learner_is_silent(facts: Facts) -> Trouble | None:
         return None
     cause = f"{learner.holder.words} has the learner's lock, and its status is old: {learner.status_words}."
     return Trouble(
-        words.visible(cause), "If nothing changes for some minutes, end that process and start it again: nothing is lost."
+        humanize.visible(cause), "If nothing changes for some minutes, end that process and start it again: nothing is lost."
     )
 
 
@@ -91,7 +194,7 @@ def learner_has_failed(facts: Facts) -> Trouble | None:
     """It has given up, and says why."""
     if facts.learner.state != "failed":
         return None
-    cause = f"the learner has given up: {words.visible(facts.learner.stats.get('last_error') or 'it did not say why', 400)}."
+    cause = f"the learner has given up: {humanize.visible(facts.learner.stats.get('last_error') or 'it did not say why', 400)}."
     return Trouble(cause, f"Mend that cause and start it again. {_last_words(facts)}".strip())
 
 
@@ -99,7 +202,7 @@ def machine_fails(facts: Facts) -> Trouble | None:
     """It waits for the machine to do what it refused: disk full, no permission, input/output error."""
     if facts.learner.state != "waiting" or facts.learner.silent:
         return None
-    error = words.visible(facts.learner.stats.get("last_error") or "it does not say for what", 400)
+    error = humanize.visible(facts.learner.stats.get("last_error") or "it does not say for what", 400)
     return Trouble(
         f"the learner waits for a fault of the machine to pass: {error}.", "Mend it; the learner tries again by itself."
     )
@@ -110,7 +213,7 @@ def worker_keeps_dying(facts: Facts) -> Trouble | None:
     restarts = _number(facts.learner.stats.get("worker_restarts"))
     if restarts < _OFTEN_RESTARTED or facts.learner.state not in _AT_WORK:
         return None
-    error = words.visible(facts.learner.stats.get("last_error") or "unknown", 300)
+    error = humanize.visible(facts.learner.stats.get("last_error") or "unknown", 300)
     cause = f"the worker process has died {restarts:.0f} times: {error}."
     cure = f"Too little memory and a package that does not fit this Python are usual. {_last_words(facts)}"
     return Trouble(cause, cure.strip())
@@ -121,7 +224,7 @@ def paused(facts: Facts) -> Trouble | None:
     pause = facts.learner.pause
     if pause is None:
         return None
-    cause = f"{facts.paths.root} is paused, {words.visible(pause.words)}: nothing is trained there, now and after a restart."
+    cause = f"{facts.paths.root} is paused, {humanize.visible(pause.words)}: nothing is trained there, now and after a restart."
     cure = f"To continue: {command_lines.command('monitor', facts.paths.root)} --resume (or r in the monitor)."
     return Trouble(cause, f"{cure} Nothing is lost: the episodes wait, and do not grow too old by it.")
 
@@ -132,7 +235,7 @@ def held_up(facts: Facts) -> Trouble | None:
     waited = facts.places.oldest_waiting_seconds
     if learner.state != "paused" or learner.silent or learner.pause is not None or waited < _WAITED_SECONDS:
         return None
-    reason = words.visible(learner.governor.get("reason") or learner.stats.get("governor") or "it does not say why", 300)
+    reason = humanize.visible(learner.governor.get("reason") or learner.stats.get("governor") or "it does not say why", 300)
     cause = f"the learner stands still ({reason}) while {_waiting(facts)}."
     cure = "Close what uses the machine, or let the game say busy() for shorter; governor.* in docs/settings.md sets the limits. "
     return Trouble(cause, cure + "logs/governor.log tells how often it gave way, and to whom.")
@@ -157,18 +260,18 @@ def too_slow(facts: Facts) -> Trouble | None:
         return None
     if not limit or not limit / 2 < waited <= limit or facts.places.waiting < 2 * facts.settings.learner.batch_size:
         return None
-    cause = f"{_waiting(facts)}; after {words.duration(limit)} they are too old."
+    cause = f"{_waiting(facts)}; after {humanize.duration(limit)} they are too old."
     return Trouble(cause, "Play less at a time, or make a batch cheaper: lower learning.replay_ratio and learning.n_epochs.")
 
 
 def _waiting(facts: Facts) -> str:
     places = facts.places
-    return f"{words.plural(places.waiting, 'episode')} wait, the oldest for {words.duration(places.oldest_waiting_seconds)}"
+    return f"{humanize.plural(places.waiting, 'episode')} wait, the oldest for {humanize.duration(places.oldest_waiting_seconds)}"
 
 
 def _last_words(facts: Facts) -> str:
     said = facts.learner.last_words
-    return f"Its last words, in {facts.paths.worker_stderr}: {words.visible(said.splitlines()[-1], 200)}" if said else ""
+    return f"Its last words, in {facts.paths.worker_stderr}: {humanize.visible(said.splitlines()[-1], 200)}" if said else ""
 
 
 def _number(value: object) -> float:

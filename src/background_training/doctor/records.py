@@ -1,20 +1,141 @@
-"""Mistakes that the records tell: model and ledger that can't be used, and fates that nobody wants for their games. Pure."""
+"""Checks of model, ledger and fates: unreadable, damaged, mostly rejected, stale or duplicates; and the readings they need."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from background_training import command_lines
 from background_training.algo import batch
-from background_training.doctor.facts import Facts, Line
+from background_training.doctor.facts import Facts, Line, Model, Records, Replays, Seen
 from background_training.doctor.finding import Trouble
-from background_training.episodes import alignment
-from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED
-from background_training.errors import EpisodeError
-from background_training.monitor import words
+from background_training.episodes import alignment, buffer, episode_file
+from background_training.episodes.buffer import DELETED, DUPLICATE, REJECTED, STALE, TRAINED
+from background_training.errors import EpisodeError, LedgerError, ModelError, ModelMissingError
+from background_training.monitor import humanize
+from background_training.monitor.replays import REPLAY_SUFFIX, count_files
+from background_training.paths import Paths
+from background_training.records import ledger_lines
+from background_training.settings import LimitSettings, ReplaySettings
 from background_training.spaces import layout as layouts
+from background_training.storage import atomic_files, model_store
+
+RECENT_FATES = 200
+EPISODES_READ = 60
+_BYTES_READ = 100_000_000
+_ARCHIVE_LOOKED_FOR = 200
+_REPLAYS_COUNTED = 100_000
+
+
+def records(paths: Paths) -> Records:
+    try:
+        lines = list(ledger_lines.read_lines(paths.ledger))
+    except (LedgerError, OSError) as error:
+        return Records(trouble=str(error))
+    chain, chains = "", {""}
+    for _, group in ledger_lines.groups(lines):
+        chain = ledger_lines.chain_after(chain, group)
+        chains.add(chain)
+    fates = [line for line in lines if line["fate"] not in (DELETED, *ledger_lines.OF_NO_FILE)]
+    return Records(
+        counts=ledger_lines.counts_of(lines),
+        recent=fates[-RECENT_FATES:],
+        chains=frozenset(chains),
+        gone=tuple(_gone(paths, lines)),
+    )
+
+
+def _gone(paths: Paths, lines: Sequence[Line]) -> Iterable[str]:
+    deleted = ledger_lines.deleted_hashes(lines)
+    newest = [line for line in lines if line["fate"] == TRAINED and line["sha256"] not in deleted][-_ARCHIVE_LOOKED_FOR:]
+    for line in newest:
+        # What was committed a moment ago, or before a crash, may still lie in the buffer.
+        places = (paths.archive / line.get("archived_as", line["name"]), paths.buffer / line["name"])
+        if not any(os.path.lexists(place) for place in places):
+            yield str(line["name"])
+
+
+def model(paths: Paths) -> Model:
+    try:
+        found = model_store.read(paths.model)
+    except ModelMissingError:
+        return Model(missing=True)
+    except (ModelError, OSError) as error:
+        return Model(trouble=str(error))
+    floats = {name: array for name, array in found.arrays.items() if array.dtype.kind == "f"}
+    return Model(
+        version=found.version,
+        state_width=found.state_width,
+        actions=found.actions,
+        manifest=found.manifest,
+        not_finite=tuple(sorted(name for name, array in floats.items() if not np.isfinite(array).all())),
+    )
+
+
+def waiting_episodes(paths: Paths, limits: LimitSettings) -> tuple[Seen, ...]:
+    """The newest files of the buffer, oldest first."""
+    try:
+        names = buffer.waiting_names(paths)
+    except OSError:
+        return ()
+    return _read(paths.buffer, names, limits)
+
+
+def trained_episodes(paths: Paths, found: Records, limits: LimitSettings) -> tuple[Seen, ...]:
+    """The episodes trained on last, oldest first."""
+    names = [line.get("archived_as", line["name"]) for line in found.recent if line["fate"] == TRAINED]
+    return _read(paths.archive, names, limits)
+
+
+def _read(folder: Path, names: Sequence[str], limits: LimitSettings) -> tuple[Seen, ...]:
+    """The last of these files, a bounded number of bytes of them."""
+    seen: list[Seen] = []
+    room = _BYTES_READ
+    for name in reversed(names[-EPISODES_READ:]):
+        path = folder / name
+        try:
+            status = os.lstat(path)
+            room -= status.st_size
+            if room < 0:
+                break
+            data = atomic_files.read_regular_file(path, _BYTES_READ)
+        except (OSError, OverflowError):
+            continue  # moved on meanwhile, or another check's business
+        try:
+            seen.append(Seen(name, status.st_mtime, episode_file.read(data, limits)))
+        except EpisodeError as error:
+            seen.append(Seen(name, status.st_mtime, None, error.reason, str(error)))
+    return tuple(reversed(seen))
+
+
+def replays(paths: Paths, settings: ReplaySettings) -> Replays:
+    if not settings.folder:
+        return Replays()
+    folder = Path(settings.folder).expanduser()
+    counts = _replay_counts(paths)
+    return Replays(
+        folder_exists=folder.is_dir(),
+        files=count_files(folder, REPLAY_SUFFIX, _REPLAYS_COUNTED),
+        learnt=counts.get("learnt"),
+        skipped=counts.get("skipped", {}),
+    )
+
+
+def _replay_counts(paths: Paths) -> dict[str, Any]:
+    try:
+        counts = json.loads(paths.build_orders.read_bytes())["counts"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    sound = isinstance(counts, dict) and isinstance(counts.get("learnt"), int) and isinstance(counts.get("skipped"), dict)
+    return counts if sound else {}
+
 
 _SHARE_OF_REJECTED = 0.1
 _SHARE_OF_OTHERS = 0.5
@@ -47,14 +168,14 @@ def model_unreadable(facts: Facts) -> Trouble | None:
     if not facts.model.trouble:
         return None
     cure = "Start the learner: it keeps the file as .broken and goes on from the newest sound one in models/history."
-    return Trouble(f"the model can't be read: {words.visible(facts.model.trouble, 400)}.", cure)
+    return Trouble(f"the model can't be read: {humanize.visible(facts.model.trouble, 400)}.", cure)
 
 
 def model_lost(facts: Facts) -> Trouble | None:
     """Episodes were trained on, and there is no model."""
     if not facts.model.missing or not facts.records.counts[TRAINED] or facts.learner.holder or facts.learner.worker_holder:
         return None
-    cause = f"{facts.paths.model} is gone, though {words.plural(facts.records.counts[TRAINED], 'episode')} were trained on."
+    cause = f"{facts.paths.model} is gone, though {humanize.plural(facts.records.counts[TRAINED], 'episode')} were trained on."
     return Trouble(
         cause, "Start the learner, or run it with --drain: it trains all of them again from the archive, to the same bytes."
     )
@@ -79,7 +200,7 @@ def loss_not_finite(facts: Facts) -> Trouble | None:
     broken = isinstance(loss, float) and loss != loss
     if not refused and not broken:
         return None
-    cause = f"the last update was refused: {words.visible(refused)}." if refused else "the last loss is NaN."
+    cause = f"the last update was refused: {humanize.visible(refused)}." if refused else "the last loss is NaN."
     return Trouble(cause, "States or rewards are of absurd size: scale both to about 1. A learning_rate above 0.01 does it too.")
 
 
@@ -88,7 +209,7 @@ def ledger_damaged(facts: Facts) -> Trouble | None:
     if not facts.records.trouble:
         return None
     cure = "Restore data/ledger.jsonl from a copy; else set it and the model aside, and drop data/archive into the buffer again."
-    return Trouble(f"the ledger can't be read: {words.visible(facts.records.trouble, 400)}.", cure)
+    return Trouble(f"the ledger can't be read: {humanize.visible(facts.records.trouble, 400)}.", cure)
 
 
 def another_history(facts: Facts) -> Trouble | None:
@@ -112,9 +233,8 @@ def gone_from_the_archive(facts: Facts) -> Trouble | None:
     gone = facts.records.gone
     if not gone:
         return None
-    cause = (
-        f"{words.plural(len(gone), 'episode')} that were trained on lie in data/archive no more, such as {words.name(gone[0])}."
-    )
+    missing = humanize.plural(len(gone), "episode")
+    cause = f"{missing} that were trained on are missing from data/archive, such as {humanize.name(gone[0])}."
     cure = "Let retention.* of the settings delete old ones instead; a model whose episodes are gone can't be rebuilt."
     return Trouble(cause, cure)
 
@@ -163,7 +283,9 @@ def many_rejected(facts: Facts) -> Trouble | None:
     example = next((_words_of(line) for line in reversed(facts.records.recent) if _code(line) == code), "")
     cause = f"{count} of the last {len(facts.records.recent)} files were rejected, {times} of them as '{code}'"
     cure = _CURES.get(code, "docs/file-formats.md tells what a file must hold.")
-    return Trouble(f"{cause}: {words.visible(example, 300)}.", f"{cure} Each has its reason beside it in {facts.paths.rejected}.")
+    return Trouble(
+        f"{cause}: {humanize.visible(example, 300)}.", f"{cure} Each has its reason beside it in {facts.paths.rejected}."
+    )
 
 
 def _bound_to_be_rejected(facts: Facts) -> Trouble | None:
@@ -178,7 +300,7 @@ def _bound_to_be_rejected(facts: Facts) -> Trouble | None:
     example = next(seen for seen in reversed(bad) if seen.reason == code)
     cause = f"{count} of the {len(facts.waiting)} newest waiting files can't be trained on, {times} of them as '{code}'"
     cure = _CURES.get(code, "docs/file-formats.md tells what a file must hold.")
-    return Trouble(f"{cause}: {words.name(example.name)}: {words.visible(example.found, 300)}.", cure)
+    return Trouble(f"{cause}: {humanize.name(example.name)}: {humanize.visible(example.found, 300)}.", cure)
 
 
 def mostly_stale(facts: Facts) -> Trouble | None:
@@ -188,7 +310,7 @@ def mostly_stale(facts: Facts) -> Trouble | None:
         return None
     lagging = sum("max_version_lag" in str(line.get("reason")) for line in stale)
     cause = (
-        f"{len(stale)} of the last {len(facts.records.recent)} files were stale: {words.visible(stale[-1].get('reason', ''))}."
+        f"{len(stale)} of the last {len(facts.records.recent)} files were stale: {humanize.visible(stale[-1].get('reason', ''))}."
     )
     if 2 * lagging > len(stale):
         return Trouble(cause, "The games do not pick newer models up: call agent.refresh(), or raise learner.max_version_lag.")
@@ -205,7 +327,7 @@ def mostly_duplicates(facts: Facts) -> Trouble | None:
     twins = _share_of(facts, DUPLICATE)
     if not twins:
         return None
-    reason = words.visible(twins[-1].get("reason", ""))
+    reason = humanize.visible(twins[-1].get("reason", ""))
     cause = f"{len(twins)} of the last {len(facts.records.recent)} files were duplicates: {reason}."
     cure = (
         "The bot delivers a file more than once, bears one episode_id in every game, or plays the very same game from one seed."
@@ -221,7 +343,7 @@ def _example(facts: Facts, code: str, unfit: str) -> str:
     model = facts.model
     for seen in reversed(facts.waiting):
         if seen.reason == code:
-            return f"{words.name(seen.name)}: {words.visible(seen.found, 300)}"
+            return f"{humanize.name(seen.name)}: {humanize.visible(seen.found, 300)}"
         if seen.episode is None or model.actions is None:
             continue
         layout = layouts.of_model(model.manifest, model.state_width, model.actions)
@@ -230,17 +352,17 @@ def _example(facts: Facts, code: str, unfit: str) -> str:
         except EpisodeError:
             continue  # names, of which its own reason tells
         if unfit == DOES_NOT_FIT_WIDTH and episode.state_width != model.state_width:
-            return f"{words.name(seen.name)} has states of {episode.state_width} numbers, the model takes {model.state_width}"
+            return f"{humanize.name(seen.name)} has states of {episode.state_width} numbers, the model takes {model.state_width}"
         if unfit == DOES_NOT_FIT_ACTIONS and episode.state_width == model.state_width:
             try:
                 batch.check_fits(episode, model.state_width, model.actions)
             except EpisodeError as error:
-                return f"{words.name(seen.name)}: {words.visible(str(error), 300)}"
+                return f"{humanize.name(seen.name)}: {humanize.visible(str(error), 300)}"
     lines = [line for line in facts.records.recent if _code(line) == code]
     if not lines:
         return ""
     more = f" ({len(lines)} files of the last {len(facts.records.recent)} were rejected for that)"
-    return f"{words.name(lines[-1]['name'])}: {words.visible(_words_of(lines[-1]), 300)}{more}"
+    return f"{humanize.name(lines[-1]['name'])}: {humanize.visible(_words_of(lines[-1]), 300)}{more}"
 
 
 def _share_of(facts: Facts, fate: str) -> Sequence[Line]:
