@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from background_training.ipc.blas_threads import limit_blas_threads
+from background_training.ipc.process_limits import limit_blas_threads
 
 limit_blas_threads()
 

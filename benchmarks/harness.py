@@ -22,10 +22,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 if str(CHECKOUT) not in sys.path:
     sys.path.insert(0, str(CHECKOUT))
 
-from background_training.ipc import blas_threads  # noqa: E402
+from background_training.ipc import process_limits  # noqa: E402
 
 # Here and in the peers: one thread each, as in the worker. Heard only because nothing has loaded NumPy yet.
-blas_threads.limit_blas_threads()
+process_limits.limit_blas_threads()
 
 Measure = Callable[[], float]
 

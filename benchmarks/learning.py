@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from background_training.ipc.blas_threads import limit_blas_threads
+from background_training.ipc.process_limits import limit_blas_threads
 
 limit_blas_threads()
 

@@ -46,7 +46,7 @@ LONGEST_LIFE_SECONDS = 1.2
 BROWSER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from background_training.ipc import process_priority as quiet_process
+from background_training.ipc import process_limits as quiet_process
 quiet_process.lower_priority()
 from playwright.sync_api import sync_playwright
 with sync_playwright() as running:

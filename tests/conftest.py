@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threadpoolctl
 
-from background_training.ipc.blas_threads import limit_blas_threads
+from background_training.ipc.process_limits import limit_blas_threads
 
 # Tests that train in this very process compare their bits with those of a worker. The variables are for the processes
 # they start; here they come too late, as a plugin of pytest's has loaded NumPy already.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -42,3 +44,13 @@ def grow(size: int) -> int:
 def of_settings(root: str, settings: dict[str, Any]) -> dict[str, int]:
     """In the place of the analysis of replays; the folder of the replays is where the notes lie."""
     return note_waiting(str(Path(settings["folder"]) / "notes.txt"), str(Path(root) / "data" / "buffer"))
+
+
+def start_descendant(escapes: bool = False) -> int:
+    """Start a process that outlives this one unless its group is killed; its id."""
+    code = "import time; time.sleep(600)"
+    return subprocess.Popen([sys.executable, "-c", code], start_new_session=escapes).pid
+
+
+def fail() -> float:
+    return 1 / 0

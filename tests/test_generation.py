@@ -43,7 +43,7 @@ def _three_versions() -> Generation:
 def _hash_in_another_process(limited_first: bool) -> str:
     code = "import sys; sys.path[:0] = sys.argv[1:]\n"
     if limited_first:
-        code += "from background_training.ipc import blas_threads; blas_threads.limit_blas_threads()\n"
+        code += "from background_training.ipc import process_limits; process_limits.limit_blas_threads()\n"
     code += "import hashlib, test_generation\nprint(hashlib.sha256(test_generation._three_versions().data).hexdigest())\n"
     arguments = [sys.executable, "-c", code, str(CHECKOUT), str(Path(__file__).parent)]
     return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()

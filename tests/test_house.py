@@ -77,7 +77,7 @@ BROAD_EXCEPT_ALLOWED = {
     "commands.common",
     "records.ledger",  # derived data: on any doubt it is as if it were not there
     "learner.checkpoint",
-    "ipc.job_worker",
+    "ipc.job_process",
     "learner.worker",
     "starcraft.replays.worker",
     "commands.selfcheck",

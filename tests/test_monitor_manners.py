@@ -12,7 +12,7 @@ import pytest
 import web_pages
 from conftest import wait_until
 
-from background_training.ipc import process_priority
+from background_training.ipc import process_limits
 from background_training.paths import Paths
 
 WAYS = {"terminal": [], "page": ["--web", "--port", "0"]}
@@ -37,7 +37,7 @@ def test_it_runs_at_low_priority_and_leaves_nothing_behind_when_killed(way: str,
 
 def _has_low_priority(pid: int) -> bool:
     found = psutil.Process(pid).nice()
-    return found == psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else found >= process_priority.NICENESS
+    return found == psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else found >= process_limits.NICENESS
 
 
 def _content(root: Path) -> dict[Path, int]:

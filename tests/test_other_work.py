@@ -10,22 +10,24 @@ from pathlib import Path
 import episodes
 import learner_runs
 import numpy as np
+import psutil
 import pytest
 from conftest import wait_until
 
 from background_training import BackgroundParallelLearner
 from background_training.errors import WorkerError
-from background_training.ipc import heartbeat
-from background_training.ipc.job_process import TaskProcess
+from background_training.ipc import supervision
+from background_training.ipc.job_process import JobProcess
+from background_training.ipc.supervision import Watchdog
 from background_training.learner import background_learner
-from background_training.learner.periodic_job import RepeatedTask
+from background_training.learner.periodic_job import PeriodicJob
 from background_training.paths import Paths
 from background_training.settings import LearnerSettings
 
 
 @pytest.fixture
-def process() -> Iterator[TaskProcess]:
-    made = TaskProcess(most_bytes=200_000_000)
+def process() -> Iterator[JobProcess]:
+    made = JobProcess(max_bytes=200_000_000)
     yield made
     made.stop()
     made.close()
@@ -64,11 +66,11 @@ def test_other_work_waits_until_what_waits_is_trained(paths: Paths, tmp_path: Pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="stops a process by a signal")
-def test_a_task_process_that_hangs_is_killed(process: TaskProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gives no sign of life any more; the next call has another process."""
+def test_a_task_process_that_hangs_is_killed(process: JobProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends no heartbeat any more; the next call has another process."""
     first = process.call("other_work:process_id", {})
     with monkeypatch.context() as impatient:
-        impatient.setattr(heartbeat, "HANG_SECONDS", 1.0)
+        impatient.setattr(supervision, "HANG_SECONDS", 1.0)
         with pytest.raises(WorkerError, match="hung"):
             process.call("other_work:stop", {})
 
@@ -76,17 +78,17 @@ def test_a_task_process_that_hangs_is_killed(process: TaskProcess, monkeypatch: 
     assert process.deaths == 1
 
 
-def test_a_long_call_gives_signs_of_life(process: TaskProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_call_gives_signs_of_life(process: JobProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it takes, it is not taken to hang."""
     heard = []
-    monkeypatch.setattr(heartbeat.Watch, "heard", lambda self: heard.append(self))
+    monkeypatch.setattr(Watchdog, "feed", lambda self: heard.append(self))
 
     process.call("other_work:sleep", {"seconds": 2.5})
 
-    assert len(heard) >= 2, "a beat and the answer"
+    assert len(heard) >= 4, "the call, two heartbeats and the answer"
 
 
-def test_a_task_process_that_has_grown_is_replaced_after_the_call(process: TaskProcess) -> None:
+def test_a_task_process_that_has_grown_is_replaced_after_the_call(process: JobProcess) -> None:
     """A leak ends with the process that has it, and no call is lost."""
     first = process.call("other_work:process_id", {})
 
@@ -95,10 +97,30 @@ def test_a_task_process_that_has_grown_is_replaced_after_the_call(process: TaskP
     assert process.deaths == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="asks for process groups")
+def test_what_a_job_has_started_ends_with_it(process: JobProcess) -> None:
+    """A stop of the learner leaves none of a job's own workers behind, whatever they hang in."""
+    descendant = psutil.Process(process.call("other_work:start_descendant", {}))
+
+    process.stop()
+    process.close()
+
+    wait_until(lambda: not descendant.is_running() or descendant.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_what_a_job_raises_is_its_error_and_the_process_stays(process: JobProcess) -> None:
+    """A fault of the function is no fault of the process."""
+    first = process.call("other_work:process_id", {})
+
+    with pytest.raises(WorkerError, match="ZeroDivisionError: division by zero"):
+        process.call("other_work:fail", {})
+    assert process.call("other_work:process_id", {}) == first
+
+
 def test_a_task_whose_processes_die_is_given_up_within_its_budget() -> None:
     """It is said, and the training goes on without it."""
     said: list[str] = []
-    task = RepeatedTask("other_work:die", {}, 0.01, lambda: False, said.append, LearnerSettings(restart_limit=2))
+    task = PeriodicJob("other_work:die", {}, 0.01, lambda: False, said.append, LearnerSettings(restart_limit=2))
     task.start()
     wait_until(lambda: not task._thread.is_alive())
     task.stop()

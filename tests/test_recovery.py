@@ -16,7 +16,7 @@ from conftest import PATIENCE_SECONDS, wait_until
 
 from background_training.episodes import episode
 from background_training.errors import LedgerError
-from background_training.ipc.blas_threads import BLAS_THREAD_VARIABLES
+from background_training.ipc.process_limits import BLAS_THREAD_VARIABLES
 from background_training.learner import drain as drains
 from background_training.paths import Paths
 from background_training.records import ledger_lines

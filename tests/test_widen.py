@@ -23,7 +23,7 @@ from background_training import RLAgent
 from background_training.algo import normalizer, policy, train_step, widening
 from background_training.episodes import alignment, episode, episode_file
 from background_training.errors import EpisodeError, SettingsError
-from background_training.ipc.blas_threads import BLAS_THREAD_VARIABLES
+from background_training.ipc.process_limits import BLAS_THREAD_VARIABLES
 from background_training.learner import replay_log
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import ledger_lines

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from background_training import command_lines
 from background_training.commands import common
 from background_training.errors import SettingsError
-from background_training.ipc import blas_threads
+from background_training.ipc import process_limits
 
 if TYPE_CHECKING:
     from background_training.algo.intervals import Estimate
@@ -24,7 +24,7 @@ GREEDY, SAMPLED = "greedy", "sampled"
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     # Before NumPy is loaded: an evaluation beside a game and a learner has one core at most.
-    blas_threads.limit_blas_threads()
+    process_limits.limit_blas_threads()
     return common.run(_parser(), _run, arguments)
 
 
@@ -61,7 +61,7 @@ class _Contender(NamedTuple):
 
 
 def _run(options: argparse.Namespace) -> int:
-    from background_training.ipc.process_priority import lower_priority
+    from background_training.ipc.process_limits import lower_priority
     from background_training.runs import evaluation, root_game
     from background_training.runs.gymnasium_game import GymnasiumGame
 
@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _follow(name: str, paths: Paths) -> int:
-    from background_training.ipc.process_priority import lower_priority
+    from background_training.ipc.process_limits import lower_priority
     from background_training.runs import greedy_games
     from background_training.runs.gymnasium_game import GymnasiumGame
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from background_training import command_lines, printable
 from background_training.commands import common
-from background_training.ipc import blas_threads
+from background_training.ipc import process_limits
 from background_training.learner import console
 from background_training.learner.background_learner import BackgroundParallelLearner
 from background_training.settings import Settings
@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _drain(settings: Settings, quiet: bool) -> int:
     # Before NumPy is loaded: the bits of the model depend on the number of its threads.
-    blas_threads.limit_blas_threads()
+    process_limits.limit_blas_threads()
     from background_training.learner.drain import drain
 
     def tell(event: str, **facts: Any) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from background_training import command_lines
 from background_training.commands import common
 from background_training.errors import EpisodeError, LedgerError, SettingsError
-from background_training.ipc import blas_threads
+from background_training.ipc import process_limits
 from background_training.paths import Paths
 from background_training.storage import atomic_files
 from background_training.storage.file_lock import LearnerLock
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     # Before NumPy is loaded: the bits of the model depend on the number of its threads.
-    blas_threads.limit_blas_threads()
+    process_limits.limit_blas_threads()
     settings = common.settings_of(options)
     paths, durable = settings.paths, settings.learner.durable
     common.check_there_is_a_run(paths)

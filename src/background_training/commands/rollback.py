@@ -6,7 +6,7 @@ import argparse
 
 from background_training import command_lines
 from background_training.commands import common
-from background_training.ipc import blas_threads
+from background_training.ipc import process_limits
 from background_training.storage.file_lock import LearnerLock
 
 
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     # Before NumPy is loaded: a version that has to be trained again takes its bits from it.
-    blas_threads.limit_blas_threads()
+    process_limits.limit_blas_threads()
     from background_training.learner import publish
 
     settings = common.settings_of(options)

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from background_training import command_lines
 from background_training.commands import common
 from background_training.errors import BackgroundTrainingError, SettingsError
-from background_training.ipc import blas_threads, child_process, process_names
+from background_training.ipc import child_process, process_limits, process_names
 from background_training.learner.background_learner import BackgroundParallelLearner
 from background_training.paths import PACKAGE_PARENT
 from background_training.settings import Settings
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     # Before NumPy is loaded, here and in the games' processes; otherwise BLAS threads compete with the game and the learner.
-    blas_threads.limit_blas_threads()
+    process_limits.limit_blas_threads()
     return common.run(_parser(), _run, arguments)
 
 

@@ -36,7 +36,7 @@ def run(name: str, *, quietly: bool = False) -> None:
     code = INTERRUPTED
     try:
         if quietly:
-            import_module("background_training.ipc.process_priority").lower_priority()
+            import_module("background_training.ipc.process_limits").lower_priority()
         command = import_module(name)
         if may_be_interrupted:
             signal.signal(signal.SIGINT, signal.default_int_handler)

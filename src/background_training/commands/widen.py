@@ -7,7 +7,7 @@ import argparse
 from background_training import command_lines
 from background_training.commands import common
 from background_training.errors import AnotherLearnerError
-from background_training.ipc import blas_threads
+from background_training.ipc import process_limits
 from background_training.storage.file_lock import LearnerLock, RootLock
 
 _FORMER_WORKER_SECONDS = 10.0
@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     if not any(wanted):
         _parser().error("nothing to do: give --add-feature, --add-action, --state-names or --action-names")
     # Before NumPy is loaded: a version that has to be trained again takes its bits from it.
-    blas_threads.limit_blas_threads()
+    process_limits.limit_blas_threads()
     from background_training.learner import publish, recovery
 
     settings = common.settings_of(options)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import IO, Any, BinaryIO, Protocol, cast
 
 from background_training.ipc import process_group
-from background_training.ipc.blas_threads import limit_blas_threads
 from background_training.ipc.json_lines import Channel, Message
 from background_training.ipc.process_group import ProcessGroup
+from background_training.ipc.process_limits import limit_blas_threads
 from background_training.ipc.supervision import ALIVE, LOOKS, Watchdog
 from background_training.paths import PACKAGE_PARENT
 

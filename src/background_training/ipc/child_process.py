@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-from background_training.ipc.blas_threads import limit_blas_threads
 from background_training.ipc.child import PipedProcess
+from background_training.ipc.process_limits import limit_blas_threads
 from background_training.paths import PACKAGE_PARENT
 
 WORKER = "background_training.learner.worker"

@@ -1,37 +1,39 @@
-"""The learner's side of a task worker: calls a plain function in a process of its own, again and again."""
+"""Plain functions called by name in a process of their own: the caller's side, and the process's main."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
+import importlib
 import sys
 import threading
+import time
+import traceback
+from queue import SimpleQueue
 from typing import Any
 
 from background_training.errors import WorkerError
-from background_training.ipc import child_process, heartbeat
-from background_training.ipc.blas_threads import limit_blas_threads
-from background_training.ipc.heartbeat import Watch
-from background_training.paths import PACKAGE_PARENT
+from background_training.ipc import child, json_lines, process_limits, supervision
+from background_training.ipc.child import Child
+from background_training.ipc.json_lines import Message
+from background_training.ipc.supervision import BEAT_SECONDS, Heartbeat
+
+MODULE = "background_training.ipc.job_process"
 
 
-class TaskProcess:
-    """Starts its process with the first call, and anew when it has died.
+class JobProcess:
+    """Starts its process with the first call, and again when it has died.
 
-    It promises that no process is left after `stop`, and that a waiting call then ends with a WorkerError. One that gives no
-    sign of life while it works is killed (see `pulse`); one that has grown is replaced after the call.
+    It promises that no process is left after `stop`, and that a waiting call then ends with a WorkerError. One that sends no
+    heartbeat while it works is killed; one whose memory has grown is replaced after the call.
 
     Attributes:
         deaths: how many processes have ended in the middle of a call.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        """`most_bytes`: memory above which a process is too large."""
-        self._most_bytes = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        """`max_bytes`: memory above which the process is replaced."""
+        self._max_bytes = max_bytes
         self.deaths = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -44,74 +46,80 @@ class TaskProcess:
 
         Raises:
             WorkerError: the function raised, or its process died.
+            OSError: the machine can't start another process.
         """
-        process = self._living()
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(json.dumps({"function": function, "arguments": arguments}).encode() + b"\n")
-            process.stdin.flush()
-            content, hung = _heard(process)
-        except (OSError, ValueError):
-            content, hung = {}, False
-        if not content:
+        process = self._started()
+        process.send("call", function=function, arguments=arguments)
+        answer = process.receive(supervision.HANG_SECONDS)
+        if answer is None:
             self.deaths += 1
+            code = self._end(process, exit_seconds=child.EXIT_SECONDS)
+            hung = f"hung: no sign of life for {supervision.HANG_SECONDS:g} s"
+            raise WorkerError(f"the process that ran {function} {hung if process.hung else f'died (exit code {code})'}")
+        if answer["memory_bytes"] > self._max_bytes:
             self._end(process)
-            how = f"hung: no sign of life for {heartbeat.HANG_SECONDS:g} s" if hung else f"died (exit code {process.returncode})"
-            raise WorkerError(f"the process that ran {function} {how}")
-        if content["memory_bytes"] > self._most_bytes:
-            self._end(process)
-        if "error" in content:
-            raise WorkerError(content["error"])
-        return content["result"]
+        if answer["event"] == "error":
+            raise WorkerError(answer["sentence"])
+        return answer["value"]
 
     def stop(self) -> None:
-        """Kill the process; tasks are of the kind that may be cut short at any moment."""
+        """Kill the process; jobs are of the kind that may be cut short at any moment."""
         with self._lock:
             self._stopped = True
-            if self._process is not None:
-                self._process.kill()
+            if self._child is not None:
+                self._child.kill()
 
     def close(self) -> None:
         """Collect the process after `stop`; called by the one thread that calls `call`."""
-        if self._process is not None:
-            self._end(self._process)
+        if self._child is not None:
+            self._end(self._child)
 
-    def _living(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> Child:
         with self._lock:
             if self._stopped:
                 raise WorkerError("the learner is stopping")
-            if self._process is None:
-                environment = child_process.child_environment(dict(os.environ))
-                limit_blas_threads(environment)
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "background_training.ipc.job_worker"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    cwd=PACKAGE_PARENT,
-                    env=environment,
-                    **child_process.apart_from_terminal(),
-                )
-            return self._process
+            if self._child is None:
+                self._child = Child(child.start(MODULE))
+            return self._child
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+    def _end(self, process: Child, exit_seconds: float = 0.0) -> int:
+        code = process.close(exit_seconds=exit_seconds)
         with self._lock:
-            self._process = None
+            self._child = None
+        return code
 
 
-def _heard(process: subprocess.Popen[bytes]) -> tuple[dict[str, Any], bool]:
-    """The answer, empty if the process has died; and whether it was killed because it hung."""
-    assert process.stdout is not None
-    with Watch(process) as watch:
-        while line := process.stdout.readline():
-            watch.heard()
-            content: dict[str, Any] = json.loads(line)
-            if "alive" not in content:
-                return content, False
-    return {}, watch.killed
+def main() -> int:
+    """Run as `python -m background_training.ipc.job_process`; ends when the parent closes the channel or dies."""
+    channel = json_lines.parent_channel()
+    process_limits.lower_priority()
+    calls: SimpleQueue[Message] = SimpleQueue()
+    is_working = threading.Event()
+    channel.listen(calls.put, json_lines.exit_at_once)
+    threading.Thread(target=_beat, args=(Heartbeat(channel.send), is_working), daemon=True).start()
+    while True:
+        call = calls.get()
+        is_working.set()
+        event, facts = _result_of(call)
+        is_working.clear()
+        channel.send(event, **facts, memory_bytes=process_limits.memory_in_use())
+
+
+def _beat(heartbeat: Heartbeat, is_working: threading.Event) -> None:
+    """Send heartbeats while a function runs. They prove that the interpreter runs, not that the function makes progress."""
+    while is_working.wait():
+        heartbeat.beat()
+        time.sleep(BEAT_SECONDS)
+
+
+def _result_of(call: Message) -> tuple[str, dict[str, Any]]:
+    module, _, name = call["function"].partition(":")
+    try:
+        return "result", {"value": getattr(importlib.import_module(module), name)(**call["arguments"])}
+    except Exception as error:  # noqa: BLE001  # the process's main: what a function raised is its answer
+        traceback.print_exc()
+        return "error", {"sentence": " ".join(f"{type(error).__name__}: {error}".split())}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

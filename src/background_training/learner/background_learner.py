@@ -15,7 +15,7 @@ from background_training.errors import LockUnavailableError, ModelError, PausedE
 from background_training.ipc import child_process
 from background_training.ipc.child_process import StartWorker
 from background_training.learner import console
-from background_training.learner.periodic_job import RepeatedTask
+from background_training.learner.periodic_job import PeriodicJob
 from background_training.learner.supervisor import Supervisor
 from background_training.paths import Paths
 from background_training.records import pause_file
@@ -87,7 +87,7 @@ class BackgroundParallelLearner:
         self._lock: LearnerLock | None = None
         self._supervisor: Supervisor | None = None
         self._reporter: _Reporter | None = None
-        self._replays: RepeatedTask | None = None
+        self._replays: PeriodicJob | None = None
 
     @property
     def running(self) -> bool:
@@ -167,12 +167,12 @@ class BackgroundParallelLearner:
             stats["errors"] += self._replays.errors
         return stats
 
-    def _replay_analysis(self) -> RepeatedTask:
+    def _replay_analysis(self) -> PeriodicJob:
         # One reader: more would take turns with training on a machine that also runs a game.
         replays = {**dataclasses.asdict(self.settings.replays), "workers": 1}
         arguments = {"root": str(self.settings.root), "settings": replays}
         rest, limits = self.settings.replays.rescan_seconds, self.settings.learner
-        return RepeatedTask(_REPLAY_TASK, arguments, rest, self._training_goes_first, printable.say, limits)
+        return PeriodicJob(_REPLAY_TASK, arguments, rest, self._training_goes_first, printable.say, limits)
 
     def _training_goes_first(self) -> bool:
         """Whether no further replays may be read now; those that are being read are finished in any case.

@@ -15,7 +15,7 @@ from background_training.ipc import process_names
 from background_training.storage.atomic_files import free_bytes
 
 _FAMILY_SECONDS = 10.0
-_OUR_MODULES = ("background_training.learner.worker", "background_training.ipc.job_worker")
+_OUR_MODULES = ("background_training.learner.worker", "background_training.ipc.job_process")
 
 
 @dataclass(frozen=True)

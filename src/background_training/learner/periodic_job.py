@@ -1,4 +1,4 @@
-"""Work beside training: a task that is called again and again in a process of its own, when training lets it."""
+"""Work beside training: a function called periodically in a process of its own, while training leaves room for it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 from background_training.errors import WorkerError
-from background_training.ipc.job_process import TaskProcess
-from background_training.ipc.restart_budget import RestartBudget
+from background_training.ipc.job_process import JobProcess
+from background_training.ipc.supervision import RestartBudget
 from background_training.settings import LearnerSettings
 
-_GO_ON_SECONDS = 0.1
+_NEXT_CALL_SECONDS = 0.1
 
 
-class RepeatedTask:
-    """A thread that calls a task, and waits while it has nothing to do.
+class PeriodicJob:
+    """A thread that calls a function, and waits while there is nothing to do.
 
-    The task answers with a dict: how much it has "read", and how much is "left". What goes wrong is counted and said
-    once; the next call comes all the same, unless the processes die more often than the budget allows: then it is given up.
-    It promises that after `stop` no thread and no process of it is left.
+    The function returns a dict: how much it has "read", and how much is "left". A failure is counted, and reported unless it
+    is the one reported last; the next call follows all the same, unless the processes die more often than the restart budget
+    allows: then the job is given up. It promises that after `stop` neither its thread nor a process of it is left.
 
     Attributes:
         done: how much has been read in all.
@@ -41,19 +41,19 @@ class RepeatedTask:
         Args:
             function: "module:name".
             rest_seconds: the time between two calls when nothing is left.
-            must_wait: asked before each call.
-            say: is given sentences for the console.
-            limits: `worker_memory_bytes` and `restart_limit` hold for the task's process too.
+            must_wait: called before each call; true puts it off.
+            say: receives sentences for the console.
+            limits: `worker_memory_bytes` and `restart_limit` apply to the job's process too.
         """
         self._function = function
         self._arguments = arguments
         self._rest_seconds = rest_seconds
         self._must_wait = must_wait
         self._say = say
-        self._process = TaskProcess(limits.worker_memory_bytes)
+        self._process = JobProcess(limits.worker_memory_bytes)
         self._budget = RestartBudget(limits.restart_limit)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="background-learner-task", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="background-learner-job", daemon=True)
         self._said = ""
         self.done = 0
         self.errors = 0
@@ -62,14 +62,14 @@ class RepeatedTask:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the present call, by force."""
+        """Kill the process, in the middle of a call or not."""
         self._stopping.set()
         self._process.stop()
         self._thread.join()
 
     def _run(self) -> None:
         left = 0
-        while not self._stopping.wait(_GO_ON_SECONDS if left else self._rest_seconds):
+        while not self._stopping.wait(_NEXT_CALL_SECONDS if left else self._rest_seconds):
             if self._must_wait():
                 continue
             deaths = self._process.deaths
@@ -78,15 +78,15 @@ class RepeatedTask:
             except (WorkerError, OSError) as error:
                 left = 0
                 self._note(str(error))
-                if self._process.deaths > deaths and not self._may_go_on():
+                if self._process.deaths > deaths and not self._may_continue():
                     break
             else:
                 left = counts["left"]
                 self.done += counts["read"]
         self._process.close()
 
-    def _may_go_on(self) -> bool:
-        """Wait after a death; False if there were too many."""
+    def _may_continue(self) -> bool:
+        """Wait after a death; False if the restart budget is spent."""
         wait_seconds = self._budget.back_off(time.monotonic())
         if wait_seconds is None:
             times = len(self._budget.deaths)

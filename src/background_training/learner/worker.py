@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from background_training import settings_file
 from background_training.algo import ppo_update
 from background_training.errors import BackgroundTrainingError, LockUnavailableError, MachineError, ModelError
-from background_training.ipc import process_priority
+from background_training.ipc import process_limits
 from background_training.ipc.channel import Tell, teller
 from background_training.ipc.heartbeat import Pulse
 from background_training.ipc.memory_limit import Growth
@@ -260,7 +260,7 @@ def main() -> int:
     orders, answers = sys.stdin.buffer, sys.stdout.buffer
     # Whatever prints by itself must not end up between the answers.
     sys.stdout = sys.stderr
-    process_priority.lower_priority()
+    process_limits.lower_priority()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     first = json.loads(orders.readline())
     settings = settings_file.from_sections(Path(first["root"]), first["settings"])

@@ -1,18 +1,13 @@
-"""Worker processes that read replays: each file within its time limit, a hung or dead worker replaced.
+"""Worker processes that read replays: each file within its time limit; a hung or dead worker is replaced.
 
 Not concurrent.futures: there a hung task can't be ended, and one dead worker breaks the whole pool.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
+import math
 import queue
-import subprocess
 import sys
-import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -22,7 +17,9 @@ from typing import cast
 import psutil
 
 from background_training.errors import ReplayError, WorkerError
-from background_training.paths import PACKAGE_PARENT
+from background_training.ipc import child
+from background_training.ipc.child import Child, Inbox
+from background_training.ipc.supervision import LOOKS
 from background_training.settings import ReplaySettings
 from background_training.starcraft.replays import analysis
 from background_training.starcraft.replays.analysis import ReplayResult
@@ -34,87 +31,49 @@ START_SECONDS = 300.0
 RECYCLE_BYTES = 85_000_000
 """A worker that has grown beyond this after a long game is replaced, so that none stays above 100 MB."""
 
+WORKER = "background_training.starcraft.replays.worker"
 SHORTEST_WAIT_SECONDS = 0.05
 
 TRIES = 2
-"""How often a file is given to a worker that then dies; the first time, the death may be somebody else's doing."""
+"""How often a file is given to a worker that then dies; the first death may have another cause."""
 
 
-class _Worker:
-    """One process, its reader thread, and the job it has in hand.
+class _Reader:
+    """One worker process and the file that it reads, or None."""
 
-    deadline: when to look whether it has had its time.
-    """
-
-    def __init__(self, answers: queue.Queue[tuple[_Worker, bytes]], niceness: int) -> None:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")))),
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "background_training.starcraft.replays.worker", str(niceness)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=PACKAGE_PARENT,  # "-m" looks there first; the caller's folder may hold a "tools" of its own
-            env=environment,
-        )
+    def __init__(self, inbox: Inbox, niceness: int) -> None:
+        # Without a group of its own: a kill of a periodic job, which starts a pool, reaches the pool's workers too, even
+        # one that hangs where no Python code can run and so does not notice the end of its input.
+        self.child = Child(child.start(WORKER, [str(niceness)], own_group=False), own_group=False, inbox=inbox)
         self.job: str | None = None
         self.ready = False
-        self.deadline = self._last_moment = time.monotonic() + START_SECONDS
-        self._cpu_limit = 0.0
-        self._reader = threading.Thread(target=self._read, args=(answers,), daemon=True)
-        self._reader.start()
-
-    def _read(self, answers: queue.Queue[tuple[_Worker, bytes]]) -> None:
-        output = self._process.stdout
-        assert output is not None
-        for line in output:
-            answers.put((self, line))
-        answers.put((self, b""))
-
-    @property
-    def process_id(self) -> int:
-        return self._process.pid
+        self._cpu_limit = math.inf
+        self._limit_seconds = START_SECONDS
 
     def give(self, path: str, results: Path | None, settings: ReplaySettings) -> None:
         self.job = path
         self._cpu_limit = self._cpu_seconds() + settings.timeout_seconds
-        self.deadline = time.monotonic() + settings.timeout_seconds
-        self._last_moment = time.monotonic() + settings.timeout_seconds * PATIENCE
-        message = {"path": path, "results": str(results) if results else "", "settings": asdict(settings)}
-        assert self._process.stdin is not None
-        # If it has just died, its reader says so.
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
+        self._limit_seconds = settings.timeout_seconds * PATIENCE
+        self.child.send("read", path=path, results=str(results) if results else "", settings=asdict(settings))
 
-    def has_had_its_time(self) -> bool:
-        """Whether its file has used up its limit of processor time, or its patience by the clock; else put the deadline off.
+    def has_timed_out(self) -> bool:
+        """Whether its file has used up its limit of processor time, or its patience by the clock.
 
         By the clock alone, a file read beside training on a busy machine would fail through no fault of its own.
         """
-        now, left = time.monotonic(), self._cpu_limit - self._cpu_seconds()
-        self.deadline = min(self._last_moment, now + max(left, SHORTEST_WAIT_SECONDS))
-        return left <= 0 or now >= self._last_moment
+        return self.child.watchdog.has_expired(self._limit_seconds) or self._cpu_seconds() >= self._cpu_limit
+
+    def look_seconds(self) -> float:
+        """How soon to look again whether it has timed out."""
+        cpu_left = self._cpu_limit - self._cpu_seconds() if self.job is not None else math.inf
+        return max(SHORTEST_WAIT_SECONDS, min(cpu_left, self._limit_seconds / LOOKS))
 
     def _cpu_seconds(self) -> float:
         try:
-            times = psutil.Process(self._process.pid).cpu_times()
+            times = psutil.Process(self.child.pid).cpu_times()
         except psutil.Error:
-            return 0.0  # It has just died; its reader says so.
+            return 0.0  # it has just died; the end of its output is noticed
         return float(times.user + times.system)
-
-    def end(self) -> None:
-        """Kill it and wait until it is gone; it holds nothing that can be lost."""
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            # Closing flushes, and a dead reader never takes the rest.
-            with contextlib.suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
 
 
 class WorkerPool:
@@ -134,8 +93,8 @@ class WorkerPool:
         self._settings = settings
         self._results = results
         self._niceness = niceness
-        self._workers: list[_Worker] = []
-        self._answers: queue.Queue[tuple[_Worker, bytes]] = queue.Queue()
+        self._workers: list[_Reader] = []
+        self._inbox: Inbox = queue.SimpleQueue()
         self._tries: dict[str, int] = {}
         self.workers_replaced = 0
 
@@ -147,12 +106,12 @@ class WorkerPool:
 
     @property
     def process_ids(self) -> list[int]:
-        return [worker.process_id for worker in self._workers]
+        return [worker.child.pid for worker in self._workers]
 
     def close(self) -> None:
-        """End every worker, whatever it is at."""
+        """End every worker, whatever it is doing."""
         while self._workers:
-            self._workers.pop().end()
+            self._workers.pop().child.close()
 
     def read(self, paths: Iterable[str]) -> Iterator[tuple[str, ReplayResult]]:
         """Yield (path, result) as results come; their order is not that of the paths.
@@ -172,37 +131,37 @@ class WorkerPool:
     def _hand_out(self, waiting: deque[str]) -> None:
         wanted = min(self._settings.workers, len(waiting) + sum(worker.job is not None for worker in self._workers))
         while len(self._workers) < wanted:
-            self._workers.append(_Worker(self._answers, self._niceness))
+            self._workers.append(_Reader(self._inbox, self._niceness))
         for worker in self._workers:
             if waiting and worker.ready and worker.job is None:
                 worker.give(waiting.popleft(), self._results, self._settings)
 
     def _finished(self, waiting: deque[str]) -> Iterator[tuple[str, ReplayResult]]:
         """Wait for the next answer, death or deadline; the results it brings."""
-        now = time.monotonic()
         busy = [worker for worker in self._workers if worker.job is not None or not worker.ready]
         try:
-            worker, line = self._answers.get(timeout=max(0.0, min(worker.deadline for worker in busy) - now))
+            sender, message = self._inbox.get(timeout=min(worker.look_seconds() for worker in busy))
         except queue.Empty:
-            for worker in [worker for worker in busy if worker.deadline <= time.monotonic() and worker.has_had_its_time()]:
+            sender, message = None, None
+        # Also while results keep coming: the watchdogs measure time from look to look.
+        for worker in busy:
+            if worker.child is not sender and worker.has_timed_out():
                 yield from self._give_up(worker)
-            return
-        if worker not in self._workers:
-            return  # the last words of one we have already replaced
-        if not line:
-            yield from self._bury(worker, waiting)
-            return
-        message = json.loads(line)
-        if "ready" in message:
-            worker.ready = True
-            return
-        path, worker.job = worker.job, None
-        assert path is not None
-        if message["rss"] > RECYCLE_BYTES:
-            self._replace(worker)
-        yield path, cast(ReplayResult, message["result"])
+        found = next((worker for worker in self._workers if worker.child is sender), None)
+        if found is None:
+            return  # none came in time, or the last message of a worker that has been replaced
+        if message is None:
+            yield from self._bury(found, waiting)
+        elif message["event"] == "ready":
+            found.ready = True
+        else:
+            path, found.job = found.job, None
+            assert path is not None
+            if message["memory_bytes"] > RECYCLE_BYTES:
+                self._replace(found)
+            yield path, cast(ReplayResult, message["result"])
 
-    def _give_up(self, worker: _Worker) -> Iterator[tuple[str, ReplayResult]]:
+    def _give_up(self, worker: _Reader) -> Iterator[tuple[str, ReplayResult]]:
         """The worker has had its time."""
         path = worker.job
         self._replace(worker)
@@ -210,14 +169,12 @@ class WorkerPool:
             raise WorkerError(f"a worker was not ready after {START_SECONDS:.0f} s")
         yield path, self._failure(path, "timeout", f"{self._settings.timeout_seconds:g} s were not enough")
 
-    def _bury(self, worker: _Worker, waiting: deque[str]) -> Iterator[tuple[str, ReplayResult]]:
+    def _bury(self, worker: _Reader, waiting: deque[str]) -> Iterator[tuple[str, ReplayResult]]:
         """The worker has died by itself."""
         path = worker.job
         self._replace(worker)
         if path is None and not worker.ready:
-            raise WorkerError(
-                f'a worker ended while starting; "{sys.executable} -m background_training.starcraft.replays.worker" shows why'
-            )
+            raise WorkerError(f'a worker ended while starting; "{sys.executable} -m {WORKER}" shows why')
         if path is None:
             return
         self._tries[path] = self._tries.get(path, 0) + 1
@@ -226,9 +183,9 @@ class WorkerPool:
         else:
             yield path, self._failure(path, "crashed", f"{TRIES} processes died of it")
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: _Reader) -> None:
         """End it; the next one is started when there is work."""
-        worker.end()
+        worker.child.close()
         self._workers.remove(worker)
         self.workers_replaced += 1
 
