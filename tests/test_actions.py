@@ -30,7 +30,7 @@ def case(kind, seed=0, masked=False):
     if masked:
         mask = rng.random((ROWS, space.outputs)) < 0.5
         mask[:, [0, 2, 6] if kind == "multi_discrete" else [1]] = True
-    actions = space.chances(outputs, mask).drawn(space.noise(rng, ROWS))[0]
+    actions = space.distribution(outputs, mask).sampled(space.noise(rng, ROWS))[0]
     return space, outputs, actions, mask
 
 
@@ -88,7 +88,7 @@ def test_log_probabilities_equal_the_slow_oracle(kind, masked):
     """Number by number, with plain arithmetic."""
     space, outputs, actions, mask = case(kind, masked=masked and SPACES[kind].has_masks)
 
-    fast = space.chances(outputs, mask).log_probs(actions)
+    fast = space.distribution(outputs, mask).log_probs(actions)
 
     slow = [slow_log_prob(space, outputs[row], actions[row], None if mask is None else mask[row].tolist()) for row in range(ROWS)]
     assert fast == pytest.approx(np.array(slow), rel=1e-9, abs=1e-9)
@@ -101,7 +101,7 @@ def test_the_chances_of_all_actions_are_one(kind):
     every = all_actions(space)
 
     for row in range(ROWS):
-        chances = space.chances(np.repeat(outputs[row : row + 1], len(every), axis=0)).log_probs(np.array(every))
+        chances = space.distribution(np.repeat(outputs[row : row + 1], len(every), axis=0)).log_probs(np.array(every))
         assert np.exp(chances).sum() == pytest.approx(1.0, rel=1e-12)
 
 
@@ -119,7 +119,7 @@ def test_entropies_and_divergences_equal_sums_over_all_actions(kind, masked):
     """-sum p log p, and sum p (log p - log q), over everything that could be done."""
     space, outputs, actions, mask = case(kind, masked=masked and SPACES[kind].has_masks)
     others = outputs + np.random.default_rng(9).normal(size=outputs.shape)
-    chances, changed = space.chances(outputs, mask), space.chances(others, mask)
+    chances, changed = space.distribution(outputs, mask), space.distribution(others, mask)
     entropies, divergences = [], []
     for row in range(ROWS):
         legal = None if mask is None else mask[row].tolist()
@@ -133,8 +133,8 @@ def test_entropies_and_divergences_equal_sums_over_all_actions(kind, masked):
         divergences.append((p * (log_p - log_q)).sum())
 
     assert chances.gradient(actions, np.zeros(ROWS), 0.0)[1] == pytest.approx(np.array(entropies), rel=1e-9)
-    assert chances.divergence(changed) == pytest.approx(np.mean(divergences), rel=1e-9)
-    assert chances.divergence(chances) == 0.0
+    assert chances.kl_divergence(changed) == pytest.approx(np.mean(divergences), rel=1e-9)
+    assert chances.kl_divergence(chances) == 0.0
 
 
 def test_entropy_and_divergence_of_real_numbers_equal_their_integrals():
@@ -142,7 +142,7 @@ def test_entropy_and_divergence_of_real_numbers_equal_their_integrals():
     space, outputs, actions, _ = case("box")
     outputs[:, 2:] = np.linspace(-2.0, 0.5, 2 * ROWS).reshape(ROWS, 2)
     others = outputs + 0.3 * np.random.default_rng(9).normal(size=outputs.shape)
-    chances = space.chances(outputs)
+    chances = space.distribution(outputs)
     found = chances.gradient(actions, np.zeros(ROWS), 0.0)[1]
     divergences = []
     for row in range(ROWS):
@@ -157,7 +157,7 @@ def test_entropy_and_divergence_of_real_numbers_equal_their_integrals():
 
             divergences.append(integrated(space, outputs[row], place, apart))
 
-    assert chances.divergence(space.chances(others)) == pytest.approx(np.sum(divergences) / ROWS, rel=1e-3)
+    assert chances.kl_divergence(space.distribution(others)) == pytest.approx(np.sum(divergences) / ROWS, rel=1e-3)
 
 
 @pytest.mark.parametrize("entropy", [0.0, 0.7])
@@ -172,10 +172,10 @@ def test_gradients_equal_finite_differences(kind, masked, entropy):
         logs = [
             slow_log_prob(space, outputs[row], actions[row], None if mask is None else mask[row].tolist()) for row in range(ROWS)
         ]
-        entropies = space.chances(outputs, mask).gradient(actions, strengths, 0.0)[1]
+        entropies = space.distribution(outputs, mask).gradient(actions, strengths, 0.0)[1]
         return -float(strengths @ np.array(logs)) - entropy * float(entropies.sum())
 
-    gradient, _ = space.chances(outputs, mask).gradient(actions, strengths, entropy)
+    gradient, _ = space.distribution(outputs, mask).gradient(actions, strengths, entropy)
 
     assert gradient == pytest.approx(oracles.finite_difference(loss, outputs), rel=1e-5, abs=1e-7)
 
@@ -187,9 +187,9 @@ def test_draws_follow_the_probabilities(kind, masked):
     space, outputs, _, mask = case(kind, 5, masked=masked and SPACES[kind].has_masks)
     count, rng = 40_000, np.random.default_rng(6)
     mask = None if mask is None else mask[:1]
-    many = space.chances(np.repeat(outputs[:1], count, axis=0), None if mask is None else np.repeat(mask, count, axis=0))
+    many = space.distribution(np.repeat(outputs[:1], count, axis=0), None if mask is None else np.repeat(mask, count, axis=0))
 
-    drawn, log_probs = many.drawn(space.noise(rng, count))
+    drawn, log_probs = many.sampled(space.noise(rng, count))
 
     legal = None if mask is None else mask[0].tolist()
     for action in all_actions(space):
@@ -204,7 +204,7 @@ def test_draws_of_real_numbers_follow_the_density():
     space, outputs, _, _ = case("box", 5)
     count, rng = 40_000, np.random.default_rng(6)
 
-    drawn, _ = space.chances(np.repeat(outputs[:1], count, axis=0)).drawn(space.noise(rng, count))
+    drawn, _ = space.distribution(np.repeat(outputs[:1], count, axis=0)).sampled(space.noise(rng, count))
 
     assert drawn.dtype == np.float32
     for place in range(2):
@@ -220,10 +220,10 @@ def test_real_numbers_at_their_bounds_stay_finite(size):
     """A policy that is sure of a bound plays it: no infinite logarithm, and no number that a file could not hold."""
     space = Box((-2.0, -1e-3), (2.0, 1e6))
     outputs = np.array([[size, -size, 1.0, -1.0]], np.float32)
-    chances = space.chances(outputs)
+    chances = space.distribution(outputs)
 
     for noise in (None, np.array([[4.0, -4.0]])):
-        actions, log_probs = chances.drawn(noise)
+        actions, log_probs = chances.sampled(noise)
         gradient, entropies = chances.gradient(actions, np.ones(1, np.float32), 0.1)
         assert space.checked(actions, 1).tolist() == actions.tolist()
         assert all(np.isfinite(values).all() for values in (log_probs, gradient, entropies))
@@ -239,7 +239,7 @@ def test_one_state_is_played_as_many_are(kind):
     for greedy in (False, True):
         for row in range(ROWS):
             noise = None if greedy else space.noise(np.random.default_rng(row), 1)
-            actions, log_probs = space.chances(outputs[row : row + 1]).drawn(noise)
+            actions, log_probs = space.distribution(outputs[row : row + 1]).sampled(noise)
             choice = space.choose(outputs[row], None, np.random.default_rng(row), greedy)
             assert np.array_equal(choice.action, actions[0])
             assert choice.log_prob == pytest.approx(float(log_probs[0]), abs=1e-5)
@@ -273,7 +273,7 @@ def test_torch_says_the_same():
     for kind in ("discrete", "multi_binary", "box"):
         space, outputs, actions, _ = case(kind, 8)
         theirs = of(kind, space, outputs).log_prob(torch.from_numpy(actions.astype(np.float64)))
-        assert space.chances(outputs).log_probs(actions) == pytest.approx(theirs.numpy(), rel=1e-5, abs=1e-5)
+        assert space.distribution(outputs).log_probs(actions) == pytest.approx(theirs.numpy(), rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", SPACES)

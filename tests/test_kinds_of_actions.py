@@ -112,7 +112,7 @@ def test_files_hold_what_was_played_and_how_likely_it_was(learnt):
     model = model_store.read(Paths(root).model)
     network = policy.Network(*(model.arrays[key] for key in model_store.POLICY_KEYS))
 
-    log_probs = SPACES[game].chances(policy.forward(network, found.states)).log_probs(found.actions)
+    log_probs = SPACES[game].distribution(policy.forward(network, found.states)).log_probs(found.actions)
 
     assert found.action_space == SPACES[game] and found.actions.shape == (16, len(SPACES[game].none(1)[0]))
     assert found.log_probs == pytest.approx(log_probs, abs=1e-3)
@@ -136,7 +136,7 @@ def test_vector_envs_record_such_games(game, tmp_path):
 
     assert len(found) == 3
     for one in found:
-        log_probs = space.chances(policy.forward(network, one.states)).log_probs(one.actions)
+        log_probs = space.distribution(policy.forward(network, one.states)).log_probs(one.actions)
         assert one.log_probs == pytest.approx(log_probs, abs=1e-3)
         assert (one.action_space, one.policy_version, one.steps) == (space, 3, kinds_games.STEPS)
 
@@ -253,7 +253,7 @@ def test_masks_of_several_choices_are_played_and_recorded(tmp_path):
 def test_an_agent_trains_and_saves_such_a_model(space, tmp_path):
     """Learning from dicts at hand, and a model that the next agent picks up with its kind."""
     agent, rng = RLAgent(root=tmp_path, action_space=space, state_width=3, seed=1), np.random.default_rng(0)
-    actions, _ = space.chances(np.zeros((20, space.outputs))).drawn(space.noise(rng, 20))
+    actions, _ = space.distribution(np.zeros((20, space.outputs))).sampled(space.noise(rng, 20))
     experience = {"states": rng.normal(size=(20, 3)), "actions": actions, "rewards": rng.normal(size=20)}
 
     done = agent.train_from_batch([{**experience, "meta": json.dumps(space.meta)}])

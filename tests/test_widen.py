@@ -29,7 +29,7 @@ from background_training.paths import CHECKOUT, Paths
 from background_training.records import ledger_lines
 from background_training.settings import LearningSettings
 from background_training.spaces import Box, Discrete, MultiDiscrete
-from background_training.spaces.layout import Layout
+from background_training.spaces.layout import ModelLayout
 from background_training.storage import atomic_files, model_store
 from background_training.storage.file_lock import LearnerLock
 from tests.commands import run_tool
@@ -205,7 +205,7 @@ def _named_episode(seed: int, features: list[str], actions: list[str], *, masked
 @given(st.permutations(range(4)), st.permutations(range(3)), st.booleans(), st.integers(0, 1000))
 def test_any_order_of_names_means_the_same_episode(features: list[int], actions: list[int], masked: bool, seed: int) -> None:
     """An episode written in another order is, column by column and action by action, the one in the model's order."""
-    model = Layout(4, Discrete(3), tuple(FEATURES), tuple(ACTIONS))
+    model = ModelLayout(4, Discrete(3), tuple(FEATURES), tuple(ACTIONS))
     plain = _named_episode(seed, FEATURES, ACTIONS, masked=masked)
     written = dataclasses.replace(
         plain,
@@ -234,7 +234,7 @@ def test_what_names_nothing_is_a_remark(meta: dict[str, Any]) -> None:
     """Positions count then, as they always did."""
     plain = dataclasses.replace(_named_episode(0, FEATURES, ACTIONS, masked=False), meta=meta)
 
-    assert alignment.aligned(plain, Layout(4, Discrete(3), tuple(FEATURES), tuple(ACTIONS))) is plain
+    assert alignment.aligned(plain, ModelLayout(4, Discrete(3), tuple(FEATURES), tuple(ACTIONS))) is plain
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_other_names_are_refused_with_both_lists(features: list[str], actions: l
     """What is missing and what is more is said; where only something was added, the command that adds it."""
     with pytest.raises(EpisodeError, match=words) as caught:
         alignment.aligned(
-            _named_episode(0, features, actions, masked=False), Layout(4, Discrete(3), tuple(FEATURES), tuple(ACTIONS))
+            _named_episode(0, features, actions, masked=False), ModelLayout(4, Discrete(3), tuple(FEATURES), tuple(ACTIONS))
         )
     assert caught.value.reason == alignment.OTHER_NAMES
 
@@ -267,7 +267,7 @@ def test_numbers_of_other_kinds_of_actions_must_come_in_the_models_order() -> No
     written = episode.from_arrays(episodes.arrays(0, actions=np.zeros((12, 2), np.int64), meta=meta))
 
     with pytest.raises(EpisodeError, match="in this order"):
-        alignment.aligned(written, Layout(4, space, (), ("door", "lamp")))
+        alignment.aligned(written, ModelLayout(4, space, (), ("door", "lamp")))
 
 
 def test_the_learner_trains_permuted_episodes_as_what_they_are(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from background_training.spaces.action_space import ActionSpace, Chances
+from background_training.spaces.action_space import ActionDistribution, ActionSpace
 
 Array = npt.NDArray[Any]
 
@@ -140,7 +140,9 @@ class PolicyLoss(NamedTuple):
     """[B, A], gradient of the loss by the policy's outputs."""
 
 
-def policy_loss(chances: Chances, actions: Array, advantages: Array, behaviour_log_probs: Array, bounds: Bounds) -> PolicyLoss:
+def policy_loss(
+    distribution: ActionDistribution, actions: Array, advantages: Array, behaviour_log_probs: Array, bounds: Bounds
+) -> PolicyLoss:
     """Clipped policy-gradient loss with entropy bonus, and its gradient by the policy's outputs.
 
     With ratio = pi(a) / mu(a), the importance weight, and A the advantage:
@@ -150,19 +152,19 @@ def policy_loss(chances: Chances, actions: Array, advantages: Array, behaviour_l
     Where ratio is 1 this is REINFORCE: the gradient is -A * d log pi(a).
 
     Args:
-        chances: pi, in B states.
+        distribution: pi, in B states.
         actions: [B] or [B, D], what was done.
         advantages: [B].
         behaviour_log_probs: [B], log mu of the actions, mu being the policy that played.
 
     Source: Williams 1992; Schulman et al. 2017, eq. 7; the bounded weight as in Espeholt et al. 2018, eq. 1.
     """
-    ratio = importance_weights(chances.log_probs(actions), behaviour_log_probs)
+    ratio = importance_weights(distribution.log_probs(actions), behaviour_log_probs)
     weight = np.minimum(ratio, bounds.max_importance_weight)
     gain = weight * (1.0 + np.log(ratio / weight)) * advantages
     clipped_gain = _between(ratio, 1.0 - bounds.clip_range, 1.0 + bounds.clip_range) * advantages
     taken = gain <= clipped_gain
-    gradient, entropies = chances.gradient(actions, np.where(taken, weight * advantages, 0.0), bounds.ent_coef)
+    gradient, entropies = distribution.gradient(actions, np.where(taken, weight * advantages, 0.0), bounds.ent_coef)
     surrogate = -float(np.minimum(gain, clipped_gain).sum(dtype=np.float64))
     return PolicyLoss(surrogate, float(entropies.sum(dtype=np.float64)), int(np.count_nonzero(~taken)), gradient)
 
@@ -221,7 +223,7 @@ class ActorObjective:
         part = slice(start, start + len(outputs))
         actions, advantages, log_probs = (values[part] for values in self._arranged)
         mask = None if self._arranged_mask is None else self._arranged_mask[part]
-        loss = policy_loss(self._space.chances(outputs, mask), actions, advantages, log_probs, self._bounds)
+        loss = policy_loss(self._space.distribution(outputs, mask), actions, advantages, log_probs, self._bounds)
         self.surrogate += loss.surrogate
         self.entropy += loss.entropy
         self.clipped += loss.clipped

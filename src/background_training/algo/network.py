@@ -71,7 +71,7 @@ def with_ones(rows: Array) -> Array:
     return extended
 
 
-class _Room(NamedTuple):
+class _Workspace(NamedTuple):
     """The arrays for passes of B rows."""
 
     hidden1: Array
@@ -98,34 +98,34 @@ class Passes:
     def __init__(self, sizes: Sizes, dtype: type = np.float32) -> None:
         self.sizes = sizes
         self._dtype = dtype
-        self._rooms: dict[int, _Room] = {}
+        self._workspaces: dict[int, _Workspace] = {}
 
     def forward(self, layers: Layers, rows: Array) -> Array:
         """Outputs for rows [B, S + 1] that end with ones; [B, A], a view of an array that is used again.
 
         outputs = tanh(tanh(rows first) second) third.
         """
-        room = self._room(len(rows))
-        np.matmul(layers.first.T, rows.T, out=room.units1)
-        np.tanh(room.units1, out=room.units1)
-        np.matmul(layers.second.T, room.hidden1, out=room.units2)
-        np.tanh(room.units2, out=room.units2)
-        np.matmul(layers.third.T, room.hidden2, out=room.outputs)
-        return room.outputs.T
+        space = self._workspace(len(rows))
+        np.matmul(layers.first.T, rows.T, out=space.units1)
+        np.tanh(space.units1, out=space.units1)
+        np.matmul(layers.second.T, space.hidden1, out=space.units2)
+        np.tanh(space.units2, out=space.units2)
+        np.matmul(layers.third.T, space.hidden2, out=space.outputs)
+        return space.outputs.T
 
     def backward(self, layers: Layers, rows: Array, output_gradient: Array, into: Layers) -> None:
         """Write the gradient of a loss by the weights, given its gradient by the outputs of the last `forward`, [B, A].
 
         d tanh(z)/dz = 1 - tanh(z)^2.
         """
-        room = self._room(len(rows))
-        np.matmul(room.hidden2, output_gradient, out=into.third)
-        _outer(layers.third[:-1], output_gradient.T, room.gradient)
-        _through_tanh(room.units2, room.gradient)
-        np.matmul(room.hidden1, room.gradient.T, out=into.second)
-        np.matmul(layers.second[:-1], room.gradient, out=room.other_gradient)
-        _through_tanh(room.units1, room.other_gradient)
-        np.matmul(rows.T, room.other_gradient.T, out=into.first)
+        space = self._workspace(len(rows))
+        np.matmul(space.hidden2, output_gradient, out=into.third)
+        _outer(layers.third[:-1], output_gradient.T, space.gradient)
+        _through_tanh(space.units2, space.gradient)
+        np.matmul(space.hidden1, space.gradient.T, out=into.second)
+        np.matmul(layers.second[:-1], space.gradient, out=space.other_gradient)
+        _through_tanh(space.units1, space.other_gradient)
+        np.matmul(rows.T, space.other_gradient.T, out=into.first)
 
     def outputs_of(self, layers: Layers, rows: Array) -> Array:
         """Outputs for any number of rows, [T, A], in an array of their own."""
@@ -135,19 +135,19 @@ class Passes:
             answer[part] = self.forward(layers, rows[part])
         return answer
 
-    def _room(self, rows: int) -> _Room:
+    def _workspace(self, rows: int) -> _Workspace:
         """The arrays for so many rows; few different numbers of rows occur, so each keeps its own."""
-        if rows not in self._rooms:
-            if len(self._rooms) == _MOST_ROOMS:
-                self._rooms.clear()
-            self._rooms[rows] = self._new_room(rows)
-        return self._rooms[rows]
+        if rows not in self._workspaces:
+            if len(self._workspaces) == _MOST_WORKSPACES:
+                self._workspaces.clear()
+            self._workspaces[rows] = self._new_workspace(rows)
+        return self._workspaces[rows]
 
-    def _new_room(self, rows: int) -> _Room:
+    def _new_workspace(self, rows: int) -> _Workspace:
         _, hidden, outputs = self.sizes
         hidden1: Array = np.ones((hidden + 1, rows), self._dtype)
         hidden2: Array = np.ones((hidden + 1, rows), self._dtype)
-        return _Room(
+        return _Workspace(
             hidden1=hidden1,
             hidden2=hidden2,
             units1=hidden1[:-1],
@@ -158,7 +158,7 @@ class Passes:
         )
 
 
-_MOST_ROOMS = 8
+_MOST_WORKSPACES = 8
 
 
 def _outer(left: Array, right: Array, into: Array) -> None:

@@ -15,7 +15,7 @@ WIDEST = 10.0
 
 
 @dataclass(frozen=True)
-class Normaliser:
+class Normalizer:
     """Mean and spread of each of S numbers over all rows seen so far.
 
     It promises that the order and the grouping of rows change nothing but rounding. It does not clip: scaling stays
@@ -61,19 +61,19 @@ class Normaliser:
         return centred
 
 
-def new_normaliser(width: int) -> Normaliser:
+def new_normalizer(width: int) -> Normalizer:
     """Nothing seen yet: `scaled` returns the rows as they are."""
-    return Normaliser(0.0, np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width))
+    return Normalizer(0.0, np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width))
 
 
-def of_rows(rows: Array) -> Normaliser:
+def of_rows(rows: Array) -> Normalizer:
     """The normaliser of rows [B, S], B at least 1."""
     wide = rows.astype(np.float64)
     mean = wide.mean(axis=0)
-    return Normaliser(float(len(rows)), mean, ((wide - mean) ** 2).sum(axis=0), wide.min(axis=0), wide.max(axis=0))
+    return Normalizer(float(len(rows)), mean, ((wide - mean) ** 2).sum(axis=0), wide.min(axis=0), wide.max(axis=0))
 
 
-def merged(one: Normaliser, other: Normaliser) -> Normaliser:
+def merged(one: Normalizer, other: Normalizer) -> Normalizer:
     """The normaliser of the rows of both.
 
     With d = mean2 - mean1 and n = n1 + n2:  mean = mean1 + d n2/n;  squares = squares1 + squares2 + d^2 n1 n2/n.
@@ -88,7 +88,7 @@ def merged(one: Normaliser, other: Normaliser) -> Normaliser:
     rows = np.maximum(count, 1.0)  # a number that neither has seen stays as it is
     distance = other.mean - one.mean
     first, second = np.equal(one.count, 0.0), np.equal(other.count, 0.0)
-    return Normaliser(
+    return Normalizer(
         count=count,
         mean=one.mean + distance * (other.count / rows),
         squares=one.squares + other.squares + distance**2 * (one.count * other.count / rows),
@@ -97,19 +97,19 @@ def merged(one: Normaliser, other: Normaliser) -> Normaliser:
     )
 
 
-def faded(normaliser: Normaliser, longest: float) -> Normaliser:
+def faded(normaliser: Normalizer, longest: float) -> Normalizer:
     """The same mean and variance, but at most as weighty as `longest` rows, so that newer rows count for more."""
     if np.max(normaliser.count) <= longest:
         return normaliser
     share = longest / np.maximum(normaliser.count, longest)
     count = longest if np.ndim(normaliser.count) == 0 else np.minimum(normaliser.count, longest)
-    return Normaliser(count, normaliser.mean, normaliser.squares * share, normaliser.lowest, normaliser.highest)
+    return Normalizer(count, normaliser.mean, normaliser.squares * share, normaliser.lowest, normaliser.highest)
 
 
-def widened(normaliser: Normaliser, numbers: int) -> Normaliser:
+def widened(normaliser: Normalizer, numbers: int) -> Normalizer:
     """The same with so many further numbers at the end, of which nothing has been seen yet."""
     if numbers == 0:
         return normaliser
     count = np.concatenate([np.broadcast_to(normaliser.count, normaliser.mean.shape), np.zeros(numbers)])
     rows = (normaliser.mean, normaliser.squares, normaliser.lowest, normaliser.highest)
-    return Normaliser(count, *(np.concatenate([row, np.zeros(numbers)]) for row in rows))
+    return Normalizer(count, *(np.concatenate([row, np.zeros(numbers)]) for row in rows))

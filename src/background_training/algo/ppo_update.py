@@ -23,7 +23,7 @@ from background_training.algo import batch as batches
 from background_training.algo.batch import Batch
 from background_training.algo.losses import ActorObjective, CriticObjective, Objective
 from background_training.algo.network import PART_STEPS, Layers, Passes, Sizes
-from background_training.algo.normalizer import Normaliser
+from background_training.algo.normalizer import Normalizer
 from background_training.algo.training_state import Trainable, TrainingState
 from background_training.episodes.episode import Episode
 from background_training.settings import LearningSettings
@@ -55,7 +55,7 @@ def rested_seconds() -> float:
 
 
 @dataclass(frozen=True)
-class Pace:
+class StepSettings:
     """How large the steps are."""
 
     minibatch_size: int
@@ -64,15 +64,17 @@ class Pace:
 
 
 class NetworkTraining:
-    """A network during one lesson; the weights it began with stay as they are.
+    """A network during one update; the weights it began with stay as they are.
 
     The same order of steps gives the same bits, whatever happens between two epochs and in whichever thread they run.
     One thread at a time may call it, but for `abandon`.
     """
 
-    def __init__(self, begun: Trainable, sizes: Sizes, states: Array, objective: Objective, pace: Pace) -> None:
+    def __init__(
+        self, initial: Trainable, sizes: Sizes, states: Array, objective: Objective, step_settings: StepSettings
+    ) -> None:
         """`states`: [T, S + 1] float32, scaled, with ones at the end (see `network.with_ones`)."""
-        self.present = begun.copied()
+        self.present = initial.copied()
         self.gradient_norm = 0.0
         self.samples = 0
         self.minibatches = 0
@@ -80,7 +82,7 @@ class NetworkTraining:
         self._sizes = sizes
         self._states = states
         self._objective = objective
-        self._pace = pace
+        self._step_settings = step_settings
         self._passes = Passes(sizes)
         self._rows = np.empty((min(PART_STEPS, len(states)), states.shape[1]), states.dtype)
         self._layers = network.layers_of(self.present.weights, sizes)
@@ -90,7 +92,7 @@ class NetworkTraining:
     def epoch(self, order: Array) -> None:
         """Go through all steps once, in this order [T], in minibatches of about equal size."""
         self._objective.arrange(order)
-        for start, stop in _equal_shares(len(order), math.ceil(len(order) / self._pace.minibatch_size)):
+        for start, stop in _equal_shares(len(order), math.ceil(len(order) / self._step_settings.minibatch_size)):
             if self._abandoned:
                 return
             self._step(order[start:stop], start)
@@ -112,9 +114,9 @@ class NetworkTraining:
                 self._write_gradient(minibatch[part], start + part.start, self._part_layers)
                 self._gradient += self._part
         self._gradient *= 1.0 / len(minibatch)
-        self.gradient_norm += adam.clip(self._gradient, self._pace.max_grad_norm)
+        self.gradient_norm += adam.clip(self._gradient, self._step_settings.max_grad_norm)
         weights, moments = self.present.weights, self.present.moments
-        moments = adam.adam(weights, self._gradient, moments, self._pace.learning_rate, self._scratch)
+        moments = adam.adam(weights, self._gradient, moments, self._step_settings.learning_rate, self._scratch)
         self.present = Trainable(weights, moments)
         self.samples += len(minibatch)
         self.minibatches += 1
@@ -148,10 +150,10 @@ during which NumPy lets the other thread run, are too short to gain anything by 
 
 
 @dataclass
-class Tally:
-    """What lessons did, as sums, so that those of a batch can be added."""
+class UpdateTotals:
+    """What updates did, as sums, so that those of a batch can be added."""
 
-    lessons: int = 0
+    updates: int = 0
     epochs: int = 0
     minibatches: int = 0
     samples: int = 0
@@ -166,34 +168,34 @@ class Tally:
     replayed_games: int = 0
     replayed_steps: int = 0
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: UpdateTotals) -> None:
         """Add another's sums to this one's."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
-def learnt(
+def updated(
     state: TrainingState, episode: Episode, old: Sequence[Episode], settings: LearningSettings, version: int, number: int
-) -> tuple[TrainingState, Tally]:
+) -> tuple[TrainingState, UpdateTotals]:
     """The state after learning from one new episode, with old ones beside it; numbers may overflow.
 
     Args:
         old: trained episodes that join, each with log-probabilities; none beside an episode without.
         version: the version that will be committed; lags count from the one before it.
-        number: of the lesson within the batch; with seed and version it decides the order of the steps.
+        number: of the update within the batch; with seed and version it decides the order of the steps.
     """
     trained_version = version - 1
-    begun = _with_episode_seen(state, batches.of_episodes([episode], trained_version, state.actions.outputs), settings)
-    lesson = _Lesson(begun, settings, np.random.Generator(np.random.PCG64([settings.seed, version, number])))
+    initial = _with_episode_seen(state, batches.of_episodes([episode], trained_version, state.actions.outputs), settings)
+    update = _PPOUpdate(initial, settings, np.random.Generator(np.random.PCG64([settings.seed, version, number])))
     batch = batches.of_episodes([*old, episode], trained_version, state.actions.outputs)
-    lesson.train(batch, _plan(settings, trained_version, recorded=batch.behaviour_log_probs is not None))
-    lesson.tally.replayed_games = len(old)
-    lesson.tally.replayed_steps = batch.steps - episode.steps
-    return lesson.result(), lesson.tally
+    update.train(batch, _plan(settings, trained_version, recorded=batch.behaviour_log_probs is not None))
+    update.totals.replayed_games = len(old)
+    update.totals.replayed_steps = batch.steps - episode.steps
+    return update.result(), update.totals
 
 
 class _Plan(NamedTuple):
-    """How a lesson goes through its steps."""
+    """How a update goes through its steps."""
 
     epochs: int
     gae_lambda: float
@@ -230,7 +232,7 @@ def _with_episode_seen(state: TrainingState, batch: Batch, settings: LearningSet
     return seen if state.returns.count == 0 else _with_critic_in_units(seen, state.returns)
 
 
-def _units(returns: Normaliser) -> tuple[float, float]:
+def _units(returns: Normalizer) -> tuple[float, float]:
     """Mean and scale of returns.
 
     The scale is a hundredth of the mean at least: a bot that wins for hours has ever more equal returns, and in units that
@@ -240,7 +242,7 @@ def _units(returns: Normaliser) -> tuple[float, float]:
     return mean, max(math.sqrt(float(returns.variance[0])), 0.01 * abs(mean), 1e-6)
 
 
-def _with_critic_in_units(state: TrainingState, former: Normaliser) -> TrainingState:
+def _with_critic_in_units(state: TrainingState, former: Normalizer) -> TrainingState:
     """The state whose critic predicts in the new units what it predicted in the former ones.
 
     Source: van Hasselt et al. 2016 (Pop-Art), eq. 5.
@@ -310,61 +312,61 @@ def _after_epoch(critic: NetworkTraining, objective: CriticObjective, order: Arr
     return critic.present.copied(), objective.loss
 
 
-class _Lesson:
-    """The weights on their way through one lesson, and what it counts; the state it began with stays as it is."""
+class _PPOUpdate:
+    """The weights on their way through one update, and what it counts; the state it began with stays as it is."""
 
-    def __init__(self, begun: TrainingState, settings: LearningSettings, rng: np.random.Generator) -> None:
-        self.begun = begun
+    def __init__(self, initial: TrainingState, settings: LearningSettings, rng: np.random.Generator) -> None:
+        self.initial = initial
         self.settings = settings
         self.rng = rng
-        self.actor = begun.actor
-        self.critic = begun.critic
-        self.advantages = begun.advantages
-        self.tally = Tally(lessons=1)
+        self.actor = initial.actor
+        self.critic = initial.critic
+        self.advantages = initial.advantages
+        self.totals = UpdateTotals(updates=1)
 
     def train(self, batch: Batch, plan: _Plan) -> None:
         """Go through it all as often as planned, fewer times when the policy has changed enough."""
         settings = self.settings
-        states = network.with_ones(self.begun.observations.scaled(batch.states))
-        space = self.begun.actions
-        before = space.chances(_outputs(self.begun.actor.weights, _actor_sizes(self.begun), states), batch.mask)
+        states = network.with_ones(self.initial.observations.scaled(batch.states))
+        space = self.initial.actions
+        before = space.distribution(_outputs(self.initial.actor.weights, _actor_sizes(self.initial), states), batch.mask)
         advantages, targets = self._estimates(batch, states, plan.gae_lambda)
         played = before.log_probs(batch.actions) if batch.behaviour_log_probs is None else batch.behaviour_log_probs
         bounds = losses.Bounds(settings.clip_range, settings.max_importance_weight, settings.ent_coef)
-        to_act, to_judge = (
+        actor_objective, critic_objective = (
             ActorObjective(space, (batch.actions, advantages, played), batch.mask, bounds),
             CriticObjective(targets),
         )
-        pace = Pace(plan.minibatch_size, plan.learning_rate, settings.max_grad_norm)
+        step_settings = StepSettings(plan.minibatch_size, plan.learning_rate, settings.max_grad_norm)
         orders = [self.rng.permutation(batch.steps) for _ in range(plan.epochs)]
-        critic = NetworkTraining(self.begun.critic, _critic_sizes(self.begun), states, to_judge, pace)
-        actor = NetworkTraining(self.begun.actor, _actor_sizes(self.begun), states, to_act, pace)
-        train = _trained_ahead if self.begun.hidden >= THREAD_HIDDEN else _trained_afterwards
-        with train(critic, to_judge, orders) as critic_after:
+        critic = NetworkTraining(self.initial.critic, _critic_sizes(self.initial), states, critic_objective, step_settings)
+        actor = NetworkTraining(self.initial.actor, _actor_sizes(self.initial), states, actor_objective, step_settings)
+        train = _trained_ahead if self.initial.hidden >= THREAD_HIDDEN else _trained_afterwards
+        with train(critic, critic_objective, orders) as critic_after:
             for order in orders:
                 actor.epoch(order)
-                self.tally.epochs += 1
-                self.tally.kl = before.divergence(space.chances(actor.outputs(), batch.mask))
-                if not self.tally.kl <= settings.target_kl:
+                self.totals.epochs += 1
+                self.totals.kl = before.kl_divergence(space.distribution(actor.outputs(), batch.mask))
+                if not self.totals.kl <= settings.target_kl:
                     break
-            self.critic, self.tally.value_loss = critic_after(self.tally.epochs)
+            self.critic, self.totals.value_loss = critic_after(self.totals.epochs)
         self.actor = actor.present
-        self._count(actor, to_act)
+        self._count(actor, actor_objective)
 
     def result(self) -> TrainingState:
         """The state with the trained weights, and the policy made from them."""
-        begun, observations = self.begun, self.begun.observations
-        published = policy.folded(begun.actor_network(self.actor.weights), observations.mean, observations.inverse_scale)
-        return dataclasses.replace(begun, policy=published, actor=self.actor, critic=self.critic, advantages=self.advantages)
+        initial, observations = self.initial, self.initial.observations
+        published = policy.folded(initial.actor_network(self.actor.weights), observations.mean, observations.inverse_scale)
+        return dataclasses.replace(initial, policy=published, actor=self.actor, critic=self.critic, advantages=self.advantages)
 
     def _estimates(self, batch: Batch, states: Array, gae_lambda: float) -> tuple[Array, Array]:
         """Advantages [T], in their usual size and weighted by staleness, and targets [T] in units of the critic."""
-        values = _values(self.begun, states)
-        final_values = _final_values(self.begun, batch)
+        values = _values(self.initial, states)
+        final_values = _final_values(self.initial, batch)
         advantages = losses.gae(batch.rewards, values, batch.lengths, final_values, self.settings.gamma, gae_lambda)
-        mean, scale = _units(self.begun.returns)
+        mean, scale = _units(self.initial.returns)
         targets = advantages + values
-        self.tally.explained_variance = losses.explained_variance(values, targets)
+        self.totals.explained_variance = losses.explained_variance(values, targets)
         weights = batch.per_step(losses.staleness_weights(batch.lags, self.settings.staleness_half_life))
         weighted = (self._scaled(advantages / scale) * weights).astype(np.float32)
         return weighted, ((targets - mean) / scale).astype(np.float32)
@@ -376,7 +378,11 @@ class _Lesson:
         usual = math.sqrt(float(self.advantages.variance[0] + self.advantages.mean[0] ** 2))
         return advantages / usual if usual > 1e-8 else advantages
 
-    def _count(self, actor: NetworkTraining, to_act: ActorObjective) -> None:
-        tally = self.tally
-        tally.samples, tally.minibatches, tally.gradient_norm = actor.samples, actor.minibatches, actor.gradient_norm
-        tally.surrogate, tally.entropy, tally.clipped = to_act.surrogate, to_act.entropy, to_act.clipped
+    def _count(self, actor: NetworkTraining, actor_objective: ActorObjective) -> None:
+        totals = self.totals
+        totals.samples, totals.minibatches, totals.gradient_norm = actor.samples, actor.minibatches, actor.gradient_norm
+        totals.surrogate, totals.entropy, totals.clipped = (
+            actor_objective.surrogate,
+            actor_objective.entropy,
+            actor_objective.clipped,
+        )

@@ -11,7 +11,7 @@ import numpy as np
 
 from background_training.algo import batch as batches
 from background_training.algo import ppo_update, training_state
-from background_training.algo.ppo_update import Tally
+from background_training.algo.ppo_update import UpdateTotals
 from background_training.algo.training_state import TrainingState, from_arrays, new_state, to_arrays
 from background_training.episodes.episode import Episode
 from background_training.settings import LearningSettings
@@ -72,9 +72,9 @@ def learn(
     version: int,
     recent: Sequence[Episode] = (),
 ) -> tuple[TrainingState, BatchReport]:
-    """Make the next training state from a batch of episodes, one lesson per episode in their order.
+    """Make the next training state from a batch of episodes, one update per episode in their order.
 
-    A pure function: the same arguments give the same bits. A lesson per episode, so that the number of gradient steps
+    A pure function: the same arguments give the same bits. A update per episode, so that the number of gradient steps
     does not depend on how files happened to fall into batches. Episodes that record log-probabilities are gone through
     several times with importance weights, together with old ones; the others once, as plain REINFORCE with a baseline.
 
@@ -86,7 +86,7 @@ def learn(
         recent: the newest episodes already trained on, oldest first; those that `replayed` picks join in.
 
     Returns:
-        The new state, and what happened. A lesson that is not sound (see `soundness`) leaves the state as it was
+        The new state, and what happened. A update that is not sound (see `soundness`) leaves the state as it was
         before it but for the counters, and the report says so in `refused`.
 
     Raises:
@@ -97,26 +97,26 @@ def learn(
         batches.check_fits(episode, state.state_width, state.actions)
     # What was refused when it was new must not come in by the back door, among the old ones.
     history = [old for old in recent if not rewards_jump(state, old, settings)]
-    tally, refused = Tally(), {}
+    totals, refused = UpdateTotals(), {}
     for number, episode in enumerate(episodes):
         trouble = rewards_jump(state, episode, settings)
         if not trouble:
             old = replayed(episode, history, settings)
             with np.errstate(all="ignore"):  # what overflows is found by the check of the result
-                following, counted = ppo_update.learnt(state, episode, old, settings, version, number)
+                following, counted = ppo_update.updated(state, episode, old, settings, version, number)
             trouble = trouble_of(following, counted, settings)
         if trouble:
             refused[number] = trouble
         else:
             state = following
-            tally.add(counted)
+            totals.add(counted)
             history.append(episode)
-    report = _report(episodes, settings, version, tally, refused)
+    report = _report(episodes, settings, version, totals, refused)
     return _counted(state, report), report
 
 
 def replayed(episode: Episode, recent: Sequence[Episode], settings: LearningSettings) -> list[Episode]:
-    """Which of the newest trained episodes join the lesson of a new one, oldest first.
+    """Which of the newest trained episodes join the update of a new one, oldest first.
 
     From the newest backwards, as long as they hold at most `replay_ratio` steps per new step, and `replay_steps` in
     all, among the newest `replay_episodes`. So the work per new step is bounded. None when the new episode records no
@@ -146,12 +146,12 @@ def _counted(state: TrainingState, report: BatchReport) -> TrainingState:
 
 
 def _report(
-    episodes: Sequence[Episode], settings: LearningSettings, version: int, tally: Tally, refused: Mapping[int, str]
+    episodes: Sequence[Episode], settings: LearningSettings, version: int, totals: UpdateTotals, refused: Mapping[int, str]
 ) -> BatchReport:
     steps = sum(episode.steps for episode in episodes)
     lags = [max(version - 1 - episode.policy_version, 0) for episode in episodes if episode.policy_version is not None]
-    samples, lessons = max(tally.samples, 1), max(tally.lessons, 1)
-    policy_loss, value_loss, entropy = tally.surrogate / samples, tally.value_loss / samples, tally.entropy / samples
+    samples, updates = max(totals.samples, 1), max(totals.updates, 1)
+    policy_loss, value_loss, entropy = totals.surrogate / samples, totals.value_loss / samples, totals.entropy / samples
     return BatchReport(
         version=version,
         games=len(episodes),
@@ -162,15 +162,15 @@ def _report(
         policy_loss=policy_loss,
         value_loss=value_loss,
         entropy=entropy,
-        kl=tally.kl / lessons,
-        clipped_share=tally.clipped / samples,
-        gradient_norm=tally.gradient_norm / max(tally.minibatches, 1),
+        kl=totals.kl / updates,
+        clipped_share=totals.clipped / samples,
+        gradient_norm=totals.gradient_norm / max(totals.minibatches, 1),
         learning_rate=ppo_update.learning_rate(settings, version - 1),
         staleness_versions=sum(lags) / max(len(lags), 1),
-        explained_variance=tally.explained_variance / lessons,
-        epochs=tally.epochs / lessons,
-        replayed_games=tally.replayed_games,
-        replayed_steps=tally.replayed_steps,
+        explained_variance=totals.explained_variance / updates,
+        epochs=totals.epochs / updates,
+        replayed_games=totals.replayed_games,
+        replayed_steps=totals.replayed_steps,
         plain_games=sum(episode.log_probs is None for episode in episodes),
         refused=f"{len(refused)} of {len(episodes)} games: {'; '.join(sorted(set(refused.values())))}" if refused else "",
         refused_games=tuple(refused),
@@ -197,8 +197,8 @@ def rewards_jump(state: TrainingState, episode: Episode, settings: LearningSetti
     return "a reward was more than learning.reject_reward_ratio times the largest return so far"
 
 
-def trouble_of(following: TrainingState, counted: Tally, settings: LearningSettings) -> str:
-    """Why the result of a lesson must not be gone on from; empty if it may."""
+def trouble_of(following: TrainingState, counted: UpdateTotals, settings: LearningSettings) -> str:
+    """Why the result of a update must not be gone on from; empty if it may."""
     if not training_state.is_finite(following) or not math.isfinite(counted.surrogate + counted.value_loss):
         return "a number would have become infinite or NaN"
     if not counted.kl <= settings.reject_update_kl:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from background_training.algo import adam, normalizer, policy
 from background_training.algo.adam import Moments
-from background_training.algo.normalizer import Normaliser
+from background_training.algo.normalizer import Normalizer
 from background_training.algo.policy import Network
 from background_training.errors import ModelError
 from background_training.settings import LearningSettings
@@ -50,11 +50,11 @@ class TrainingState:
     policy: Network
     actor: Trainable
     critic: Trainable
-    observations: Normaliser
+    observations: Normalizer
     """Of states, [S]."""
-    returns: Normaliser
+    returns: Normalizer
     """Of returns-to-go, [1]; the critic predicts in its units."""
-    advantages: Normaliser
+    advantages: Normalizer
     """Of advantages in units of the critic, [1]."""
     updates: int = 0
     episodes: int = 0
@@ -93,9 +93,9 @@ def new_state(state_width: int, actions: ActionSpace, settings: LearningSettings
         policy=actor,
         actor=_untrained(actor),
         critic=_untrained(critic),
-        observations=normalizer.new_normaliser(state_width),
-        returns=normalizer.new_normaliser(1),
-        advantages=normalizer.new_normaliser(1),
+        observations=normalizer.new_normalizer(state_width),
+        returns=normalizer.new_normalizer(1),
+        advantages=normalizer.new_normalizer(1),
     )
 
 
@@ -151,7 +151,7 @@ _LARGEST_ROW = 1e80
 _ROWS = ("mean", "squares", "lowest", "highest")
 
 
-def _packed(values: Normaliser) -> Array:
+def _packed(values: Normalizer) -> Array:
     """[5, S] float64: mean, squares, lowest, highest, and in the last row the count, as a rule the same in every place."""
     return np.stack([*(getattr(values, row) for row in _ROWS), np.full_like(values.mean, values.count)])
 
@@ -191,7 +191,7 @@ class _Reader:
             raise ModelError(self.source, f"{name}_second_moment holds a negative number", "means of squares are needed")
         return Trainable(weights, Moments(first, second, self._count(f"{name}_optimizer_steps")))
 
-    def normaliser(self, name: str, width: int) -> Normaliser:
+    def normaliser(self, name: str, width: int) -> Normalizer:
         rows = self.floats(f"{name}_normaliser", (len(_ROWS) + 1, width), np.float64)
         counts = rows[-1]
         count = float(counts[0]) if (counts == counts[0]).all() else counts.copy()
@@ -200,7 +200,7 @@ class _Reader:
         if not possible or max(-rows.min(), rows.max()) > _LARGEST_ROW:
             found = f"{name}_normaliser holds numbers that no data have"
             raise ModelError(self.source, found, "counts, squares, lowest and highest values of what was seen are needed")
-        return Normaliser(count, *(rows[index].copy() for index in range(len(_ROWS))))
+        return Normalizer(count, *(rows[index].copy() for index in range(len(_ROWS))))
 
     def counters(self) -> list[int]:
         values = self.array("training_counters", "iu")

@@ -81,7 +81,7 @@ def chosen(network: Network, space: ActionSpace, states: Array, masks: Array | N
     outputs = policy.outputs(network, states)
     if masks is not None:
         space.check_mask(masks, (len(states),))
-    return space.chances(outputs, masks).drawn(noise)
+    return space.distribution(outputs, masks).sampled(noise)
 
 
 def state_rows(observations: Array) -> Array:

@@ -13,7 +13,7 @@ from background_training import command_lines
 from background_training.episodes.episode import Episode
 from background_training.errors import EpisodeError
 from background_training.spaces.discrete import Discrete
-from background_training.spaces.layout import Layout, added, are_placeholders, names_in
+from background_training.spaces.layout import ModelLayout, added, are_placeholders, names_in
 
 Array = npt.NDArray[Any]
 
@@ -22,7 +22,7 @@ OTHER_NAMES = "other-names"
 _SHOWN_NAMES = 30
 
 
-def named_by(layout: Layout, episode: Episode) -> Layout:
+def named_by(layout: ModelLayout, episode: Episode) -> ModelLayout:
     """The layout with the names that the episode records, where none are known yet."""
     found = dataclasses.replace(layout)
     if not layout.state_names and episode.state_width == layout.state_width:
@@ -33,7 +33,7 @@ def named_by(layout: Layout, episode: Episode) -> Layout:
     return found
 
 
-def aligned(episode: Episode, layout: Layout) -> Episode:
+def aligned(episode: Episode, layout: ModelLayout) -> Episode:
     """The episode with its features and actions in the model's order; the very same object if they are already.
 
     Names that both know decide; otherwise positions. An episode of the game before the model was widened gets 0 for each
@@ -50,7 +50,7 @@ def aligned(episode: Episode, layout: Layout) -> Episode:
     return _with_actions(episode, layout)
 
 
-def _with_features(episode: Episode, places: Sequence[int], layout: Layout) -> Episode:
+def _with_features(episode: Episode, places: Sequence[int], layout: ModelLayout) -> Episode:
     rows = _picked(episode.states, places)
     last = None if episode.final_state is None else _picked(episode.final_state, places)
     named = {"state_names": list(layout.state_names)} if layout.state_names else {}
@@ -65,7 +65,7 @@ def _picked(values: Array, places: Sequence[int]) -> Array:
     return found
 
 
-def _with_actions(episode: Episode, layout: Layout) -> Episode:
+def _with_actions(episode: Episode, layout: ModelLayout) -> Episode:
     names = names_in(episode.meta.get("action_names"))
     names = () if are_placeholders(names) else names
     if not isinstance(layout.actions, Discrete) or not isinstance(episode.action_space or layout.actions, Discrete):
@@ -120,7 +120,7 @@ def _places(
     return [position.get(name, -1) for name in needed]
 
 
-def grown(episode: Episode, layout: Layout) -> Layout | None:
+def grown(episode: Episode, layout: ModelLayout) -> ModelLayout | None:
     """The layout with what an episode has besides, if its agent asks for that (`grow` in its meta); else None."""
     if episode.meta.get("grow") is not True:
         return None
@@ -130,7 +130,7 @@ def grown(episode: Episode, layout: Layout) -> Layout | None:
     actions = added(names_in(episode.meta.get("action_names"), outputs), layout.action_names) if discrete else []
     if not features and not actions:
         return None
-    return Layout(
+    return ModelLayout(
         layout.state_width + len(features),
         Discrete(layout.actions.outputs + len(actions)) if actions else layout.actions,
         (*layout.state_names, *features),

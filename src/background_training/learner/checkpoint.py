@@ -20,7 +20,7 @@ from background_training.records.ledger_lines import BY_HAND, Line, next_chain
 from background_training.settings import LearningSettings, in_recorded_names
 from background_training.spaces import ActionSpace, Discrete
 from background_training.spaces import layout as layouts
-from background_training.spaces.layout import Layout
+from background_training.spaces.layout import ModelLayout
 from background_training.storage import model_store
 
 BATCH, BASE = "batch", "base"
@@ -46,7 +46,7 @@ class Generation:
         return commit
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ModelLayout:
         """What its features and actions are called, and which it had before it was widened."""
         return layouts.of_model(self.manifest, self.state.state_width, self.state.actions)
 

@@ -21,7 +21,7 @@ from background_training.records import ledger_lines
 from background_training.records.ledger_lines import ALIGNED, Line
 from background_training.settings import UNLIMITED, LearningSettings, recorded_learning
 from background_training.spaces import registry
-from background_training.spaces.layout import Layout
+from background_training.spaces.layout import ModelLayout
 from background_training.storage import atomic_files, model_store
 
 _LONGEST_RECENT = 10_000
@@ -122,7 +122,7 @@ def _first(
 
 
 def _read(
-    paths: Paths, lines: Sequence[Line], layout: Layout, *, by_position: bool = False
+    paths: Paths, lines: Sequence[Line], layout: ModelLayout, *, by_position: bool = False
 ) -> tuple[list[dict[str, Any]], list[Episode]]:
     """The lines of a batch and its episodes as they were trained on, for a model of this layout.
 
@@ -140,7 +140,7 @@ def _read(
     return [_bare(line) for line in lines], episodes
 
 
-def _as_trained(paths: Paths, line: Line, layout: Layout) -> Episode:
+def _as_trained(paths: Paths, line: Line, layout: ModelLayout) -> Episode:
     """The episode of a line, in the model's order if it was put into that when it was trained on.
 
     What a line does not say so of was trained on as it is, be it in another order: by a learner that did not look at names.
@@ -155,7 +155,7 @@ def _as_trained(paths: Paths, line: Line, layout: Layout) -> Episode:
         raise LedgerError(str(paths.ledger), found, f"Use {command_lines.command('rollback')} to continue without it") from error
 
 
-def recent_of(paths: Paths, newest: Sequence[Line], settings: LearningSettings, layout: Layout) -> tuple[Episode, ...]:
+def recent_of(paths: Paths, newest: Sequence[Line], settings: LearningSettings, layout: ModelLayout) -> tuple[Episode, ...]:
     """The episodes that may join the next batch again, read back from the archive, for a model of this layout.
 
     What the archive no longer holds ends the list: the newest come first in worth.

@@ -27,7 +27,7 @@ from background_training.printable import visible
 from background_training.records.ledger import Ledger
 from background_training.settings import Settings
 from background_training.spaces import ActionSpace
-from background_training.spaces.layout import Layout
+from background_training.spaces.layout import ModelLayout
 from background_training.storage import model_store
 from background_training.storage.atomic_files import signature
 from background_training.storage.file_lock import RootLock
@@ -244,7 +244,7 @@ class Trainer:
         width, actions = checkpoint.sizes_of(episodes, self._settings.learning)
         self.present = checkpoint.untrained(width, actions, self._settings.learning)
         fitting: list[Accepted] = []
-        layout = Layout(width, actions)
+        layout = ModelLayout(width, actions)
         for item in done.accepted:
             fit = _fitted(item, ModelFacts(0, layout))
             if fit is not None:

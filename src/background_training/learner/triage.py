@@ -25,7 +25,7 @@ from background_training.records import pause_file
 from background_training.records.ledger import Ledger
 from background_training.records.ledger_lines import UNKNOWN_VERSION
 from background_training.settings import Settings
-from background_training.spaces.layout import Layout
+from background_training.spaces.layout import ModelLayout
 from background_training.storage import atomic_files
 from background_training.storage.atomic_files import Signature, signature_of
 
@@ -134,7 +134,7 @@ class ModelFacts:
     """What of the present model decides over an episode."""
 
     version: int
-    layout: Layout
+    layout: ModelLayout
 
 
 def fitted(episode: Episode, model: ModelFacts) -> Episode:

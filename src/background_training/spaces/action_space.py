@@ -25,7 +25,7 @@ class Choice(NamedTuple):
     log_prob: float
 
 
-class Chances(ABC):
+class ActionDistribution(ABC):
     """How likely each action is in each of B states. Actions are [B] numbers for Discrete, else [B, D]."""
 
     @abstractmethod
@@ -42,11 +42,11 @@ class Chances(ABC):
         """
 
     @abstractmethod
-    def divergence(self, other: Chances) -> float:
+    def kl_divergence(self, other: ActionDistribution) -> float:
         """Mean over the states of KL(self, other), in nats."""
 
     @abstractmethod
-    def drawn(self, noise: Array | None) -> tuple[Array, Array]:
+    def sampled(self, noise: Array | None) -> tuple[Array, Array]:
         """An action for each state, and its log-probability [B] float32; the likeliest ones for None.
 
         Args:
@@ -92,12 +92,12 @@ class ActionSpace(ABC):
         """
 
     @abstractmethod
-    def chances(self, outputs: Array, mask: Array | None = None) -> Chances:
+    def distribution(self, outputs: Array, mask: Array | None = None) -> ActionDistribution:
         """What outputs [B, A] of a network mean; with a mask [B, A], bool, for the legal actions only."""
 
     @abstractmethod
     def noise(self, rng: np.random.Generator, count: int) -> Array:
-        """What `Chances.drawn` needs to draw so many actions."""
+        """What `ActionDistribution.sampled` needs to draw so many actions."""
 
     @abstractmethod
     def none(self, count: int) -> Array:
@@ -135,7 +135,7 @@ class ActionSpace(ABC):
         if mask is not None:
             self.check_mask(mask)
             mask = mask[None]
-        actions, log_probs = self.chances(outputs[None], mask).drawn(None if greedy else self.noise(rng, 1))
+        actions, log_probs = self.distribution(outputs[None], mask).sampled(None if greedy else self.noise(rng, 1))
         log_prob = float(log_probs[0])
         return Choice(actions[0], math.exp(min(log_prob, 700.0)), log_prob)
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from background_training.errors import EpisodeError
-from background_training.spaces.action_space import ActionSpace, Chances, check_rows
+from background_training.spaces.action_space import ActionDistribution, ActionSpace, check_rows
 
 Array = npt.NDArray[Any]
 
@@ -68,7 +68,7 @@ class Box(ActionSpace):
             raise EpisodeError("action-out-of-range", found, needed)
         return actions
 
-    def chances(self, outputs: Array, mask: Array | None = None) -> SquashedGaussian:
+    def distribution(self, outputs: Array, mask: Array | None = None) -> SquashedGaussian:
         return SquashedGaussian(self, outputs)
 
     def noise(self, rng: np.random.Generator, count: int) -> Array:
@@ -106,7 +106,7 @@ class Box(ActionSpace):
 LARGEST_LOG_DEVIATION = 40.0
 
 
-class SquashedGaussian(Chances):
+class SquashedGaussian(ActionDistribution):
     """a = middle + half * tanh(x), x ~ N(mean, deviation^2), each number by itself.
 
     log pi(a) = sum log N(x) - log(half * (1 - tanh(x)^2)). What does not depend on the network, it has in common with
@@ -147,7 +147,7 @@ class SquashedGaussian(Chances):
             gradient -= entropy * np.concatenate([slopes @ weights, 1.0 + (slopes * around) @ weights], axis=1)
         return gradient, entropies
 
-    def divergence(self, other: Chances) -> float:
+    def kl_divergence(self, other: ActionDistribution) -> float:
         """Mean of sum log(q / p) + (p^2 + (mean_p - mean_q)^2) / (2 q^2) - 1/2, for deviations p and q."""
         assert isinstance(other, SquashedGaussian)
         apart = (self._mean - other._mean) / other._deviation
@@ -155,7 +155,7 @@ class SquashedGaussian(Chances):
         parts = 0.5 * (np.exp(2.0 * narrower) + apart * apart - 1.0) - narrower
         return float(parts.sum(axis=1).mean(dtype=np.float64))
 
-    def drawn(self, noise: Array | None) -> tuple[Array, Array]:
+    def sampled(self, noise: Array | None) -> tuple[Array, Array]:
         """`noise`: [B, D], normal."""
         numbers = self._mean if noise is None else self._mean + self._deviation * noise
         actions = self._space.squashed(numbers)

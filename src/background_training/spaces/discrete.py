@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from background_training.errors import EpisodeError
-from background_training.spaces.action_space import ActionSpace, Chances, Choice, no_legal_action, not_finite
+from background_training.spaces.action_space import ActionDistribution, ActionSpace, Choice, no_legal_action, not_finite
 
 Array = npt.NDArray[Any]
 
@@ -55,7 +55,7 @@ class Discrete(ActionSpace):
             raise EpisodeError("action-out-of-range", f"there is an action {worst}", f"{self.words} are needed")
         return raw.astype(np.int64)
 
-    def chances(self, outputs: Array, mask: Array | None = None) -> Categorical:
+    def distribution(self, outputs: Array, mask: Array | None = None) -> Categorical:
         return Categorical(outputs, mask)
 
     def noise(self, rng: np.random.Generator, count: int) -> Array:
@@ -95,7 +95,7 @@ class Discrete(ActionSpace):
         return str(names[action])
 
 
-class Categorical(Chances):
+class Categorical(ActionDistribution):
     """pi(a) = exp(logit(a)) / sum exp(logits)."""
 
     def __init__(self, logits: Array, mask: Array | None = None) -> None:
@@ -116,7 +116,7 @@ class Categorical(Chances):
             gradient += entropy * pi * (log_pi + entropies[:, None])
         return gradient, entropies
 
-    def divergence(self, other: Chances) -> float:
+    def kl_divergence(self, other: ActionDistribution) -> float:
         """Mean of sum p (log p - log q); illegal actions (-inf in both) count 0."""
         assert isinstance(other, Categorical)
         log_p, log_q = self._log_pi, other._log_pi
@@ -124,11 +124,11 @@ class Categorical(Chances):
         difference = np.where(legal, log_p, 0.0) - np.where(legal, log_q, 0.0)
         return float((np.exp(log_p) * difference).sum(axis=1).mean(dtype=np.float64))
 
-    def drawn(self, noise: Array | None) -> tuple[Array, Array]:
+    def sampled(self, noise: Array | None) -> tuple[Array, Array]:
         """`noise`: [B] in [0, 1)."""
-        chances = np.exp(self._log_pi)
-        actions = chances.argmax(axis=1) if noise is None else _drawn(chances, noise)
-        picked = chances[np.arange(len(chances)), actions]
+        probabilities = np.exp(self._log_pi)
+        actions = probabilities.argmax(axis=1) if noise is None else _sampled(probabilities, noise)
+        picked = probabilities[np.arange(len(probabilities)), actions]
         # float32 rounding may leave 1 + 1e-7; a log-probability above 0 would be refused.
         return actions.astype(np.int64), np.minimum(np.log(picked), 0.0).astype(np.float32)
 
@@ -179,8 +179,8 @@ def _one_of(weights: list[float], point: float) -> int:
     return last
 
 
-def _drawn(chances: Array, points: Array) -> Array:
+def _sampled(probabilities: Array, points: Array) -> Array:
     """Draw from each row: the first action whose cumulated probability passes the point; never one of probability 0."""
-    cumulated = np.cumsum(chances, axis=1, dtype=np.float64)
+    cumulated = np.cumsum(probabilities, axis=1, dtype=np.float64)
     cumulated /= cumulated[:, -1:]  # otherwise rounding could leave a gap below 1, above which no action lies
     return np.asarray((cumulated <= points[:, None]).sum(axis=1))

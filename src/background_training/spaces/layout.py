@@ -12,7 +12,7 @@ _LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
-class Layout:
+class ModelLayout:
     """The features of a state and the actions, in the model's order.
 
     state_names, action_names: empty while they are not known; then positions alone count.
@@ -34,12 +34,12 @@ class Layout:
         return tuple(outputs for _, outputs in self.former_sizes)
 
 
-def of_model(manifest: Mapping[str, Any], state_width: int, actions: ActionSpace) -> Layout:
+def of_model(manifest: Mapping[str, Any], state_width: int, actions: ActionSpace) -> ModelLayout:
     """The layout that a manifest describes; what in it makes no sense counts as not said."""
     names = names_in(manifest.get("action_names"), actions.name_count)
     sizes = manifest.get("former_sizes")
     pairs = [pair for pair in (sizes if isinstance(sizes, list) else []) if _is_pair(pair)]
-    return Layout(
+    return ModelLayout(
         state_width,
         actions,
         names_in(manifest.get("state_names"), state_width),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from background_training.errors import EpisodeError
-from background_training.spaces.action_space import ActionSpace, Chances, check_rows
+from background_training.spaces.action_space import ActionDistribution, ActionSpace, check_rows
 
 Array = npt.NDArray[Any]
 
@@ -48,7 +48,7 @@ class MultiBinary(ActionSpace):
             raise EpisodeError("action-out-of-range", found, "0 or 1 is needed there")
         return raw.astype(np.int8)
 
-    def chances(self, outputs: Array, mask: Array | None = None) -> Bernoullis:
+    def distribution(self, outputs: Array, mask: Array | None = None) -> Bernoullis:
         return Bernoullis(outputs)
 
     def noise(self, rng: np.random.Generator, count: int) -> Array:
@@ -58,7 +58,7 @@ class MultiBinary(ActionSpace):
         return np.zeros((count, self.size), np.int8)
 
 
-class Bernoullis(Chances):
+class Bernoullis(ActionDistribution):
     """p(1) = 1 / (1 + exp(-logit)), for each number by itself."""
 
     def __init__(self, logits: Array) -> None:
@@ -80,13 +80,13 @@ class Bernoullis(Chances):
             gradient += entropy * self._logits * ones * (1.0 - ones)
         return gradient, entropies
 
-    def divergence(self, other: Chances) -> float:
+    def kl_divergence(self, other: ActionDistribution) -> float:
         """Mean of sum p (logit_p - logit_q) - log(1 + exp(logit_p)) + log(1 + exp(logit_q))."""
         assert isinstance(other, Bernoullis)
         parts = self._ones() * (self._logits - other._logits) - self._log_sums + other._log_sums
         return float(parts.sum(axis=1).mean(dtype=np.float64))
 
-    def drawn(self, noise: Array | None) -> tuple[Array, Array]:
+    def sampled(self, noise: Array | None) -> tuple[Array, Array]:
         """`noise`: [B, D] in [0, 1)."""
         actions = (self._logits > 0.0 if noise is None else noise < self._ones()).astype(np.int8)
         return actions, np.minimum(self.log_probs(actions), 0.0).astype(np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from background_training.errors import EpisodeError
-from background_training.spaces.action_space import ActionSpace, Chances, check_rows, no_legal_action
+from background_training.spaces.action_space import ActionDistribution, ActionSpace, check_rows, no_legal_action
 from background_training.spaces.discrete import Categorical, check_taken
 
 Array = npt.NDArray[Any]
@@ -52,7 +52,7 @@ class MultiDiscrete(ActionSpace):
             raise EpisodeError("action-out-of-range", found, f"0 to {self.sizes[place] - 1} is needed there")
         return raw.astype(np.int64)
 
-    def chances(self, outputs: Array, mask: Array | None = None) -> Categoricals:
+    def distribution(self, outputs: Array, mask: Array | None = None) -> Categoricals:
         masks = [None if mask is None else mask[:, part] for part in self._parts()]
         return Categoricals([Categorical(outputs[:, part], legal) for part, legal in zip(self._parts(), masks, strict=True)])
 
@@ -84,7 +84,7 @@ class MultiDiscrete(ActionSpace):
             start += size
 
 
-class Categoricals(Chances):
+class Categoricals(ActionDistribution):
     """pi(a) = product over d of pi_d(a_d): logarithms, entropies and divergences are sums."""
 
     def __init__(self, parts: list[Categorical]) -> None:
@@ -98,11 +98,11 @@ class Categoricals(Chances):
         found = [part.gradient(column, strengths, entropy) for part, column in zip(self._parts, actions.T, strict=True)]
         return np.concatenate([gradient for gradient, _ in found], axis=1), np.sum([entropies for _, entropies in found], axis=0)
 
-    def divergence(self, other: Chances) -> float:
+    def kl_divergence(self, other: ActionDistribution) -> float:
         assert isinstance(other, Categoricals)
-        return sum(mine.divergence(theirs) for mine, theirs in zip(self._parts, other._parts, strict=True))
+        return sum(mine.kl_divergence(theirs) for mine, theirs in zip(self._parts, other._parts, strict=True))
 
-    def drawn(self, noise: Array | None) -> tuple[Array, Array]:
+    def sampled(self, noise: Array | None) -> tuple[Array, Array]:
         """`noise`: [B, D] in [0, 1)."""
-        found = [part.drawn(None if noise is None else noise[:, place]) for place, part in enumerate(self._parts)]
+        found = [part.sampled(None if noise is None else noise[:, place]) for place, part in enumerate(self._parts)]
         return np.stack([actions for actions, _ in found], axis=1), np.sum([log_probs for _, log_probs in found], axis=0)

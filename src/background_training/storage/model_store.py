@@ -26,7 +26,7 @@ from background_training.spaces import layout as layouts
 from background_training.spaces import registry
 from background_training.spaces.action_space import ActionSpace
 from background_training.spaces.discrete import Discrete
-from background_training.spaces.layout import Layout
+from background_training.spaces.layout import ModelLayout
 from background_training.storage import atomic_files, npz_reader
 from background_training.storage.npz_reader import NpyHeader
 
@@ -95,7 +95,7 @@ class Model:
         return names if len(names) == self.actions.name_count else ()
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ModelLayout:
         """What its features and actions are called, in its order."""
         return layouts.of_model(self.manifest, self.state_width, self.actions)
 

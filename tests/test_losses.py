@@ -220,9 +220,9 @@ def test_kl_divergence_by_hand():
     p, q = np.log(np.array([[0.5, 0.5]])), np.log(np.array([[0.25, 0.75]]))
     masked = Categorical(np.array([[1.0, 2.0, 3.0]]), np.array([[True, True, False]]))
 
-    assert Categorical(p).divergence(Categorical(p)) == 0.0
-    assert Categorical(p).divergence(Categorical(q)) == pytest.approx(0.5 * math.log(2.0) + 0.5 * math.log(2 / 3))
-    assert masked.divergence(masked) == 0.0
+    assert Categorical(p).kl_divergence(Categorical(p)) == 0.0
+    assert Categorical(p).kl_divergence(Categorical(q)) == pytest.approx(0.5 * math.log(2.0) + 0.5 * math.log(2 / 3))
+    assert masked.kl_divergence(masked) == 0.0
 
 
 def test_explained_variance_by_hand():

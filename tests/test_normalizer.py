@@ -20,7 +20,7 @@ def test_any_grouping_of_the_rows_gives_the_same(rows, data):
     cut = data.draw(st.integers(0, len(rows)))
     parts = [normalizer.of_rows(part) for part in (table[:cut], table[cut:]) if len(part)]
 
-    merged = normalizer.new_normaliser(2)
+    merged = normalizer.new_normalizer(2)
     for part in parts:
         merged = normalizer.merged(merged, part)
 
@@ -33,7 +33,7 @@ def test_any_grouping_of_the_rows_gives_the_same(rows, data):
 def test_large_means_do_not_swallow_small_variances():
     """A million rows around 1e6 with a deviation of 1: the naive sum of squares would be off."""
     rng = np.random.default_rng(0)
-    merged = normalizer.new_normaliser(1)
+    merged = normalizer.new_normalizer(1)
     table = 1e6 + rng.normal(size=(100_000, 1))
     for part in np.array_split(table, 1000):
         merged = normalizer.merged(merged, normalizer.of_rows(part))
@@ -44,7 +44,7 @@ def test_large_means_do_not_swallow_small_variances():
 def test_before_the_first_row_numbers_pass_as_they_are():
     """An empty normaliser changes nothing, and is neutral in a merge."""
     rows = np.array([[3.0, -4.0]], np.float32)
-    empty, some = normalizer.new_normaliser(2), normalizer.of_rows(np.array([[1.0, 2.0], [3.0, 5.0]]))
+    empty, some = normalizer.new_normalizer(2), normalizer.of_rows(np.array([[1.0, 2.0], [3.0, 5.0]]))
 
     assert (empty.scaled(rows) == rows).all()
     assert normalizer.merged(empty, some) is some
