@@ -7,6 +7,7 @@ numbers of resets ("2", "1-99"). The count of resets is kept in the file FAILS_C
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 import gymnasium
@@ -28,6 +29,10 @@ def _one_place(kind: str) -> None:
             raise ConnectionError("no answer\nin two lines") from error
     if kind == "exit":
         raise SystemExit(3)
+    if kind == "hang":
+        threading.Event().wait()
+    if kind == "die":
+        os._exit(7)
     if kind == "memory":
         raise MemoryError
     if kind == "wordless":

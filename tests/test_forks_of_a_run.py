@@ -94,8 +94,8 @@ def test_run_goes_on_without_what_it_was_forked_from(root: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8") as process:
         wait_until(lambda: len(_games(root)) > 1)
         family = _processes(process.pid)
-        names = (process_names.LEARNER_WORKER, process_names.GREEDY_GAMES, process_names.GAME_WORKER)
-        assert [len(family[name]) for name in names] == [1, 1, 2]
+        names = (process_names.LEARNER_WORKER, process_names.GREEDY_GAMES)
+        assert [len(family[name]) for name in names] == [1, 1]
         family[process_names.FORK_SERVER][0].kill()
         said, _ = process.communicate(timeout=PATIENCE_SECONDS)
 

@@ -94,7 +94,6 @@ BROAD_EXCEPT_ALLOWED = {
     "runs.gymnasium_game",
     "runs.game_runner",
     "envs.resilient_game",
-    "runs.parallel_runner",
     "runs.run_state",
 }
 

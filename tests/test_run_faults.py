@@ -19,7 +19,7 @@ pytest.importorskip("gymnasium", reason="the games extra is not installed")
 import failing_games  # noqa: F401  # registers the games
 
 from background_training.episodes import episode_file
-from background_training.runs import learning_curve
+from background_training.runs import learning_curve, parallel_runner
 
 GAME = "failing_games:Fails-v0"
 
@@ -135,6 +135,31 @@ def test_the_same_exception_five_games_in_a_row_ends_the_run(runs: _Runs, where:
     runs.fails("")
     assert "SUMMARY" in runs.run("--resume")
     assert len(set(runs.played())) == len(runs.played()) == 20 - (lost - 5)
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("hang", "hung: it was silent for 1 s"), ("die", "died: exit code 7")])
+def test_a_process_that_hangs_or_dies_costs_one_game(
+    runs: _Runs, monkeypatch: pytest.MonkeyPatch, kind: str, reason: str
+) -> None:
+    """It is replaced, and all other games are played."""
+    monkeypatch.setattr(parallel_runner, "HANG_SECONDS", 1.0)
+    runs.fails(kind, at="3")
+
+    printed = runs.run("--games", "6", "--instances", "2")
+
+    assert printed.count("was lost after") == 1 and f"{reason}. Its process is replaced" in printed
+    assert len(runs.played()) == len(runs.episodes()) == 5
+
+
+def test_processes_that_keep_dying_end_the_run(runs: _Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each instance is given up when its restarts are spent; the last one ends the run behind its summary."""
+    monkeypatch.setattr(parallel_runner, "RESTARTS", 0)
+    runs.fails("die", at="1-99")
+
+    printed = runs.run("--games", "20", "--instances", "2", exit_code=1)
+
+    assert "SUMMARY" in printed and printed.count("died: exit code 7. Its process is replaced") == 2
+    assert "[ERROR] the processes of all instances of failing_games:Fails-v0 failed more than 0 times" in printed
 
 
 def test_a_game_played_in_between_breaks_the_row(runs: _Runs) -> None:

@@ -20,7 +20,6 @@ import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
-from background_training.ipc import process_names
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import ledger_lines
 from background_training.storage import model_store
@@ -56,12 +55,12 @@ def _is_alive(process: psutil.Process) -> bool:
     return False
 
 
-def _seats(pid: int) -> list[psutil.Process]:
-    """The processes that games are played in: forked on Linux, spawned elsewhere."""
+def _game_processes(pid: int) -> list[psutil.Process]:
+    """The processes that games are played in."""
     found = []
     for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if child.name() == process_names.GAME_WORKER or "posix" in child.cmdline():
+            if "background_training.runs.game_process" in child.cmdline():
                 found.append(child)
     return found
 
@@ -189,7 +188,7 @@ def test_interrupt_ends_the_run_with_a_summary_and_nothing_left_running(root: Pa
 @pytest.mark.leaves_partials  # of the episode that was being written; the next learner sweeps it
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
 def test_game_process_that_is_killed_costs_one_episode(root: Path) -> None:
-    """Its game is named as lost, its seat plays on in a new process, and every other game is there."""
+    """Its game is named as lost, a new process plays the next ones, and every other game is there."""
     command = [*COMMAND, "--root", str(root), "--game", "Acrobot-v1", "--games", "40", "--instances", "2", "--quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         wait_until(lambda: _is_playing(root))
@@ -197,9 +196,9 @@ def test_game_process_that_is_killed_costs_one_episode(root: Path) -> None:
         said = ""
         while "was lost" not in said:  # a process that is killed between two games costs nothing
             assert process.poll() is None, "it was over before a game could be lost"
-            for seat in _seats(process.pid)[:1]:
-                seat.kill()
-                wait_until(lambda seat=seat: not _is_alive(seat))
+            for child in _game_processes(process.pid)[:1]:
+                child.kill()
+                wait_until(lambda child=child: not _is_alive(child))
             if select.select([process.stdout], [], [], 0.2)[0]:
                 said += process.stdout.readline()
         said += process.communicate(timeout=PATIENCE_SECONDS)[0]

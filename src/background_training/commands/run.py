@@ -73,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
     # and the learner; otherwise a game that can't be made would leave them behind.
     with (
         _forks(options, asked) as forks,
-        closing(game_runner.open_runner(game, asked.games.instances, render_mode, "forkserver" if forks else "spawn")) as games,
+        closing(game_runner.open_runner(game, asked.games.instances, render_mode)) as games,
     ):
         root_game.check(asked.paths, game, games.facts)
         common.make_root(asked.root)
@@ -143,7 +143,7 @@ def _forks(options: argparse.Namespace, settings: Settings) -> AbstractContextMa
         return nullcontext()
     from background_training.envs import fork_of_ours  # for all
     from background_training.learner import worker  # noqa: F401
-    from background_training.runs import evaluation, gymnasium_game, parallel_runner  # noqa: F401  # for all
+    from background_training.runs import evaluation, gymnasium_game  # noqa: F401  # for all
 
     gymnasium_game.load(settings.games.game)
     return fork_of_ours.serving()

@@ -48,27 +48,31 @@ class GameRunner(Protocol):
         ...
 
 
-def open_runner(game: str, instances: int, render_mode: str | None = None, start_method: str = "spawn") -> GameRunner:
+def open_runner(game: str, instances: int, render_mode: str | None = None) -> GameRunner:
     """Make the game, before a run creates anything else.
 
     Args:
         instances: games at a time; if more than one, each has a process.
-        start_method: of those processes, as in VectorSettings.
 
     Raises:
         SettingsError: the game is unknown or can't be made.
         WorkerError: no process could be started.
     """
-    return SingleGameRunner(game, render_mode) if instances == 1 else ParallelGameRunner(game, instances, start_method)
+    return SingleGameRunner(game, render_mode) if instances == 1 else ParallelGameRunner(game, instances)
 
 
 class SingleGameRunner:
     """Plays in this process. A game that raises is lost, and the environment is made again for the next one."""
 
-    def __init__(self, game: str, render_mode: str | None = None) -> None:
-        """Make the environment, as GymnasiumGame does."""
+    def __init__(self, game: str, render_mode: str | None = None, on_step: Callable[[int], None] | None = None) -> None:
+        """Make the environment, as GymnasiumGame does.
+
+        Args:
+            on_step: called with the number of steps so far, before the reset and after each step.
+        """
         self._name = game
         self._render_mode = render_mode
+        self._on_step = on_step
         self._game: GymnasiumGame | None = GymnasiumGame(game, render_mode)
         self.facts = self._game.facts
 
@@ -84,7 +88,7 @@ class SingleGameRunner:
     def _play(self, agent: RLAgent, spec: RunSpec, number: int) -> Outcome:
         try:
             game = self._game = self._game or GymnasiumGame(self._name, self._render_mode)
-            return game.play(agent, number, spec.game_seed(number), spec.training, spec.episode_id(number))
+            return game.play(agent, number, spec.game_seed(number), spec.training, spec.episode_id(number), self._on_step)
         except GAME_ERRORS as error:
             if self._render_mode is not None and isinstance(error, SystemExit):
                 raise KeyboardInterrupt from None  # the user has closed the game's window, which ends the run

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,9 +202,23 @@ class GymnasiumGame:
         """What an episode file says about the game of this number."""
         return {"game": self._env.spec.id if self._env.spec else "", "seed": seed, "number": number}
 
-    def play(self, agent: RLAgent, number: int, seed: int, training: bool = True, episode_id: str = "") -> GameResult:
-        """Play one game to its end, and deposit it as an episode, of this id, when `training`."""
+    def play(
+        self,
+        agent: RLAgent,
+        number: int,
+        seed: int,
+        training: bool = True,
+        episode_id: str = "",
+        on_step: Callable[[int], None] | None = None,
+    ) -> GameResult:
+        """Play one game to its end; when `training`, deposit it as an episode with this id.
+
+        Args:
+            on_step: called with the number of steps so far, before the reset and after each step.
+        """
         self.steps = 0
+        if on_step is not None:
+            on_step(0)
         state = self.reset(seed)
         episode_return, steps, over = 0.0, 0, False
         terminated = False
@@ -213,6 +228,8 @@ class GymnasiumGame:
             version = agent.model_version if steps == 0 else version
             state, reward, terminated, truncated = self.step(action)
             self.steps = steps = steps + 1
+            if on_step is not None:
+                on_step(steps)
             episode_return += reward
             over = terminated or truncated
             if training:

@@ -3,307 +3,219 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import dataclasses
+import queue
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium
-import numpy as np
-import numpy.typing as npt
-from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
-
-from background_training import settings_file
-from background_training.agent_model import PolicyHolder
-from background_training.algo import policy
-from background_training.algo.policy import Network
-from background_training.envs.episode_stream import EpisodeStream
-from background_training.envs.vector_env import ResilientAsyncVectorEnv
-from background_training.episodes.outbox import Outbox
-from background_training.errors import SettingsError
+from background_training.errors import SettingsError, WorkerError
+from background_training.ipc import child
+from background_training.ipc.child import Child, Inbox
+from background_training.ipc.json_lines import Message
+from background_training.ipc.supervision import LOOKS, RestartBudget
 from background_training.paths import Paths
-from background_training.runs.gymnasium_game import (
-    GAME_ERRORS,
-    RESULT,
-    GameFacts,
-    GameFault,
-    GameResult,
-    GymnasiumGame,
-    LostGame,
-    Outcome,
-)
+from background_training.runs.gymnasium_game import GameFacts, GameResult, LostGame, Outcome
 from background_training.runs.run_state import RunSpec
+from background_training.spaces import registry
 
-Array = npt.NDArray[Any]
-
-SLICE_SECONDS = 0.005
-"""How long a slot plays before it reports: long compared with a message, short compared with a game."""
-
-
-@dataclass(frozen=True)
-class GameStart:
-    """The option of a reset that starts a game; a reset without it leaves the slot empty.
-
-    numbers: of the games that start, by their seeds.
-    network, version: the policy that plays them to their ends.
-    explores: whether actions are drawn and the game is recorded; otherwise the likeliest actions are taken.
-    """
-
-    numbers: dict[int, int]
-    network: Network
-    version: int
-    explores: bool
-
-    def as_options(self) -> dict[str, Any]:
-        """The options of that reset."""
-        return {"start": self}
-
-
-@dataclass(frozen=True)
-class PlayedGame:
-    """A finished game; `arrays` are those of its episode file, without name and id, or None if it was not recorded."""
-
-    episode_return: float
-    steps: int
-    terminated: bool
-    arrays: dict[str, Any] | None
-
-
-class GameSlot(gymnasium.Env[Any, Any]):
-    """The child's side of one instance: at each `step` it plays its game for SLICE_SECONDS, or to its end.
-
-    It is an Env only for ResilientAsyncVectorEnv, which runs it in a process, watches that and replaces it: one message is
-    exchanged for each slice, not for each step of the game. A step returns how many steps of the game were taken so far, and at
-    the end a PlayedGame under "over"; its action is ignored, and between two games it does nothing. What is played depends on
-    the game's seed, number and network only, not on the slices.
-
-    A game that raises, in `reset` or `step`, has ended: the step returns a GameFault instead, and the next game gets a new
-    environment in the same process. A game that can't be made at first is refused: `refusal` holds the SettingsError's arguments.
-    """
-
-    def __init__(self, game: str) -> None:
-        self.refusal: tuple[Any, ...] | None = None
-        self.facts: GameFacts | None = None
-        self._name = game
-        self.action_space: spaces.Space[Any] = spaces.Discrete(1)
-        self.observation_space = spaces.Box(0, np.iinfo(np.int64).max, (1,), np.int64)
-        self._game: GymnasiumGame | None = None
-        try:
-            self._game = GymnasiumGame(game)
-            self.facts = self._game.facts
-        except SettingsError as error:
-            self.refusal = error.args
-        self._start: GameStart | None = None
-        self._fault: GameFault | None = None
-        self._stream = EpisodeStream()
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self._start = start = options.get("start") if options else None
-        self._steps, self._return, self._fault = 0, 0.0, None
-        if start is not None:
-            assert seed is not None
-            self._rng = np.random.default_rng([seed, start.numbers[seed]])
-            self._stream.begin()
-            try:
-                game = self._game = self._game or GymnasiumGame(self._name)
-                self._state = game.reset(seed)
-            except GAME_ERRORS as error:
-                self._fail(error)
-        return self._observation(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if self._start is None:
-            return self._observation(), 0.0, False, False, {}
-        until = time.perf_counter() + SLICE_SECONDS
-        before, terminated, truncated = self._return, False, False
-        over: PlayedGame | GameFault | None = None
-        try:
-            while self._game is not None and not (terminated or truncated):
-                terminated, truncated = self._play_step(self._game, self._start)
-                if time.perf_counter() >= until:
-                    break
-            if terminated or truncated:
-                over = self._played(terminated)
-        except GAME_ERRORS as error:
-            self._fail(error)
-        if self._fault is not None:
-            over, self._start, terminated, truncated = self._fault, None, False, True
-        return self._observation(), self._return - before, terminated, truncated, {} if over is None else {"over": over}
-
-    def _fail(self, error: BaseException) -> None:
-        """End the game that has raised; the next step reports it. The next game gets a new environment."""
-        self._fault = GameFault.of(error)
-        self.close()
-
-    def _play_step(self, game: GymnasiumGame, start: GameStart) -> tuple[bool, bool]:
-        state = self._state
-        choice = policy.choose(start.network, state, None, self._rng, not start.explores, game.actions)
-        self._state, reward, terminated, truncated = game.step(choice.action)
-        self._steps += 1
-        self._return += reward
-        if start.explores:
-            self._stream.add(state, choice.action, reward, choice.log_prob, None, start.version)
-        return terminated, truncated
-
-    def _played(self, terminated: bool) -> PlayedGame:
-        start, self._start = self._start, None
-        arrays = None
-        if start is not None and start.explores:
-            ending = {"ending": "terminated" if terminated else "truncated"}
-            assert self._game is not None
-            arrays = self._stream.take(terminated=terminated, final_state=self._state, space=self._game.actions, meta=ending)
-        return PlayedGame(self._return, self._steps, terminated, arrays)
-
-    def _observation(self) -> Array:
-        return np.array([self._steps], np.int64)
-
-    def close(self) -> None:
-        game, self._game = self._game, None
-        if game is not None:
-            with contextlib.suppress(*GAME_ERRORS):
-                game.close()
-
-
-_ASK_SECONDS = 0.005
-_IDLE_SECONDS = 0.001
+START_SECONDS = 60.0
+HANG_SECONDS = 15.0
+"""A process may be silent for this long while it makes its game, and while it plays (in one step or reset)."""
+RESTARTS = 20
+"""An instance whose process fails more often than this within ten minutes is given up."""
+_POLL_SECONDS = 0.005
+_LAST_MESSAGES_SECONDS = 1.0
+_MOST_OUTPUTS = 1_000_000
 
 
 @dataclass
-class _RunningGame:
-    """A game that is being played."""
+class _Instance:
+    """One game at a time, and the process that plays it.
 
-    number: int
-    seed: int
-    version: int
+    process: None while it waits to be started again, and after it was given up.
+    is_ready: whether the process has made its game.
+    has_spec: whether it was sent the spec of the run.
+    number, steps: of the game that is being played; number is None between two games.
+    start_at: when the process is started again, on the monotonic clock; None if it runs or was given up.
+    exited_at: when it was first seen to have exited; None while it runs.
+    """
+
+    process: Child | None = None
+    is_ready: bool = False
+    has_spec: bool = False
+    number: int | None = None
     steps: int = 0
+    start_at: float | None = None
+    exited_at: float | None = None
+    budget: RestartBudget = field(default_factory=lambda: RestartBudget(RESTARTS))
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it can be sent a game."""
+        return self.process is not None and self.is_ready and self.number is None
 
 
 class ParallelGameRunner:
-    """Plays several games at a time, each in a slot with a process. A game that fails costs its own episode only.
+    """Plays several games at a time: one whole game in each process, which deposits the episode itself.
 
-    The first game of a slot waits for its process; a slot whose process is being replaced gets no game meanwhile. A slot whose
-    process fails too often is given up, and the others continue; when the last one is given up, that is an error. The environment
-    of a game that raises is made again in the same process.
+    A game whose process dies or hangs is lost, and the process is replaced; the others continue meanwhile. A game that raises is
+    lost too, and its environment is made again in the same process. An instance whose process fails too often is given up; the
+    loss of the last one is an error. A process that is killed between depositing an episode and reporting it counts as a lost
+    game, although its episode is trained on; if it is played again after a resume, its second episode is a duplicate.
     """
 
-    def __init__(self, game: str, instances: int, start_method: str) -> None:
-        """Start the processes, and make the games in them.
+    def __init__(self, game: str, instances: int) -> None:
+        """Start the processes, and wait until the first has made the game.
 
         Raises:
             SettingsError: the game is unknown or can't be made.
             WorkerError: no process could be started.
         """
-        # Autoreset is off since each slot is reset for a game of a given number. No spinning: answers take milliseconds, and the
-        # learner can use that core.
-        self._envs = ResilientAsyncVectorEnv(
-            [partial(GameSlot, game)] * instances,
-            autoreset_mode=AutoresetMode.DISABLED,
-            on_exhausted="shrink",
-            spin_microseconds=0,
-            start_method=start_method,
-        )
+        self._game = game
+        self._inbox: Inbox = queue.SimpleQueue()
+        self._refusal: list[Any] = []
+        self._instances = [_Instance() for _ in range(instances)]
         try:
-            refusal = next((found for found in self._envs.call("refusal") if found is not None), None)
-            if refusal is not None:
-                raise SettingsError(*refusal)
-            self.facts: GameFacts = next(facts for facts in self._envs.call("facts") if facts is not None)
+            for instance in self._instances:
+                self._start(instance)
+            self.facts = self._wait_for_facts()
         except BaseException:
-            self._envs.close()
+            self.close()
             raise
-        self._games: list[_RunningGame | None] = [None] * instances
-        self._no_actions = np.zeros(instances, np.int64)
-        self._none_over = np.full(instances, None)
-
-    def _prepare(self, spec: RunSpec, paths: Paths) -> None:
-        self._spec = spec
-        learning = settings_file.load(environment=os.environ).learning
-        self._holder = PolicyHolder(paths, paths.model, learning, (), self.facts.state_width, self.facts.actions)
-        self._holder.refresh()
-        self._outbox = Outbox(paths)
-        self._envs.reset()
 
     def play(self, spec: RunSpec, paths: Paths, numbers: Iterator[int], may_start: Callable[[], bool]) -> Iterator[Outcome]:
-        """See GameRunner.
+        """See GameRunner."""
+        run = {"spec": dataclasses.asdict(spec), "root": str(paths.root)}
+        upcoming = next(numbers, None)
+        while upcoming is not None or any(instance.number is not None for instance in self._instances):
+            for instance in self._instances:
+                if upcoming is not None and instance.is_free and may_start():
+                    self._send_game(instance, run, upcoming)
+                    upcoming = next(numbers, None)
+            yield from self._outcomes()
+
+    def _send_game(self, instance: _Instance, run: dict[str, Any], number: int) -> None:
+        assert instance.process is not None
+        if not instance.has_spec:
+            instance.process.send("run", **run)
+            instance.has_spec = True
+        instance.process.send("play", number=number)
+        instance.number, instance.steps = number, 0
+
+    def _outcomes(self) -> Iterator[Outcome]:
+        """Handle messages, deaths and hangs; wait a few milliseconds if there are none."""
+        with contextlib.suppress(queue.Empty):
+            process, message = self._inbox.get(timeout=_POLL_SECONDS)
+            while True:
+                yield from self._handle(process, message)
+                process, message = self._inbox.get_nowait()
+        for instance in self._instances:
+            if instance.start_at is not None and time.monotonic() >= instance.start_at:
+                self._start(instance)
+            elif instance.process is not None and (reason := self._failure(instance, instance.process)):
+                yield from self._replace(instance, reason)
+
+    def _handle(self, process: Child, message: Message | None) -> Iterator[Outcome]:
+        instance = next((one for one in self._instances if one.process is process), None)
+        if instance is None:
+            return  # of a process that has been replaced
+        if message is None:
+            yield from self._replace(instance, _death(process.close(exit_seconds=child.EXIT_SECONDS)))
+        elif message["event"] == "ready":
+            instance.is_ready = True
+        elif message["event"] == "refused":
+            self._refusal = message["arguments"]  # the process exits
+        elif message["event"] == "steps":
+            instance.steps = message["steps"]
+        elif instance.number is not None:
+            instance.number = None
+            yield (GameResult if message["event"] == "over" else LostGame)(**message["outcome"])
+
+    def _failure(self, instance: _Instance, process: Child) -> str:
+        """Why a process has to be replaced whose output has not ended; "" if it need not be."""
+        if process.exit_code is not None:
+            instance.exited_at = instance.exited_at or time.monotonic()
+            # Its last messages may still be on their way; later than that, a descendant keeps its output open.
+            return _death(process.exit_code) if time.monotonic() - instance.exited_at > _LAST_MESSAGES_SECONDS else ""
+        limit = HANG_SECONDS if instance.is_ready else START_SECONDS
+        if (instance.number is not None or not instance.is_ready) and process.watchdog.has_expired(limit):
+            return f"hung: it was silent for {limit:g} s"
+        return ""
+
+    def _replace(self, instance: _Instance, reason: str) -> Iterator[LostGame]:
+        """End the process of an instance, and have it started again while the budget lasts.
 
         Raises:
-            RestartBudgetError: the last slot was given up.
+            WorkerError: this was the last instance.
         """
-        self._prepare(spec, paths)
-        upcoming, ask_at = next(numbers, None), 0.0
-        while upcoming is not None or any(self._games):
-            states = self._envs.row_states
-            free = [index for index, game in enumerate(self._games) if game is None and states[index] not in ("down", "lost")]
-            started: dict[int, int] = {}
-            if upcoming is not None and free and time.monotonic() >= ask_at:
-                while upcoming is not None and len(started) < len(free) and may_start():
-                    started[free[len(started)]] = upcoming
-                    upcoming = next(numbers, None)
-                ask_at = 0.0 if started else time.monotonic() + _ASK_SECONDS
-            if started:
-                yield from self._start(started)
-            if any(self._games) or "down" in states:
-                yield from self._step()
-            if not any(self._games):
-                time.sleep(max(0.0, ask_at - time.monotonic()) or _IDLE_SECONDS)
+        assert instance.process is not None
+        instance.process.close()
+        back_off = instance.budget.back_off(time.monotonic())
+        number, instance.process, instance.number = instance.number, None, None
+        instance.start_at = None if back_off is None else time.monotonic() + back_off
+        if number is not None:
+            yield LostGame(number, instance.steps, reason, kind=reason)
+        if all(one.process is None and one.start_at is None for one in self._instances):
+            raise WorkerError(f"the processes of all instances of {self._game} failed more than {RESTARTS} times: {reason}")
 
-    def _start(self, numbers: dict[int, int]) -> Iterator[LostGame]:
-        if self._spec.training:
-            self._holder.refresh()
-        seeds: list[int | None] = [None] * len(self._games)
-        mask = np.zeros(len(self._games), bool)
-        by_seed = {}
-        for index, number in numbers.items():
-            seed = self._spec.game_seed(number)
-            seeds[index], mask[index], by_seed[seed] = seed, True, number
-            self._games[index] = _RunningGame(number, seed, self._holder.version)
-        start = GameStart(by_seed, self._holder.network(self.facts.state_width), self._holder.version, self._spec.training)
-        _, infos = self._envs.reset(seed=seeds, options={**start.as_options(), "reset_mask": mask})
-        # A slot that failed in this reset has been reset once more, in a new process: only one that was given up has no game.
-        yield from self._losses(infos, ("lost",))
+    def _start(self, instance: _Instance) -> None:
+        """Start the process of an instance.
 
-    def _step(self) -> Iterator[Outcome]:
-        """Play all running games for one slice."""
-        steps, _, _, _, infos = self._envs.step(self._no_actions)
-        yield from self._losses(infos, ("fault", "waiting", "lost"))
-        over = infos.get("over", self._none_over)
-        for index, game in enumerate(self._games):
-            if game is None:
-                continue
-            game.steps = int(steps[index, 0])
-            if over[index] is not None:
-                self._games[index] = None
-                if isinstance(over[index], GameFault):
-                    yield LostGame.by_fault(game.number, game.steps, over[index])
-                else:
-                    yield self._result(index, game, over[index])
+        Raises:
+            WorkerError: the machine can't start another process.
+        """
+        try:
+            process = child.start("background_training.runs.game_process", [self._game], stderr=_own_stderr())
+        except OSError as error:
+            raise WorkerError(f"no process for {self._game} could be started: {error}") from error
+        instance.process = Child(process, inbox=self._inbox)
+        instance.is_ready = instance.has_spec = False
+        instance.start_at = instance.exited_at = None
 
-    def _result(self, index: int, game: _RunningGame, played: PlayedGame) -> GameResult:
-        saved = False
-        if played.arrays is not None:
-            arrays = dict(played.arrays)
-            facts = {"game": self._spec.game, "seed": game.seed, "number": game.number, "result": RESULT, "env": index}
-            arrays["meta"] = {**_names_of(self._holder), **arrays["meta"], **facts}
-            if episode_id := self._spec.episode_id(game.number):
-                arrays["episode_id"] = np.array(episode_id)
-            saved = self._outbox.deposit(arrays, RESULT) is not None
-        return GameResult(game.number, game.seed, played.episode_return, played.steps, played.terminated, game.version, saved)
-
-    def _losses(self, infos: dict[str, Any], phases: tuple[str, ...]) -> Iterator[LostGame]:
-        for index, restarted in enumerate(infos.get("worker_restarted", ())):
-            game = self._games[index]
-            if restarted and game is not None and infos["restart_phase"][index] in phases:
-                self._games[index] = None
-                reason = str(infos["restart_reason"][index])
-                yield LostGame(game.number, game.steps, reason, kind=reason)
+    def _wait_for_facts(self) -> GameFacts:
+        """The facts of the first process that has made the game; the messages behind it are left for `play`."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                process, message = self._inbox.get(timeout=START_SECONDS / LOOKS)
+                if message is not None and message["event"] == "ready":
+                    self._inbox.put((process, message))
+                    return GameFacts(message["id"], message["state_width"], registry.of_json(message["actions"], _MOST_OUTPUTS))
+                for _ in self._handle(process, message):
+                    pass  # no game is being played yet
+            if self._refusal:
+                raise SettingsError(*self._refusal)
+            for instance in self._instances:
+                if instance.process is not None and (reason := self._failure(instance, instance.process)):
+                    raise WorkerError(f"the process of {self._game} failed before it had made the game: {reason}")
+                if instance.process is None:
+                    raise WorkerError(f"the process of {self._game} died before it had made the game")
 
     def close(self) -> None:
-        """End all processes; unfinished games are dropped."""
-        if not self._envs.closed:
-            self._envs.close()
+        """Kill all processes; unfinished games are dropped."""
+        running = [instance.process for instance in self._instances if instance.process is not None]
+        for process in running:
+            process.kill()
+        for process in running:
+            process.close()
+        for instance in self._instances:
+            instance.process = instance.start_at = None
 
 
-def _names_of(holder: PolicyHolder) -> dict[str, Any]:
-    return {"action_names": holder.model_labels} if holder.action_labels else {}
+def _death(exit_code: int) -> str:
+    if exit_code < 0:
+        with contextlib.suppress(ValueError):
+            return f"died: killed by {signal.Signals(-exit_code).name}"
+    return f"died: exit code {exit_code}"
+
+
+def _own_stderr() -> int:
+    """Where a game's process writes what its libraries print: our own stderr, if there is one."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return subprocess.DEVNULL
