@@ -89,8 +89,8 @@ def _batch_milliseconds(trainer_and_root: tuple[Trainer, Path], numbers: itertoo
 def _next_batches_milliseconds(trainer: Trainer) -> harness.Measure:
     def batch() -> float:
         with harness.learning_clock() as learning:
-            trainer.look()
-            taken = harness.seconds_of(trainer.work_on_next)
+            trainer.take_snapshot()
+            taken = harness.seconds_of(trainer.train_next_batch)
         return 1000 * (taken - learning.seconds)
 
     return lambda: statistics.median(batch() for _ in range(BATCHES))

@@ -32,7 +32,7 @@ import numpy as np  # noqa: E402
 from background_training import BackgroundParallelLearner  # noqa: E402
 from background_training.agent import RLAgent  # noqa: E402
 from background_training.episodes import episode_file  # noqa: E402
-from background_training.learner.regression_guard import Watch  # noqa: E402
+from background_training.learner.regression_guard import GuardEvidence  # noqa: E402
 from background_training.records import ledger_lines  # noqa: E402
 from background_training.records.ledger_lines import PUBLISHED, ROLLED_BACK  # noqa: E402
 from background_training.settings import Settings  # noqa: E402
@@ -118,9 +118,9 @@ class Run:
 
     def bound(self):
         """What the guard holds the returns against; for a run without one, what it would."""
-        watch = Watch(dataclasses.replace(self.settings.guard))
+        watch = GuardEvidence(dataclasses.replace(self.settings.guard))
         for line in self.lines():
-            watch.see(line)
+            watch.add(line)
         bound = watch.bound()
         return bound.needed if bound else None
 

@@ -23,7 +23,7 @@ from episodes import arrays
 
 from background_training.episodes import episode_file
 from background_training.learner.trainer import open_trainer
-from background_training.learner.triage import Accepted, Intake
+from background_training.learner.triage import Accepted, Triage
 from background_training.paths import Paths
 from background_training.records.ledger import Ledger
 from background_training.settings import LearnerSettings, Settings
@@ -73,9 +73,9 @@ def _judged(root: Path, source: Path) -> None:
     paths.data.mkdir(parents=True, exist_ok=True)
     if not paths.buffer.exists():
         shutil.copytree(source, paths.buffer)
-    intake = Intake(paths, Settings(root=root), Ledger(paths.ledger, durable=False), patient=False)
+    triage = Triage(paths, Settings(root=root), Ledger(paths.ledger, durable=False), patient=False)
     for path in sorted(paths.buffer.glob("*.npz")):
-        assert isinstance(intake.judge(path.name, None), Accepted)
+        assert isinstance(triage.verdict_on(path.name, None), Accepted)
 
 
 def _filled(root: Path, source: Path) -> Path:
@@ -96,9 +96,9 @@ def _taken_in(root: Path, durability: str) -> float:
 
 def _work_through(settings: Settings) -> None:
     trainer, _ = open_trainer(settings.paths, settings, lambda event, **facts: None, patient=False)
-    trainer.look()
+    trainer.take_snapshot()
     while trainer.waiting():
-        trainer.work_on_next()
+        trainer.train_next_batch()
 
 
 def _drained(root: Path, durability: str) -> float:

@@ -26,12 +26,12 @@ from background_training.settings import Settings
 from background_training.learner import regression_guard as guards
 from background_training.records.ledger import Ledger
 guard = sys.argv[2] == "with"
-guards.Guard._keep_best = lambda self: None  # in a real root the copy of the best version is there
+guards.RegressionGuard._keep_best = lambda self: None  # in a real root the copy of the best version is there
 settings = Settings(root=Path(sys.argv[1])).with_values("benchmark", guard={"enabled": guard})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 started = time.perf_counter()
 ledger = Ledger(settings.paths.ledger, durable=False, remember_newest=20, index=settings.paths.ledger_index)
-guards.Guard(settings.paths, settings, ledger)
+guards.RegressionGuard(settings.paths, settings, ledger)
 seconds = time.perf_counter() - started
 print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """

@@ -56,9 +56,9 @@ def _soak(settings: Settings, seconds: float, remembered: int) -> None:
     while time.perf_counter() - begun < seconds:
         copies.write(paths.buffer, range(number, number + AT_A_TIME))
         number += AT_A_TIME
-        trainer.look()
+        trainer.take_snapshot()
         while trainer.waiting():
-            batches.append(1000 * harness.seconds_of(trainer.work_on_next))
+            batches.append(1000 * harness.seconds_of(trainer.train_next_batch))
         if time.perf_counter() - begun >= seconds * (marks + 1) / 5 or marks == 0:
             marks += 1
             memory, batch = process.memory_info().rss / 2**20, statistics.median(batches)

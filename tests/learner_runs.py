@@ -38,8 +38,8 @@ def settings(root: Path, *, learning: dict[str, Any] | None = None, **learner: A
 
 IN_THE_MIDDLE = """
 import os
-from background_training.learner import throttle as gate, worker
-rest, points, done = gate.Gate.rest, 0, False
+from background_training.learner import throttle, worker
+rest, points, done = throttle.Throttle.rest, 0, False
 def counted(self):
     global points
     points += 1
@@ -47,7 +47,7 @@ def counted(self):
         exec(os.environ["IN_THE_MIDDLE"], globals())
         self._look_due = float("-inf")  # however quick the machine is, it is noticed before the batch ends
     return rest(self)
-gate.Gate.rest = counted
+throttle.Throttle.rest = counted
 os._exit(worker.main())
 """
 """A worker that does something at its yield points, until it says that it is `done`."""

@@ -9,7 +9,7 @@ import learner_runs
 import numpy as np
 
 from background_training.episodes import episode
-from background_training.learner.data_warnings import LONGEST_GAME_STEPS, NEWEST_GAMES, TrapWatch
+from background_training.learner.data_warnings import LONGEST_GAME_STEPS, NEWEST_GAMES, DataWarnings
 from background_training.paths import Paths
 
 
@@ -53,7 +53,7 @@ def test_sound_games_are_not_warned_of(tmp_path: Path):
 
 def test_a_mended_bot_is_not_warned_of_any_longer(tmp_path: Path):
     """The text of the status goes once the newest games are sound."""
-    watch = TrapWatch(Paths(tmp_path), 1_000_000)
+    watch = DataWarnings(Paths(tmp_path), 1_000_000)
     assert watch.after(_games(NEWEST_GAMES, rewarded=False), 2) and watch.text()
 
     assert watch.after(_games(NEWEST_GAMES, rewarded=True, first=100), 2) == []
@@ -62,12 +62,12 @@ def test_a_mended_bot_is_not_warned_of_any_longer(tmp_path: Path):
 
 def test_looks_become_seldom_and_long_games_are_not_kept(tmp_path: Path):
     """Some ten looks in a thousand batches; a game of an hour does not stay in memory."""
-    watch = TrapWatch(Paths(tmp_path), 1_000_000)
+    watch = DataWarnings(Paths(tmp_path), 1_000_000)
     looks, present = 0, None
     for number in range(1000):
         watch.after(_games(3, rewarded=False, first=3 * number), 2)
         looks, present = looks + (watch._present is not present), watch._present
     assert 8 <= looks <= 14
 
-    long = TrapWatch(Paths(tmp_path), 1_000_000)
+    long = DataWarnings(Paths(tmp_path), 1_000_000)
     assert long.after(_games(3, rewarded=False, steps=LONGEST_GAME_STEPS + 1), 2) == []

@@ -12,11 +12,11 @@ import pytest
 from background_training.monitor import advice, facts
 from background_training.paths import Paths
 from background_training.records import disk_forecast
-from background_training.records.disk_forecast import Growth
+from background_training.records.disk_forecast import GrowthRate
 from background_training.settings import RetentionSettings
 
 WEEK = 604_800
-A_GAME_A_SECOND = Growth(1000, 1.0, 18_000.0, 260.0)
+A_GAME_A_SECOND = GrowthRate(1000, 1.0, 18_000.0, 260.0)
 
 
 def _forecast(free: float = 1e12, **retention: Any) -> disk_forecast.Forecast | None:
@@ -39,8 +39,8 @@ def test_a_bounded_archive_does_not_count(bound: str) -> None:
     assert "archive" not in found.sentence + found.remedy and "24 hours" in found.sentence
 
 
-@pytest.mark.parametrize(("growth", "free"), [(None, 1e9), (A_GAME_A_SECOND, None), (Growth(20, 0.0, 1.0, 1.0), 1e9)])
-def test_nothing_is_forecast_of_what_is_not_known(growth: Growth | None, free: float | None) -> None:
+@pytest.mark.parametrize(("growth", "free"), [(None, 1e9), (A_GAME_A_SECOND, None), (GrowthRate(20, 0.0, 1.0, 1.0), 1e9)])
+def test_nothing_is_forecast_of_what_is_not_known(growth: GrowthRate | None, free: float | None) -> None:
     """No rate, no free space known, or no growth."""
     assert disk_forecast.forecast(growth, free, RetentionSettings()) is None
     assert _forecast(archive_files=1, ledger_lines=1) is None

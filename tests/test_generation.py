@@ -18,7 +18,7 @@ from background_training.episodes import episode
 from background_training.episodes.episode import Episode
 from background_training.errors import ModelError
 from background_training.learner import checkpoint
-from background_training.learner.checkpoint import Generation
+from background_training.learner.checkpoint import Checkpoint
 from background_training.paths import CHECKOUT
 from background_training.settings import RENAMED, LearningSettings, recorded_learning
 from background_training.spaces import Discrete
@@ -33,7 +33,7 @@ def _batch(first: int, count: int, **more: Any) -> tuple[list[dict[str, Any]], l
     return lines, made
 
 
-def _three_versions() -> Generation:
+def _three_versions() -> Checkpoint:
     present = checkpoint.untrained(episodes.WIDTH, Discrete(episodes.ACTIONS), SETTINGS)
     for first in (0, 10, 20):
         present = checkpoint.successor(present, *_batch(first, 3), SETTINGS)
@@ -69,7 +69,7 @@ def test_a_version_read_back_goes_on_as_the_one_in_memory() -> None:
     for first in (0, 10):
         in_memory = checkpoint.successor(in_memory, *_batch(first, 3), settings)
     read = checkpoint.load(in_memory.data, "model")
-    read = Generation(read.state, read.version, read.manifest, read.data, in_memory.recent)
+    read = Checkpoint(read.state, read.version, read.manifest, read.data, in_memory.recent)
 
     assert checkpoint.successor(read, lines, made, settings).data == checkpoint.successor(in_memory, lines, made, settings).data
 
@@ -169,7 +169,7 @@ def test_training_changes_nothing_of_the_version_before() -> None:
     assert model_store.pack(_arrays(present), present.version, present.manifest) == data == present.data
 
 
-def _arrays(present: Generation) -> dict[str, Any]:
+def _arrays(present: Checkpoint) -> dict[str, Any]:
     return dict(checkpoint.train_step.to_arrays(present.state))
 
 

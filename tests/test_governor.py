@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from background_training.learner import throttle_policy
-from background_training.learner.throttle_policy import GIVING_WAY, PAUSED, Decision, Sample
+from background_training.learner.throttle_policy import GIVING_WAY, PAUSED, Decision, LoadSample
 from background_training.settings import GovernorSettings
 
 SETTINGS = GovernorSettings(rest_factor=1000.0, free_disk_bytes=100_000_000)
@@ -35,7 +35,7 @@ class Run:
     def hears(self, *, after: float = 0.03, **seen: Any) -> Decision:
         """One more look at the game only."""
         self.moment += after
-        sample = Sample(number=self.number, **{**self.batch, **seen})
+        sample = LoadSample(number=self.number, **{**self.batch, **seen})
         self.decision = throttle_policy.decide(sample, self.settings, self.decision, self.max_workers, self.moment)
         return self.decision
 
@@ -253,7 +253,7 @@ def test_what_was_seen_during_a_pause_counts_after_it() -> None:
 
 
 SAMPLES = st.builds(
-    Sample,
+    LoadSample,
     number=st.integers(0, 3),
     others_cpu_percent=st.none() | st.floats(0, 100),
     memory_percent=st.none() | st.floats(0, 100),
@@ -267,7 +267,7 @@ SAMPLES = st.builds(
 
 
 @given(st.lists(st.tuples(SAMPLES, st.floats(0, 100)), max_size=30), st.integers(1, 8))
-def test_every_decision_is_within_bounds_and_explains_itself(steps: list[tuple[Sample, float]], max_workers: int) -> None:
+def test_every_decision_is_within_bounds_and_explains_itself(steps: list[tuple[LoadSample, float]], max_workers: int) -> None:
     """Between none and all workers; fewer than all only with a reason and a cause; standing still at once only with none."""
     decision, moment = throttle_policy.first(SETTINGS, max_workers), 0.0
     for sample, seconds in steps:
@@ -293,9 +293,9 @@ def test_the_limits_are_those_of_the_guides() -> None:
 
 def test_facts_are_what_a_monitor_needs() -> None:
     """State, reason, workers and every reading by name, in plain values."""
-    sample = Sample(1, 12.34, memory_percent=50.0, free_disk_bytes=1e9, game="steady")
+    sample = LoadSample(1, 12.34, memory_percent=50.0, free_disk_bytes=1e9, game="steady")
     facts = throttle_policy.facts(throttle_policy.first(SETTINGS, 2), sample)
 
     assert set(facts) == {"state", "reason", "workers_allowed", "readings"}
     assert facts["readings"]["others_cpu_percent"] == 12.3 and facts["readings"]["game"] == "steady"
-    assert set(facts["readings"]) < {field.name for field in dataclasses.fields(Sample)}
+    assert set(facts["readings"]) < {field.name for field in dataclasses.fields(LoadSample)}

@@ -21,7 +21,7 @@ from background_training.algo.sequential_test import Bound
 from background_training.learner import drain as drains
 from background_training.learner import publish
 from background_training.learner import regression_guard as guards
-from background_training.learner.regression_guard import Watch
+from background_training.learner.regression_guard import GuardEvidence
 from background_training.paths import Paths
 from background_training.records import ledger_lines, status
 from background_training.records.ledger import Ledger
@@ -96,10 +96,10 @@ def _published(seq: int, fate: str = ROLLED_BACK, **more: Any) -> dict[str, Any]
     return {"seq": seq, "sha256": "", "name": "model", "fate": fate} | more
 
 
-def _watch(values: list[float], watch: Watch | None = None, first_seq: int = 1) -> Watch:
-    watch = watch or Watch(GUARD)
+def _watch(values: list[float], watch: GuardEvidence | None = None, first_seq: int = 1) -> GuardEvidence:
+    watch = watch or GuardEvidence(GUARD)
     for index, value in enumerate(values):
-        watch.see(_line(value, first_seq + index))
+        watch.add(_line(value, first_seq + index))
     return watch
 
 
@@ -118,7 +118,7 @@ def test_a_fall_is_noticed_within_an_evaluation():
 
 def test_the_example_of_the_docs_rings_after_thirteen_games():
     """With the default settings: a first stretch of 20, a best of 500, then 20 again."""
-    watch = Watch(GuardSettings(enabled=True))
+    watch = GuardEvidence(GuardSettings(enabled=True))
     _watch([20.0] * 20 + [500.0] * 20, watch)
     rang = [game for game in range(1, 21) if _watch([20.0], watch, 40 + game).alarm]
     assert rang[0] == 13
@@ -133,9 +133,9 @@ def test_no_alarm_without_a_fall(values):
 def test_games_of_versions_before_a_rollback_do_not_count():
     """They were under way when it happened, and say nothing about the version that took the place."""
     watch = _watch([*RISEN, *[20.0] * 6])
-    watch.see(_published(40))
+    watch.add(_published(40))
     for _ in range(30):
-        watch.see(_line(20.0, 41, policy_version=15))
+        watch.add(_line(20.0, 41, policy_version=15))
     assert not watch.alarm
 
 
@@ -143,16 +143,16 @@ def test_an_alarm_that_nobody_heeded_is_forgotten():
     """The guard was off then; who switches it on is not sent back to long ago."""
     watch = _watch([*RISEN, *[20.0] * 6])
     assert watch.alarm
-    watch.see(_line(190.0, 40))
+    watch.add(_line(190.0, 40))
     assert not watch.alarm
 
 
 def test_a_best_version_that_is_no_longer_good_is_given_up():
     """The opponent has become stronger, say: going back would help as little the second time, and every time after."""
     watch = _watch([*RISEN, *[20.0] * 6])
-    watch.see(_published(40))
+    watch.add(_published(40))
     for seq in range(41, 60):
-        watch.see(_line(20.0, seq, policy_version=40))
+        watch.add(_line(20.0, seq, policy_version=40))
     assert not watch.alarm and "begins anew" in watch.notice
 
 
@@ -162,7 +162,7 @@ def test_a_best_version_that_proves_good_again_is_gone_back_to_as_often_as_neede
     for first in (20, 40, 60, 80, 100):
         _watch([20.0] * 6, watch, first)
         assert watch.alarm
-        watch.see(_published(first + 10))
+        watch.add(_published(first + 10))
         _watch([200.0] * 5, watch, first + 11)
     assert watch.best is not None and watch.best.version == 9
 
@@ -171,7 +171,7 @@ def test_a_best_version_that_proves_good_again_is_gone_back_to_as_often_as_neede
 def test_a_person_decides_and_another_program_does_not(by, kept):
     """After a rollback by hand the guard begins anew; a model that somebody wrote over ours is held to the old measure."""
     watch = _watch(RISEN)
-    watch.see(_published(40, PUBLISHED, by=by))
+    watch.add(_published(40, PUBLISHED, by=by))
     assert (watch.best is not None) == kept
     assert _watch([20.0] * 6, watch, 41).alarm == kept
 
@@ -192,13 +192,13 @@ def _any_line(rng: random.Random, seq: int) -> dict[str, Any]:
 def test_a_restored_watch_sees_what_the_one_before_would_have_seen(seed: int) -> None:
     """Its state is written and read as JSON at any line, and all that follows is the same to the last bit."""
     rng = random.Random(seed)
-    kept, restored = Watch(GUARD), Watch(GUARD)
+    kept, restored = GuardEvidence(GUARD), GuardEvidence(GUARD)
     for seq in range(1, 300):
         line = _any_line(rng, seq)
         kept.see(line)
         restored.see(line)
         if rng.random() < 0.2:
-            again = Watch.restored(GUARD, json.loads(json.dumps(restored.state())))
+            again = GuardEvidence.restored(GUARD, json.loads(json.dumps(restored.state())))
             assert again is not None
             restored = again
         assert restored.state() == kept.state() and (restored.alarm, restored.best) == (kept.alarm, kept.best)
@@ -222,28 +222,28 @@ def test_a_restored_watch_sees_what_the_one_before_would_have_seen(seed: int) ->
 def test_a_state_that_does_not_fit_is_no_state(state: dict[str, Any]) -> None:
     """Of other settings, of other code, or written by a stranger: the lines are seen from the first one on."""
     whole = _watch(RISEN).state()
-    assert Watch.restored(GUARD, whole) is not None
-    assert Watch.restored(GUARD, whole | state if state else {}) is None
+    assert GuardEvidence.restored(GUARD, whole) is not None
+    assert GuardEvidence.restored(GUARD, whole | state if state else {}) is None
 
 
 def _seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The versions of the lines that any watch sees from now on."""
     seen: list[int] = []
-    see = Watch.see
+    see = GuardEvidence.add
 
-    def noting(self: Watch, line: Any) -> None:
+    def noting(self: GuardEvidence, line: Any) -> None:
         seen.append(line["seq"])
         see(self, line)
 
-    monkeypatch.setattr(Watch, "see", noting)
+    monkeypatch.setattr(GuardEvidence, "add", noting)
     return seen
 
 
-def _opened_guard(paths: Paths, **more: Any) -> guards.Guard:
+def _opened_guard(paths: Paths, **more: Any) -> guards.RegressionGuard:
     settings = learner_runs.settings(paths.root).with_values(
         "test", guard={"enabled": True, "evaluation_episodes": 6, "false_alarm_episodes": 30.0} | more
     )
-    return guards.Guard(paths, settings, Ledger(paths.ledger, durable=False))
+    return guards.RegressionGuard(paths, settings, Ledger(paths.ledger, durable=False))
 
 
 def test_a_start_reads_only_what_came_after_its_checkpoint(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +369,7 @@ def test_killed_around_a_rollback_the_next_start_does_the_same(fallen: Paths, tm
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(*((publish, "commit") if place == "before the rollback" else (Ledger, "tell_of")), die)
+        patch.setattr(*((publish, "commit") if place == "before the rollback" else (Ledger, "record_published")), die)
         _drain(fallen.root)
     _drain(fallen.root)
 
@@ -468,7 +468,7 @@ def test_a_model_whose_weights_explode_is_not_taken_up(paths: Paths) -> None:
 def test_a_best_version_that_is_gone_is_said(fallen: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing is left to go back to, training goes on, and the guard begins anew."""
     missing = guards.LedgerError("ledger", "gone", "nothing")
-    monkeypatch.setattr(guards.Guard, "_version", lambda self, version: (_ for _ in ()).throw(missing))
+    monkeypatch.setattr(guards.RegressionGuard, "_version", lambda self, version: (_ for _ in ()).throw(missing))
     said: list[str] = []
     _drain(fallen.root, said)
     assert not _rollbacks(fallen) and any("is not to be had" in sentence for sentence in said)

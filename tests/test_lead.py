@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from background_training.learner.back_pressure import LONGEST_STALLED_SECONDS, STALLED_SECONDS, Lead
+from background_training.learner.back_pressure import LONGEST_STALLED_SECONDS, STALLED_SECONDS, BackPressure
 
 
 class _Learner:
@@ -40,44 +40,44 @@ def clock() -> _Clock:
 
 
 @pytest.fixture
-def lead(learner: _Learner, clock: _Clock) -> Lead:
-    lead = Lead(learner, 6, lambda: None, clock)
-    lead.begin()
-    assert lead.may_grow()
+def lead(learner: _Learner, clock: _Clock) -> BackPressure:
+    lead = BackPressure(learner, 6, lambda: None, clock)
+    lead.start()
+    assert lead.next_game_may_start()
     return lead
 
 
-def test_games_wait_while_too_many_files_do(lead: Lead, learner: _Learner) -> None:
+def test_games_wait_while_too_many_files_do(lead: BackPressure, learner: _Learner) -> None:
     """As many as were asked for, and no more; they go on when one is trained on."""
     lead.deposited = 5
-    assert lead.may_grow()
+    assert lead.next_game_may_start()
     lead.deposited = 6
-    assert not lead.may_grow()
+    assert not lead.next_game_may_start()
     learner.trained = 1
-    assert lead.may_grow()
+    assert lead.next_game_may_start()
 
 
-def test_learner_that_does_nothing_holds_games_up_for_seconds(lead: Lead, clock: _Clock) -> None:
+def test_learner_that_does_nothing_holds_games_up_for_seconds(lead: BackPressure, clock: _Clock) -> None:
     """Paused, or broken: the bot plays on."""
     lead.deposited = 6
-    assert not lead.may_grow()
+    assert not lead.next_game_may_start()
     clock.now += STALLED_SECONDS + 1
-    assert lead.may_grow() and lead.may_grow()
+    assert lead.next_game_may_start() and lead.next_game_may_start()
 
 
-def test_slow_learner_is_waited_for(lead: Lead, learner: _Learner, clock: _Clock) -> None:
+def test_slow_learner_is_waited_for(lead: BackPressure, learner: _Learner, clock: _Clock) -> None:
     """It has needed twenty seconds for a batch, and may need twice as long for the next; but nobody waits for ever."""
     lead.deposited = 40
-    assert not lead.may_grow()
+    assert not lead.next_game_may_start()
     clock.now += 20
     learner.trained = 10
-    assert not lead.may_grow()
+    assert not lead.next_game_may_start()
     clock.now += 39
-    assert not lead.may_grow()
+    assert not lead.next_game_may_start()
     clock.now += 2
-    assert lead.may_grow()
+    assert lead.next_game_may_start()
     clock.now += 600
     learner.trained = 20
-    assert not lead.may_grow()
+    assert not lead.next_game_may_start()
     clock.now += LONGEST_STALLED_SECONDS + 1
-    assert lead.may_grow()
+    assert lead.next_game_may_start()

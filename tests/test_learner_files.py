@@ -21,7 +21,7 @@ from background_training import BackgroundParallelLearner
 from background_training.learner import trainer
 from background_training.learner import triage as intakes
 from background_training.learner.file_age import WallClock
-from background_training.learner.triage import Accepted, Intake, LeftAlone, SetAside
+from background_training.learner.triage import Accepted, Deferred, Excluded, Triage
 from background_training.paths import Paths
 from background_training.records import ledger_lines
 from background_training.records.ledger import Ledger
@@ -246,7 +246,7 @@ def test_what_may_not_be_moved_out_costs_the_others_nothing(sticky: bool) -> Non
 def test_a_file_that_may_not_be_read_costs_the_others_no_time(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only one file refuses, it is tried again more and more rarely, and trained once it gives in."""
     clock = FakeClock()
-    intake = _intake(paths, clock)
+    triage = _intake(paths, clock)
     episodes.write(paths.buffer, "game.npz")
     tries: list[float] = []
     real = intakes.atomic_files.read_regular_file
@@ -258,15 +258,15 @@ def test_a_file_that_may_not_be_read_costs_the_others_no_time(paths: Paths, monk
     monkeypatch.setattr(intakes.atomic_files, "read_regular_file", refuse)
     troubles = []
     for _ in range(1000):
-        verdict = intake.judge("game.npz", None)
-        assert isinstance(verdict, LeftAlone)
+        verdict = triage.verdict_on("game.npz", None)
+        assert isinstance(verdict, Deferred)
         troubles += [verdict.trouble] if verdict.trouble else []
         clock.advance(0.1)
     monkeypatch.setattr(intakes.atomic_files, "read_regular_file", real)
     clock.advance(30.0)
 
     assert 5 <= len(troubles) <= 10 and "game.npz can't be read" in troubles[0]
-    assert isinstance(intake.judge("game.npz", None), Accepted)
+    assert isinstance(triage.verdict_on("game.npz", None), Accepted)
 
 
 def test_the_same_bytes_under_another_name_are_a_duplicate(paths: Paths) -> None:
@@ -387,48 +387,48 @@ def test_an_unfinished_file_is_rejected_once_it_has_stood_still(paths: Paths) ->
     assert episodes.fates(paths)["rejected"] == ["cut.npz"]
 
 
-def _intake(paths: Paths, clock: FakeClock, settle_seconds: float = 10.0) -> Intake:
+def _intake(paths: Paths, clock: FakeClock, settle_seconds: float = 10.0) -> Triage:
     ledger = Ledger(paths.ledger, durable=False)
     settings = learner_runs.settings(paths.root, settle_seconds=settle_seconds)
-    return Intake(paths, settings, ledger, patient=True, clock=WallClock(clock, clock), monotonic=clock)
+    return Triage(paths, settings, ledger, patient=True, clock=WallClock(clock, clock), monotonic=clock)
 
 
 @pytest.mark.parametrize("beginning", [b"", b"\0" * 64, episodes.packed(1)[:-30]], ids=["empty", "preallocated", "cut"])
 def test_an_unfinished_file_is_given_its_time(paths: Paths, beginning: bytes) -> None:
     """As long as it changes it is left alone, and then for settle_seconds more; also where its room was reserved before."""
     clock = FakeClock()
-    intake = _intake(paths, clock)
+    triage = _intake(paths, clock)
     path = paths.buffer / "game.npz"
     path.write_bytes(beginning)
-    assert isinstance(intake.judge(path.name, None), LeftAlone)
+    assert isinstance(triage.verdict_on(path.name, None), Deferred)
     clock.advance(9.0)
     path.write_bytes(beginning + b"\0")
-    assert isinstance(intake.judge(path.name, None), LeftAlone)
+    assert isinstance(triage.verdict_on(path.name, None), Deferred)
     clock.advance(9.9)
-    assert isinstance(intake.judge(path.name, None), LeftAlone)
+    assert isinstance(triage.verdict_on(path.name, None), Deferred)
     clock.advance(0.2)
-    verdict = intake.judge(path.name, None)
+    verdict = triage.verdict_on(path.name, None)
 
-    assert isinstance(verdict, SetAside) and verdict.fate == "rejected"
+    assert isinstance(verdict, Excluded) and verdict.fate == "rejected"
 
 
 def test_an_unfinished_file_that_is_finished_is_taken_at_once(paths: Paths) -> None:
     """Nobody waits for settle_seconds once the end of the archive is there."""
     clock = FakeClock()
-    intake = _intake(paths, clock)
+    triage = _intake(paths, clock)
     data = episodes.packed(1)
     path = paths.buffer / "game.npz"
     path.write_bytes(data[:100])
-    assert isinstance(intake.judge(path.name, None), LeftAlone)
+    assert isinstance(triage.verdict_on(path.name, None), Deferred)
     path.write_bytes(data)
 
-    assert isinstance(intake.judge(path.name, None), Accepted)
+    assert isinstance(triage.verdict_on(path.name, None), Accepted)
 
 
 def test_a_file_that_waits_to_be_finished_is_not_read_again_and_again(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look at its size tells that nothing has changed; a large one is not read four times a second."""
     clock = FakeClock()
-    intake = _intake(paths, clock)
+    triage = _intake(paths, clock)
     (paths.buffer / "game.npz").write_bytes(episodes.packed(1)[:-30])
     reads: list[Path] = []
     real = intakes.atomic_files.read_regular_file
@@ -440,7 +440,7 @@ def test_a_file_that_waits_to_be_finished_is_not_read_again_and_again(paths: Pat
     monkeypatch.setattr(intakes.atomic_files, "read_regular_file", read)
     for _ in range(10):
         clock.advance(0.25)
-        intake.judge("game.npz", None)
+        triage.verdict_on("game.npz", None)
 
     assert len(reads) == 1
 

@@ -164,7 +164,7 @@ def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None
     found = episodes.fates(paths)
     assert found["buffer"] == [] and sorted(deposited) == found["trained"]
     assert found["stale"] == found["duplicate"] == found["rejected"] == []
-    *_, rebuilt = replay_log.fold(paths, ledger_lines.groups(ledger_lines.read_lines(paths.ledger)), None)
+    *_, rebuilt = replay_log.replay(paths, ledger_lines.groups(ledger_lines.read_lines(paths.ledger)), None)
     assert rebuilt.data == paths.model.read_bytes()
     recorded, trained = metrics.read(paths), [version for _, version in learner_runs.trained(paths)]
     assert recorded.games["version"].tolist() == trained and recorded.batches["version"].tolist() == sorted(set(trained))

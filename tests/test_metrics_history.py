@@ -543,11 +543,11 @@ def test_a_batch_before_a_rollback_of_the_guard_is_recorded_though_the_process_d
 
 def test_a_models_report_of_any_numbers_makes_a_record() -> None:
     """A model may come from another program, and say of its last batch what it likes."""
-    from background_training.learner.checkpoint import Generation
+    from background_training.learner.checkpoint import Checkpoint
 
     commit = {"kind": "batch", "seq": 3, "chain": "", "previous_chain": "", "batch": []}
     report = {"loss": 1e300, "steps": -5, "games": 2**80, "mean_return": "much", "kl": None, "replayed_steps": float("nan")}
-    present = Generation(None, 3, {"commit": commit, "last_batch": report}, b"")  # type: ignore[arg-type]
+    present = Checkpoint(None, 3, {"commit": commit, "last_batch": report}, b"")  # type: ignore[arg-type]
     games = np.zeros(2, metrics.GAMES)
 
     record = metrics_writer.batch_of(present, games, 1.0)

@@ -18,7 +18,7 @@ from conftest import PATIENCE_SECONDS, wait_until
 from fakes import Failing
 
 from background_training.errors import AnotherLearnerError, LockUnavailableError, MachineError
-from background_training.learner.trainer import Caution, open_trainer
+from background_training.learner.trainer import Precautions, open_trainer
 from background_training.paths import CHECKOUT, Paths
 from background_training.storage.file_lock import LearnerLock, RootLock
 
@@ -175,13 +175,13 @@ def test_nothing_is_committed_when_the_folder_is_made_anew_within_a_batch(paths:
         for path, data in zip(waiting, copies, strict=True):
             path.write_bytes(data)
 
-    caution = Caution(lambda name: None, make_anew, lock=lock)
+    precautions = Precautions(lambda name: None, make_anew, lock=lock)
     trainer, _ = open_trainer(
-        paths, learner_runs.settings(paths.root), lambda event, **facts: None, patient=False, caution=caution
+        paths, learner_runs.settings(paths.root), lambda event, **facts: None, patient=False, precautions=precautions
     )
-    assert trainer.look() == 2
+    assert trainer.take_snapshot() == 2
     with pytest.raises(MachineError, match="deleted, or made again"):
-        trainer.work_on_next()
+        trainer.train_next_batch()
 
     assert not paths.model.exists() and not paths.ledger.exists()
     assert sorted(path.name for path in paths.buffer.iterdir()) == ["game_0.npz", "game_1.npz"]

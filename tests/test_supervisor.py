@@ -17,7 +17,7 @@ from conftest import wait_until
 
 from background_training.ipc.restart_budget import RestartBudget
 from background_training.learner import replay_log, supervisor
-from background_training.learner.poison_files import Suspects
+from background_training.learner.poison_files import PoisonFiles
 from background_training.paths import Paths
 from background_training.records import ledger_lines, status
 
@@ -214,13 +214,13 @@ def test_a_file_that_kills_whoever_trains_on_it_is_found_out(paths: Paths, monke
     assert "trained on it, and on nothing else, died 3 times" in learner_runs.reason(paths, "rejected", "game_1_deadly.npz")
     names = [name for name, _ in learner_runs.trained(paths)]
     assert names == [f"game_{number}.npz" for number in range(5)]
-    *_, rebuilt = replay_log.fold(paths, ledger_lines.groups(ledger_lines.read_lines(paths.ledger)), None)
+    *_, rebuilt = replay_log.replay(paths, ledger_lines.groups(ledger_lines.read_lines(paths.ledger)), None)
     assert rebuilt.data == paths.model.read_bytes()
 
 
 def test_a_suspect_that_survives_is_cleared() -> None:
     """Somebody who kills workers by hand now and then condemns no file: each commit forgets what was held against it."""
-    suspects = Suspects()
+    suspects = PoisonFiles()
     for _ in range(10):
         for names in (["a", "b"], ["a", "b"], ["a"]):
             suspects.training(names)
@@ -236,13 +236,13 @@ def test_a_suspect_that_survives_is_cleared() -> None:
 
 def test_another_file_of_a_rejected_name_is_no_suspect() -> None:
     """What was held against a file goes with it."""
-    suspects = Suspects()
+    suspects = PoisonFiles()
     for _ in range(3):
         suspects.training(["d\u00e4mon.npz"])
         suspects.worker_died()
     condemned = suspects.orders()
 
-    suspects.set_aside("d\u00e4mon.npz")
+    suspects.file_left("d\u00e4mon.npz")
 
     assert list(condemned["deadly"]) == ["d\u00e4mon.npz"]
     assert suspects.orders() == {"deadly": {}, "alone": []}

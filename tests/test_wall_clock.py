@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from background_training.learner import retention
 from background_training.learner.file_age import WallClock
 from background_training.learner.training_log import TroubleLog
-from background_training.learner.triage import Accepted, Intake, SetAside
+from background_training.learner.triage import Accepted, Excluded, Triage
 from background_training.paths import CHECKOUT, Paths
 from background_training.records.ledger import Ledger
 from background_training.settings import ReplaySettings
@@ -106,21 +106,21 @@ def test_whatever_a_clock_does_no_file_is_older_than_it_is(steps: list[tuple[flo
 def test_intake_takes_what_waited_while_the_clock_was_put_forward(paths: Paths, machine: Machine) -> None:
     """And sets aside what is really too old, by the clock as it was or as it is."""
     settings = learner_runs.settings(paths.root, max_file_age=HOUR)
-    intake = Intake(paths, settings, Ledger(paths.ledger, durable=False), patient=True, clock=machine.clock)
+    triage = Triage(paths, settings, Ledger(paths.ledger, durable=False), patient=True, clock=machine.clock)
 
     def verdict(seed: int, modified: float) -> object:
         path = episodes.write(paths.buffer, f"game_{seed}.npz", seed)
         os.utime(path, (modified, modified))
-        return intake.judge(path.name, None)
+        return triage.verdict_on(path.name, None)
 
     machine.steady.advance(2 * HOUR)
     fresh, old = machine.now() - 60.0, machine.now() - 1.5 * HOUR
     machine.set_clock(5 * HOUR)
 
-    assert isinstance(verdict(1, fresh), Accepted) and isinstance(verdict(2, old), SetAside)
-    assert isinstance(verdict(3, machine.now()), Accepted) and isinstance(verdict(4, machine.now() - 1.5 * HOUR), SetAside)
+    assert isinstance(verdict(1, fresh), Accepted) and isinstance(verdict(2, old), Excluded)
+    assert isinstance(verdict(3, machine.now()), Accepted) and isinstance(verdict(4, machine.now() - 1.5 * HOUR), Excluded)
     machine.set_clock(-8 * HOUR)
-    assert isinstance(verdict(5, fresh), Accepted) and isinstance(verdict(6, machine.now() - 1.5 * HOUR), SetAside)
+    assert isinstance(verdict(5, fresh), Accepted) and isinstance(verdict(6, machine.now() - 1.5 * HOUR), Excluded)
 
 
 LEAPING = """
@@ -183,12 +183,12 @@ def test_retention_deletes_nothing_because_the_clock_was_put_forward(paths: Path
 def test_the_length_of_a_trouble_is_that_of_the_steady_clock(paths: Paths, machine: Machine) -> None:
     """Whatever the clock on the wall says meanwhile."""
     troubles = TroubleLog(paths, 10_000, machine.now, machine.steady)
-    troubles.met("the disk\nis full")
+    troubles.failed("the disk\nis full")
     machine.steady.advance(5.0)
     machine.set_clock(-3 * HOUR)
-    troubles.met("it still is")
-    troubles.over()
-    troubles.over()
+    troubles.failed("it still is")
+    troubles.recovered()
+    troubles.recovered()
 
     lines = paths.training_log.read_text("utf-8").splitlines()
     assert len(lines) == 2 and lines[0].endswith("] Trouble Began: the disk is full")

@@ -323,10 +323,10 @@ def test_a_ledger_of_a_learner_that_did_not_look_at_names_is_trained_again_as_it
     _drain(paths)
     lines = list(ledger_lines.read_lines(paths.ledger))
     assert lines[-1]["aligned"] is True
-    by_name = list(replay_log.fold(paths, list(ledger_lines.groups(lines)), None))[-1]
+    by_name = list(replay_log.replay(paths, list(ledger_lines.groups(lines)), None))[-1]
     del lines[-1]["aligned"]
 
-    by_position = list(replay_log.fold(paths, list(ledger_lines.groups(lines)), None))[-1]
+    by_position = list(replay_log.replay(paths, list(ledger_lines.groups(lines)), None))[-1]
 
     assert by_name.data == paths.model.read_bytes() != by_position.data
     read = replay_log.episode_of(paths, lines[-1])
@@ -526,7 +526,7 @@ def killed(real):
             os.kill(os.getpid(), 9)
         return real(*arguments, **more)
     return call
-os.replace, Ledger.tell_of, Ledger.append = killed(os.replace), killed(Ledger.tell_of), killed(Ledger.append)
+os.replace, Ledger.record_published, Ledger.append = killed(os.replace), killed(Ledger.record_published), killed(Ledger.append)
 from background_training.commands import widen as widen_model
 sys.exit(widen_model.main(sys.argv[1:]))
 """
@@ -737,7 +737,7 @@ def test_killed_while_it_grows_the_learner_goes_on(played: Paths) -> None:
         paths = Paths(played.root.with_name(moment))
         shutil.copytree(played.root, paths.root)
         if moment != "never":
-            target = "model_store.commit" if moment == "before the commit" else "Ledger.tell_of"
+            target = "model_store.commit" if moment == "before the commit" else "Ledger.record_published"
             code = GROWING_KILLED.format(target=target)
             environment = {**learner_runs.environment(), **dict.fromkeys(BLAS_THREAD_VARIABLES, "1")}
             environment["PYTHONPATH"] += os.pathsep + str(CHECKOUT / "tests")

@@ -23,7 +23,7 @@ from background_training.storage import atomic_files
 from background_training.storage.file_lock import LearnerLock
 
 if TYPE_CHECKING:
-    from background_training.learner.checkpoint import Generation
+    from background_training.learner.checkpoint import Checkpoint
     from background_training.learner.replay_log import Change
     from background_training.storage.model_store import Model
 
@@ -82,20 +82,20 @@ def _run(options: argparse.Namespace) -> int:
     return 0 if altered else _compared(paths, rebuilt)
 
 
-def _rebuilt(paths: Paths, options: argparse.Namespace) -> Generation:
+def _rebuilt(paths: Paths, options: argparse.Namespace) -> Checkpoint:
     from background_training.learner import replay_log
     from background_training.records import ledger_lines
 
-    begin = replay_log.find(paths, list(ledger_lines.read_lines(paths.ledger)), options.to)
+    begin = replay_log.replay_start(paths, list(ledger_lines.read_lines(paths.ledger)), options.to)
     if not begin.all_of_it:
         common.answer(
             f"[INFO] Retention has deleted episodes of version {begin.version} or before; training again what came after "
             f"version {begin.version}, which is kept in {paths.history}"
         )
     if options.without or options.relabel is not None:
-        made = replay_log.altered_fold(paths, begin.groups, _change(options), begin.start)
+        made = replay_log.replay_changed(paths, begin.groups, _change(options), begin.start)
     else:
-        made = replay_log.fold(paths, begin.groups, begin.start, begin.before)
+        made = replay_log.replay(paths, begin.groups, begin.start, begin.before)
     newest = None
     progress = common.Progress("versions")
     try:
@@ -163,7 +163,7 @@ def _distance(there: Model, rebuilt: Model) -> str:
     return f"the weights differ by {largest:.1e} at most{cause if 0 < largest < LAST_BITS else ''}"
 
 
-def _compared(paths: Paths, rebuilt: Generation) -> int:
+def _compared(paths: Paths, rebuilt: Checkpoint) -> int:
     from background_training.learner.checkpoint import BASE
     from background_training.storage import model_store
 

@@ -12,7 +12,7 @@ FIRST_COUNTS_SECONDS = 5.0
 _LOOK_SECONDS = 0.01
 
 
-class Learner(Protocol):
+class LearnerCounts(Protocol):
     """What is asked of the learner."""
 
     @property
@@ -21,7 +21,7 @@ class Learner(Protocol):
     def get_stats(self) -> dict[str, Any]: ...
 
 
-class Lead:
+class BackPressure:
     """The episodes of which a learner does not yet know what becomes; none where there is no learner.
 
     Attributes:
@@ -29,7 +29,7 @@ class Lead:
     """
 
     def __init__(
-        self, learner: Learner | None, most: int, say_free: Callable[[], None], clock: Callable[[], float] = time.monotonic
+        self, learner: LearnerCounts | None, most: int, send_free: Callable[[], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Prepare.
 
@@ -39,7 +39,7 @@ class Lead:
         """
         self._learner = learner
         self._most = most
-        self._say_free = say_free
+        self._send_free = send_free
         self.deposited = 0
         self._first = 0
         self._last = -1
@@ -48,7 +48,7 @@ class Lead:
         self._progress_at = clock()
         self._patience = STALLED_SECONDS
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Leave out what became of former runs' episodes, once the worker has read it from the root's records.
 
         Otherwise they would count as this run's as soon as it has: nobody would wait for the last batches then.
@@ -58,9 +58,9 @@ class Lead:
             if self._learner.get_stats()["active_workers"]:
                 break
             time.sleep(_LOOK_SECONDS)
-        self._first = self._fates()
+        self._first = self._finished()
 
-    def may_grow(self) -> bool:
+    def next_game_may_start(self) -> bool:
         """Whether the next game may start: these games are faster than any learner, and old data teach little.
 
         A learner that makes no headway holds nothing up for longer than a few seconds. One that is slow, beside other programs,
@@ -69,7 +69,7 @@ class Lead:
         """
         if self._learner is None or not self._learner.running or self._most == 0:
             return True
-        fates = self._fates()
+        fates = self._finished()
         if fates != self._last:
             needed, self._progress_at = self._clock() - self._progress_at, self._clock()
             if self._last >= 0 and self._waits:
@@ -78,24 +78,24 @@ class Lead:
         self._waits = self.deposited - (fates - self._first) >= self._most
         if not self._waits:
             return True
-        self._say_free()
+        self._send_free()
         return self._clock() - self._progress_at > self._patience
 
     @property
     def waiting(self) -> int:
         """Episodes of this run that the learner has not dealt with."""
-        return max(0, self.deposited - (self._fates() - self._first))
+        return max(0, self.deposited - (self._finished() - self._first))
 
-    def wait_for_the_last(self) -> None:
+    def wait_for_last_batches(self) -> None:
         """Let the last games' episodes be trained on, if that does not take long."""
         deadline = time.monotonic() + LAST_BATCHES_SECONDS
         while self._learner is not None and self._learner.running and time.monotonic() < deadline:
-            if self._fates() - self._first >= self.deposited:
+            if self._finished() - self._first >= self.deposited:
                 return
-            self._say_free()
+            self._send_free()
             time.sleep(_LOOK_SECONDS)
 
-    def _fates(self) -> int:
+    def _finished(self) -> int:
         """Episodes of which the learner knows what became."""
         if self._learner is None:
             return 0

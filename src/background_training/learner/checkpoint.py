@@ -27,7 +27,7 @@ BATCH, BASE = "batch", "base"
 
 
 @dataclass(frozen=True)
-class Generation:
+class Checkpoint:
     """What one model file holds, and the bytes of it; equal inputs give equal bytes.
 
     recent: the newest episodes trained on, oldest first, that may join the next batch again.
@@ -67,7 +67,7 @@ class Generation:
         return report
 
 
-def load(data: bytes, file: str) -> Generation:
+def load(data: bytes, file: str) -> Checkpoint:
     """The generation that a model file's bytes hold.
 
     Raises:
@@ -86,7 +86,7 @@ def load(data: bytes, file: str) -> Generation:
     except Exception as error:  # the boundary: whatever a file makes Python raise is a fault of that file
         found = f"training can't go on from it ({type(error).__name__}: {ascii(str(error))[1:-1][:100]})"
         raise ModelError(file, found, "a model committed by this project is needed") from error
-    return Generation(state, model.version, manifest, data)
+    return Checkpoint(state, model.version, manifest, data)
 
 
 def _check_commit(manifest: Mapping[str, Any], version: int, file: str) -> None:
@@ -113,23 +113,23 @@ def _check_commit(manifest: Mapping[str, Any], version: int, file: str) -> None:
         raise ModelError(file, "the record of its commit is damaged", "one as the learner writes it is needed")
 
 
-def untrained(state_width: int, actions: ActionSpace, settings: LearningSettings) -> Generation:
+def untrained(state_width: int, actions: ActionSpace, settings: LearningSettings) -> Checkpoint:
     """Version 0: the policy before any episode. It is never written; every process can make it from the settings."""
     state = train_step.new_state(state_width, actions, settings)
     manifest = {
         **manifests.facts(state, settings),
         "commit": {"kind": BASE, "seq": 0, "chain": "", "previous_chain": "", "batch": []},
     }
-    return Generation(state, 0, manifest, b"")
+    return Checkpoint(state, 0, manifest, b"")
 
 
 def successor(
-    previous: Generation,
+    previous: Checkpoint,
     lines: Sequence[dict[str, Any]],
     episodes: Sequence[Episode],
     settings: LearningSettings,
     recorded: Mapping[str, Any] | None = None,
-) -> Generation:
+) -> Checkpoint:
     """Train the next version: a pure function, so that any version can be made again from the archive.
 
     Args:
@@ -161,12 +161,12 @@ def successor(
         "commit": record,
     }
     data = model_store.pack(train_step.to_arrays(state), version, manifest)
-    return Generation(state, version, manifest, data, kept_recent((*previous.recent, *episodes), settings))
+    return Checkpoint(state, version, manifest, data, kept_recent((*previous.recent, *episodes), settings))
 
 
 def republished(
-    model: Generation, version: int, reason: str, life: Mapping[str, Any], after: int = 0, by: str = BY_HAND
-) -> Generation:
+    model: Checkpoint, version: int, reason: str, life: Mapping[str, Any], after: int = 0, by: str = BY_HAND
+) -> Checkpoint:
     """The same weights as a new version from which history begins anew; for rollbacks and imported models.
 
     Args:
@@ -179,10 +179,10 @@ def republished(
     record = {"kind": BASE, "seq": version, "previous_chain": "", "chain": chain, "batch": [], "after": after}
     record |= {"reason": reason, "by": by}
     manifest = {**manifests.with_life(model.manifest, life), "commit": record}
-    return Generation(model.state, version, manifest, model_store.pack(train_step.to_arrays(model.state), version, manifest))
+    return Checkpoint(model.state, version, manifest, model_store.pack(train_step.to_arrays(model.state), version, manifest))
 
 
-def widened(previous: Generation, step: Mapping[str, Any]) -> Generation:
+def widened(previous: Checkpoint, step: Mapping[str, Any]) -> Checkpoint:
     """The next version: the same model with further features and actions, from which history begins anew.
 
     A pure function, as `successor` is: the same version and step give the same bytes.
@@ -209,7 +209,7 @@ def widened(previous: Generation, step: Mapping[str, Any]) -> Generation:
         "former_sizes": sizes if former in (*sizes, [state.state_width, state.actions.outputs]) else [*sizes, former],
         "commit": record,
     }
-    return Generation(state, version, manifest, model_store.pack(train_step.to_arrays(state), version, manifest))
+    return Checkpoint(state, version, manifest, model_store.pack(train_step.to_arrays(state), version, manifest))
 
 
 def base_record(version: int, data: bytes) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def kept_recent(episodes: Sequence[Episode], settings: LearningSettings) -> tupl
     return tuple(reversed(kept))
 
 
-def _group_facts(previous: Generation, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _group_facts(previous: Checkpoint, settings: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"recent": len(previous.recent)}
     if previous.commit["kind"] == BASE:
         facts["base"] = {"version": previous.version, "chain": previous.chain}
@@ -240,7 +240,7 @@ def _group_facts(previous: Generation, settings: Mapping[str, Any]) -> dict[str,
     return facts
 
 
-def _action_names(previous: Generation, episodes: Sequence[Episode]) -> list[str]:
+def _action_names(previous: Checkpoint, episodes: Sequence[Episode]) -> list[str]:
     """What the newest episode calls the actions; else what was known.
 
     The same names in another order change nothing: the outputs of the network are in the order that was known.
@@ -258,7 +258,7 @@ def _action_names(previous: Generation, episodes: Sequence[Episode]) -> list[str
     return known
 
 
-def _state_names(previous: Generation, episodes: Sequence[Episode]) -> dict[str, list[str]]:
+def _state_names(previous: Checkpoint, episodes: Sequence[Episode]) -> dict[str, list[str]]:
     """What the newest episode that names them calls the features; else what was known, which may be nothing."""
     for episode in reversed(episodes):
         names = layouts.names_in(episode.meta.get("state_names"), previous.state.state_width)

@@ -7,26 +7,26 @@ from typing import Any
 
 from background_training.episodes import buffer
 from background_training.episodes.episode import Episode
-from background_training.learner.checkpoint import Generation
-from background_training.learner.triage import Accepted, AlreadyTrained, Growing, SetAside
+from background_training.learner.checkpoint import Checkpoint
+from background_training.learner.triage import Accepted, AlreadyTrained, Excluded, NeedsWidening
 from background_training.records.ledger import Ledger
 from background_training.records.ledger_lines import ROLLED_BACK
 
 
 @dataclass
-class Round:
+class BatchResult:
     """What one look at the snapshot of the buffer led to."""
 
     accepted: list[Accepted] = field(default_factory=list)
-    set_aside: list[SetAside] = field(default_factory=list)
-    returned: list[AlreadyTrained] = field(default_factory=list)
-    left_alone: list[str] = field(default_factory=list)
+    excluded: list[Excluded] = field(default_factory=list)
+    already_trained: list[AlreadyTrained] = field(default_factory=list)
+    deferred: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
-    growing: Growing | None = None
+    needs_widening: NeedsWidening | None = None
     """What the model has to get before the next file can be trained on."""
     notices: list[str] = field(default_factory=list)
     """What else was done, a sentence each."""
-    trained: Generation | None = None
+    trained: Checkpoint | None = None
     seconds: float = 0.0
     """Until the commit, without the time in which the worker gave way."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Round:
 
     @property
     def did_something(self) -> bool:
-        return bool(self.accepted or self.set_aside or self.returned)
+        return bool(self.accepted or self.excluded or self.already_trained)
 
     @property
     def episodes(self) -> list[Episode]:
@@ -43,7 +43,7 @@ class Round:
 
 
 @dataclass
-class Tally:
+class Counters:
     """Counts of one worker process. Files, batches and samples are those of the root's whole life, read from its
     records; times, losses and errors are those of this process."""
 
@@ -56,16 +56,16 @@ class Tally:
     last_batch_time: float | None = None
     misfits: int = 0
     last_misfit: str = ""
-    left_alone: int = 0
+    deferred: int = 0
     """Files that are not ready or can't be read; whoever takes a new look at the buffer sets it back to 0."""
 
-    def add(self, done: Round, moment: float) -> None:
+    def add(self, done: BatchResult, moment: float) -> None:
         """Count what a round did; `moment` is seconds since 1970."""
         self.seconds += done.seconds
-        self.left_alone += len(done.left_alone)
+        self.deferred += len(done.deferred)
         for trouble in done.troubles:
             self.add_error(trouble)
-        for misfit in (item for item in done.set_aside if item.of_another_game):
+        for misfit in (item for item in done.excluded if item.of_another_game):
             self.misfits += 1
             self.last_misfit = misfit.reason
         if done.trained is not None:

@@ -19,7 +19,7 @@ LONGEST_GAME_STEPS = 20_000
 SELDOM = 512
 
 
-class TrapWatch:
+class DataWarnings:
     """Looks after the first batches, then ever more seldom, as a look costs some milliseconds.
 
     Each trap is told once: to the caller, and in background_training.log. It does not judge games of more than

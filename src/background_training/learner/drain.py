@@ -8,11 +8,11 @@ from typing import Any
 
 from background_training.errors import AnotherLearnerError, MachineError, PausedError
 from background_training.learner import recovery, retention
-from background_training.learner.counters import Tally
-from background_training.learner.data_warnings import TrapWatch
-from background_training.learner.metrics_writer import Circumstances
+from background_training.learner.counters import Counters
+from background_training.learner.data_warnings import DataWarnings
+from background_training.learner.metrics_writer import BatchContext
 from background_training.learner.trainer import open_trainer
-from background_training.learner.triage import tell_set_aside
+from background_training.learner.triage import send_excluded
 from background_training.records import pause_file, status
 from background_training.records.status import EMPTY_STATS
 from background_training.settings import Settings
@@ -21,7 +21,7 @@ from background_training.storage.file_lock import LearnerLock, RootLock
 _FORMER_WORKER_SECONDS = 10.0
 
 
-def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
+def drain(settings: Settings, send: Callable[..., None]) -> dict[str, Any]:
     """Take one snapshot of the buffer, in the order of the names' bytes, and work through it in batches.
 
     Returns:
@@ -44,7 +44,7 @@ def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
         try:
             if not worker_lock.wait_acquired(_FORMER_WORKER_SECONDS):
                 raise AnotherLearnerError(str(paths.root), "the worker of a learner that was killed still finishes its batch")
-            return _drained(settings, tell)
+            return _drained(settings, send)
         finally:
             worker_lock.release()
             learner_lock.release()
@@ -54,30 +54,30 @@ def drain(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
         raise MachineError(f"draining {paths.buffer}", f"{error}. What was committed stays; run it again") from error
 
 
-def _drained(settings: Settings, tell: Callable[..., None]) -> dict[str, Any]:
-    trainer, _ = open_trainer(settings.paths, settings, tell, patient=False)
-    tally, troubles = Tally(), []
-    traps = TrapWatch(settings.paths, settings.learner.log_bytes)
-    trainer.look()
+def _drained(settings: Settings, send: Callable[..., None]) -> dict[str, Any]:
+    trainer, _ = open_trainer(settings.paths, settings, send, patient=False)
+    counters, troubles = Counters(), []
+    traps = DataWarnings(settings.paths, settings.learner.log_bytes)
+    trainer.take_snapshot()
     pause = None
     while trainer.waiting() and (pause := pause_file.read(settings.paths)) is None:
-        done = trainer.work_on_next()
-        tally.add(done, time.time())
-        trainer.history.add(done, Circumstances(trainer.waiting(), "off"))
+        done = trainer.train_next_batch()
+        counters.add(done, time.time())
+        trainer.history.add(done, BatchContext(trainer.waiting(), "off"))
         troubles += done.troubles
-        for item in done.set_aside:
-            tell_set_aside(tell, item)
+        for item in done.excluded:
+            send_excluded(send, item)
         for notice in trainer.guard.taken_notices() + done.notices + traps.after(done.episodes, trainer.actions):
-            tell("warning", sentence=notice)
+            send("warning", sentence=notice)
         if done.trained is not None:
-            tell("batch", version=done.trained.version, seconds=done.seconds, report=dict(done.trained.report))
+            send("batch", version=done.trained.version, seconds=done.seconds, report=dict(done.trained.report))
     retention.apply(settings.paths, settings, trainer.ledger)
     present = trainer.present
     manifest, version = (dict(present.manifest), present.version) if present else ({}, 0)
     stats = {
         **EMPTY_STATS,
         "max_workers": settings.learner.max_workers,
-        **tally.as_stats(trainer.ledger, manifest, version, 0, trainer.guard.text()),
+        **counters.as_stats(trainer.ledger, manifest, version, 0, trainer.guard.text()),
         "traps": traps.text(),
     }
     status.write(settings.paths, "stopped", stats)

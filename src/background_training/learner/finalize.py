@@ -9,9 +9,9 @@ from typing import Any
 from background_training.episodes import buffer
 from background_training.episodes.buffer import TRAINED, Departure
 from background_training.learner import training_log
-from background_training.learner.checkpoint import Generation
+from background_training.learner.checkpoint import Checkpoint
 from background_training.learner.training_log import TrainingLog
-from background_training.learner.triage import Accepted, SetAside
+from background_training.learner.triage import Accepted, Excluded
 from background_training.paths import Paths
 from background_training.records.ledger import Ledger
 from background_training.records.ledger_lines import ALIGNED, Line
@@ -19,7 +19,7 @@ from background_training.settings import Settings
 from background_training.storage import model_store
 
 
-class Settlement:
+class Finalizer:
     """Everything a root records beside the model, in the order that lets a crash happen anywhere."""
 
     def __init__(self, paths: Paths, settings: Settings, ledger: Ledger) -> None:
@@ -29,7 +29,7 @@ class Settlement:
         self.durable = settings.learner.durable
         self._log = TrainingLog(paths.training_log, settings.learner.log_bytes)
 
-    def set_aside(self, verdicts: Sequence[SetAside]) -> None:
+    def exclude(self, verdicts: Sequence[Excluded]) -> None:
         """Record the fate of files that are not trained on, then move them.
 
         The record comes first, and on the disk: a file that has moved without one could not be explained.
@@ -64,7 +64,7 @@ class Settlement:
             lines.append(line)
         return lines
 
-    def after_commit(self, present: Generation, batch: Sequence[Accepted], seconds: float | None) -> None:
+    def after_commit(self, present: Checkpoint, batch: Sequence[Accepted], seconds: float | None) -> None:
         """Do all that follows the commit of `present`.
 
         Args:
@@ -85,19 +85,19 @@ class Settlement:
         """Write a line into the training log."""
         self._log.add(training_log.line(time.time(), sentence))
 
-    def record(self, present: Generation) -> None:
+    def record(self, present: Checkpoint) -> None:
         """Bring ledger and history up to the committed model."""
         known = len(self._ledger.last_group) if self._ledger.last_seq == present.version else 0
         self.keep_history(present)
         self._ledger.append(list(present.batch[known:]))
 
-    def keep_history(self, present: Generation) -> None:
+    def keep_history(self, present: Checkpoint) -> None:
         """Put every so manyth version into models/history, and take the oldest ones out."""
         if present.version % self._settings.learner.history_every == 0 and present.data:
             model_store.keep_in_history(self._paths, present.version, present.data, durable=self.durable)
             model_store.prune_history(self._paths, self._settings.learner.history_size)
 
-    def _log_facts(self, present: Generation, seconds: float | None) -> list[tuple[str, str]]:
+    def _log_facts(self, present: Checkpoint, seconds: float | None) -> list[tuple[str, str]]:
         report, counts = present.report, self._ledger.counts
         return [
             ("Batch Size", f"{report['games']} games"),
@@ -114,7 +114,7 @@ class Settlement:
         ]
 
 
-def unrecorded(present: Generation, ledger: Ledger) -> Sequence[Line]:
+def unrecorded(present: Checkpoint, ledger: Ledger) -> Sequence[Line]:
     """The lines of the committed batch that the ledger does not have yet; empty if they don't follow on its end."""
     lines = present.batch
     known = list(ledger.last_group) if ledger.last_seq == present.version else []

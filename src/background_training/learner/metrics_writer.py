@@ -23,13 +23,22 @@ from background_training.algo import ppo_update
 from background_training.episodes.episode import Episode
 from background_training.errors import EpisodeError, LedgerError
 from background_training.learner import replay_log
-from background_training.learner.checkpoint import Generation
-from background_training.learner.counters import Round
+from background_training.learner.checkpoint import Checkpoint
+from background_training.learner.counters import BatchResult
 from background_training.paths import Paths
 from background_training.records import ledger_lines, metrics
 from background_training.records.ledger import Ledger
 from background_training.records.ledger_lines import Line
-from background_training.records.metrics import BATCH_TABLE, BATCHES, GAME_TABLE, GAMES, GOVERNOR_STATES, TABLES, Records, Table
+from background_training.records.metrics import (
+    BATCH_TABLE,
+    BATCHES,
+    GAME_TABLE,
+    GAMES,
+    GOVERNOR_STATES,
+    TABLES,
+    MetricsTable,
+    Records,
+)
 from background_training.storage import atomic_files
 
 logger = logging.getLogger(__name__)
@@ -47,7 +56,7 @@ _OF_THE_WRITER = {"moment", "version", "weight", "won", "lost", "refused", "reco
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class BatchContext:
     """What was going on around a batch: files still waiting, and what the governor saw."""
 
     waiting: int = 0
@@ -55,7 +64,7 @@ class Circumstances:
     others_cpu_percent: float | None = None
 
     @classmethod
-    def of(cls, waiting: int, governed: Mapping[str, Any]) -> Circumstances:
+    def of(cls, waiting: int, governed: Mapping[str, Any]) -> BatchContext:
         """From the governor's facts, as status.json has them too."""
         return cls(waiting, governed["state"], governed["readings"]["others_cpu_percent"])
 
@@ -94,11 +103,11 @@ class MetricsHistory:
         self._used = time.process_time(), time.perf_counter()
         self._rested = ppo_update.rested_seconds()
 
-    def begin(self, present: Generation | None) -> None:
+    def begin(self, present: Checkpoint | None) -> None:
         """Continue at the present version of the model, and add the batches before it that are missing."""
         self._write(present)
 
-    def add(self, done: Round, around: Circumstances) -> None:
+    def add(self, done: BatchResult, around: BatchContext) -> None:
         """Record a round that has trained. If that fails, it is kept in memory and tried again later."""
         trained = done.trained
         if trained is None:
@@ -119,7 +128,7 @@ class MetricsHistory:
             self._insert(db, BATCH_TABLE, [batch for batch, _ in made])
             self._insert(db, GAME_TABLE, [games for _, games in made])
 
-    def _write(self, present: Generation | None) -> None:
+    def _write(self, present: Checkpoint | None) -> None:
         try:
             if self._is_in_step:
                 self._is_in_step = False
@@ -128,7 +137,7 @@ class MetricsHistory:
                     self.append(list(self._unwritten.values()))
                     self._is_in_step = True
             if not self._is_in_step:
-                self._take_up(present)
+                self._restore(present)
             self._is_in_step, self._retry_due = True, -math.inf
             self._unwritten.clear()
         except (OSError, LedgerError, sqlite3.Error) as error:
@@ -144,7 +153,7 @@ class MetricsHistory:
             yield db
             db.execute("COMMIT")
 
-    def _insert(self, db: sqlite3.Connection, table: Table, made: Sequence[Records]) -> None:
+    def _insert(self, db: sqlite3.Connection, table: MetricsTable, made: Sequence[Records]) -> None:
         if not made:
             return
         rows = [_row_of(record, table) for records in made for record in records.tolist()]
@@ -153,7 +162,7 @@ class MetricsHistory:
         if self._count[table] > self._most[table]:
             self._count[table] = _downsample(db, table, self._most[table])
 
-    def _take_up(self, present: Generation | None) -> None:
+    def _restore(self, present: Checkpoint | None) -> None:
         """Open, make or replace the file, drop what the present version does not have, add what it has.
 
         Raises:
@@ -197,7 +206,7 @@ class MetricsHistory:
                 self._count[table] = db.execute(f"SELECT count(*) FROM {table.name}").fetchone()[0]
             return _newest(db)
 
-    def _repair(self, last: int, present: Generation | None) -> None:
+    def _repair(self, last: int, present: Checkpoint | None) -> None:
         """Add the batches after `last` from memory where they are still there, else from the ledger."""
         if self._ledger.last_seq <= last:
             return
@@ -236,7 +245,7 @@ class MetricsHistory:
         self._insert(db, BATCH_TABLE, [batches])
         self._insert(db, GAME_TABLE, [games[games["version"] <= batches["version"].max()]])
 
-    def _records_of(self, done: Round, trained: Generation, around: Circumstances) -> tuple[Records, Records]:
+    def _records_of(self, done: BatchResult, trained: Checkpoint, around: BatchContext) -> tuple[Records, Records]:
         moment = self._clock()
         games = games_of(done, moment)
         seconds = {f"{stage}_seconds": spent for stage, spent in done.stage_seconds.items()}
@@ -244,7 +253,7 @@ class MetricsHistory:
             trained,
             games,
             moment,
-            set_aside=len(done.set_aside),
+            excluded=len(done.excluded),
             waiting=around.waiting,
             governor=governor_code(around.governor),
             others_cpu_percent=math.nan if around.others_cpu_percent is None else around.others_cpu_percent,
@@ -302,17 +311,17 @@ def _check(db: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(damage)
 
 
-def _renew_edition(db: sqlite3.Connection, table: Table) -> None:
+def _renew_edition(db: sqlite3.Connection, table: MetricsTable) -> None:
     db.execute("INSERT OR REPLACE INTO editions VALUES (?, randomblob(16))", (table.name,))
 
 
-def _row_of(record: tuple[Any, ...], table: Table) -> tuple[Any, ...]:
+def _row_of(record: tuple[Any, ...], table: MetricsTable) -> tuple[Any, ...]:
     """A record as SQLite gets it: text for bytes; no id yet for a game. SQLite itself makes NULL of NaN."""
     values = tuple(metrics.text_of(value) if isinstance(value, bytes) else value for value in record)
     return (None, *values[1:]) if table.key == "id" else values
 
 
-def _downsample(db: sqlite3.Connection, table: Table, most: int) -> int:
+def _downsample(db: sqlite3.Connection, table: MetricsTable, most: int) -> int:
     """Make the older rows fewer; return how many rows are left."""
     rows = np.fromiter(
         db.execute(f"SELECT {table.key}, stands_for FROM {table.name} ORDER BY {table.key}"), [("key", "<i8"), ("weight", "<i8")]
@@ -358,7 +367,7 @@ _OLD_HEADER_BYTES = 32
 _OLD_MAGIC = b"BTrecord" + (1).to_bytes(4, "little")
 
 
-def _read_old(path: Path, table: Table) -> Records:
+def _read_old(path: Path, table: MetricsTable) -> Records:
     """The sound records of a file of fixed-size records, as versions before SQLite wrote it; none if it is not one.
 
     After the fields of today (games without `id`) such a record had a spare byte and, at its end, a checksum over its words.
@@ -388,7 +397,7 @@ def _old_checksums(records: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
     return sums
 
 
-def games_of(done: Round, moment: float) -> Records:
+def games_of(done: BatchResult, moment: float) -> Records:
     """A record for each game of a round that has trained."""
     assert done.trained is not None
     records = _blank_games(done.trained.version, len(done.accepted), moment)
@@ -398,14 +407,14 @@ def games_of(done: Round, moment: float) -> Records:
     return records
 
 
-def batch_of(trained: Generation, games: Records, moment: float, **more: float) -> Records:
+def batch_of(trained: Checkpoint, games: Records, moment: float, **more: float) -> Records:
     """The record of a version's batch: what its report says, and `more`."""
     facts = {**trained.report, **more}
     return _batch_record(trained.version, facts, games, moment, refused=bool(trained.report.get("refused")))
 
 
 def recovered(
-    version: int, lines: Sequence[Line], present: Generation | None, paths: Paths, moment: float
+    version: int, lines: Sequence[Line], present: Checkpoint | None, paths: Paths, moment: float
 ) -> tuple[Records, Records]:
     """The records of a batch and its games that were not written before a crash, from the batch's lines in the ledger.
 

@@ -17,7 +17,7 @@ _READING = "the process that read it died three times; a harmless file is needed
 _TRAINING = f"the process that trained on it, and on nothing else, died {_ALONE_UNTIL_REJECTED} times; a harmless file is needed"
 
 
-class Suspects:
+class PoisonFiles:
     """What is held against the files that were in hand when workers died.
 
     A worker announces each file before it reads it (after a death), and each batch before it trains on it. The files of
@@ -44,7 +44,7 @@ class Suspects:
             self._forgive(name)
         self._training = tuple(names)
 
-    def set_aside(self, printed_name: str) -> None:
+    def file_left(self, printed_name: str) -> None:
         """A file has left the buffer; the next one of its name is another file."""
         for name in [*self._reads, *self._batches, *self._alone]:
             if visible(name) == printed_name:

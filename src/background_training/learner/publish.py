@@ -11,7 +11,7 @@ from background_training.algo import manifest
 from background_training.algo.widening import PROBABILITY
 from background_training.errors import LedgerError, ModelError, ModelMissingError, SettingsError
 from background_training.learner import checkpoint, recovery, replay_log
-from background_training.learner.checkpoint import Generation
+from background_training.learner.checkpoint import Checkpoint
 from background_training.paths import Paths
 from background_training.records import ledger_lines
 from background_training.records.ledger import Ledger
@@ -22,7 +22,7 @@ from background_training.spaces import layout as layouts
 from background_training.storage import atomic_files, model_store
 
 
-def version_of(paths: Paths, version: int) -> Generation:
+def version_of(paths: Paths, version: int) -> Checkpoint:
     """A version of the model: the present one, one of the history, or made again from the archive.
 
     Raises:
@@ -38,15 +38,15 @@ def version_of(paths: Paths, version: int) -> Generation:
     lines = list(ledger_lines.read_lines(paths.ledger))
     known = [seq for seq, _ in ledger_lines.groups(lines) if seq <= version]
     if version in known:
-        begin = replay_log.find(paths, lines, version, nearest=True)
-        for made in replay_log.fold(paths, begin.groups, begin.start, begin.before):
+        begin = replay_log.replay_start(paths, lines, version, nearest=True)
+        for made in replay_log.replay(paths, begin.groups, begin.start, begin.before):
             if made.version == version:
                 return made
     sentence = f"it knows no version {version}" + (f"; the versions before are {known[0]} to {known[-1]}" if known else "")
     raise LedgerError(str(paths.ledger), sentence, "Nothing has been changed")
 
 
-def publish(paths: Paths, model: Generation, reason: str, *, durable: bool) -> Generation:
+def publish(paths: Paths, model: Checkpoint, reason: str, *, durable: bool) -> Checkpoint:
     """Commit these weights as the version after all others; the history of training begins anew with it.
 
     The caller holds the learner's lock.
@@ -58,11 +58,11 @@ def publish(paths: Paths, model: Generation, reason: str, *, durable: bool) -> G
         newest = max(newest, present.version)
         if present.version > ledger.last_seq:
             # The ledger has lost what it knew of that model's episodes; nobody will miss it once the model is replaced.
-            recovery.remember_archive(paths, ledger, present.batch)
+            recovery.reconstruct_lines(paths, ledger, present.batch)
     return commit(paths, ledger, model, newest + 1, reason, BY_HAND, durable=durable)
 
 
-def commit(paths: Paths, ledger: Ledger, model: Generation, version: int, reason: str, by: str, *, durable: bool) -> Generation:
+def commit(paths: Paths, ledger: Ledger, model: Checkpoint, version: int, reason: str, by: str, *, durable: bool) -> Checkpoint:
     """Commit these weights as a new version, with a copy of them to go on from. The caller holds the lock."""
     published = checkpoint.republished(model, version, reason, manifest.life_of(paths), ledger.last_seq, by)
     atomic_files.write_atomically(replay_log.base_path(paths, published.chain), published.data, durable=durable)
@@ -86,7 +86,7 @@ class Widening:
     probability: float = PROBABILITY
 
 
-def widen(paths: Paths, settings: Settings, wanted: Widening, say: Callable[[str], None]) -> Generation:
+def widen(paths: Paths, settings: Settings, wanted: Widening, report: Callable[[str], None]) -> Checkpoint:
     """Recover the root, then commit the present model with further features and actions as the next version.
 
     Killed at any moment, the root has the old model or the new one: one rename decides, and the next start adds the
@@ -99,15 +99,15 @@ def widen(paths: Paths, settings: Settings, wanted: Widening, say: Callable[[str
     """
     durable = settings.learner.durable
     ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes)
-    present = recovery.recover(paths, settings, ledger, say)
+    present = recovery.recover(paths, settings, ledger, report)
     if present is None:
         raise ModelMissingError(str(paths.model))
     return commit_widened(paths, settings, ledger, present, wanted)[0]
 
 
 def commit_widened(
-    paths: Paths, settings: Settings, ledger: Ledger, present: Generation, wanted: Widening
-) -> tuple[Generation, Line | None]:
+    paths: Paths, settings: Settings, ledger: Ledger, present: Checkpoint, wanted: Widening
+) -> tuple[Checkpoint, Line | None]:
     """Commit the present version with further features and actions as the next one; return that and its line in the ledger,
     None while there is no other. The caller holds both locks.
 
@@ -115,14 +115,14 @@ def commit_widened(
         SettingsError: this can't be added to the model; nothing has been changed.
     """
     durable = settings.learner.durable
-    step = step_to(present, settings, wanted, after=ledger.last_seq, version=max(ledger.newest_seq, present.version) + 1)
+    step = widening_step(present, settings, wanted, after=ledger.last_seq, version=max(ledger.newest_seq, present.version) + 1)
     made = checkpoint.widened(present, step)
     atomic_files.write_atomically(replay_log.base_path(paths, made.chain), made.data, durable=durable)
     model_store.commit(paths, made.data, durable=durable)
-    return made, ledger.tell_of(made.version, made.commit, made.data) if ledger.last_seq else None
+    return made, ledger.record_published(made.version, made.commit, made.data) if ledger.last_seq else None
 
 
-def step_to(present: Generation, settings: Settings, wanted: Widening, *, after: int, version: int) -> dict[str, Any]:
+def widening_step(present: Checkpoint, settings: Settings, wanted: Widening, *, after: int, version: int) -> dict[str, Any]:
     """The step that `generation.widened` takes.
 
     Raises:

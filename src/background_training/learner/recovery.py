@@ -15,8 +15,8 @@ from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAI
 from background_training.episodes.episode import Episode
 from background_training.errors import EpisodeError, LedgerError, ModelError, ModelMissingError
 from background_training.learner import checkpoint, replay_log
-from background_training.learner.checkpoint import Generation
-from background_training.learner.finalize import Settlement, unrecorded
+from background_training.learner.checkpoint import Checkpoint
+from background_training.learner.finalize import Finalizer, unrecorded
 from background_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths
 from background_training.records import ledger_lines
 from background_training.records.ledger import Ledger
@@ -24,7 +24,7 @@ from background_training.records.ledger_lines import BY_ANOTHER_PROGRAM, RECONST
 from background_training.settings import UNLIMITED, Settings
 from background_training.storage import atomic_files, model_store
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def make_skeleton(paths: Paths, *, durable: bool) -> None:
@@ -38,7 +38,7 @@ def make_skeleton(paths: Paths, *, durable: bool) -> None:
         atomic_files.make_folder(folder, durable=durable)
 
 
-def recover(paths: Paths, settings: Settings, ledger: Ledger, say: Say) -> Generation | None:
+def recover(paths: Paths, settings: Settings, ledger: Ledger, report: Report) -> Checkpoint | None:
     """Find the newest committed version, finish what its commit left undone, and return it; None for a new root.
 
     Raises:
@@ -46,26 +46,26 @@ def recover(paths: Paths, settings: Settings, ledger: Ledger, say: Say) -> Gener
         OSError: the machine failed; run again.
     """
     atomic_files.remove_if_there(atomic_files.partial_path(paths.model))
-    settlement = Settlement(paths, settings, ledger)
-    present = _newest_readable(paths, settings, say)
-    present = _in_agreement(paths, settlement, ledger, present, say)
+    finalizer = Finalizer(paths, settings, ledger)
+    present = _newest_readable(paths, settings, report)
+    present = _reconciled(paths, finalizer, ledger, present, report)
     if present is None:
         return None
-    present = _as_published(paths, settings, ledger, present, say)
+    present = _restored_publication(paths, settings, ledger, present, report)
     model_store.prune_history(paths, settings.learner.history_size)
     if present.commit["kind"] == checkpoint.BASE:
         _keep_base(paths, settings, present)
         if present.data and ledger.last_seq:
-            ledger.tell_of(present.version, present.commit, present.data)
+            ledger.record_published(present.version, present.commit, present.data)
     elif present.version:
-        settlement.after_commit(present, (), None)
+        finalizer.after_commit(present, (), None)
     recent: tuple[Episode, ...] = ()
     if present.commit["kind"] != checkpoint.BASE:
         recent = replay_log.recent_of(paths, list(ledger.newest), settings.learning, present.layout)
-    return Generation(present.state, present.version, present.manifest, present.data, recent)
+    return Checkpoint(present.state, present.version, present.manifest, present.data, recent)
 
 
-def _newest_readable(paths: Paths, settings: Settings, say: Say) -> Generation | None:
+def _newest_readable(paths: Paths, settings: Settings, report: Report) -> Checkpoint | None:
     """The model, or the newest sound one of the history if it can't be read; games find that one from now on."""
     try:
         found = checkpoint.load(model_store.read_bytes(paths.model), str(paths.model))
@@ -84,13 +84,13 @@ def _newest_readable(paths: Paths, settings: Settings, say: Say) -> Generation |
         except ModelError as error:
             trouble += f"; {error}"
             continue
-        say(f"{trouble}. Going on from version {version} of the history")
+        report(f"{trouble}. Going on from version {version} of the history")
         model_store.commit(paths, found.data, durable=settings.learner.durable)
         return found
     return None
 
 
-def _check_strangers(paths: Paths, settings: Settings, model: Generation) -> None:
+def _check_strangers(paths: Paths, settings: Settings, model: Checkpoint) -> None:
     """Take no model from another program that training could not go on from: each lesson would be thrown away.
 
     Raises:
@@ -102,37 +102,37 @@ def _check_strangers(paths: Paths, settings: Settings, model: Generation) -> Non
         raise ModelError(str(paths.model), "a weight is beyond all measure", needed)
 
 
-def _in_agreement(
-    paths: Paths, settlement: Settlement, ledger: Ledger, present: Generation | None, say: Say
-) -> Generation | None:
+def _reconciled(
+    paths: Paths, finalizer: Finalizer, ledger: Ledger, present: Checkpoint | None, report: Report
+) -> Checkpoint | None:
     """The generation on which model and ledger agree, after adding what one lacks and the other knows."""
     if present is None:
         if ledger.last_seq:
-            return _caught_up(paths, settlement, ledger, None, say)
+            return _replayed_to_end(paths, finalizer, ledger, None, report)
         if anything_archived(paths):
-            say(f"neither a model nor a ledger is here: all begins anew, and nothing is known of what lies in {paths.archive}")
+            report(f"neither a model nor a ledger is here: all begins anew, and nothing is known of what lies in {paths.archive}")
         return None
     if present.commit["kind"] == checkpoint.BASE:
         if ledger.last_seq == 0 or present.commit.get("after", 0) > ledger.last_seq:
-            _remember_lost(paths, ledger, present, say)
-        return present if present.version >= ledger.last_seq else _newer_base(paths, ledger, present, say)
+            _restore_lost_lines(paths, ledger, present, report)
+        return present if present.version >= ledger.last_seq else _newer_base(paths, ledger, present, report)
     if present.version == ledger.last_seq and present.chain == ledger.chain:
         return present
     if unrecorded(present, ledger) and _follows(paths, present, ledger):
         if ledger.last_seq == 0 and present.version > 1:
-            _remember_lost(paths, ledger, present, say)
-        settlement.record(present)
+            _restore_lost_lines(paths, ledger, present, report)
+        finalizer.record(present)
         return present
     if present.version < ledger.last_seq:
-        return _caught_up(paths, settlement, ledger, present, say)
+        return _replayed_to_end(paths, finalizer, ledger, present, report)
     if ledger.last_seq and not _has_lost_its_end(paths, present, ledger):
         found = f"it ends with version {ledger.last_seq}, and the model is version {present.version} of another history"
         raise LedgerError(str(paths.ledger), found, _REMEDY)
-    _remember_lost(paths, ledger, present, say)
-    return replay_log.adopted(present, present.chain)
+    _restore_lost_lines(paths, ledger, present, report)
+    return replay_log.as_base(present, present.chain)
 
 
-def _has_lost_its_end(paths: Paths, present: Generation, ledger: Ledger) -> bool:
+def _has_lost_its_end(paths: Paths, present: Checkpoint, ledger: Ledger) -> bool:
     """Whether both tell one history after all, and the ledger, cut short, less of it.
 
     Their newest batches lie in one archive. Of a model or a ledger that was brought here from another root they would not.
@@ -140,17 +140,17 @@ def _has_lost_its_end(paths: Paths, present: Generation, ledger: Ledger) -> bool
     return present.version > ledger.last_seq and all(_is_here(paths, line) for line in (*present.batch, *ledger.last_group))
 
 
-def _remember_lost(paths: Paths, ledger: Ledger, present: Generation, say: Say) -> None:
+def _restore_lost_lines(paths: Paths, ledger: Ledger, present: Checkpoint, report: Report) -> None:
     """Make lines again for what the ledger has lost, and say so."""
     begins = present.batch and present.batch[0].get("base")
     whole = bool(begins) and ledger.last_seq == 0  # the record tells all since its base, and is added as it stands
     lines = [] if whole else [line for line in present.batch if _is_here(paths, line)]
-    found = remember_archive(paths, ledger, lines)
+    found = reconstruct_lines(paths, ledger, lines)
     if found == 0 and ledger.last_seq == 0:
-        say(f"{paths.ledger} is new; history begins with version {present.version} of the model")
+        report(f"{paths.ledger} is new; history begins with version {present.version} of the model")
         return
     told = f"it tells nothing after version {ledger.last_seq}" if ledger.last_seq else "it tells of no version"
-    say(
+    report(
         f"{paths.ledger} has lost lines: {told}, and the model is version {present.version}. {found} episodes of the archive "
         f"are remembered as trained, in versions that are not known any more; history begins with version {present.version}"
     )
@@ -162,7 +162,7 @@ _REMEDY = (
 )
 
 
-def _follows(paths: Paths, present: Generation, ledger: Ledger) -> bool:
+def _follows(paths: Paths, present: Checkpoint, ledger: Ledger) -> bool:
     """Whether the committed batch is the next link of the ledger's chain, or the rest of its last one."""
     if ledger.last_seq == present.version:
         return bool(ledger.former_chain == present.commit["previous_chain"] or "base" in present.batch[0])
@@ -182,7 +182,7 @@ def _is_here(paths: Paths, line: ledger_lines.Line) -> bool:
     return True
 
 
-def _caught_up(paths: Paths, settlement: Settlement, ledger: Ledger, start: Generation | None, say: Say) -> Generation:
+def _replayed_to_end(paths: Paths, finalizer: Finalizer, ledger: Ledger, start: Checkpoint | None, report: Report) -> Checkpoint:
     """Train again what the ledger knows and the model has lost, and commit each version as it was."""
     lines = list(ledger_lines.read_lines(ledger.path))
     groups = list(ledger_lines.groups(lines))
@@ -192,18 +192,18 @@ def _caught_up(paths: Paths, settlement: Settlement, ledger: Ledger, start: Gene
         done = [line for version, group in groups if version <= start.version for line in group]
         learned_with = replay_log.settings_of(start)
         recent = replay_log.recent_of(paths, ledger_lines.since_base(done), learned_with, start.layout)
-        start = Generation(start.state, start.version, start.manifest, start.data, recent)
+        start = Checkpoint(start.state, start.version, start.manifest, start.data, recent)
         groups = [(version, group) for version, group in groups if version > start.version]
-    say(f"the model is behind its ledger: training versions {groups[0][0]} to {groups[-1][0]} again from the archive")
+    report(f"the model is behind its ledger: training versions {groups[0][0]} to {groups[-1][0]} again from the archive")
     present = start
-    for present in replay_log.fold(paths, groups, start, ledger_lines.since_base(done)):
-        model_store.commit(paths, present.data, durable=settlement.durable)
-        settlement.keep_history(present)
+    for present in replay_log.replay(paths, groups, start, ledger_lines.since_base(done)):
+        model_store.commit(paths, present.data, durable=finalizer.durable)
+        finalizer.keep_history(present)
     assert present is not None
     return present
 
 
-def _check_on_chain(paths: Paths, groups: list[tuple[int, list[ledger_lines.Line]]], start: Generation) -> None:
+def _check_on_chain(paths: Paths, groups: list[tuple[int, list[ledger_lines.Line]]], start: Checkpoint) -> None:
     chain = ""
     for version, group in groups:
         if version > start.version:
@@ -214,14 +214,14 @@ def _check_on_chain(paths: Paths, groups: list[tuple[int, list[ledger_lines.Line
         raise LedgerError(str(paths.ledger), found, _REMEDY)
 
 
-def _newer_base(paths: Paths, ledger: Ledger, present: Generation, say: Say) -> Generation:
+def _newer_base(paths: Paths, ledger: Ledger, present: Checkpoint, report: Report) -> Checkpoint:
     """A model that another program wrote over ours: kept, under a version that none before had."""
     version = ledger.last_seq + 1
-    say(f"{paths.model} was written by another program as version {present.version}; it goes on as version {version}")
+    report(f"{paths.model} was written by another program as version {present.version}; it goes on as version {version}")
     return checkpoint.republished(present, version, "written by another program", manifest.life_of(paths), by=BY_ANOTHER_PROGRAM)
 
 
-def _as_published(paths: Paths, settings: Settings, ledger: Ledger, present: Generation, say: Say) -> Generation:
+def _restored_publication(paths: Paths, settings: Settings, ledger: Ledger, present: Checkpoint, report: Report) -> Checkpoint:
     """The version that was published after all batches, if the model file that told of it has been lost since.
 
     Otherwise a rollback would be undone by the loss of the model.
@@ -235,15 +235,15 @@ def _as_published(paths: Paths, settings: Settings, ledger: Ledger, present: Gen
     except (ModelMissingError, ModelError) as error:
         made = replay_log.widened_again(present, line.get("widened"), line["chain"])
         if made is None:
-            say(f"version {line['seq']} was published ({line['reason']}), but is lost: {error}")
+            report(f"version {line['seq']} was published ({line['reason']}), but is lost: {error}")
             return present
         published = made
-    say(f"version {line['seq']} was published ({line['reason']}) and is put back")
+    report(f"version {line['seq']} was published ({line['reason']}) and is put back")
     model_store.commit(paths, published.data, durable=settings.learner.durable)
     return published
 
 
-def _keep_base(paths: Paths, settings: Settings, present: Generation) -> None:
+def _keep_base(paths: Paths, settings: Settings, present: Checkpoint) -> None:
     """Keep a copy of the model that history begins with: the fold over the archive starts from it."""
     path = replay_log.base_path(paths, present.chain)
     durable = settings.learner.durable
@@ -255,7 +255,7 @@ _AT_A_TIME = 200
 _NOTE_BYTES = 100_000
 
 
-def remember_archive(paths: Paths, ledger: Ledger, batch: Sequence[Line] = ()) -> int:
+def reconstruct_lines(paths: Paths, ledger: Ledger, batch: Sequence[Line] = ()) -> int:
     """Append a line for everything in the archive that the ledger does not know; return how many episodes were trained.
 
     What lies in the archive itself was trained on; who delivers it again must not train it twice. In which version it

@@ -15,7 +15,7 @@ from background_training.algo.sequential_test import Bound
 from background_training.episodes.buffer import TRAINED
 from background_training.errors import LedgerError
 from background_training.learner import checkpoint, publish, replay_log, training_log
-from background_training.learner.checkpoint import Generation
+from background_training.learner.checkpoint import Checkpoint
 from background_training.learner.training_log import TrainingLog
 from background_training.paths import Paths
 from background_training.records import ledger_lines
@@ -44,7 +44,7 @@ class Best:
     spread: float
 
 
-class Watch:
+class GuardEvidence:
     """Sees every line of the ledger, oldest first, and says whether to go back, and to which version.
 
     It compares the returns of the games as they come with those of the best stretch of `evaluation_episodes` games. It
@@ -103,7 +103,7 @@ class Watch:
         }
 
     @classmethod
-    def restored(cls, settings: GuardSettings, state: Mapping[str, Any]) -> Watch | None:
+    def restored(cls, settings: GuardSettings, state: Mapping[str, Any]) -> GuardEvidence | None:
         """The watch that had this state; None if other settings or other code made it, or it is none."""
         if state.get("format") != _STATE_FORMAT or state.get("settings") != _deciding(settings):
             return None
@@ -121,25 +121,25 @@ class Watch:
             return None
         return watch if len(watch.evidence) == len(sequential_test.NO_EVIDENCE) else None
 
-    def see(self, line: Line) -> None:
+    def add(self, line: Line) -> None:
         """Take one line of the ledger into account."""
         if line["fate"] in (PUBLISHED, ROLLED_BACK):
-            self._begin_from(line["seq"], keep=line["fate"] == ROLLED_BACK or line.get("by") == BY_ANOTHER_PROGRAM)
+            self._restart_from(line["seq"], keep=line["fate"] == ROLLED_BACK or line.get("by") == BY_ANOTHER_PROGRAM)
             self._in_a_row += line["fate"] == ROLLED_BACK
         elif line["fate"] == TRAINED and ledger_lines.is_of_history(line):
             if line.get("base", {}).get("version", 0) > self._since:
-                self._begin_from(line["base"]["version"], keep=False)  # published by a learner without such lines
+                self._restart_from(line["base"]["version"], keep=False)  # published by a learner without such lines
             if self._alarm_seq not in (None, line["seq"]):
-                self._begin_from(self._since, keep=True)  # nobody heeded it: the guard was off then
+                self._restart_from(self._since, keep=True)  # nobody heeded it: the guard was off then
             played_by = min(line.get("policy_version", line["seq"] - 1), line["seq"] - 1)
             if not line.get("refused") and played_by >= self._since:
                 self._count(float(line["return"]), played_by, line["seq"])
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin anew; of a best version that can't be found any more, say."""
-        self._begin_from(self._since, keep=False)
+        self._restart_from(self._since, keep=False)
 
-    def _begin_from(self, version: int, *, keep: bool) -> None:
+    def _restart_from(self, version: int, *, keep: bool) -> None:
         """Go on with a version of which nothing is known yet.
 
         Args:
@@ -184,7 +184,7 @@ class Watch:
         doubtful = len(again) >= _ENOUGH_TO_DOUBT and statistics.fmean(again) < bound.needed
         if doubtful or self._in_a_row >= _NO_MORE_IN_A_ROW:
             self.notice = "the best version returns no more what it did; the guard begins anew with the present one"
-            self.forget()
+            self.reset()
         else:
             self._alarm_seq = seq
 
@@ -208,7 +208,7 @@ LINES_PER_CHECKPOINT = 10_000
 """Lines of the ledger between two records of the guard's state, and so the most that a start reads for it, roughly."""
 
 
-class Guard:
+class RegressionGuard:
     """Looks at the returns after each batch, and rolls back.
 
     A rollback is a publication as by hand: the best version's weights, committed as the next version, from which history
@@ -217,7 +217,7 @@ class Guard:
     """
 
     def __init__(self, paths: Paths, settings: Settings, ledger: Ledger) -> None:
-        self.watch = Watch(settings.guard)
+        self.watch = GuardEvidence(settings.guard)
         self._notices: list[str] = []
         self._paths = paths
         self._ledger = ledger
@@ -227,20 +227,20 @@ class Guard:
         self._recent: dict[int, bytes] = {}
         self._kept_at = 0
         if self._enabled:
-            self._take_up(settings)
+            self._restore(settings)
             self._keep_best()
 
-    def _take_up(self, settings: Settings) -> None:
+    def _restore(self, settings: Settings) -> None:
         """See the ledger's lines: those since the newest checkpoint of this guard, otherwise all of them."""
         begin = 0
         if self._ledger.guard_checkpoint is not None:
             line, end = self._ledger.guard_checkpoint
-            restored = Watch.restored(settings.guard, line["guard"])
+            restored = GuardEvidence.restored(settings.guard, line["guard"])
             if restored is not None:
                 self.watch, begin = restored, end
         seen = 0
         for seen, line in enumerate(ledger_lines.read_lines(self._paths.ledger, begin), 1):  # noqa: B007
-            self.watch.see(line)
+            self.watch.add(line)
         self.watch.notice = ""
         self._kept_at = self._ledger.size - seen
         self._checkpoint_if_due()
@@ -265,22 +265,22 @@ class Guard:
         strength = sequential_test.strength(self.watch.evidence)
         return f"best: version {best.version}, mean return {best.mean:.4g}; evidence of worse {strength:.3g} of {self._limit:g}"
 
-    def see_published(self, line: Line) -> None:
+    def add_published(self, line: Line) -> None:
         """Take a version into account that was published without this guard: the best one is then what comes after it."""
         if self._enabled:
-            self._see([line])
+            self._add([line])
 
-    def after_batch(self, present: Generation) -> Generation:
+    def after_batch(self, present: Checkpoint) -> Checkpoint:
         """Look at the batch that `present` was trained on; return the version to go on with."""
         if not self._enabled:
             return present
         self._recent[present.version] = present.data
-        self._see(present.batch)
-        chosen = self.heeded(present)
+        self._add(present.batch)
+        chosen = self.react_to_alarm(present)
         self._checkpoint_if_due()
         return chosen
 
-    def heeded(self, present: Generation) -> Generation:
+    def react_to_alarm(self, present: Checkpoint) -> Checkpoint:
         """Go back to the best version, if the watch says so."""
         best = self.watch.best
         if not self.watch.alarm or best is None:
@@ -288,8 +288,8 @@ class Guard:
         try:
             found = self._version(best.version)
         except LedgerError as error:
-            self._say(f"The games have become worse, but version {best.version}, the best one, is not to be had: {error}")
-            self.watch.forget()
+            self._report(f"The games have become worse, but version {best.version}, the best one, is not to be had: {error}")
+            self.watch.reset()
             return present
         bound = self.watch.bound()
         needed = f"{bound.needed:.4g}" if bound else "what is needed"
@@ -297,26 +297,26 @@ class Guard:
         published = publish.commit(
             self._paths, self._ledger, found, present.version + 1, reason, BY_GUARD, durable=self._ledger.durable
         )
-        self._see([self._ledger.tell_of(published.version, published.commit, published.data)])
-        self._say(f"Version {published.version} - {reason}")
-        return replay_log.adopted(published, published.chain)
+        self._add([self._ledger.record_published(published.version, published.commit, published.data)])
+        self._report(f"Version {published.version} - {reason}")
+        return replay_log.as_base(published, published.chain)
 
-    def _see(self, lines: Sequence[Line]) -> None:
+    def _add(self, lines: Sequence[Line]) -> None:
         former = self.watch.best
         for line in lines:
-            self.watch.see(line)
+            self.watch.add(line)
         if self.watch.notice:
-            self._say(self.watch.notice.capitalize())
+            self._report(self.watch.notice.capitalize())
             self.watch.notice = ""
         if self.watch.best != former:
             self._keep_best()
         self._forget_old()
 
-    def _say(self, sentence: str) -> None:
+    def _report(self, sentence: str) -> None:
         self._notices.append(sentence)
         self._log.add(training_log.line(time.time(), sentence))
 
-    def _version(self, version: int) -> Generation:
+    def _version(self, version: int) -> Checkpoint:
         data, path = self._recent.get(version), best_path(self._paths, version)
         if data is None and atomic_files.exists(path):
             data = model_store.read_bytes(path)

@@ -15,7 +15,7 @@ from background_training.episodes import alignment, episode_file
 from background_training.episodes.episode import Episode
 from background_training.errors import EpisodeError, LedgerError, ModelError, ModelMissingError
 from background_training.learner import checkpoint
-from background_training.learner.checkpoint import Generation
+from background_training.learner.checkpoint import Checkpoint
 from background_training.paths import Paths
 from background_training.records import ledger_lines
 from background_training.records.ledger_lines import ALIGNED, Line
@@ -35,9 +35,9 @@ def base_path(paths: Paths, chain: str) -> Path:
 Change = Callable[[Line, Episode], Episode | None]
 
 
-def fold(
-    paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], start: Generation | None, before: Sequence[Line] = ()
-) -> Iterator[Generation]:
+def replay(
+    paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], start: Checkpoint | None, before: Sequence[Line] = ()
+) -> Iterator[Checkpoint]:
     """Train the batches of a ledger again, and yield each version: the same bytes as when they were first trained.
 
     Args:
@@ -75,9 +75,9 @@ def fold(
         yield present
 
 
-def altered_fold(
-    paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], change: Change, start: Generation | None = None
-) -> Iterator[Generation]:
+def replay_changed(
+    paths: Paths, groups: Iterable[tuple[int, Sequence[Line]]], change: Change, start: Checkpoint | None = None
+) -> Iterator[Checkpoint]:
     """Train the batches of a ledger again, with other episodes.
 
     Args:
@@ -109,7 +109,7 @@ def altered_fold(
 
 def _first(
     paths: Paths, groups: list[tuple[int, Sequence[Line]]]
-) -> tuple[Generation | None, list[tuple[int, Sequence[Line]]], list[Line]]:
+) -> tuple[Checkpoint | None, list[tuple[int, Sequence[Line]]], list[Line]]:
     """Where a ledger without its oldest lines begins: the version before, the batches after it, and the lines that are
     left from before, because episodes of them may have been replayed."""
     starts = [index for index, (_, lines) in enumerate(groups) if "start" in lines[0]]
@@ -199,7 +199,7 @@ def _readable(paths: Paths, line: Line, data: bytes) -> Episode:
         raise LedgerError(str(paths.ledger), found, f"Use {command_lines.command('rollback')} to continue without it") from error
 
 
-def _base(paths: Paths, line: Line, before: Generation | None) -> Generation:
+def _base(paths: Paths, line: Line, before: Checkpoint | None) -> Checkpoint:
     base = line["base"]
     made = widened_again(before, base.get("widened"), base["chain"])
     if made is not None:
@@ -213,10 +213,10 @@ def _base(paths: Paths, line: Line, before: Generation | None) -> Generation:
     except FileNotFoundError:
         found = f"the model of version {base['version']}, from which the history goes on, is missing"
         raise LedgerError(str(path), found, f"Put the file back, or use {command_lines.command('rollback')}") from None
-    return adopted(checkpoint.load(data, str(path)), base["chain"])
+    return as_base(checkpoint.load(data, str(path)), base["chain"])
 
 
-def widened_again(before: Generation | None, steps: Any, chain: str) -> Generation | None:
+def widened_again(before: Checkpoint | None, steps: Any, chain: str) -> Checkpoint | None:
     """The version of this chain, made again by widening the one before; None if that does not lead to it."""
     if before is None or not isinstance(steps, list) or not steps:
         return None
@@ -231,18 +231,18 @@ def widened_again(before: Generation | None, steps: Any, chain: str) -> Generati
     return made if made.chain == chain else None
 
 
-def adopted(model: Generation, chain: str) -> Generation:
+def as_base(model: Checkpoint, chain: str) -> Checkpoint:
     """The model as a base: history begins with it, whatever it says of its own past."""
     record = {"kind": checkpoint.BASE, "seq": model.version, "previous_chain": "", "chain": chain, "batch": []}
-    return Generation(model.state, model.version, {**model.manifest, "commit": record}, model.data)
+    return Checkpoint(model.state, model.version, {**model.manifest, "commit": record}, model.data)
 
 
-def settings_of(present: Generation) -> LearningSettings:
+def settings_of(present: Checkpoint) -> LearningSettings:
     """The learning settings that a version was trained with."""
     return recorded_learning(present.manifest["hyper_parameters"])
 
 
-def _recorded_settings(line: Line, present: Generation) -> dict[str, Any]:
+def _recorded_settings(line: Line, present: Checkpoint) -> dict[str, Any]:
     """The settings of a batch, under the names that its line or the version before it uses."""
     return dict(line["learning"] if "learning" in line else present.manifest["hyper_parameters"])
 
@@ -257,7 +257,7 @@ Groups = list[tuple[int, list[Line]]]
 
 
 @dataclass(frozen=True)
-class Beginning:
+class ReplayStart:
     """What `fold.fold` needs to train the rest of a ledger.
 
     version: the last one that is not trained again; 0 if all are.
@@ -267,12 +267,12 @@ class Beginning:
 
     version: int
     groups: Groups
-    start: Generation | None = None
+    start: Checkpoint | None = None
     before: Sequence[Line] = ()
     all_of_it: bool = True
 
 
-def find(paths: Paths, lines: Sequence[Line], to: int | None = None, *, nearest: bool = False) -> Beginning:
+def replay_start(paths: Paths, lines: Sequence[Line], to: int | None = None, *, nearest: bool = False) -> ReplayStart:
     """The oldest place, or the newest one, from where the batches up to version `to` can be trained again.
 
     Only what retention has recorded as deleted is passed over. An episode that is missing for any other reason is found
@@ -289,17 +289,17 @@ def find(paths: Paths, lines: Sequence[Line], to: int | None = None, *, nearest:
         if any(line["sha256"] in deleted for line in needed_after(groups, version)):
             continue
         if (version, index) == candidates[0]:
-            return Beginning(version, groups)
+            return ReplayStart(version, groups)
         if index is not None:
             if atomic_files.exists(base_path(paths, groups[index][1][0]["base"]["chain"])):
-                return Beginning(version, groups[index:], all_of_it=False)
+                return ReplayStart(version, groups[index:], all_of_it=False)
             continue
         start = kept(paths, groups, version)
         if start is not None:
             before = ledger_lines.since_base(line for seq, group in groups if seq <= version for line in group)
-            return Beginning(version, [(seq, group) for seq, group in groups if seq > version], start, before, all_of_it=False)
+            return ReplayStart(version, [(seq, group) for seq, group in groups if seq > version], start, before, all_of_it=False)
     if not groups:
-        return Beginning(0, [])
+        return ReplayStart(0, [])
     found = f"retention has deleted episodes of its versions up to {groups[-1][0]}, and no version between is kept to go on from"
     raise LedgerError(str(paths.ledger), found, f"{command_lines.command('rollback')} goes back to a version of models/history")
 
@@ -335,7 +335,7 @@ def _candidates(paths: Paths, groups: Groups) -> list[tuple[int, int | None]]:
     return sorted(found, key=lambda candidate: candidate[0])
 
 
-def kept(paths: Paths, groups: Groups, version: int) -> Generation | None:
+def kept(paths: Paths, groups: Groups, version: int) -> Checkpoint | None:
     """A version of the history, if it can be read and is one that this ledger tells of."""
     path = model_store.history_path(paths, version)
     try:

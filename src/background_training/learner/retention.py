@@ -17,7 +17,7 @@ from background_training.episodes import buffer
 from background_training.episodes.buffer import DELETED, DUPLICATE, REJECTED, STALE, TRAINED
 from background_training.errors import ModelMissingError
 from background_training.learner import replay_log
-from background_training.learner.checkpoint import Generation
+from background_training.learner.checkpoint import Checkpoint
 from background_training.learner.file_age import CLOCK, WallClock
 from background_training.learner.replay_log import Groups
 from background_training.paths import REASON_SUFFIX, Paths
@@ -47,7 +47,7 @@ def apply(paths: Paths, settings: Settings, ledger: Ledger, clock: WallClock = C
         for fate in (STALE, DUPLICATE, REJECTED):
             _delete_aside(paths, settings, ledger, fate, clock)
     if bounds.ledger_lines and ledger.size > bounds.ledger_lines:
-        return shortened(paths, settings, ledger)
+        return compacted(paths, settings, ledger)
     return ledger
 
 
@@ -173,10 +173,10 @@ class _Cut:
     """needed: the lines that a recovery, a rebuild or a replay may ask for. after: the version that they come after."""
 
     needed: Sequence[Line]
-    after: Generation | None = None
+    after: Checkpoint | None = None
 
 
-def shortened(paths: Paths, settings: Settings, ledger: Ledger) -> Ledger:
+def compacted(paths: Paths, settings: Settings, ledger: Ledger) -> Ledger:
     """Leave out the oldest lines above `retention.ledger_lines`; the caller holds the worker lock.
 
     Needed lines stay, even if they alone are more. So the file has at most as many lines as the setting says, or as there

@@ -21,7 +21,7 @@ from background_training.ipc.child import PipedProcess
 from background_training.ipc.child_process import StartWorker
 from background_training.ipc.heartbeat import Watch
 from background_training.ipc.restart_budget import RestartBudget
-from background_training.learner.poison_files import Suspects
+from background_training.learner.poison_files import PoisonFiles
 from background_training.learner.training_log import TroubleLog
 from background_training.paths import Paths
 from background_training.records import status
@@ -66,7 +66,7 @@ class Supervisor:
         self._process: PipedProcess | None = None
         self._thread = threading.Thread(target=self._run, name="background-learner", daemon=True)
         self._budget = RestartBudget(settings.learner.restart_limit)
-        self._suspects = Suspects()
+        self._poison_files = PoisonFiles()
         self._troubles = TroubleLog(settings.paths, settings.learner.log_bytes)
         self._refusal = ""
         self._farewell = ""
@@ -143,7 +143,7 @@ class Supervisor:
         while not self._stopping.is_set():
             try:
                 result = action()
-                self._troubles.over()
+                self._troubles.recovered()
                 return result
             except (AnotherLearnerError, LockUnavailableError):
                 raise
@@ -158,7 +158,7 @@ class Supervisor:
             self._stats["errors"] += 1
             self._stats["last_error"] = sentence
         self._say(f"[WARNING] {sentence}; trying again in {wait_seconds:.1f} s")
-        self._troubles.met(sentence)
+        self._troubles.failed(sentence)
         status.write(self._settings.paths, "waiting", self.stats())
 
     def _listen(self, process: PipedProcess) -> int:
@@ -187,7 +187,7 @@ class Supervisor:
         with _error_file(paths) as errors:
             process = self._start_worker(errors)
         first = {"root": str(paths.root), "settings": settings_file.as_sections(self._settings)}
-        self._order(process, {**first, "careful": bool(self._budget.deaths), **self._suspects.orders()})
+        self._order(process, {**first, "careful": bool(self._budget.deaths), **self._poison_files.orders()})
         return process
 
     def _order(self, process: PipedProcess, order: dict[str, Any]) -> None:
@@ -205,11 +205,11 @@ class Supervisor:
             return  # the last words of a worker that was killed while it spoke
         kind = event["event"]
         if kind == "reading":
-            self._suspects.reading(event["name"])
+            self._poison_files.reading(event["name"])
         elif kind == "training":
-            self._suspects.training(event["names"])
+            self._poison_files.training(event["names"])
         elif kind == "set_aside":
-            self._suspects.set_aside(event["name"])
+            self._poison_files.file_left(event["name"])
         elif kind in ("stats", "trouble"):
             self._note(event["stats"])
         if kind == "trouble":
@@ -234,7 +234,7 @@ class Supervisor:
 
     def _after_death(self, exit_code: int) -> bool:
         """Say so, and wait before the next start; False when there will be none."""
-        self._suspects.worker_died()
+        self._poison_files.worker_died()
         wait_seconds = self._budget.back_off(time.monotonic())
         sentence = f"the worker process died (exit code {exit_code}{_last_words(self._settings)})"
         if self._farewell:

@@ -11,7 +11,7 @@ from typing import Any
 from background_training.ipc.load_hints import GameListener
 from background_training.learner import throttle_policy
 from background_training.learner.machine_readings import MachineReadings
-from background_training.learner.throttle_policy import Decision, Sample
+from background_training.learner.throttle_policy import Decision, LoadSample
 from background_training.learner.training_log import TrainingLog
 from background_training.records.pause_file import PauseWatch
 from background_training.settings import Settings
@@ -24,7 +24,7 @@ SHOW_SECONDS = 5.0
 _LOG_BYTES = 500_000
 
 
-class Gate:
+class Throttle:
     """One worker's way to ask whether it may work.
 
     It promises that a game's "busy" and the user's pause stop a batch in its middle, at the next yield point after
@@ -52,7 +52,7 @@ class Gate:
         self._pauses = PauseWatch(settings.paths)
         self._readings = MachineReadings(settings.paths.root) if settings.governor.enabled else None
         self._log = TrainingLog(settings.paths.governor_log, _LOG_BYTES)
-        self._sample = Sample()
+        self._sample = LoadSample()
         self._decision = throttle_policy.first(self._settings, self._max_workers)
         self._look_due = float("-inf")
         self._reading_due = float("-inf")
@@ -60,7 +60,7 @@ class Gate:
 
     def wait_open(self) -> bool:
         """Wait until a batch may be begun; False if there will be none: the worker has to stop, or the user has paused."""
-        while self.look().workers_allowed == 0 and not self._stopping.is_set() and not self.paused_by_user:
+        while self.update().workers_allowed == 0 and not self._stopping.is_set() and not self.paused_by_user:
             self._stand_still()
         return not self._stopping.is_set() and not self.paused_by_user
 
@@ -72,7 +72,7 @@ class Gate:
     def wait_resumed(self, longest_seconds: float) -> None:
         """Wait while the user's pause lasts, but not for ever: the root wants to be looked after all the same."""
         end = self._clock() + min(longest_seconds, SHOW_SECONDS)
-        while self.look() and self.paused_by_user and self._clock() < end and not self._stopping.is_set():
+        while self.update() and self.paused_by_user and self._clock() < end and not self._stopping.is_set():
             self._stopping.wait(_STANDING_SECONDS)
         if not self.paused_by_user:
             self._show("training")
@@ -81,9 +81,9 @@ class Gate:
         """Stand still while a game wants it; the seconds that took. Made to be called at every yield point."""
         self._beat()
         begun = self._clock()
-        if begun < self._look_due or not self.look().at_once:
+        if begun < self._look_due or not self.update().at_once:
             return 0.0
-        while not self._stopping.is_set() and self.look().at_once:
+        while not self._stopping.is_set() and self.update().at_once:
             self._stand_still()
         self._show("training")
         return self._clock() - begun
@@ -92,7 +92,7 @@ class Gate:
         """Note how long a batch took; the next rest depends on it."""
         self._sample = dataclasses.replace(self._sample, last_batch_seconds=seconds, last_batch_ended=self._clock())
 
-    def look(self) -> Decision:
+    def update(self) -> Decision:
         """The decision as of now."""
         moment = self._clock()
         seen: dict[str, Any] = {}

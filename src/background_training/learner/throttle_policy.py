@@ -27,7 +27,7 @@ _SOON_AGAIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Sample:
+class LoadSample:
     """What was seen at one moment; None is "not known", and stops nothing.
 
     number: of the machine's reading; the game is asked more often than the machine, and a reading counts once.
@@ -54,7 +54,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Strain:
+class LimitState:
     """One limit: whether it counts as passed, since when, and how many readings in a row speak against that."""
 
     passed: bool = False
@@ -90,7 +90,7 @@ class Decision:
     causes: tuple[str, ...] = ()
     at_once: bool = False
     number: int = -1
-    strains: Mapping[str, Strain] = field(default_factory=dict)
+    strains: Mapping[str, LimitState] = field(default_factory=dict)
     frames: SlowFrames = SlowFrames()
 
 
@@ -99,7 +99,7 @@ def first(settings: GovernorSettings, max_workers: int) -> Decision:
     return Decision(AT_WORK if settings.enabled else OFF, max_workers)
 
 
-def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_workers: int, moment: float) -> Decision:
+def decide(sample: LoadSample, settings: GovernorSettings, former: Decision, max_workers: int, moment: float) -> Decision:
     """The next decision.
 
     In this order, the first that applies: the user has paused training; the game is busy; its frames are slow; disk or
@@ -126,7 +126,7 @@ def decide(sample: Sample, settings: GovernorSettings, former: Decision, max_wor
     if memory.frames.slow:
         return _for_slow_frames(sample, settings, memory, moment)
     for name in ("free disk", "battery"):
-        if memory.strains.get(name, Strain()).passed:
+        if memory.strains.get(name, LimitState()).passed:
             return _paused(memory, _words(name, sample, settings), name)
     passed = [name for name, strain in memory.strains.items() if strain.passed and not _game_knows_better(name, sample)]
     if passed:
@@ -138,16 +138,16 @@ def _paused(memory: Decision, reason: str, *causes: str, at_once: bool = False) 
     return replace(memory, state=PAUSED, workers_allowed=0, reason=reason, causes=causes, at_once=at_once)
 
 
-def _paused_by_user(memory: Decision, sample: Sample) -> Decision:
+def _paused_by_user(memory: Decision, sample: LoadSample) -> Decision:
     reason = f"the user has asked for it ({sample.user_pause}); to go on: r in the monitor, or its command with --resume"
     return _paused(memory, reason, BY_THE_USER, at_once=True)
 
 
-def _game_knows_better(name: str, sample: Sample) -> bool:
+def _game_knows_better(name: str, sample: LoadSample) -> bool:
     return name == "processor" and sample.game in (FREE, STEADY)
 
 
-def _added(sample: Sample) -> str:
+def _added(sample: LoadSample) -> str:
     return f": {sample.game_remark}" if sample.game_remark else ""
 
 
@@ -169,7 +169,7 @@ def _frames(word: str, former: SlowFrames, moment: float) -> SlowFrames:
     return replace(former, slow=False, ended=moment)
 
 
-def _for_slow_frames(sample: Sample, settings: GovernorSettings, memory: Decision, moment: float) -> Decision:
+def _for_slow_frames(sample: LoadSample, settings: GovernorSettings, memory: Decision, moment: float) -> Decision:
     reason = f"the game's frames are slower than usual{_added(sample)}"
     rested = moment - max(memory.frames.since, sample.last_batch_ended)
     if rested >= settings.longest_rest_seconds:
@@ -178,7 +178,7 @@ def _for_slow_frames(sample: Sample, settings: GovernorSettings, memory: Decisio
     return _paused(memory, reason, "slow frames", at_once=True)
 
 
-def _giving_way(passed: list[str], sample: Sample, settings: GovernorSettings, memory: Decision, moment: float) -> Decision:
+def _giving_way(passed: list[str], sample: LoadSample, settings: GovernorSettings, memory: Decision, moment: float) -> Decision:
     """Rest after each batch, in proportion to it; nobody waits for ever."""
     rest = min(settings.rest_factor * sample.last_batch_seconds, settings.longest_rest_seconds)
     since = max(min(memory.strains[name].since for name in passed), sample.last_batch_ended)
@@ -189,7 +189,7 @@ def _giving_way(passed: list[str], sample: Sample, settings: GovernorSettings, m
     return replace(memory, state=GIVING_WAY, workers_allowed=1, reason=reason, causes=tuple(passed))
 
 
-def _limits(sample: Sample, settings: GovernorSettings) -> dict[str, tuple[float | None, float, bool]]:
+def _limits(sample: LoadSample, settings: GovernorSettings) -> dict[str, tuple[float | None, float, bool]]:
     """By name: the value seen, its limit, and whether the danger lies above it."""
     return {
         "processor": (sample.others_cpu_percent, settings.cpu_percent, True),
@@ -200,16 +200,18 @@ def _limits(sample: Sample, settings: GovernorSettings) -> dict[str, tuple[float
     }
 
 
-def _strains(sample: Sample, settings: GovernorSettings, former: Mapping[str, Strain], moment: float) -> dict[str, Strain]:
+def _strains(
+    sample: LoadSample, settings: GovernorSettings, former: Mapping[str, LimitState], moment: float
+) -> dict[str, LimitState]:
     return {
-        name: _strain(value, limit, above, former.get(name, Strain()), moment)
+        name: _strain(value, limit, above, former.get(name, LimitState()), moment)
         for name, (value, limit, above) in _limits(sample, settings).items()
     }
 
 
-def _strain(value: float | None, limit: float, above: bool, former: Strain, moment: float) -> Strain:
+def _strain(value: float | None, limit: float, above: bool, former: LimitState, moment: float) -> LimitState:
     if value is None:
-        return Strain()
+        return LimitState()
     if former.passed:
         other_side = value < BACK_BELOW * limit if above else value > limit / BACK_BELOW
     else:
@@ -217,10 +219,10 @@ def _strain(value: float | None, limit: float, above: bool, former: Strain, mome
     against = former.against + 1 if other_side else 0
     if against < READINGS_IN_A_ROW:
         return replace(former, against=against)
-    return Strain(not former.passed, 0, moment)
+    return LimitState(not former.passed, 0, moment)
 
 
-def _words(name: str, sample: Sample, settings: GovernorSettings) -> str:
+def _words(name: str, sample: LoadSample, settings: GovernorSettings) -> str:
     if name == "free disk":
         return f"{_size(sample.free_disk_bytes)} of disk are free (at least {_size(settings.free_disk_bytes)} are needed)"
     if name == "battery":
@@ -237,7 +239,7 @@ def _size(value: float | None) -> str:
     return "?" if value is None else f"{value / 1e6:,.0f} MB"
 
 
-def facts(decision: Decision, sample: Sample) -> dict[str, Any]:
+def facts(decision: Decision, sample: LoadSample) -> dict[str, Any]:
     """What a monitor may show: state, reason, workers_allowed and the readings."""
     readings = {
         "others_cpu_percent": sample.others_cpu_percent,

@@ -15,13 +15,21 @@ from background_training.episodes.buffer import DUPLICATE
 from background_training.errors import EpisodeError, ModelError
 from background_training.ipc.channel import Tell
 from background_training.learner import checkpoint, publish, recovery, retention
-from background_training.learner import triage as intakes
-from background_training.learner.checkpoint import Generation
-from background_training.learner.counters import Round
-from background_training.learner.finalize import Settlement
+from background_training.learner.checkpoint import Checkpoint
+from background_training.learner.counters import BatchResult
+from background_training.learner.finalize import Finalizer
 from background_training.learner.metrics_writer import MetricsHistory
-from background_training.learner.regression_guard import Guard
-from background_training.learner.triage import Accepted, AlreadyTrained, Growing, Intake, ModelFacts, SetAside
+from background_training.learner.regression_guard import RegressionGuard
+from background_training.learner.triage import (
+    Accepted,
+    AlreadyTrained,
+    Excluded,
+    ModelFacts,
+    NeedsWidening,
+    Triage,
+    duplicate,
+    fitted,
+)
 from background_training.paths import Paths
 from background_training.printable import visible
 from background_training.records.ledger import Ledger
@@ -39,7 +47,7 @@ _BACKLOG_BYTES = 32_000_000
 
 
 @dataclass(frozen=True)
-class Caution:
+class Precautions:
     """What is done for the sake of files that may kill the process that works on them, and of whoever else comes to the root.
 
     before_reading: told each file's name before it is read, and "" after the last one: what happens from then on is no
@@ -65,7 +73,7 @@ class Caution:
             self.lock.check()
 
 
-FEARLESS = Caution(lambda name: None, lambda names: None)
+NO_PRECAUTIONS = Precautions(lambda name: None, lambda names: None)
 
 
 class Trainer:
@@ -80,25 +88,25 @@ class Trainer:
         paths: Paths,
         settings: Settings,
         ledger: Ledger,
-        present: Generation | None,
-        intake: Intake,
-        caution: Caution = FEARLESS,
+        present: Checkpoint | None,
+        triage: Triage,
+        precautions: Precautions = NO_PRECAUTIONS,
     ) -> None:
         self.present = present
         self.ledger = ledger
-        self.settlement = Settlement(paths, settings, ledger)
+        self.finalizer = Finalizer(paths, settings, ledger)
         self._paths = paths
         self._settings = settings
-        self._intake = intake
-        self._caution = caution
+        self._triage = triage
+        self._precautions = precautions
         self._signature = signature(paths.model)
         self._snapshot: deque[str] = deque()
         self.history = MetricsHistory(paths, ledger)
         self.history.begin(present)
-        self.guard = Guard(paths, settings, ledger)
+        self.guard = RegressionGuard(paths, settings, ledger)
         if present is not None:
             # The decision of a process that was killed before it had acted on it.
-            self._go_on_with(self.guard.heeded(present))
+            self._continue_from(self.guard.react_to_alarm(present))
 
     @property
     def actions(self) -> ActionSpace | None:
@@ -109,13 +117,13 @@ class Trainer:
         """Files of the present snapshot that have not been looked at yet."""
         return len(self._snapshot)
 
-    def look(self) -> int:
+    def take_snapshot(self) -> int:
         """Take a new snapshot of the buffer once the old one is worked through; return how many files are in it."""
         if not self._snapshot:
             self._snapshot.extend(buffer.waiting_names(self._paths))
         return len(self._snapshot)
 
-    def work_on_next(self) -> Round:
+    def train_next_batch(self) -> BatchResult:
         """Take files off the snapshot until a batch is full or nothing is left, and train on it.
 
         Raises:
@@ -126,37 +134,37 @@ class Trainer:
         done = self._collect()
         done.stage_seconds["load"] = _working_seconds() - started
         if self.present is None and done.accepted:
-            self._begin(done)
-        self._caution.check_lock()
-        if done.returned:
-            departures = [item.departure() for item in done.returned]
+            self._make_first_model(done)
+        self._precautions.check_lock()
+        if done.already_trained:
+            departures = [item.departure() for item in done.already_trained]
             buffer.move_out(self._paths, departures, durable=self._settings.learner.durable)
-        self.settlement.set_aside(done.set_aside)
+        self.finalizer.exclude(done.excluded)
         if done.accepted:
-            self._caution.before_training([item.name for item in done.accepted])
+            self._precautions.before_training([item.name for item in done.accepted])
             done.trained = self._train(done)
-            self._caution.before_training(())
+            self._precautions.before_training(())
         settling = _working_seconds()
         done.seconds = settling - started
         if done.trained is not None:
-            self.settlement.after_commit(done.trained, done.accepted, done.seconds)
+            self.finalizer.after_commit(done.trained, done.accepted, done.seconds)
             done.stage_seconds["archive"] = _working_seconds() - settling
-            self._go_on_with(self.guard.after_batch(done.trained))
-        if done.growing is not None:
-            done.notices.append(self._grow(done.growing))
+            self._continue_from(self.guard.after_batch(done.trained))
+        if done.needs_widening is not None:
+            done.notices.append(self._widen(done.needs_widening))
         return done
 
-    def _grow(self, growing: Growing) -> str:
+    def _widen(self, needs_widening: NeedsWidening) -> str:
         """Widen the model as an agent asks for; the sentence that says so."""
         assert self.present is not None
         self._check_model()
-        wanted = publish.Widening(growing.features, growing.actions)
+        wanted = publish.Widening(needs_widening.features, needs_widening.actions)
         self.present, line = publish.commit_widened(self._paths, self._settings, self.ledger, self.present, wanted)
         self._signature = signature(self._paths.model)
         if line is not None:
-            self.guard.see_published(line)
-        sentence = f"Version {self.present.version} - {self.present.commit['reason']}, as {visible(growing.name)} asks for"
-        self.settlement.note(sentence)
+            self.guard.add_published(line)
+        sentence = f"Version {self.present.version} - {self.present.commit['reason']}, as {visible(needs_widening.name)} asks for"
+        self.finalizer.note(sentence)
         return sentence
 
     def _check_model(self) -> None:
@@ -169,15 +177,15 @@ class Trainer:
             raise ModelError(
                 str(self._paths.model), "another program has changed it", "the batch is trained again from what is there now"
             )
-        self._caution.check_lock()
+        self._precautions.check_lock()
 
-    def _go_on_with(self, chosen: Generation) -> None:
+    def _continue_from(self, chosen: Checkpoint) -> None:
         """Take what the guard has chosen: nearly always the version that there is."""
         if chosen is not self.present:
             self.present = chosen
             self._signature = signature(self._paths.model)
 
-    def _collect(self) -> Round:
+    def _collect(self) -> BatchResult:
         """The next batch. In a backlog several share the price of one commit.
 
         Whether there is one depends on the sound episodes alone, so that a kill changes nothing: what it has cleared
@@ -192,18 +200,18 @@ class Trainer:
             self._snapshot = before
         return self._gather(size)
 
-    def _gather(self, count: int, most_steps: int | None = None) -> Round:
+    def _gather(self, count: int, most_steps: int | None = None) -> BatchResult:
         """Take files off the snapshot until so many are accepted; with `most_steps`, give up when these are not short."""
-        done = Round()
+        done = BatchResult()
         model = self._facts()
         while self._snapshot and len(done.accepted) < count:
             ppo_update.yield_point()
-            alone = self._snapshot[0] in self._caution.alone
+            alone = self._snapshot[0] in self._precautions.alone
             if alone and done.accepted:
                 break
             name = self._snapshot.popleft()
-            self._caution.before_reading(name)
-            verdict = self._intake.judge(name, model)
+            self._precautions.before_reading(name)
+            verdict = self._triage.verdict_on(name, model)
             if isinstance(verdict, Accepted):
                 if model is not None:
                     model = dataclasses.replace(model, layout=alignment.named_by(model.layout, verdict.episode))
@@ -214,26 +222,26 @@ class Trainer:
                 else:
                     episode_id = "" if twin.sha256 == verdict.sha256 else verdict.episode.episode_id
                     former = twin.name, version
-                    done.set_aside.append(intakes.duplicate(verdict.name, verdict.sha256, verdict.signature, episode_id, former))
-            elif isinstance(verdict, SetAside):
-                done.set_aside.append(verdict)
+                    done.excluded.append(duplicate(verdict.name, verdict.sha256, verdict.signature, episode_id, former))
+            elif isinstance(verdict, Excluded):
+                done.excluded.append(verdict)
             elif isinstance(verdict, AlreadyTrained):
-                done.returned.append(verdict)
-            elif isinstance(verdict, Growing):
+                done.already_trained.append(verdict)
+            elif isinstance(verdict, NeedsWidening):
                 self._snapshot.appendleft(name)
-                done.growing = None if done.accepted else verdict  # what was accepted is trained on first
+                done.needs_widening = None if done.accepted else verdict  # what was accepted is trained on first
                 break
             elif verdict is not None:
-                done.left_alone.append(verdict.name)
+                done.deferred.append(verdict.name)
                 done.troubles += [verdict.trouble] if verdict.trouble else []
             if alone and done.accepted:
                 break
             if most_steps is not None and _are_long(done.accepted, most_steps):
                 break
-        self._caution.before_reading("")
+        self._precautions.before_reading("")
         return done
 
-    def _begin(self, done: Round) -> None:
+    def _make_first_model(self, done: BatchResult) -> None:
         """Make the untrained model for the first batch.
 
         What does not fit it goes back to the snapshot, to be judged after the commit, and so do duplicates, as they may be of
@@ -252,15 +260,15 @@ class Trainer:
                 layout = alignment.named_by(layout, fit.episode)
         if len(fitting) < len(done.accepted):
             again = {item.name for item in done.accepted} - {item.name for item in fitting}
-            again |= {item.name for item in done.set_aside if item.fate == DUPLICATE}
-            done.set_aside = [item for item in done.set_aside if item.name not in again]
+            again |= {item.name for item in done.excluded if item.fate == DUPLICATE}
+            done.excluded = [item for item in done.excluded if item.name not in again]
             self._snapshot.extendleft(sorted(again, key=os.fsencode, reverse=True))
         done.accepted = fitting
 
-    def _train(self, done: Round) -> Generation:
+    def _train(self, done: BatchResult) -> Checkpoint:
         assert self.present is not None
         started, accepted = _working_seconds(), done.accepted
-        lines = self.settlement.ledger_lines(accepted)
+        lines = self.finalizer.ledger_lines(accepted)
         successor = checkpoint.successor(self.present, lines, [item.episode for item in accepted], self._settings.learning)
         self._check_model()
         trained = _working_seconds()
@@ -284,7 +292,7 @@ def _working_seconds() -> float:
 def _fitted(item: Accepted, model: ModelFacts) -> Accepted | None:
     """The item with its episode in the model's order; None if it is of another game."""
     try:
-        episode = intakes.fitted(item.episode, model)
+        episode = fitted(item.episode, model)
     except EpisodeError:
         return None
     return item if episode is item.episode else dataclasses.replace(item, episode=episode, aligned=True)
@@ -304,8 +312,8 @@ def _twin(item: Accepted, others: Iterable[Accepted]) -> Accepted | None:
 
 
 def open_trainer(
-    paths: Paths, settings: Settings, tell: Tell, *, patient: bool, caution: Caution = FEARLESS
-) -> tuple[Trainer, Intake]:
+    paths: Paths, settings: Settings, send: Tell, *, patient: bool, precautions: Precautions = NO_PRECAUTIONS
+) -> tuple[Trainer, Triage]:
     """Recover the root and make the trainer that goes on from there; the caller holds the worker lock.
 
     Raises:
@@ -317,9 +325,9 @@ def open_trainer(
     buffer.sweep_partials(paths)
     buffer.put_all_back(paths)
     ledger = Ledger(paths.ledger, durable=durable, remember_newest=settings.learning.replay_episodes, index=paths.ledger_index)
-    present = recovery.recover(paths, settings, ledger, lambda sentence: tell("warning", sentence=sentence))
+    present = recovery.recover(paths, settings, ledger, lambda sentence: send("warning", sentence=sentence))
     ledger = retention.apply(paths, settings, ledger)
-    intake = Intake(paths, settings, ledger, patient=patient)
-    trainer = Trainer(paths, settings, ledger, present, intake, caution)
-    trainer.look()  # the first status says what waits; otherwise other work would take it that nothing does
-    return trainer, intake
+    triage = Triage(paths, settings, ledger, patient=patient)
+    trainer = Trainer(paths, settings, ledger, present, triage, precautions)
+    trainer.take_snapshot()  # the first status says what waits; otherwise other work would take it that nothing does
+    return trainer, triage

@@ -99,7 +99,7 @@ class TroubleLog:
         self._monotonic = monotonic
         self._began: tuple[float, float, str] | None = None
 
-    def met(self, sentence: str) -> None:
+    def failed(self, sentence: str) -> None:
         """Note a failure; told only if there was no trouble before."""
         if self._began is None:
             moment = self._now()
@@ -107,7 +107,7 @@ class TroubleLog:
             self._began = moment, self._monotonic(), told
             self._log.add(line(moment, f"Trouble Began: {told}"))
 
-    def over(self) -> None:
+    def recovered(self) -> None:
         """Note that things go well; told only if there was trouble."""
         if self._began is not None:
             moment, since, told = self._began

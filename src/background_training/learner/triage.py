@@ -73,7 +73,7 @@ class Accepted:
 
 
 @dataclass(frozen=True)
-class SetAside:
+class Excluded:
     """A file that will not be trained on, and why. A sound episode may not fit the model, being `of_another_game`; one that
     came too late has so many `steps`."""
 
@@ -110,7 +110,7 @@ class AlreadyTrained:
 
 
 @dataclass(frozen=True)
-class LeftAlone:
+class Deferred:
     """A file that is not ready, or that the machine can't read just now."""
 
     name: str
@@ -118,7 +118,7 @@ class LeftAlone:
 
 
 @dataclass(frozen=True)
-class Growing:
+class NeedsWidening:
     """An episode with features or actions that the model lacks, whose agent wants it to get them."""
 
     name: str
@@ -126,7 +126,7 @@ class Growing:
     actions: tuple[str, ...]
 
 
-Verdict = Accepted | SetAside | AlreadyTrained | LeftAlone | Growing
+Verdict = Accepted | Excluded | AlreadyTrained | Deferred | NeedsWidening
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def fitted(episode: Episode, model: ModelFacts) -> Episode:
     return episode
 
 
-def duplicate(name: str, sha256: str, signature: Signature, episode_id: str, former: tuple[str, int]) -> SetAside:
+def duplicate(name: str, sha256: str, signature: Signature, episode_id: str, former: tuple[str, int]) -> Excluded:
     """The verdict on an episode that was delivered before.
 
     Args:
@@ -170,10 +170,10 @@ def duplicate(name: str, sha256: str, signature: Signature, episode_id: str, for
     what = f"episode_id {episode_id!a} was" if episode_id else "the same bytes were"
     version = f"version {former[1]}" if former[1] != UNKNOWN_VERSION else "a version that is not known any more"
     reason = f"{what} trained on in {version}, as {visible(former[0])}; each episode counts once"
-    return SetAside(name, sha256, signature, DUPLICATE, reason)
+    return Excluded(name, sha256, signature, DUPLICATE, reason)
 
 
-class Intake:
+class Triage:
     """Reads waiting files, each once, and judges them.
 
     The verdict depends on the file's bytes, the settings, the ledger and the model; on the clock only where a
@@ -202,15 +202,15 @@ class Intake:
         self._deadly: dict[str, str] = {}
         self._unreadable: set[str] = set()
 
-    def reject_from_now_on(self, name: str, reason: str) -> None:
+    def always_reject(self, name: str, reason: str) -> None:
         """Reject a file unread that has killed, time and again, the process that worked on it."""
         self._deadly[name] = reason
 
-    def leave_alone_from_now_on(self, name: str) -> None:
+    def always_defer(self, name: str) -> None:
         """Go on without a file that the machine has failed to read time and again."""
         self._unreadable.add(name)
 
-    def judge(self, name: str, model: ModelFacts | None) -> Verdict | None:
+    def verdict_on(self, name: str, model: ModelFacts | None) -> Verdict | None:
         """Look at one waiting file; None if it is gone.
 
         A machine's failure to read it is no verdict on the file. Where only this file refuses, it is left alone with
@@ -225,7 +225,7 @@ class Intake:
             if name in self._deadly:
                 return self._rejected(name, "", None, self._deadly.pop(name))  # the next of this name may be harmless
             if self._needs_time(name, signature_of(status)):
-                return LeftAlone(name)
+                return Deferred(name)
             buffer.check_movable(self._paths, name, status)
             data = _read_patiently(path, self._settings.limits.max_memory_bytes)
         except FileNotFoundError:
@@ -256,7 +256,7 @@ class Intake:
             # Some writers reserve the room of a file before they fill it: no archive begins with zeros.
             unfinished = error.reason in _MAY_BE_UNFINISHED or not data[:4].strip(b"\0")
             if unfinished and not self._stood_still(name, signature):
-                return LeftAlone(name)
+                return Deferred(name)
             return self._rejected(name, sha256, signature, f"{error} [{error.reason}]")
         self._unfinished.pop(name, None)
         as_written = episode
@@ -264,15 +264,15 @@ class Intake:
             try:
                 episode = fitted(episode, model)
             except EpisodeError as error:
-                growing = self._growing(name, episode, model)
-                if growing is not None:
-                    return self._too_late(name, sha256, signature, episode, age_seconds, model) or growing
-                return SetAside(name, sha256, signature, REJECTED, f"{error} [{error.reason}]", of_another_game=True)
+                needs_widening = self._needs_widening(name, episode, model)
+                if needs_widening is not None:
+                    return self._too_late(name, sha256, signature, episode, age_seconds, model) or needs_widening
+                return Excluded(name, sha256, signature, REJECTED, f"{error} [{error.reason}]", of_another_game=True)
         return self._too_late(name, sha256, signature, episode, age_seconds, model) or Accepted(
             name, sha256, signature, data, episode, episode is not as_written
         )
 
-    def _growing(self, name: str, episode: Episode, model: ModelFacts) -> Growing | None:
+    def _needs_widening(self, name: str, episode: Episode, model: ModelFacts) -> NeedsWidening | None:
         """The verdict on an episode that fits the model once that has grown, if this is what its agent asks for."""
         grown = alignment.grown(episode, model.layout) if self._settings.learner.grow else None
         limits = self._settings.limits
@@ -286,11 +286,11 @@ class Intake:
             grown.state_names[len(model.layout.state_names) :],
             grown.action_names[len(model.layout.action_names) :],
         )
-        return Growing(name, features, actions)
+        return NeedsWidening(name, features, actions)
 
     def _seen_before(
         self, name: str, sha256: str, signature: Signature, data: bytes, known: tuple[str, int, str]
-    ) -> SetAside | AlreadyTrained:
+    ) -> Excluded | AlreadyTrained:
         former_name, version, stored_as = known
         if name == former_name and buffer.is_free(self._paths, TRAINED, stored_as, name):
             return AlreadyTrained(name, stored_as, signature, data)
@@ -298,7 +298,7 @@ class Intake:
 
     def _too_late(
         self, name: str, sha256: str, signature: Signature, episode: Episode, age_seconds: float, model: ModelFacts | None
-    ) -> SetAside | None:
+    ) -> Excluded | None:
         twin = self._ledger.sha256_of_id(episode.episode_id) if episode.episode_id else None
         former = self._ledger.trained_as(twin) if twin else None
         if former is not None:
@@ -308,19 +308,19 @@ class Intake:
         written = signature[2] / 1e9
         if too_old and age_seconds - pause_file.seconds_since(self._paths, written, time.time()) > limits.max_file_age:
             reason = f"it is older than max_file_age, {limits.max_file_age:g} s"
-            return SetAside(name, sha256, signature, STALE, reason, steps=episode.steps)
+            return Excluded(name, sha256, signature, STALE, reason, steps=episode.steps)
         played = episode.policy_version
         if limits.max_version_lag and model and played is not None and model.version - played > limits.max_version_lag:
             reason = f"policy version {played} played it, more than max_version_lag, {limits.max_version_lag}, before the model's"
-            return SetAside(name, sha256, signature, STALE, reason, steps=episode.steps)
+            return Excluded(name, sha256, signature, STALE, reason, steps=episode.steps)
         return None
 
-    def _left_for_later(self, name: str, error: OSError) -> LeftAlone:
+    def _left_for_later(self, name: str, error: OSError) -> Deferred:
         """Leave a file that refuses to be read, for longer each time."""
         shortest, longest = _REFUSED_AGAIN_SECONDS
         wait_seconds = min(max(shortest, 2 * self._refused.get(name, (0.0, 0.0))[1]), longest)
         self._refused[name] = self._monotonic() + wait_seconds, wait_seconds
-        return LeftAlone(name, f"{visible(name)} can't be read: {error}")
+        return Deferred(name, f"{visible(name)} can't be read: {error}")
 
     def _needs_time(self, name: str, signature: Signature) -> bool:
         """Whether there is no point in reading a file now: it refused a moment ago, or is as unfinished as it was."""
@@ -337,10 +337,10 @@ class Intake:
             return self._settings.learner.settle_seconds == 0
         return self._monotonic() - since >= self._settings.learner.settle_seconds
 
-    def _rejected(self, name: str, sha256: str, signature: Signature | None, reason: str) -> SetAside:
+    def _rejected(self, name: str, sha256: str, signature: Signature | None, reason: str) -> Excluded:
         self._unfinished.pop(name, None)
-        return SetAside(name, sha256, signature, REJECTED, reason)
+        return Excluded(name, sha256, signature, REJECTED, reason)
 
 
-def tell_set_aside(tell: Tell, item: SetAside) -> None:
-    tell("set_aside", name=visible(item.name), fate=item.fate, reason=item.reason)
+def send_excluded(send: Tell, item: Excluded) -> None:
+    send("set_aside", name=visible(item.name), fate=item.fate, reason=item.reason)

@@ -26,14 +26,14 @@ from background_training.ipc import process_limits
 from background_training.ipc.channel import Tell, teller
 from background_training.ipc.heartbeat import Pulse
 from background_training.ipc.memory_limit import Growth
-from background_training.learner.counters import Round, Tally
-from background_training.learner.data_warnings import TrapWatch
+from background_training.learner.counters import BatchResult, Counters
+from background_training.learner.data_warnings import DataWarnings
 from background_training.learner.file_age import CLOCK
-from background_training.learner.metrics_writer import Circumstances
-from background_training.learner.throttle import Gate
-from background_training.learner.trainer import Caution, Trainer, open_trainer
+from background_training.learner.metrics_writer import BatchContext
+from background_training.learner.throttle import Throttle
+from background_training.learner.trainer import Precautions, Trainer, open_trainer
 from background_training.learner.training_log import TroubleLog
-from background_training.learner.triage import tell_set_aside
+from background_training.learner.triage import send_excluded
 from background_training.learner.watcher import BufferWatcher
 from background_training.records import status
 from background_training.settings import Settings
@@ -56,7 +56,7 @@ class Worker:
     def __init__(
         self,
         settings: Settings,
-        tell: Tell,
+        send: Tell,
         *,
         careful: bool,
         deadly: dict[str, str],
@@ -65,26 +65,26 @@ class Worker:
     ) -> None:
         self._settings = settings
         self._paths = settings.paths
-        self._tell = tell
+        self._send = send
         self._lock = lock
         self._careful = careful
         self._deadly = deadly
         self._alone = frozenset(alone)
-        self._tally = Tally()
+        self._counters = Counters()
         self._faults: Counter[str] = Counter()
         self._hint = threading.Event()
         self._stopping = threading.Event()
         self._back_off_seconds = 0.0
         self._troubles = TroubleLog(self._paths, settings.learner.log_bytes)
-        self._traps = TrapWatch(self._paths, settings.learner.log_bytes)
+        self._traps = DataWarnings(self._paths, settings.learner.log_bytes)
         self._trainer: Trainer | None = None
         self._status_due = 0.0
         self._retention_due = math.inf
         self._watcher: BufferWatcher | None = None
         self._known: dict[str, Any] = {}
-        self._pulse = Pulse(tell)
-        self._growth = Growth(settings.learner.worker_memory_bytes, tell)
-        self.gate = Gate(settings, self._stopping, self._show, self._pulse.beat)
+        self._pulse = Pulse(send)
+        self._growth = Growth(settings.learner.worker_memory_bytes, send)
+        self.throttle = Throttle(settings, self._stopping, self._show, self._pulse.beat)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -114,7 +114,7 @@ class Worker:
                 busy = self._one_round()
             except ModelError as error:
                 self._trainer = None
-                self._in_trouble(str(error))
+                self._note_failure(str(error))
                 busy = False
             except OSError as error:
                 if isinstance(error, LockUnavailableError) and rounds == 0:
@@ -123,27 +123,27 @@ class Worker:
                     self._faults[error.doing] += 1
                 # Whatever was half done is found again on the disk; never go on from memory after a failed write.
                 self._trainer = None
-                self._in_trouble(f"{type(error).__name__}: {error}")
+                self._note_failure(f"{type(error).__name__}: {error}")
                 busy = False
             rounds += 1
             self._careful = self._careful and rounds < _CAREFUL_ROUNDS
             if not busy:
-                self._rest()
+                self._wait_for_work()
         if self._watcher is not None:
             self._watcher.stop()
 
-    def _rest(self) -> None:
+    def _wait_for_work(self) -> None:
         """There is nothing to do, or nothing that may be done now."""
         rescan = self._settings.learner.rescan_seconds
-        if self.gate.look() and self.gate.paused_by_user:
+        if self.throttle.update() and self.throttle.paused_by_user:
             self._publish("paused")
-            self.gate.wait_resumed(rescan)
+            self.throttle.wait_resumed(rescan)
         elif self._back_off_seconds:
             self._publish("waiting")
             self._pulse.wait(self._stopping, self._back_off_seconds)
         else:
             self._publish("idle")
-            self._pulse.wait(self._hint, min(rescan, _UNFINISHED_WAIT_SECONDS) if self._tally.left_alone else rescan)
+            self._pulse.wait(self._hint, min(rescan, _UNFINISHED_WAIT_SECONDS) if self._counters.deferred else rescan)
 
     def _watch(self) -> None:
         """See to it that the buffer is watched, also when the folder has been removed and made again."""
@@ -154,16 +154,18 @@ class Worker:
         self._watcher = BufferWatcher(self._paths.buffer, self._hint)
         self._watcher.start()
         if self._watcher.trouble:
-            self._tell("warning", sentence=self._watcher.trouble)
+            self._send("warning", sentence=self._watcher.trouble)
 
     def _open(self) -> None:
-        caution = Caution(self._announce_file, lambda names: self._tell("training", names=list(names)), self._alone, self._lock)
-        trainer, intake = open_trainer(self._paths, self._settings, self._tell, patient=True, caution=caution)
+        precautions = Precautions(
+            self._announce_file, lambda names: self._send("training", names=list(names)), self._alone, self._lock
+        )
+        trainer, triage = open_trainer(self._paths, self._settings, self._send, patient=True, precautions=precautions)
         for name, reason in self._deadly.items():
-            intake.reject_from_now_on(name, reason)
+            triage.always_reject(name, reason)
         for doing, times in self._faults.items():
             if times >= _FAULTS_UNTIL_LEFT_ALONE:
-                intake.leave_alone_from_now_on(Path(doing.removeprefix("reading ")).name)
+                triage.always_defer(Path(doing.removeprefix("reading ")).name)
         self._trainer = trainer
         self._growth.begin()
         bounded = any(dataclasses.asdict(self._settings.retention).values())
@@ -171,63 +173,63 @@ class Worker:
 
     def _announce_file(self, name: str) -> None:
         if self._careful:
-            self._tell("reading", name=name)
+            self._send("reading", name=name)
 
     def _one_round(self) -> bool:
         assert self._trainer is not None
         CLOCK.look()
         if not self._trainer.waiting():
-            self._tally.left_alone = 0
-        self._trainer.look()
+            self._counters.deferred = 0
+        self._trainer.take_snapshot()
         if not self._settings.learner.enable_model_training or not self._trainer.waiting():
-            self._go_well()
+            self._note_success()
             return False
-        if not self.gate.wait_open():
+        if not self.throttle.wait_open():
             return False
-        done = self._trainer.work_on_next()
-        self.gate.batch_ended(done.seconds)
-        self._tally.add(done, time.time())
-        self._trainer.history.add(done, Circumstances.of(self._trainer.waiting(), self.gate.facts()))
-        self._go_well()
+        done = self._trainer.train_next_batch()
+        self.throttle.batch_ended(done.seconds)
+        self._counters.add(done, time.time())
+        self._trainer.history.add(done, BatchContext.of(self._trainer.waiting(), self.throttle.facts()))
+        self._note_success()
         notices = self._trainer.guard.taken_notices() + done.notices + self._traps.after(done.episodes, self._trainer.actions)
         for sentence in notices + [f"{trouble}; it is tried again later, and the others go on" for trouble in done.troubles]:
-            self._tell("warning", sentence=sentence)
+            self._send("warning", sentence=sentence)
         self._report(done)
         return done.did_something or self._trainer.waiting() > 0
 
-    def _report(self, done: Round) -> None:
+    def _report(self, done: BatchResult) -> None:
         if done.did_something:
-            for item in done.set_aside:
+            for item in done.excluded:
                 self._deadly.pop(item.name, None)
-                tell_set_aside(self._tell, item)
-            self._tell("stats", stats=self._stats(), batch=dict(done.trained.report) if done.trained else None)
+                send_excluded(self._send, item)
+            self._send("stats", stats=self._stats(), batch=dict(done.trained.report) if done.trained else None)
             self._publish("training")
 
-    def _go_well(self) -> None:
+    def _note_success(self) -> None:
         self._back_off_seconds = 0.0
-        self._troubles.over()
+        self._troubles.recovered()
 
-    def _in_trouble(self, sentence: str) -> None:
-        self._troubles.met(sentence)
-        self._tally.add_error(sentence)
+    def _note_failure(self, sentence: str) -> None:
+        self._troubles.failed(sentence)
+        self._counters.add_error(sentence)
         self._back_off_seconds = min(max(0.5, 2 * self._back_off_seconds), LONGEST_BACK_OFF_SECONDS)
         logger.warning("%s; trying again in %.1f s", sentence, self._back_off_seconds)
-        self._tell("trouble", sentence=sentence, retry_seconds=self._back_off_seconds, stats=self._stats())
+        self._send("trouble", sentence=sentence, retry_seconds=self._back_off_seconds, stats=self._stats())
 
     def _stats(self) -> dict[str, Any]:
         """The newest counts; in trouble, those from before it, with the trouble."""
         if self._trainer is None:
-            return {**self._known, "errors": self._tally.errors, "last_error": self._tally.last_error}
+            return {**self._known, "errors": self._counters.errors, "last_error": self._counters.last_error}
         present = self._trainer.present
         manifest = dict(present.manifest) if present else {}
-        waiting = self._trainer.waiting() + self._tally.left_alone
-        stats = self._tally.as_stats(
+        waiting = self._trainer.waiting() + self._counters.deferred
+        stats = self._counters.as_stats(
             self._trainer.ledger, manifest, present.version if present else 0, waiting, self._trainer.guard.text()
         )
         self._known = {
             **stats,
-            "governor": self.gate.text(),
-            "workers_allowed": self.gate.workers_allowed,
+            "governor": self.throttle.text(),
+            "workers_allowed": self.throttle.workers_allowed,
             "traps": self._traps.text(),
             "active_workers": 1,
             "max_workers": self._settings.learner.max_workers,
@@ -238,7 +240,7 @@ class Worker:
         """Tell at once that the governor has stopped a batch, or let it go on."""
         self._status_due = 0.0
         self._publish(state)
-        self._tell("stats", stats=self._stats(), batch=None)
+        self._send("stats", stats=self._stats(), batch=None)
 
     def _publish(self, state: str) -> None:
         """Write the status for monitors, at most twice a second while training flat out."""
@@ -248,11 +250,11 @@ class Worker:
         self._status_due = moment + 0.5
         present = self._trainer.present if self._trainer else None
         last_batch = dict(present.report) if present and "last_batch" in present.manifest else None
-        self.gate.look()
+        self.throttle.update()
         stats, settings = self._stats(), settings_file.as_sections(self._settings)
-        status.write(self._paths, state, stats, last_batch=last_batch, governor=self.gate.facts(), settings=settings)
+        status.write(self._paths, state, stats, last_batch=last_batch, governor=self.throttle.facts(), settings=settings)
         if state != "training":
-            self._tell("stats", stats=stats, batch=None)
+            self._send("stats", stats=stats, batch=None)
 
 
 def main() -> int:
@@ -264,15 +266,15 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     first = json.loads(orders.readline())
     settings = settings_file.from_sections(Path(first["root"]), first["settings"])
-    tell = teller(answers)
+    send = teller(answers)
     lock = RootLock(settings.paths.worker_lock)
-    worker = Worker(settings, tell, lock=lock, **{key: first[key] for key in ("careful", "deadly", "alone")})
-    ppo_update.set_rest(worker.gate.rest)
+    worker = Worker(settings, send, lock=lock, **{key: first[key] for key in ("careful", "deadly", "alone")})
+    ppo_update.set_rest(worker.throttle.rest)
     threading.Thread(target=_obey, args=(orders, worker), daemon=True).start()
     try:
         worker.run()
     except BackgroundTrainingError as error:
-        tell("refused", sentence=str(error), exit_code=error.exit_code)
+        send("refused", sentence=str(error), exit_code=error.exit_code)
         return error.exit_code
     except Exception:  # noqa: BLE001  # the process's main: the supervisor reads what it died of, and starts another
         traceback.print_exc()

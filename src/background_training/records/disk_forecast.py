@@ -26,7 +26,7 @@ SOON_DAYS = 30.0
 
 
 @dataclass(frozen=True)
-class Growth:
+class GrowthRate:
     """How fast a root has grown over its newest games.
 
     games: how many were looked at.
@@ -49,7 +49,7 @@ class Forecast:
     remedy: str
 
 
-def forecast(growth: Growth | None, free: float | None, retention: RetentionSettings) -> Forecast | None:
+def forecast(growth: GrowthRate | None, free: float | None, retention: RetentionSettings) -> Forecast | None:
     """When `free` bytes are used up; None if that is not known, or everything that grows is bounded already."""
     if growth is None or free is None:
         return None
@@ -68,7 +68,7 @@ def forecast(growth: Growth | None, free: float | None, retention: RetentionSett
     return Forecast(days, f"{rate} {' and '.join(grows)} a week: {full}", "; ".join(bounds))
 
 
-def measured_growth(paths: Paths) -> Growth | None:
+def measured_growth(paths: Paths) -> GrowthRate | None:
     """From the last lines of the ledger and their files; None where these are too few, or all came at once."""
     try:
         with open(paths.ledger, "rb") as file:
@@ -87,7 +87,7 @@ def measured_growth(paths: Paths) -> Growth | None:
     if len(there) < _FEWEST_GAMES or (seconds := max(times) - min(times)) < _FEWEST_SECONDS:
         return None
     ledger_bytes = sum(length for _, length in found) / len(found)
-    return Growth(len(found), len(found) / seconds, sum(size for size, _ in there) / len(there), ledger_bytes)
+    return GrowthRate(len(found), len(found) / seconds, sum(size for size, _ in there) / len(there), ledger_bytes)
 
 
 def look(paths: Paths, retention: RetentionSettings) -> Forecast | None:

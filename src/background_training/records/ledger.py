@@ -334,7 +334,7 @@ class Ledger:
         """Record what the guard makes of all lines so far, so that its next start reads only those after it."""
         self.append([{"seq": self._newest_seq, "sha256": "", "name": "", "fate": CHECKPOINT, "guard": state}])
 
-    def tell_of(self, version: int, commit: Mapping[str, Any], data: bytes) -> Line:
+    def record_published(self, version: int, commit: Mapping[str, Any], data: bytes) -> Line:
         """Make sure that there is a line about a model that was published; return it."""
         by = commit.get("by", BY_HAND if "reason" in commit else BY_ANOTHER_PROGRAM)
         fate = ROLLED_BACK if by == BY_GUARD else PUBLISHED

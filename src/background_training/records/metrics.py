@@ -113,7 +113,7 @@ _COLUMN_OF = {
 
 
 @dataclass(frozen=True)
-class Table:
+class MetricsTable:
     """A table of the file and the array that its rows become.
 
     key: the field whose column is the primary key; rows are added in its order.
@@ -137,8 +137,8 @@ class Table:
         return f"CREATE TABLE {self.name} ({', '.join(columns)})"
 
 
-BATCH_TABLE = Table("batches", "version", BATCHES)
-GAME_TABLE = Table("games", "id", GAMES)
+BATCH_TABLE = MetricsTable("batches", "version", BATCHES)
+GAME_TABLE = MetricsTable("games", "id", GAMES)
 TABLES = (BATCH_TABLE, GAME_TABLE)
 CREATE_EDITIONS = "CREATE TABLE editions (table_name TEXT PRIMARY KEY, edition BLOB)"
 """The edition of a table is a random number that is replaced whenever rows were changed or deleted, not only added."""
@@ -222,7 +222,7 @@ class MetricsReader:
 class _Series:
     """One table, read up to its last key, in an array that grows by doubling."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: MetricsTable) -> None:
         self._table = table
         columns, key = ", ".join(table.columns), table.key
         self._select = f"SELECT {columns} FROM {table.name} WHERE {key} > ? ORDER BY {key} LIMIT {_ROWS_AT_A_TIME}"

@@ -10,7 +10,7 @@ from background_training.episodes import buffer
 from background_training.errors import BackgroundTrainingError, GameFailedError, WorkerError
 from background_training.ipc.load_hints import GameVoice
 from background_training.learner import console, training_log
-from background_training.learner.back_pressure import Lead
+from background_training.learner.back_pressure import BackPressure
 from background_training.learner.background_learner import BackgroundParallelLearner
 from background_training.learner.training_log import TrainingLog
 from background_training.records import disk_forecast, pause_file
@@ -59,7 +59,7 @@ class TrainingRun:
         self._load_hints = GameVoice(settings.paths)
         # At least two, so that one can be played while another is trained on.
         most = max(2, settings.games.max_episodes_ahead * settings.games.instances) if settings.games.max_episodes_ahead else 0
-        self._back_pressure = Lead(learner, most, self._load_hints.free)
+        self._back_pressure = BackPressure(learner, most, self._load_hints.free)
 
     def run(self) -> None:
         """Play all games of the run, or until Ctrl+C, and print the summary.
@@ -70,7 +70,7 @@ class TrainingRun:
         failure: BackgroundTrainingError | None = None
         with progress.display(self._log.spec.games, quiet=self._quiet, before=len(self._log.returns)) as show:
             try:
-                self._back_pressure.begin()
+                self._back_pressure.start()
                 try:
                     self._play(show)
                     self._log.check_any_was_played()
@@ -78,7 +78,7 @@ class TrainingRun:
                     failure = error  # raised after the summary
                 self._games.close()
                 if pause_file.read(self._settings.paths) is None:
-                    self._back_pressure.wait_for_the_last()
+                    self._back_pressure.wait_for_last_batches()
                 if self._greedy is not None:
                     self._greedy.finish()
             except KeyboardInterrupt:
@@ -109,7 +109,7 @@ class TrainingRun:
     def _may_start(self) -> bool:
         """Whether the next game may start; prints the reason every WAIT_SECONDS while it may not."""
         moment = time.monotonic()
-        if self._back_pressure.may_grow():
+        if self._back_pressure.next_game_may_start():
             self._report_wait_at = moment + WAIT_SECONDS
             return True
         if moment >= self._report_wait_at and not self._quiet:
