@@ -84,14 +84,14 @@ def paths(root: Path) -> Paths:
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail a test after which a thread, child process, shared-memory segment or partial file is still there."""
-    threads, children, segments = set(threading.enumerate()), _children(), _segments()
+    threads, children, segments = living_threads(), _children(), _segments()
     folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
 
     yield
 
     def left() -> list[str]:
         return [
-            *(f"thread {thread.name}" for thread in set(threading.enumerate()) - threads if _is_left(thread)),
+            *(f"thread {thread.name}" for thread in living_threads() - threads),
             *(f"process {pid}: {_command(pid)}" for pid in _children() - children),
             *(f"shared memory {name}" for name in _segments() - segments if not _is_mapped(name)),
         ]
@@ -105,9 +105,9 @@ def nothing_is_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pyt
         pytest.fail("left behind: " + "; ".join(found))
 
 
-def _is_left(thread: threading.Thread) -> bool:
-    # watchdog from version 7 on reads inotify in one thread, which it keeps for the rest of the process.
-    return thread.is_alive() and type(thread).__name__ != "InotifyFD"
+def living_threads() -> set[threading.Thread]:
+    """All threads but that in which watchdog, from version 7 on, reads inotify: it is kept for the rest of the process."""
+    return {thread for thread in threading.enumerate() if thread.is_alive() and type(thread).__name__ != "InotifyFD"}
 
 
 def _children() -> set[int]:

@@ -33,6 +33,8 @@ from background_training.settings import LearningSettings
 from background_training.spaces import Box, Discrete, MultiDiscrete
 from background_training.storage import model_store
 
+pytestmark = pytest.mark.slow  # real processes
+
 NAMES = ["left", "right", "wait"]
 SETTINGS = LearningSettings(hidden_size=8)
 NAN, INF = float("nan"), float("inf")

@@ -16,7 +16,7 @@ from background_training.episodes import buffer
 from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED, Departure
 from background_training.paths import CHECKOUT, Paths
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")]
 
 FATES = {"a.npz": TRAINED, "b.npz": REJECTED, "c.npz": STALE, "d.npz": DUPLICATE}
 

@@ -81,6 +81,7 @@ def test_the_readme_bot_delivers_its_games(tmp_path):
     assert len(found) == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", PYTHON_COMMANDS)
 def test_command_exists_and_knows_its_flags(command):
     """A command of the docs has a --help, and that names every flag it is used with."""

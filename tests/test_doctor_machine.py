@@ -33,6 +33,8 @@ from background_training.storage.file_lock import LearnerLock, RootLock
 from tests import doctor_roots, learner_runs
 from tests.doctor_roots import drop, found, look
 
+pytestmark = pytest.mark.slow  # real processes
+
 NOBODY = 65_534 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 """A user of no other test that runs at the same time: one test takes all watches that a user may have."""
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0

@@ -21,6 +21,8 @@ from background_training.paths import CHECKOUT, Paths
 from background_training.spaces import Discrete
 from tests.commands import run_tool
 
+pytestmark = pytest.mark.slow  # real processes
+
 pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
 

@@ -14,6 +14,8 @@ from conftest import PATIENCE_SECONDS
 from background_training.paths import CHECKOUT, Paths
 from background_training.storage import model_store
 
+pytestmark = pytest.mark.slow  # real processes
+
 EXAMPLES = CHECKOUT / "examples"
 
 
@@ -59,7 +61,6 @@ def test_the_plain_example_imports_nothing_of_ours_and_has_about_ten_lines() -> 
     assert len(body) <= 10
 
 
-@pytest.mark.slow
 def test_the_existing_loop_gets_better_with_the_learner(root: Path) -> None:
     """The agent in somebody else's loop plays, is trained from the files, and plays better."""
     script, returns = EXAMPLES / "play_with_rl_agent.py", []

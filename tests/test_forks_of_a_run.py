@@ -23,7 +23,7 @@ pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
 from background_training.envs import fork_of_ours
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")]
 
 COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", "Acrobot-v1", "--instances", "2", "--quiet"]
 

@@ -49,6 +49,7 @@ def _hash_in_another_process(limited_first: bool) -> str:
     return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_bits() -> None:
     """What the workers of two starts train is the same file, byte for byte."""
     first, second = _hash_in_another_process(True), _hash_in_another_process(True)
@@ -212,6 +213,7 @@ def test_the_actions_of_a_new_model_are_those_declared_else_those_seen() -> None
     assert checkpoint.sizes_of([seen, declared], LearningSettings(action_count=5))[1] == Discrete(5)
 
 
+@pytest.mark.slow
 def test_two_roots_with_the_same_files_have_the_same_model(tmp_path: Path) -> None:
     """Wherever the root lies, whichever process trains: the same files give the same model, ledger and archive."""
     pictures = []

@@ -25,6 +25,8 @@ from background_training.learner import supervisor
 from background_training.paths import Paths
 from background_training.records import status
 
+pytestmark = pytest.mark.slow  # real processes
+
 STRICT = {"enabled": True, "check_seconds": 0.1, "rest_factor": 1e6, "longest_rest_seconds": 600.0}
 """Above a limit, stand still until it is over."""
 STEPS = 4000

@@ -24,6 +24,8 @@ from background_training.paths import CHECKOUT, Paths
 from background_training.settings import LimitSettings
 from background_training.storage import atomic_files
 
+pytestmark = pytest.mark.slow  # real processes
+
 LIMITS = LimitSettings(max_memory_bytes=MAX_MEMORY_BYTES)
 KINDS = hostile_files.all_kinds()
 WITH_BYTES = [kind for kind in KINDS if kind.make is None]
@@ -62,7 +64,6 @@ def test_what_is_no_regular_file_is_never_opened(kind: Hostile, tmp_path: Path):
         atomic_files.read_regular_file(path, MAX_MEMORY_BYTES)
 
 
-@pytest.mark.slow
 def test_a_drain_trains_the_good_ones_and_explains_the_bad_ones(paths: Paths, root: Path):
     """In one run: each good file trained, each bad one in archive/rejected with its reason and a line in the ledger."""
     good = [episodes.write(paths.buffer, f"good {number:02}.npz", number).name for number in range(10)]
@@ -92,7 +93,6 @@ def test_a_drain_trains_the_good_ones_and_explains_the_bad_ones(paths: Paths, ro
     assert (root / "data" / "somebody else's episode.npz").read_bytes() == episodes.packed(2), "nothing was moved through a link"
 
 
-@pytest.mark.slow
 def test_the_background_learner_trains_the_good_ones_and_goes_on(paths: Paths, root: Path):
     """Beside one of each hostile kind: all good episodes trained, every hostile file rejected, and the learner still at work."""
     good = [episodes.write(paths.buffer, f"good {number:02}.npz", number).name for number in range(10)]
@@ -110,7 +110,6 @@ def test_the_background_learner_trains_the_good_ones_and_goes_on(paths: Paths, r
     assert {line["name"] for line in lines if line["fate"] == "rejected"} == {kind.file_name for kind in KINDS}
 
 
-@pytest.mark.slow
 def test_the_acceptance_check_of_a_full_buffer(paths: Paths, root: Path):
     """500 old, 50 broken and 200 good files in one drain: the good ones trained once, all others in their places."""
     broken = [kind for kind in KINDS if kind.reason != "empty"][:: len(KINDS) // 50][:50]

@@ -32,6 +32,8 @@ from background_training.envs.batched_policy import BatchedPolicy  # noqa: E402
 from background_training.runs.gymnasium_game import GymnasiumGame  # noqa: E402
 from tests import kinds_games  # noqa: E402
 
+pytestmark = pytest.mark.slow  # real processes
+
 SPACES = {
     "Locks-v0": MultiDiscrete((3, 2, 2)),
     "Switches-v0": MultiBinary(4),
@@ -141,7 +143,6 @@ def test_vector_envs_record_such_games(game, tmp_path):
         assert (one.action_space, one.policy_version, one.steps) == (space, 3, kinds_games.STEPS)
 
 
-@pytest.mark.slow
 def test_games_side_by_side_are_played_and_learnt_from(tmp_path):
     """The command needs no word about the kind of actions, in processes of their own neither."""
     command = [sys.executable, "run_with_training.py", "--game", "tests.kinds_games:Locks-v0", "--games", "6", "--quiet"]

@@ -19,7 +19,7 @@ from background_training.paths import Paths
 from background_training.records import metrics
 from background_training.storage import model_store
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 EVERYTHING = bool(os.environ.get("CRASH_EVERYWHERE"))
 """Whether to go through all cases rather than a sample of them; minutes instead of seconds."""

@@ -151,6 +151,7 @@ def test_a_backlog_of_short_episodes_shares_commits(paths: Paths, good: int, mos
     assert paths.model.read_bytes() == undisturbed.model.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_end_of_a_drain_tells_of_another_games_episodes(paths: Paths) -> None:
     """How many, what they are and what the model takes, and the two ways on; broken files are not among them."""
     episodes.write(paths.buffer, "game_0.npz", seed=0, steps=100)
@@ -206,6 +207,7 @@ sys.exit(background_parallel_learner.main(["--drain", "--root", sys.argv[1]]))
 """A drain by somebody whose rights count; all is loaded while it may still be read."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs rights as POSIX has them")
 @pytest.mark.parametrize("sticky", [False, True], ids=["a folder of somebody else", "a sticky buffer"])
 def test_what_may_not_be_moved_out_costs_the_others_nothing(sticky: bool) -> None:
@@ -351,6 +353,7 @@ def test_odd_names_are_trained_and_archived_under_their_hash(paths: Paths, name:
     assert episodes.fates(paths)["trained"] == [line["archived_as"]] == [line["sha256"] + ".npz"]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_still_being_written_is_left_alone_until_it_is_whole(paths: Paths) -> None:
     """A foreign writer that writes in place and slowly loses nothing: the file is taken once it is complete."""
     data = episodes.packed(1, steps=200)

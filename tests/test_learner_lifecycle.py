@@ -21,6 +21,8 @@ from background_training.learner import supervisor
 from background_training.paths import Paths
 from background_training.records import status
 
+pytestmark = pytest.mark.slow  # real processes
+
 STOP_SECONDS = 2.0
 
 BOT = """
@@ -120,7 +122,6 @@ def test_a_second_learner_of_the_same_process_is_refused_too(paths: Paths) -> No
     second.stop()
 
 
-@pytest.mark.slow
 def test_stop_returns_in_time_in_the_middle_of_a_huge_batch(paths: Paths) -> None:
     """A batch that would take minutes is abandoned; its episodes wait for the next start, untrained."""
     for seed in range(3):

@@ -27,6 +27,8 @@ from background_training.records import ledger_lines, metrics
 from background_training.storage import model_store
 from background_training.storage.atomic_files import signature
 
+pytestmark = pytest.mark.slow  # real processes
+
 KILLS = int(os.environ.get("LEARNER_KILLS", "16"))
 PRODUCERS = 4
 _TESTS = str(Path(__file__).parent)
@@ -141,7 +143,6 @@ def _kill_again_and_again(paths: Paths, rng: random.Random, folder: Path) -> tup
     return done, commits
 
 
-@pytest.mark.slow
 def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None:
     """Each episode that four games deposited is trained exactly once, each version seen was whole, and the past can be redone."""
     rng = random.Random(os.environ.get("LEARNER_KILLS_SEED", "1"))
@@ -172,7 +173,6 @@ def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None
     assert committed_under_fire >= commits >= KILLS // 4, "otherwise the learner was hardly ever killed at work"
 
 
-@pytest.mark.slow
 def test_learners_that_start_at_once_are_one(paths: Paths) -> None:
     """Of several drains at the same moment one works, or they work one after the other; each episode is trained once."""
     for seed in range(20):

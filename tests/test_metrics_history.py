@@ -152,6 +152,7 @@ def _drained_until_statement(paths: Paths, number: int) -> int:
         os._exit(code)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_any_statement_no_record_is_missing_or_there_twice(root: Path, paths: Paths) -> None:
     """A process that drains is killed before each of its SQL statements, from the making of the file to the last commit."""

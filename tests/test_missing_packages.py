@@ -13,6 +13,8 @@ from conftest import PATIENCE_SECONDS
 from background_training import command_lines
 from background_training.paths import CHECKOUT
 
+pytestmark = pytest.mark.slow  # real processes
+
 # For Python it is as if the packages were not installed: neither can they be imported nor found.
 BLOCKER = """
 import os

@@ -28,6 +28,8 @@ from background_training.settings import LearningSettings
 from background_training.spaces import Box, Discrete
 from background_training.storage import model_store, npz_reader
 
+pytestmark = pytest.mark.slow  # real processes
+
 WIDTH, ACTIONS, HIDDEN = 4, 3, 8
 SETTINGS = LearningSettings(hidden_size=HIDDEN)
 NAMES = ["a", "b", "c"]

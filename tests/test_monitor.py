@@ -191,6 +191,7 @@ def test_clocks_that_differ_are_said() -> None:
 JSON_VALUES = json_values([*EMPTY_STATS, "state", "updated_at", "stats", "settings", "learner", "rescan_seconds"])
 
 
+@pytest.mark.slow
 @given(JSON_VALUES)
 def test_any_status_can_be_shown(value: Any) -> None:
     """Whatever JSON stands in status.json, the dashboard comes up, on printable lines."""
@@ -389,6 +390,7 @@ def _live(root: Path, *flags: str, **more: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-u", str(SCRIPT), "--root", str(root), *flags], **more)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pseudo-terminal")
 def test_plain_lines_on_a_terminal_fit_it_and_ends_with_ctrl_c(paths: Paths) -> None:
     """On a terminal of 24 rows each picture fits and replaces the one before; Ctrl+C ends it at once, as intended."""
@@ -416,6 +418,7 @@ def test_plain_lines_on_a_terminal_fit_it_and_ends_with_ctrl_c(paths: Paths) -> 
     assert first.count("\n") <= 23 and "State:" in first
 
 
+@pytest.mark.slow
 def test_reader_who_leaves_ends_the_monitor_quietly(paths: Paths) -> None:
     """`monitor | head` ends without a complaint."""
     process = _live(paths.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -29,6 +29,8 @@ from background_training.records import status
 from background_training.records.status import EMPTY_STATS
 from background_training.storage import model_store
 
+pytestmark = pytest.mark.slow  # real processes
+
 LIVE = {"governor": "giving way: other programs use 97 %", "active_workers": 2, "max_workers": 2, "workers_allowed": 1}
 GOVERNED = {"state": "giving way", "reason": "other programs use 97 %"}
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import PATIENCE_SECONDS
 
 from background_training.episodes import episode_file
@@ -95,6 +96,7 @@ def _play(root: Path, folder: Path) -> tuple[dict, list[str], str]:
     return json.loads(said[5:]), executions.read_text().split(), done.stdout
 
 
+@pytest.mark.slow
 def test_old_bot_runs_unchanged(root: Path, tmp_path: Path) -> None:
     """Every call of the guides answers as they say, in a script without a guard, which is executed exactly once."""
     said, executions, _ = _play(root, tmp_path / "bot")
@@ -119,6 +121,7 @@ def test_old_bot_runs_unchanged(root: Path, tmp_path: Path) -> None:
     assert len(list(paths.archive.glob("*.npz"))) == 5
 
 
+@pytest.mark.slow
 def test_old_bots_saved_experience_is_an_episode(root: Path, tmp_path: Path) -> None:
     """What save_experience_data wrote in the bot's process is read back here with the rewards where they belong."""
     _play(root, tmp_path / "bot")

@@ -19,6 +19,8 @@ import yaml
 from background_training.paths import CHECKOUT
 from background_training.settings import RENAMED
 
+pytestmark = pytest.mark.slow  # real processes
+
 ARCHIVES = CHECKOUT / "tests" / "old_roots"
 NEWEST_VERSIONS = {"first_loop": 7, "first_shortened": 7, "box": 7, "multi_discrete": 7, "shortened": 7, "lost_ledger": 4}
 TRAINED = {"first_loop": 15, "first_shortened": 21, "box": 15, "multi_discrete": 15, "shortened": 21, "lost_ledger": 12}
@@ -180,7 +182,6 @@ def test_agents_play_old_models_and_their_games_are_trained_on(tmp_path: Path) -
         assert "Version 8: 1 games, 5 steps" in _run("tools/background_parallel_learner.py", folder, "--drain")
 
 
-@pytest.mark.slow
 @every_root
 def test_monitor_doctor_and_history_read_an_old_root(name: str, root: Path) -> None:
     """Counts, version and the fate of single files are those of then; the doctor finds nothing that was not wrong then."""
@@ -201,7 +202,6 @@ def test_monitor_doctor_and_history_read_an_old_root(name: str, root: Path) -> N
     assert f"game_003.npz: {fate}" in told
 
 
-@pytest.mark.slow
 @every_root
 def test_an_old_version_is_published_again(name: str, root: Path) -> None:
     """A version of the old history is gone back to, and training goes on from it."""
@@ -222,7 +222,6 @@ def test_an_old_version_is_published_again(name: str, root: Path) -> None:
     assert present == _model(root / "models" / "rebuilt_model.npz")[0]
 
 
-@pytest.mark.slow
 def test_a_shortened_ledger_is_shortened_further(root: Path) -> None:
     """With the retention of then, old lines are summed up, no count is lost, and the model is still proved."""
     made_with = _fingerprint(_unpacked("shortened", root))
@@ -236,7 +235,6 @@ def test_a_shortened_ledger_is_shortened_further(root: Path) -> None:
     _assert_proved("shortened", root, made_with)
 
 
-@pytest.mark.slow
 def test_a_run_that_an_earlier_state_began_is_resumed(root: Path) -> None:
     """The eight games of then stay as they are, six more are played with the seeds of the plan, and nothing is trained twice."""
     pytest.importorskip("gymnasium", reason="the games extra is not installed")

@@ -24,6 +24,8 @@ from background_training.learner.periodic_job import PeriodicJob
 from background_training.paths import Paths
 from background_training.settings import LearnerSettings
 
+pytestmark = pytest.mark.slow  # real processes
+
 
 @pytest.fixture
 def process() -> Iterator[JobProcess]:

@@ -27,6 +27,8 @@ from background_training.paths import Paths
 from background_training.records import pause_file, status
 from background_training.records.pause_file import Pause, PauseWatch
 
+pytestmark = pytest.mark.slow  # real processes
+
 MONITOR = "monitor_background_training.py"
 STEPS = 4000
 LONG_BATCH = {"n_epochs": 4, "target_kl": 1e9, "hidden_size": 64}

@@ -20,6 +20,8 @@ from background_training.ipc.heartbeat import Pulse, Watch
 from background_training.learner import supervisor
 from background_training.paths import Paths
 
+pytestmark = pytest.mark.slow  # real processes
+
 LEAKING = """
 import os
 from background_training.learner import checkpoint as generation, worker
@@ -68,7 +70,6 @@ def test_a_pulse_beats_once_a_second_at_most() -> None:
     assert told == [(0.0, "alive"), (1.0, "alive"), (5.0, "alive")]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="stops a process by a signal")
 def test_a_worker_that_hangs_is_replaced(
     paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -14,6 +14,8 @@ from replay_fakes import install_fake_library, write_replays
 
 from background_training.paths import CHECKOUT
 
+pytestmark = pytest.mark.slow  # real processes
+
 COMMAND = [sys.executable, str(CHECKOUT / "tools" / "analyze_replays.py")]
 
 

@@ -23,6 +23,8 @@ from background_training.settings import ReplaySettings
 from background_training.starcraft.replays import replay_archive
 from background_training.starcraft.replays.replay_archive import ReplayArchive
 
+pytestmark = pytest.mark.slow  # real processes
+
 ITEMS = 20
 REASONS_IN_ODD = {
     "bytes_flipped": "damaged",
@@ -78,7 +80,6 @@ def learnable(details: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, A
     return [(line["file"], player) for line in details.values() if line["verdict"] == "learn" for player in line["players"]]
 
 
-@pytest.mark.slow
 def test_build_orders_are_those_of_an_independent_reading(details: dict[str, dict[str, Any]]):
     """The first 20 items of 98 % of players; starts within half a second for 99 %; supply within 1 for 98 %; key timings."""
     players = same = items = on_time = right_supply = 0
@@ -120,7 +121,6 @@ def test_timings_are_lines_of_the_build_order(details: dict[str, dict[str, Any]]
         ]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_spawningtool_is_of_the_same_opinion(replays: Path, details: dict[str, dict[str, Any]]):
     """A library by others, read at its own level: the same buildings within a second, the pool's supply within 2."""
@@ -167,7 +167,6 @@ def test_a_second_run_is_quick_and_reads_no_replay(replays: Path, root: Path):
     assert Paths(root).build_orders.stat().st_mtime_ns == before
 
 
-@pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_bytes(replays: Path, tmp_path: Path):
     """One, two or four: results come in different orders, and the summary does not show it."""
     folder = tmp_path / "replays"
@@ -182,7 +181,6 @@ def test_any_number_of_workers_gives_the_same_bytes(replays: Path, tmp_path: Pat
     assert summary_bytes(tmp_path / "1") == summary_bytes(tmp_path / "2") == summary_bytes(tmp_path / "4")
 
 
-@pytest.mark.slow
 def test_the_same_bytes_after_kills_at_random_moments(replays: Path, root: Path, tmp_path: Path):
     """kill -9 in the midst of 20 runs, each going on where the last one fell, and files that come in another order."""
     folder = tmp_path / "replays"

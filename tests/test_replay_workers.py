@@ -21,6 +21,8 @@ from background_training.starcraft.replays import worker_pool
 from background_training.starcraft.replays.worker import HUMBLE
 from background_training.starcraft.replays.worker_pool import WorkerPool
 
+pytestmark = pytest.mark.slow  # real processes
+
 QUICK = ReplaySettings(timeout_seconds=1.0, workers=2)
 
 
@@ -165,7 +167,6 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path):
     wait_until(lambda: gone(workers))
 
 
-@pytest.mark.slow
 def test_workers_hung_in_c_end_with_a_killed_parent_too(tmp_path: Path):
     """No Python code can run in them; their own alarm ends them a few seconds after the file's time."""
     process = start_command(tmp_path, "hang in c 1", "hang in c 2", timeout=2.0)

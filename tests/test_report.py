@@ -27,6 +27,8 @@ from background_training.reports import report, run_facts
 from background_training.settings import Settings
 from tests import commands, doctor_roots, episodes, learner_runs
 
+pytestmark = pytest.mark.slow  # real processes
+
 HOSTILE = """<img src=x onerror="document.title='run'"> $\\frac{$"""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -98,7 +100,6 @@ def test_foreign_texts_stay_texts(made):
     assert "<img src=x" not in page and "&lt;img src=x onerror=" in page
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 def test_a_browser_runs_nothing_of_it(made, tmp_path):
     """In a real browser the hostile name changes nothing, and every picture is shown."""

@@ -27,6 +27,8 @@ from background_training.runs.gymnasium_game import GameResult
 from background_training.runs.run_log import GameLog, RunLog
 from background_training.runs.run_state import PlayedNumbers, RunSpec, RunState, RunStateFile
 
+pytestmark = pytest.mark.slow  # real processes
+
 COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--quiet", "--root"]
 CARTPOLE = ("--game", "CartPole-v1")
 

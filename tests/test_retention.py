@@ -22,6 +22,8 @@ from background_training.settings import Settings
 from background_training.storage import model_store
 from tests.commands import run_tool
 
+pytestmark = pytest.mark.slow  # real processes
+
 FEW = {"replay_episodes": 5, "hidden_size": 8, "n_epochs": 1}
 BOUNDED = {
     "learning": FEW,

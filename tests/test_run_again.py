@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import PATIENCE_SECONDS
 
 from background_training.paths import CHECKOUT, Paths
 from background_training.storage import model_store
+
+pytestmark = pytest.mark.slow  # real processes
 
 
 def _summary(root: Path) -> dict[str, str]:

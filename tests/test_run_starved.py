@@ -20,6 +20,8 @@ pytest.importorskip("gymnasium", reason="the games extra is not installed")
 
 from background_training.runs import progress
 
+pytestmark = pytest.mark.slow  # real processes
+
 NOW = 1000.0
 
 

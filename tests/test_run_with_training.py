@@ -29,6 +29,8 @@ pytest.importorskip("gymnasium", reason="the games extra is not installed")
 from background_training.runs import evaluation, greedy_games
 from background_training.runs.gymnasium_game import GymnasiumGame
 
+pytestmark = pytest.mark.slow  # real processes
+
 COMMAND = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", "CartPole-v1"]
 
 

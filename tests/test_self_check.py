@@ -19,6 +19,8 @@ from background_training.commands import selfcheck as self_check
 from background_training.commands.selfcheck import Check, CheckFailedError
 from background_training.paths import CHECKOUT
 
+pytestmark = pytest.mark.slow  # real processes
+
 SCRIPT = CHECKOUT / "tools" / "test_background_training.py"
 
 

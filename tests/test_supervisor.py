@@ -21,6 +21,8 @@ from background_training.learner.poison_files import PoisonFiles
 from background_training.paths import Paths
 from background_training.records import ledger_lines, status
 
+pytestmark = pytest.mark.slow  # real processes
+
 DEADLY_READER = """
 import os, signal
 from background_training.learner import triage as intake, worker

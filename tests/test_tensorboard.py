@@ -21,6 +21,8 @@ from background_training.paths import CHECKOUT, Paths
 from background_training.records import metrics
 from background_training.records.metrics import BATCHES, GAMES
 
+pytestmark = pytest.mark.slow  # real processes
+
 SCRIPT = CHECKOUT / "tools" / "export_tensorboard.py"
 
 

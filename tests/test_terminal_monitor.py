@@ -150,6 +150,7 @@ def test_the_log_grows_with_the_screen_and_its_end_comes_first() -> None:
 JSON_VALUES = json_values([*EMPTY_STATS, "state", "updated_at", "stats", "settings", "governor", "reason", "replays", "folder"])
 
 
+@pytest.mark.slow
 @given(JSON_VALUES)
 def test_any_status_can_be_shown(value: Any) -> None:
     """Whatever JSON stands in status.json, the screen comes up, fits, and moves no cursor."""
@@ -383,6 +384,7 @@ def _live(root: Path, *command: str) -> Iterator[_Live]:
         os.close(follower)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pseudo-terminal")
 def test_keys_pause_resume_and_quit(paths: Paths) -> None:
     """One key each, without Enter; the screen says what it did, and in the end the terminal is as before."""
@@ -400,6 +402,7 @@ def test_keys_pause_resume_and_quit(paths: Paths) -> None:
     assert live.seen.count(b"\x1b[?1049l") == 1 and live.seen.endswith(b"Monitoring stopped; the learner goes on.\r\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pseudo-terminal")
 @pytest.mark.parametrize("end", ["ctrl-c", "term", "quit-from-background"])
 def test_the_terminal_is_given_back_however_it_ends(paths: Paths, end: str) -> None:

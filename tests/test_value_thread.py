@@ -11,7 +11,7 @@ import learner_runs
 import numpy as np
 import pytest
 from commands import run_tool
-from conftest import wait_until
+from conftest import living_threads, wait_until
 
 from background_training.algo import ppo_update, train_step
 from background_training.algo.losses import ActorObjective, CriticObjective
@@ -86,7 +86,7 @@ def test_the_thread_is_used_by_wide_networks_alone(hidden: int, threads: int, mo
     main = threading.main_thread()
     assert {thread for kind, thread in seen if kind is ActorObjective} == {main}
     assert len({thread is main for _, thread in seen}) == threads
-    assert threading.enumerate() == [main]
+    assert living_threads() == {main}
 
 
 class _BrokenError(Exception):
@@ -103,7 +103,7 @@ def test_what_the_thread_raises_is_raised_by_the_update(monkeypatch: pytest.Monk
 
     with pytest.raises(_BrokenError):
         trained()
-    assert threading.active_count() == 1
+    assert living_threads() == {threading.main_thread()}
 
 
 def test_when_the_policy_fails_the_value_network_does_not_finish_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_when_the_policy_fails_the_value_network_does_not_finish_its_epoch(monke
     with pytest.raises(KeyboardInterrupt):
         train_step.learn(train_step.new_state(WIDTH, Discrete(ACTIONS), WIDE), [game(5000, 1)], WIDE, 1)
     assert len(parts) <= 2, "of a minibatch of two parts"
-    assert threading.active_count() == 1
+    assert living_threads() == {threading.main_thread()}
 
 
 def test_numbers_that_overflow_in_the_thread_are_found_by_the_check_of_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_numbers_that_overflow_in_the_thread_are_found_by_the_check_of_the_resul
 
 def test_both_threads_stand_still_together() -> None:
     """While one is held at a yield point, the other one comes to its own and no further; the time counts once."""
-    at_rest, go_on, threads = threading.Event(), threading.Event(), threading.active_count()
+    at_rest, go_on, threads = threading.Event(), threading.Event(), living_threads()
     reached: list[int] = []
 
     def rest() -> float:
@@ -177,7 +177,7 @@ def test_both_threads_stand_still_together() -> None:
     assert held == 5
     assert len(set(reached)) > 1 and len(reached) > 20
     assert ppo_update.rested_seconds() - before == 1.0
-    assert threading.active_count() == threads
+    assert living_threads() == threads
 
 
 KILL_TWICE = """

@@ -16,6 +16,8 @@ from vector_games import END, FaultyGame
 from background_training.envs import ResilientAsyncVectorEnv
 from background_training.envs.vector_errors import RepeatedFaultError, RestartBudgetError
 
+pytestmark = pytest.mark.slow  # real processes
+
 OPTIONS = {"start_method": "fork", "reduce_after": 0}
 
 

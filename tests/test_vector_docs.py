@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from vector_fixtures import nothing_left_behind  # noqa: F401
+
+pytestmark = pytest.mark.slow  # real processes
 
 
 def test_the_page_runs_from_top_to_bottom(tmp_path, capsys):

@@ -17,6 +17,8 @@ from vector_games import CLOSE_PIPE, GARBAGE, KILL, RAISE, FaultyGame
 from background_training.envs import ResilientAsyncVectorEnv, doorbell, slots
 from background_training.envs.doorbell import LINE_WORDS, ParentsBell, Patience, WorkersBell
 
+pytestmark = pytest.mark.slow  # real processes
+
 
 def line() -> memoryview:
     return memoryview(np.zeros(LINE_WORDS, np.int64))

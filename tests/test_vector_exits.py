@@ -19,6 +19,8 @@ from vector_games import LOOP, STOP, FaultyGame
 
 from background_training.envs import ResilientAsyncVectorEnv
 
+pytestmark = pytest.mark.slow  # real processes
+
 TESTS = Path(__file__).resolve().parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
 

@@ -14,6 +14,8 @@ from vector_games import CLOSE_PIPE, FAULTS, GARBAGE, KILL, LEAK, LOOP, NORMAL, 
 from background_training.envs import ResilientAsyncVectorEnv, StableProcessPoolEnv
 from background_training.envs.vector_errors import EnvCallError, RestartBudgetError
 
+pytestmark = pytest.mark.slow  # real processes
+
 NEVER_REST = {"reduce_after": 0}
 HASTY = {"step_seconds": 2.0, "reset_seconds": 2.0}
 """Only what hangs needs a time limit to be found out: a machine that is busy might let any other worker run into one too."""

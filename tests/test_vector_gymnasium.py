@@ -62,6 +62,7 @@ def assert_plays_the_same(ours, theirs, steps, seed=3):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cartpole_is_played_as_sync_plays_it(mode, workers):
@@ -85,6 +86,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_every_kind_of_space_and_info_arrives_as_with_sync(pair, mode):
@@ -200,6 +202,7 @@ def test_gymnasiums_vector_wrappers_go_on_top():
     wrapped.close()
 
 
+@pytest.mark.slow
 def test_the_mode_decides_where_envs_live():
     """One env stays here; cheap envs share one worker, waiting ones get their own."""
     alone = make_vector_env([CART])

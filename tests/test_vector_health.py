@@ -14,6 +14,8 @@ from vector_games import KILL, FaultyGame, SpaceGame
 
 from background_training.envs import ResilientAsyncVectorEnv
 
+pytestmark = pytest.mark.slow  # real processes
+
 OFTEN = {"rebuild_episodes": 3, "rebuild_share": 1.0, "check_episodes": 1}
 
 
@@ -117,7 +119,6 @@ def test_messages_instead_of_shared_memory_survive_restarts_too():
     envs.close()
 
 
-@pytest.mark.slow
 def test_many_rebuilds_leave_memory_and_descriptors_flat():
     """Some ten thousand steps with a rebuild after every few episodes."""
     envs = ResilientAsyncVectorEnv([partial(FaultyGame, number, 5) for number in range(2)], start_method="forkserver", **OFTEN)

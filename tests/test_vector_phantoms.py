@@ -17,6 +17,8 @@ from background_training.envs import EpisodeRecorder, ResilientAsyncVectorEnv
 from background_training.episodes import episode_file
 from background_training.paths import Paths
 
+pytestmark = pytest.mark.slow  # real processes
+
 LENGTH = 5
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
 

@@ -22,6 +22,8 @@ from background_training.errors import EpisodeError, SettingsError
 from background_training.paths import Paths
 from background_training.spaces import Discrete
 
+pytestmark = pytest.mark.slow  # real processes
+
 CART = partial(gymnasium.make, "CartPole-v1")
 
 

@@ -20,6 +20,8 @@ from background_training.envs.half_batches import HalfBatches
 from background_training.episodes import episode_file
 from background_training.paths import Paths
 
+pytestmark = pytest.mark.slow  # real processes
+
 LENGTH = 3
 BOX = spaces.Box(-100, 100, (2,), np.float32)
 SHAPES = {

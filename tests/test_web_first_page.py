@@ -16,6 +16,8 @@ from conftest import PATIENCE_SECONDS
 
 from background_training.paths import Paths
 
+pytestmark = pytest.mark.slow  # real processes
+
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>1</script>{{7*7}}</section>"
 
 

@@ -20,6 +20,8 @@ from conftest import PATIENCE_SECONDS
 from background_training.paths import Paths
 from background_training.records import ledger_lines, pause_file
 
+pytestmark = pytest.mark.slow  # real processes
+
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>{{7*7}}"
 SECONDS = 2.0
 """Within so many seconds a batch has to be on the page."""

@@ -19,6 +19,8 @@ pytest.importorskip("uvicorn", reason="uvicorn (extra web) is not installed")
 from background_training.monitor.web import listener
 from background_training.monitor.web.listener import Server
 
+pytestmark = pytest.mark.slow  # real processes
+
 ANSWERED_WITHIN_SECONDS = 1.0
 MANY = 80
 LIMIT_SECONDS = 0.3

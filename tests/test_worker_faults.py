@@ -27,6 +27,8 @@ from background_training.records import status
 from background_training.storage import atomic_files, model_store
 from background_training.storage.file_lock import LearnerLock
 
+pytestmark = pytest.mark.slow  # real processes
+
 FOR_EVER = 3600.0
 
 
