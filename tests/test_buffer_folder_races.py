@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import episodes
+import pytest
 from conftest import wait_until
 
 from background_training.episodes import buffer, episode_file
@@ -15,6 +16,8 @@ from background_training.episodes.buffer import TRAINED, Departure
 from background_training.errors import EpisodeError
 from background_training.paths import CHECKOUT, Paths
 from background_training.storage.atomic_files import signature_of
+
+pytestmark = pytest.mark.slow  # real processes
 
 PRODUCER = """
 import sys

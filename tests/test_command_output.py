@@ -15,6 +15,8 @@ from background_training.learner import drain as drains
 from background_training.paths import CHECKOUT, Paths
 from background_training.storage import model_store
 
+pytestmark = pytest.mark.slow  # real processes
+
 
 @pytest.fixture
 def played(paths: Paths) -> Paths:

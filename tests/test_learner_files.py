@@ -381,6 +381,7 @@ def _deliver(paths: Paths, name: str, data: bytes) -> None:
     partial.replace(paths.buffer / name)
 
 
+@pytest.mark.slow
 def test_an_unfinished_file_is_rejected_once_it_has_stood_still(paths: Paths) -> None:
     """A writer that died in the middle leaves a file that would wait for ever."""
     (paths.buffer / "cut.npz").write_bytes(episodes.packed(1)[:-30])

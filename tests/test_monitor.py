@@ -284,6 +284,7 @@ def _tree(root: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_once_shows_a_real_root_and_changes_nothing(paths: Paths) -> None:
     """Asked once for a root in which a learner has worked, it shows what is there, and leaves no trace."""
     for _ in range(4):
@@ -431,6 +432,7 @@ def test_reader_who_leaves_ends_the_monitor_quietly(paths: Paths) -> None:
     assert complaint == b""
 
 
+@pytest.mark.slow
 def test_killing_monitors_makes_no_difference_to_the_learner(root: Path) -> None:
     """Monitors are killed while a learner works beside them; it trains on everything, without an error."""
     learner = BackgroundParallelLearner(settings=Settings(root=root), verbose=False)

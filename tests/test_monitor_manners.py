@@ -15,6 +15,8 @@ from conftest import wait_until
 from background_training.ipc import process_limits
 from background_training.paths import Paths
 
+pytestmark = pytest.mark.slow  # real processes
+
 WAYS = {"terminal": [], "page": ["--web", "--port", "0"]}
 
 

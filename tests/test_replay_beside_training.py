@@ -16,6 +16,8 @@ from background_training.paths import Paths
 from background_training.settings import Settings
 from tests import episodes
 
+pytestmark = pytest.mark.slow  # real processes
+
 pytest.importorskip("sc2reader", reason="the replays extra is not installed")
 
 

@@ -21,6 +21,8 @@ import failing_games  # noqa: F401  # registers the games
 from background_training.episodes import episode_file
 from background_training.runs import learning_curve, parallel_runner
 
+pytestmark = pytest.mark.slow  # real processes
+
 GAME = "failing_games:Fails-v0"
 
 

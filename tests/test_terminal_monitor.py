@@ -438,6 +438,7 @@ def test_without_rich_it_shows_plain_lines(paths: Paths) -> None:
     assert b"\x1b[?1049h" not in live.seen and b"State:" in live.seen
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pseudo-terminal")
 def test_a_terminal_that_is_closed_ends_it(paths: Paths) -> None:
     """The window is closed, or the SSH connection is lost: no monitor is left running."""

@@ -18,6 +18,8 @@ from background_training.envs import ResilientAsyncVectorEnv
 from background_training.envs.env_worker import FIRST_OBSERVATIONS
 from background_training.envs.observation_batches import SPARE_BATCHES, WORTH_LENDING_BYTES, ObservationBatches, spare_batches
 
+pytestmark = pytest.mark.slow  # real processes
+
 
 class Frames(FaultyGame):
     """FaultyGame as frames that are large enough to be lent: every pixel is the step."""

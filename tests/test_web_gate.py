@@ -19,6 +19,8 @@ from conftest import PATIENCE_SECONDS, PROMPT_SECONDS
 
 from background_training.monitor.web.listener import Gate
 
+pytestmark = pytest.mark.slow  # real processes
+
 SOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket&implicit_handshake=false"
 
 

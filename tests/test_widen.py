@@ -532,6 +532,7 @@ sys.exit(widen_model.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal")
 def test_killed_at_any_moment_the_root_has_the_old_model_or_the_new_one(tmp_path: Path) -> None:
     """After each kill the next start goes on with one of both, tells of the new one in the ledger, and loses no game."""
