@@ -175,7 +175,7 @@ def test_an_unusable_model_is_said_once_and_changes_nothing(trouble: str, paths:
     with caplog.at_level(logging.WARNING):
         assert not agent.refresh() and not agent.refresh()
 
-    assert len(caplog.records) == 1 and "going on with version 3" in caplog.text and str(paths.model) in caplog.text
+    assert len(caplog.records) == 1 and "continuing with version 3" in caplog.text and str(paths.model) in caplog.text
     assert agent.get_action(np.ones(4), training=False) == before
     if trouble == "folder":
         paths.model.rmdir()

@@ -598,6 +598,31 @@ def test_an_agent_records_the_names_and_the_model_gets_them(paths: Paths) -> Non
     assert model_store.read(paths.model).manifest["state_names"] == FEATURES
 
 
+def test_bots_in_other_orders_train_the_first_model_alike(tmp_path: Path) -> None:
+    """Before there is a model, the first episode's order becomes the model's; the same games by name make the same weights."""
+    models = []
+    for name, order, turned in (("plain", [0, 1, 2, 3], [0, 1, 2]), ("mixed", [2, 0, 3, 1], [1, 2, 0])):
+        paths = Paths(tmp_path / name)
+        features, actions = [FEATURES[place] for place in order], [ACTIONS[place] for place in turned]
+        for number, (own_features, own_actions) in enumerate([(FEATURES, ACTIONS), (features, actions)] * 2):
+            agent, rng = _agent(paths, own_features, own_actions), np.random.default_rng(number)
+            for _ in range(10):
+                shown = dict(zip(FEATURES, rng.normal(size=4), strict=True))
+                only = ACTIONS[rng.integers(len(ACTIONS))]
+                played = agent.get_action([shown[one] for one in own_features], action_mask=[one == only for one in own_actions])
+                assert played[1] == only
+                agent.update_reward(float(rng.normal()))
+            assert agent.end_episode()["saved"]
+            [written] = paths.buffer.glob("game_*.npz")
+            written.rename(paths.buffer / f"{number}.npz")  # episodes are trained in the order of their names
+        assert _drain(paths)["files_processed"] == 4
+        models.append(model_store.read(paths.model))
+
+    plain, mixed = models
+    assert mixed.layout.state_names == tuple(FEATURES) and mixed.layout.action_names == tuple(ACTIONS)
+    assert all((plain.arrays[name] == mixed.arrays[name]).all() for name in plain.arrays)
+
+
 @pytest.mark.parametrize("pixels", [False, True], ids=["floats", "uint8"])
 def test_an_agent_with_features_in_another_order_plays_the_same(played: Paths, pixels: bool) -> None:
     """The same game shown in two orders gives the same actions and probabilities, and the same episode in the file."""
@@ -691,7 +716,7 @@ def test_a_growing_agent_widens_the_model_by_its_first_game(played: Paths) -> No
 def test_what_a_growing_agent_plays_is_what_the_learner_will_make(played: Paths) -> None:
     """The log-probabilities of its episodes are those of the widened model, to the last bit."""
     agent = _agent(played, *WIDER, grow=True)
-    own = agent._holder.network(5)
+    own = agent._policy.network(5)
 
     _widen(played, "--add-feature", "mana", "--add-action", "sleep")
 

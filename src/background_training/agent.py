@@ -1,4 +1,4 @@
-"""RLAgent: what a bot talks to. It plays with the newest model and drops each finished game into the buffer."""
+"""RLAgent, the API for bots: it plays with the newest model and writes each finished game into the buffer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from background_training import plain_values, settings_file
-from background_training.agent_model import GUIDE_ACTIONS, PolicyHolder
+from background_training.agent_model import GUIDE_ACTIONS, AgentPolicy
 from background_training.algo import policy
 from background_training.episodes import episode, episode_file
 from background_training.episodes.outbox import Outbox
@@ -50,23 +50,26 @@ if hasattr(os, "register_at_fork"):
 
 
 def _this_process() -> tuple[int, int]:
-    """What differs between a process and its forked children: the fork count also where a child has its parent's number,
-    as in a container, and the number also where a fork was not Python's, or the agent was pickled."""
+    """Identify this process, to notice that the agent was forked or pickled.
+
+    The fork count differs even where a child has its parent's pid, as in a container; the pid differs even if the fork was not
+    Python's.
+    """
     return os.getpid(), _forks
 
 
 class RLAgent:
-    """A policy that plays, records its games, and picks newer models up by itself.
+    """Plays with a policy, records its games for the learner, and loads newer models by itself.
 
-    It promises never to stop a game over a missing or broken model file: it logs that and continues with the policy it
-    has. Nor over data: a state or reward that no episode can hold is logged with its feature, the step is played all the
-    same (the likeliest action in the last sound state of the game, or a random legal one), and that episode is not saved.
-    With `strict` it raises instead, where it happens. In both modes a mask that is none, or that leaves no action, is an
-    EpisodeError: no action could be played that the caller has not ruled out.
+    It promises that a missing or broken model file never stops a game: it logs the problem and continues with the policy that it
+    has. Nor does unusable data: a NaN or oversized state or reward is logged with its feature, the step is played all the same
+    (with the likeliest action in the last valid state of the game, or a random legal one), and that episode is not saved. With
+    `strict` it raises EpisodeError at that place instead. In both modes an invalid mask, or one that leaves no action, raises
+    EpisodeError, since any action would be one that the caller has ruled out.
 
-    It does not learn while it plays; the background learner does, from the files. It does not promise to save a game whose
-    end is never reported. Not for several threads at a time: one agent plays one game. In a forked child it draws other
-    numbers than its parent unless a seed was given, and drops the parent's unfinished game.
+    It does not learn while it plays; the background learner does that, from the files. It does not promise to save a game whose
+    end is never reported. It is not thread-safe: one agent plays one game at a time. In a forked child it draws other random
+    numbers than its parent, unless a seed was given, and drops the parent's unfinished game.
 
     >>> agent = RLAgent(root="my_bot", action_names=["left", "right"], strict=False)
     >>> agent.begin_episode()
@@ -77,7 +80,7 @@ class RLAgent:
     >>> agent.end_episode(final_reward=1.0, meta={"map": Path("Süd")})["saved"]
     True
 
-    A state with NaN costs that episode, not the game:
+    A state with NaN costs that episode only; the game continues:
 
     >>> _ = agent.get_action([0.5, float("nan")])
     >>> ended = agent.end_episode()
@@ -101,28 +104,28 @@ class RLAgent:
         state_names: Sequence[str] | None = None,
         grow: bool = False,
     ) -> None:
-        """Prepare to play with the model that lies under `model_path`, if there is one.
+        """Load the model, if there is one.
 
         Args:
             learning_rate: step size, for `train_from_batch` only; the background learner has its own settings.
             gamma: discount per step, likewise.
-            model_path: the model file. By default models/rl_agent_model.npz below the root. A path that ends so also
-                says which root is meant.
-            root: folder with data/, models/ and logs/; by default LOCAL_TRAINING_ROOT, else this package's folder.
-            action_names: what the actions are called; also says how many there are. By default the model's, else
-                those of the guides.
-                A model with the same names in another order is matched by name; one with other names is not used.
+            model_path: the model file; by default models/rl_agent_model.npz below the root. A path with that ending also sets the
+                root.
+            root: folder with data/, models/ and logs/; by default LOCAL_TRAINING_ROOT, else local_training/ of the
+                checkout or of the current folder.
+            action_names: the names of the actions, and so their number; by default the model's, else GUIDE_ACTIONS. A model with
+                the same names in another order is matched by name; one with other names is not used.
             state_width: numbers in one state; by default the model's, else the first state's.
-            seed: makes this agent's choices repeatable.
+            seed: of this agent's random choices.
             settings: all settings of learning; by default those of the project.
-            action_space: of another kind than one of some named actions: MultiDiscrete, MultiBinary, Box. Then
-                `action_names` are those of the numbers in an action. By default the model's.
-            strict: True raises EpisodeError at data that make no sound episode; False plays on. By default True under
+            action_space: for actions that are no choice of one among several: MultiDiscrete, MultiBinary, Box. `action_names`
+                then name the numbers in an action. By default the model's.
+            strict: True raises EpisodeError for data that no episode can hold; False continues the game. By default True under
                 pytest, else the setting `games.strict`.
-            state_names: what the numbers of a state are called, for the model, episodes and messages; also says how many
-                there are. Names in another order are matched, and a model with other names is not used, as with actions.
-            grow: play with a copy of a model that lacks some of `state_names` or `action_names`, widened by them, and have the
-                learner widen the model itself (docs/operations.md).
+            state_names: the names of the features, for the model, episodes and messages, and so their number. They are matched
+                with the model's as `action_names` are.
+            grow: if the model lacks some of `state_names` or `action_names`, play with a widened copy of it, and have the learner
+                widen the model (docs/operations.md).
 
         Raises:
             SettingsError: a value is not allowed.
@@ -136,7 +139,7 @@ class RLAgent:
         names = [plain_values.text_of(name) for name in action_names or ()]
         states = _state_names(state_names, state_width)
         width = len(states) or state_width
-        self._holder = PolicyHolder(self._paths, path, chosen, names, width, action_space, states, grow)
+        self._policy = AgentPolicy(self._paths, path, chosen, names, width, action_space, states, grow)
         self.episode_count = 0
         self.outbox = Outbox(self._paths)
         self.voice = GameVoice(self._paths)
@@ -145,35 +148,35 @@ class RLAgent:
         self._process = _this_process()
         self._is_forked = False
         self._last_sound_state: Array | None = None
-        self._begin()
+        self._start_recording()
         self._last_return = 0.0
         self._abandoned = self._unfinished = self._faulty = 0
         self.refresh()
 
     @property
     def buffer_path(self) -> Path:
-        """The folder into which `end_episode` drops episodes."""
+        """The folder into which `end_episode` writes episodes."""
         return self._paths.buffer
 
     @property
     def model_path(self) -> Path:
         """The model file that this agent watches."""
-        return self._holder.model_path
+        return self._policy.model_path
 
     @property
     def model_version(self) -> int:
-        """The version that the present policy came from; 0 before the first."""
-        return self._holder.version
+        """The version of the model in use; 0 before the first."""
+        return self._policy.version
 
     @property
     def action_labels(self) -> list[str]:
-        """What the actions are called; empty before the first model or action."""
-        return self._holder.action_labels
+        """The names of the actions; empty before the first model or action."""
+        return self._policy.action_labels
 
     @property
     def settings(self) -> LearningSettings:
         """How `train_from_batch` learns."""
-        return self._holder.settings
+        return self._policy.settings
 
     def get_action(
         self, state: Any, training: bool = True, action_mask: Sequence[bool] | Array | None = None
@@ -182,17 +185,17 @@ class RLAgent:
 
         Args:
             state: [S] numbers, or more axes, which are flattened; uint8 is scaled by 1/255.
-            training: True draws from the policy and records the step; False takes the likeliest action, unrecorded.
+            training: True samples from the policy and records the step; False takes the likeliest action and records nothing.
             action_mask: [A], True or 1 where an action is legal now, False or 0 elsewhere; other numbers are refused, since
-                0 means the opposite in an additive mask. For MultiDiscrete those of all numbers behind one another.
+                0 means the opposite in an additive mask. For MultiDiscrete, the masks of all numbers, concatenated.
 
         Returns:
             The action, its name, and the probability with which the policy chooses it. The action is its number, or an
             array [D] for other kinds than Discrete; for Box the probability is a density.
 
         Raises:
-            EpisodeError: a mask that holds anything but truth values, or leaves no action. If `strict`, also a state of
-                another width, or not finite.
+            EpisodeError: the mask holds anything but truth values, or leaves no action. If `strict`, also a state of
+                wrong width, or one that is not finite.
         """
         self._notice_fork()
         if training and not len(self._recording):
@@ -200,13 +203,13 @@ class RLAgent:
         mask = None
         if action_mask is not None:
             mask = plain_values.truth_values(action_mask)
-            self._holder.known_actions.check_mask(mask)
-        own_mask, mask = mask, None if mask is None else self._holder.model_mask(mask)
+            self._policy.known_actions.check_mask(mask)
+        own_mask, mask = mask, None if mask is None else self._policy.model_mask(mask)
         try:
-            vector = state_vector(state, self._holder.state_names)
-            ordered = self._holder.model_state(vector)
-            network = self._holder.network(len(vector))
-            choice = policy.choose(network, ordered, mask, self._rng, not training, self._holder.known_actions)
+            vector = state_vector(state, self._policy.state_names)
+            ordered = self._policy.model_state(vector)
+            network = self._policy.network(len(vector))
+            choice = policy.choose(network, ordered, mask, self._rng, not training, self._policy.known_actions)
             self._last_sound_state = vector
         except EpisodeError as error:
             if self._strict:
@@ -215,7 +218,7 @@ class RLAgent:
             fault = str(error)
         else:
             fault = ""
-        own_action = self._holder.own_action(choice.action)
+        own_action = self._policy.own_action(choice.action)
         if own_action is not choice.action:
             choice = choice._replace(action=own_action)
         self._is_recorded = training
@@ -223,26 +226,26 @@ class RLAgent:
             self._recording.add_step(vector if fault else recorded_state(state, vector), choice, own_mask, self.model_version)
             if fault:
                 self._recording.mark_fault(fault)
-        name = self._holder.known_actions.name_of(choice.action, self.action_labels)
+        name = self._policy.known_actions.name_of(choice.action, self.action_labels)
         return choice.action, name, choice.probability
 
     def _played_without(self, error: EpisodeError, mask: Array | None) -> tuple[Array, Choice]:
         """A state and an action for a step whose own state is unusable: the last sound one of this game and its likeliest
         action, else zeros and a random legal action."""
         self._log_fault(len(self._recording), f"{error}; played without it")
-        space, state = self._holder.known_actions, self._last_sound_state
+        space, state = self._policy.known_actions, self._last_sound_state
         if state is not None:
             try:
-                ordered = self._holder.model_state(state)
-                return state, policy.choose(self._holder.network(len(state)), ordered, mask, self._rng, True, space)
-            except EpisodeError:  # the policy itself is unsound, or another one than in that step
+                ordered = self._policy.model_state(state)
+                return state, policy.choose(self._policy.network(len(state)), ordered, mask, self._rng, True, space)
+            except EpisodeError:  # the policy itself is unsound, or was replaced since that step
                 pass
         return np.zeros(1, np.float32), space.choose(np.zeros(space.outputs, np.float32), mask, self._rng, False)
 
     def begin_episode(self) -> None:
-        """Begin a game; one that was not ended, as its bot crashed, is dropped, counted and logged.
+        """Start a game; one that was not ended, since its bot crashed, is dropped, counted and logged.
 
-        Calling it is optional: the first `get_action` after `end_episode` begins a game, too.
+        Calling it is optional: the first `get_action` after `end_episode` starts a game, too.
 
         >>> agent = RLAgent(root="my_bot", action_names=["left", "right"])
         >>> _ = agent.get_action([0.0, 1.0])    # ... and the game crashes
@@ -251,10 +254,10 @@ class RLAgent:
         (1, 0)
         """
         self._notice_fork()
-        self._drop_unfinished("a new one began")
+        self._drop_unfinished("a new one started")
 
     def abandon_episode(self, reason: str = "") -> int:
-        """Drop the game so far, as after a crash or a lost connection; returns how many steps that were.
+        """Drop the game so far, as after a crash or a lost connection; returns the number of its steps.
 
         >>> agent = RLAgent(root="my_bot", action_names=["left", "right"])
         >>> _ = agent.get_action([0.0, 1.0])
@@ -271,13 +274,13 @@ class RLAgent:
         if steps:
             self._abandoned += 1
             logger.info("a game was abandoned after %d steps%s", steps, f": {reason}" if reason else "")
-        self._begin()
+        self._start_recording()
         return steps
 
     def forget_last_step(self) -> bool:
-        """Take the newest decision out of the recording, as the bot played something else; True if there was one.
+        """Remove the newest step from the recording, since the bot played something else; True if there was one.
 
-        Rewards that it was credited with go with it; later ones belong to the decision before. A second call before the
+        Rewards that it was credited with are removed, too; later ones are credited to the step before. A second call before the
         next `get_action`, or one after an action that was not recorded (`training=False`), changes nothing.
 
         >>> agent = RLAgent(root="my_bot", action_names=["left", "right"])
@@ -293,7 +296,7 @@ class RLAgent:
         return True
 
     def reseed(self, seed: int | Sequence[int] | None) -> None:
-        """Make the choices from here on repeatable, also in forked children; None makes them random again."""
+        """Seed the choices from here on, in forked children too; None makes them random again."""
         self._notice_fork()
         self._rng = np.random.default_rng(seed)
         self._is_seeded = seed is not None
@@ -301,7 +304,7 @@ class RLAgent:
     def update_reward(self, reward: Any) -> None:
         """Credit the action just taken; several calls add up.
 
-        A reward before the first action of a game has earned nothing that could be learnt; it is left out, and logged.
+        A reward before the first action of a game belongs to no step; it is ignored, and logged.
 
         >>> agent = RLAgent(root="my_bot", action_names=["left", "right"])
         >>> _ = agent.get_action([0.0, 1.0])
@@ -324,7 +327,7 @@ class RLAgent:
         try:
             number = plain_values.one_number(reward, name)
             if not len(self._recording) and np.isfinite(number):
-                logger.warning("a reward of %g came before the first action of the game; it is left out", number)
+                logger.warning("a reward of %g came before the first action of the game; it is ignored", number)
                 return 0.0
             self._recording.add_reward(number, name)
         except EpisodeError as error:
@@ -346,15 +349,15 @@ class RLAgent:
         episode_id: str = "",
         meta: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """End the game: add the final reward to the last action, and drop the episode into the buffer.
+        """End the game: add the final reward to the last action, and write the episode into the buffer.
 
         Args:
-            final_reward: what the end of the game is worth.
-            save_experience: False forgets the episode.
-            terminated: False when the game was cut off, or goes on in a further episode.
-            final_state: the state after the last step, to judge what a cut-off game would still have earned.
+            final_reward: the reward for the end of the game.
+            save_experience: False drops the episode.
+            terminated: False if the game was cut off, or continues in a further episode.
+            final_state: the state after the last step, from which the value of the rest of a cut-off game is estimated.
             result: "Victory", "Defeat", an enum member, ...; by default the final reward's sign decides.
-            episode_id: a unique text, for games that may play two identical episodes.
+            episode_id: a unique text, for games that may play two identical episodes; otherwise the second counts as a duplicate.
             meta: anything a monitor may show: opponent, map, seed, ... Enum members, NumPy's values, paths, sets, dates and
                 dataclasses become plain values; what JSON can't hold is left out with a warning.
 
@@ -363,8 +366,8 @@ class RLAgent:
             wrong with its data) and, for old bots, `loss`, `epsilon` and `learning_rate`.
 
         Raises:
-            EpisodeError: if `strict`, what was recorded makes no episode, by a reward beyond limits.max_magnitude, say,
-                or `meta` holds what JSON can't; the next game begins anew all the same.
+            EpisodeError: if `strict`, no episode can hold what was recorded (a reward beyond limits.max_magnitude, say), or JSON
+                can't hold `meta`; the next game starts empty all the same.
         """
         self._notice_fork()
         steps = len(self._recording)
@@ -378,7 +381,7 @@ class RLAgent:
                 if save_experience:
                     saved, fault = self._save(ending, self._meta(result, final, meta))
         finally:
-            self._begin()
+            self._start_recording()
         return {
             "episode": self.episode_count,
             "steps": steps,
@@ -421,8 +424,8 @@ class RLAgent:
                 left_out["result"] = f"it is of type {type(result).__name__}"
             elif plain:
                 word = plain_values.text_of(result) or word
-        names = {"action_names", "state_names", "grow"} if self._holder.state_names else {"action_names"}
-        own = {*self._holder.known_actions.meta, *names} & meta.keys()
+        names = {"action_names", "state_names", "grow"} if self._policy.state_names else {"action_names"}
+        own = {*self._policy.known_actions.meta, *names} & meta.keys()
         left_out.update((name, "the agent writes it itself") for name in own)
         if left_out:
             words = "; ".join(f"{name}: {why}" for name, why in left_out.items())
@@ -452,7 +455,7 @@ class RLAgent:
         return True
 
     def train_from_batch(self, experiences: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Learn from episodes at hand, here and now, as the background learner does from files.
+        """Train on episodes in this process, as the background learner does on files.
 
         Args:
             experiences: dicts with `states`, `actions`, `rewards` and, where known, the other arrays of the format.
@@ -461,55 +464,55 @@ class RLAgent:
             `loss`, `steps`, `games`, `mean_return` and the other fields of learning.BatchReport.
 
         Raises:
-            EpisodeError: one of them is no episode, or of another game than the model's.
+            EpisodeError: one of them is malformed, or does not fit the model.
         """
         episodes = [
-            episode.from_arrays(self._holder.with_model_states(self._holder.as_model_has_it(experience)))
+            episode.from_arrays(self._policy.in_model_order(experience))
             for experience in experiences
             if len(experience["rewards"])
         ]
         if not episodes:
             return {"loss": 0.0, "steps": 0, "games": 0, "mean_return": 0.0}
-        report = self._holder.train(episodes)
+        report = self._policy.train(episodes)
         return dataclasses.asdict(report) | {"adjusted_lr": report.learning_rate}
 
     def save_model(self, path: str | os.PathLike[str] | None = None) -> bool:
-        """Write the model; True only when a reader can load what lies under the path.
+        """Write the model; True only if the file under the path can be loaded.
 
-        Under the path the background learner commits to, this agent does not undo the learner's work: without
-        training of its own there is nothing newer to write, and while a learner is at work it is refused.
+        The root's own model file belongs to the background learner: it is not written without training in this process, as there
+        would be nothing newer, nor while a learner is running.
         """
         target = self.model_path if path is None else Path(path).absolute()
         try:
-            return self._holder.save(target)
+            return self._policy.save(target)
         except (OSError, BackgroundTrainingError) as error:
             logger.error("%s not written: %s", target, error)
             return False
 
     def refresh(self) -> bool:
-        """Pick up a newer model; True if there was one. Costs one stat() if there is not."""
-        return self._holder.refresh()
+        """Load a newer model; True if there was one. Costs one stat() if there is not."""
+        return self._policy.refresh()
 
     def frame(self, seconds: float) -> None:
-        """Tell the learner how long the last frame took; it gives way when frames get slower than they usually are."""
+        """Report how long the last frame took; the learner throttles itself when frames become slower than usual."""
         self._notice_fork()
         self.voice.frame(seconds)
 
     def busy(self, seconds: float = 5.0) -> None:
-        """Ask the learner to stand still for so long, or until another word."""
+        """Ask the learner to pause for this time, or until the next hint."""
         self._notice_fork()
         self.voice.busy(seconds)
 
     def free(self, seconds: float = 5.0) -> None:
-        """Tell the learner that now is a good time to train: a menu, a loading screen."""
+        """Report a good time to train: a menu, a loading screen."""
         self._notice_fork()
         self.voice.free(seconds)
 
     def get_stats(self) -> dict[str, Any]:
-        """Counts of this agent's games, and what waits.
+        """Count this agent's games.
 
-        `episodes_abandoned` by `abandon_episode`, `episodes_unfinished` dropped by `begin_episode` or after a fork,
-        `episodes_faulty` not saved for their data.
+        `episodes_abandoned`: by `abandon_episode`. `episodes_unfinished`: dropped by `begin_episode` or after a fork.
+        `episodes_faulty`: not saved because of their data. `episodes_waiting`: that the buffer could not take so far.
         """
         self._notice_fork()
         return {
@@ -532,22 +535,22 @@ class RLAgent:
         """
         last = None if final_state is None else self._final_state(final_state)
         arrays = self._recording.arrays(
-            self._holder.known_actions,
+            self._policy.known_actions,
             self.action_labels,
             terminated=bool(plain_values.one_number(terminated, "terminated")),
             final_state=last,
             episode_id=self._episode_id(episode_id),
             meta=meta,
         )
-        arrays = self._holder.with_model_states(self._holder.as_model_has_it(arrays))
-        if self._holder.grows:
+        arrays = self._policy.in_model_order(arrays)
+        if self._policy.grows:
             arrays["meta"] = {**arrays["meta"], "grow": True}
         return arrays
 
     def _final_state(self, state: Any) -> Array | None:
         """The state after the last step, or None where it is unusable: an episode is sound without it."""
         try:
-            vector, width = state_vector(state, self._holder.state_names), len(self._recording.states[0])
+            vector, width = state_vector(state, self._policy.state_names), len(self._recording.states[0])
             if len(vector) != width:
                 raise EpisodeError("wrong-width", f"the final state holds {len(vector)} numbers", f"the others hold {width}")
         except EpisodeError as error:
@@ -558,7 +561,7 @@ class RLAgent:
         return vector
 
     def _episode_id(self, given: Any) -> str:
-        """The id for the file; where forked children repeat a seed, one of its own keeps them from being duplicates."""
+        """The id for the file; forked children that repeat a seed get a random one, otherwise their episodes are duplicates."""
         text = "" if given is None else plain_values.text_of(given)
         if not text and self._is_forked and self._is_seeded:
             return secrets.token_hex(8)
@@ -566,8 +569,8 @@ class RLAgent:
             raise EpisodeError("too-large", f"episode_id has {len(text)} letters", f"at most {_LONGEST_EPISODE_ID} are allowed")
         return text
 
-    def _begin(self) -> None:
-        """Begin with an empty recording."""
+    def _start_recording(self) -> None:
+        """Start an empty recording."""
         self._recording = Recording()
         self._last_sound_state = None
         self._is_recorded = False
@@ -580,10 +583,10 @@ class RLAgent:
             if self._unfinished == 1:
                 words = "a game of %d steps was not ended when %s: dropped; get_stats() counts further ones (episodes_unfinished)"
                 logger.warning(words, steps, cause)
-        self._begin()
+        self._start_recording()
 
     def _notice_fork(self) -> None:
-        """In a child of the process that used this agent: leave the parent's game and its waiting episodes to the parent."""
+        """In a forked child, leave the unfinished game and the waiting episodes to the parent."""
         process = _this_process()
         if process == self._process:
             return
@@ -610,13 +613,13 @@ def _state_names(given: Sequence[str] | None, state_width: int | None) -> list[s
     """The names of the features.
 
     Raises:
-        SettingsError: they can't be.
+        SettingsError: they are not unique, too long together, or contradict `state_width`.
     """
     names = [plain_values.text_of(name) for name in given or ()]
     if len(set(layouts.shortened(names))) < len(names):
         raise SettingsError("state_names", names, "every feature needs a name of its own", "RLAgent")
     if names and state_width is not None and state_width != len(names):
-        needed = f"state_width is {state_width}; as many names are needed"
+        needed = f"state_width is {state_width}; the number of names must be the same"
         raise SettingsError("state_names", names, needed, "RLAgent")
     if (letters := len(json.dumps(names))) > _LONGEST_NAMES:
         found = f"{len(names)} names of {letters} letters together"

@@ -1,4 +1,4 @@
-"""The policy that an agent plays with: picked up from the model file when that is newer, trained and saved on request."""
+"""The policy that an agent plays with: loaded from the model file when that is newer, trained and saved on request."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ Array = npt.NDArray[Any]
 logger = logging.getLogger(__name__)
 
 GUIDE_ACTIONS = ("ECONOMY", "AGGRESSIVE", "DEFENSIVE", "TECH", "ALL_IN")
-"""What the guides' bots can do; the actions of an agent to whom nobody names others."""
+"""The actions of the guides' bots, and the default of an agent that is given neither names nor a model."""
 
 LONGEST_NAME = 100
-"""Letters of an action's name in a manifest, at most."""
+"""Longer names of actions are shortened in a manifest."""
 
 
 _MOST_ACTIONS = LimitSettings().max_actions
 _NEW_GAME = "give the game a root of its own, or move the old model away to start a new one"
 
 
-class PolicyHolder:
-    """Holds one policy and knows whether a newer one lies in the model file.
+class AgentPolicy:
+    """One agent's policy, with the mapping between the agent's order of actions and features and the model's.
 
-    It promises that a missing, broken or foreign model never takes the present policy away. It does not promise that
-    what it has trained is kept: the next newer model replaces it.
+    It promises that a missing, broken or unsuitable model file leaves the present policy in use. It does not promise that the
+    result of its own training is kept: the next newer model file replaces it.
 
     Attributes:
         model_path: the file that is watched.
-        settings: of learning, for `train` and for a policy made anew.
-        actions: what is chosen among; None until somebody says so.
-        action_labels: what the actions are called, or the numbers that make one, in the order of the agent's own numbers;
-            empty until somebody says so. The model may have the same names in another order, see `model_labels`.
-        state_names: what the numbers of a state are called, in the agent's own order; empty if nobody has said so.
-        version: of the model that the policy came from; 0 for one made anew.
+        settings: of learning, for `train` and for a new policy.
+        actions: the action space; None until it is given or a model is loaded.
+        action_labels: the names of the actions, or of the numbers in one, in the agent's order; empty while they are unknown. The
+            model may have the same names in another order, see `model_labels`.
+        state_names: the names of the features, in the agent's order; empty if they have none.
+        version: of the model that the policy was loaded from; 0 for a new one.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PolicyHolder:
         self.actions = Discrete(len(action_labels)) if actions is None and action_labels else actions
         self.action_labels = list(action_labels) or _unnamed(actions)
         self.version = 0
-        self._named_by_the_bot = bool(action_labels)
+        self._has_own_names = bool(action_labels)
         self._model_index: Array | None = None
         self._paths = paths
         self._state_width = state_width
@@ -90,58 +90,61 @@ class PolicyHolder:
         self._signature: Signature | None = None
 
     def refresh(self) -> bool:
-        """Pick up a newer model; True if there was one. Costs one stat() if there is not."""
+        """Load a newer model; True if there was one. Costs one stat() if there is not."""
         try:
             found = signature(self.model_path)
             if found is None or found == self._signature:
                 return False
             self._adopt(model_store.read(self.model_path, POLICY_KEYS, self._check_sizes))
         except ModelError as error:
-            # It won't get better by itself: read, and complained about, once.
+            # The file stays as it is, so it is read, and the warning logged, only once.
             self._signature = found
-            logger.warning("going on with version %d of the policy: %s", self.version, error)
+            logger.warning("continuing with version %d of the policy: %s", self.version, error)
             return False
         except (ModelMissingError, OSError, MemoryError) as error:
-            logger.warning("going on with version %d of the policy: %s", self.version, error)
+            logger.warning("continuing with version %d of the policy: %s", self.version, error)
             return False
         self._signature = found
         return True
 
     def network(self, width: int) -> Network:
-        """The present policy; one made anew for states of this width if there is none yet."""
+        """The present policy; a new one for states of this width if there is none yet."""
         return self._network if self._network is not None else self._new_network(width)
 
     @property
     def known_actions(self) -> ActionSpace:
-        """What is chosen among; the guides' actions if nobody has said so yet."""
+        """The action space; GUIDE_ACTIONS if there is none yet."""
         if self.actions is None:
             self.actions, self.action_labels = Discrete(len(GUIDE_ACTIONS)), list(GUIDE_ACTIONS)
         return self.actions
 
     @property
     def model_labels(self) -> list[str]:
-        """What the actions are called, in the order of the model and of episode files."""
+        """The names of the actions, in the order of the model and of episode files."""
         if self._model_index is None:
             return list(self.action_labels)
         return [self.action_labels[own] for own in np.argsort(self._model_index)]
 
     def own_action(self, action: Any) -> Any:
-        """The agent's number of an action that the model has chosen."""
+        """Map the model's number of an action to the agent's."""
         return action if self._model_index is None else int(np.flatnonzero(self._model_index == action)[0])
 
     def model_mask(self, mask: Array) -> Array:
-        """A mask [..., A] of the agent's own numbers, for the model."""
+        """Reorder a mask [..., A] from the agent's order to the model's."""
         return mask if self._model_index is None else np.ascontiguousarray(mask[..., np.argsort(self._model_index)])
 
-    def as_model_has_it(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """The arrays of an episode with actions and mask in the model's order of names.
+    def in_model_order(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """The arrays of an episode with states, actions and mask in the model's order of names, which its meta then records.
 
-        A meta with `action_names` says which order they are in; without it they are in the agent's own.
+        Actions or states whose names in the meta are already the model's are left as they are.
         """
+        return self._with_model_states(self._with_model_actions(arrays))
+
+    def _with_model_actions(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         changed = dict(arrays)
         meta = changed.get("meta")
-        said = meta.get("action_names") if isinstance(meta, Mapping) else None
-        if self._model_index is None or said == self.model_labels:
+        recorded = meta.get("action_names") if isinstance(meta, Mapping) else None
+        if self._model_index is None or recorded == self.model_labels:
             return changed
         count = len(self._model_index)
         actions, mask = np.asarray(changed["actions"]), np.asarray(changed.get("action_mask"))
@@ -149,30 +152,26 @@ class PolicyHolder:
             changed["actions"] = self._model_index[actions]
         if mask.ndim == 2 and mask.shape[1] == count:
             changed["action_mask"] = self.model_mask(mask)
-        if isinstance(meta, Mapping) and said is not None:
+        if isinstance(meta, Mapping) and recorded is not None:
             changed["meta"] = {**meta, "action_names": self.model_labels}
         return changed
 
     def model_state(self, state: Array) -> Array:
-        """A state [S] in the agent's own order, for the model.
+        """Reorder a state [S] from the agent's order to the model's.
 
         Raises:
-            EpisodeError: it holds another number of features than have names.
+            EpisodeError: the number of features differs from the number of names.
         """
         if self.state_names and len(state) != len(self.state_names):
             found = f"the state holds {len(state)} numbers"
             raise EpisodeError("wrong-width", found, f"{len(self.state_names)} are needed, one for each of state_names")
         return state if self._state_order is None else state[self._state_order]
 
-    def with_model_states(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """The arrays of an episode with states in the model's order of names, which its meta then records.
-
-        A meta with these `state_names` says that they are already; otherwise they are in the agent's own order.
-        """
+    def _with_model_states(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         changed = dict(arrays)
         names, meta = self.model_state_names, changed.get("meta", {})
-        said = meta.get("state_names") if isinstance(meta, Mapping) else None
-        if self._state_order is not None and said != names:
+        recorded = meta.get("state_names") if isinstance(meta, Mapping) else None
+        if self._state_order is not None and recorded != names:
             for name in ("states", "final_state"):
                 values = np.asarray(changed.get(name))
                 if values.ndim and values.shape[-1] == len(names):
@@ -183,22 +182,22 @@ class PolicyHolder:
 
     @property
     def model_state_names(self) -> list[str]:
-        """What the numbers of a state are called, in the order of the model and of episode files."""
+        """The names of the features, in the order of the model and of episode files."""
         if self._state_order is None:
             return list(self.state_names)
         return [self.state_names[own] for own in self._state_order]
 
     @property
     def grows(self) -> bool:
-        """Whether the policy has features or actions that the model lacks so far."""
+        """Whether the policy has features or actions that the model still lacks."""
         return self._growth != (0, 0)
 
     def train(self, episodes: Sequence[Episode]) -> BatchReport:
-        """Learn from episodes, here and now.
+        """Train on episodes in this process.
 
         Raises:
-            EpisodeError: one is of another game than the policy's.
-            ModelMissingError, ModelError: the policy came from a model file, and the rest of that can't be read now.
+            EpisodeError: one does not fit the policy.
+            ModelMissingError, ModelError: the training state can't be read from the model file that the policy was loaded from.
         """
         before = self._state_to_train(episodes[0].state_width)
         state, report = train_step.learn(before, episodes, self.settings, before.updates + 1)
@@ -209,10 +208,10 @@ class PolicyHolder:
         return report
 
     def save(self, target: Path) -> bool:
-        """Write the model; False, and said why, if the learner of the root is the one who writes there.
+        """Write the model; False, with the reason in the log, if a running learner owns that file.
 
         Raises:
-            OSError, BackgroundTrainingError: nothing that a reader can load was written.
+            OSError, BackgroundTrainingError: no loadable model was written.
         """
         if target == self._paths.model:
             return self._save_shared(target)
@@ -222,11 +221,11 @@ class PolicyHolder:
         """Play with this model from now on.
 
         Raises:
-            ModelError: it is of another game.
+            ModelError: it does not fit this game.
         """
         model, growth = self._grown(model) if self._may_grow else (model, (0, 0))
         layout = model.layout
-        if isinstance(layout.actions, Discrete) and isinstance(self.actions, Discrete) and self._named_by_the_bot:
+        if isinstance(layout.actions, Discrete) and isinstance(self.actions, Discrete) and self._has_own_names:
             self._check_names("actions", layouts.shortened(self.action_labels), layout.action_names)
         self._check_names("features", layouts.shortened(self.state_names), layout.state_names)
         needed_width = self._state_width
@@ -253,10 +252,10 @@ class PolicyHolder:
         self._unsaved_training = False
 
     def _adopt_names(self, model: Model) -> None:
-        """Find each of the agent's actions among those of the model, by their names.
+        """Match the agent's actions with the model's by their names.
 
         Raises:
-            ModelError: the model has other names than the bot, or one name twice in another order.
+            ModelError: the names differ, or are not unique and in another order.
         """
         own, theirs = self.action_labels, _labels(model)
         named = bool(model.given_action_names) and theirs != _unnamed(model.actions)
@@ -264,26 +263,26 @@ class PolicyHolder:
             self.action_labels = theirs if named or not own else own
             self._model_index = None
             return
-        shortened = [name[:LONGEST_NAME] for name in own]  # as the learner writes them
+        shortened = [name[:LONGEST_NAME] for name in own]  # as in the model's manifest
         if shortened == theirs:
             self._model_index = None
         elif isinstance(model.actions, Discrete) and sorted(shortened) == sorted(theirs) and len(set(theirs)) == len(theirs):
             self._model_index = np.array([theirs.index(name) for name in shortened])
             logger.info("the model's actions are in another order, matched by name: %s; here: %s", theirs, own)
-        elif self._named_by_the_bot:
+        elif self._has_own_names:
             needed = f"this bot's are {own}: give them the same names, or {_NEW_GAME}"
             raise ModelError(str(self.model_path), f"its actions are {theirs}", needed)
         else:
             self.action_labels, self._model_index = theirs, None
 
     def _check_sizes(self, width: int, outputs: int) -> None:
-        """Refuse by its sizes a model of another game, before any memory is taken for it.
+        """Refuse a model of another game by its sizes, before memory is allocated for it.
 
         Raises:
-            ModelError: the game has states of another width.
+            ModelError: states of another width, or far too many outputs.
         """
         needed = self._state_width
-        # Names say what differs, or the model grows; so a model of about this size is read first.
+        # With names, a model of about this size is read, since the message can then name what differs, or the model can grow.
         if needed is not None and (width > 4 * needed if self.state_names else width != needed):
             found = f"its policy takes states of {width} numbers"
             raise ModelError(str(self.model_path), found, f"this game's have {needed}; {_NEW_GAME}")
@@ -300,7 +299,7 @@ class PolicyHolder:
         logger.info("the model's features are in another order, matched by name: %s; here: %s", list(theirs), list(own))
 
     def _check_names(self, what: str, own: Sequence[str], theirs: Sequence[str]) -> None:
-        """Refuse a model whose features or actions are others than the bot's.
+        """Refuse a model whose features or actions are not the bot's.
 
         Raises:
             ModelError: with both lists.
@@ -314,10 +313,10 @@ class PolicyHolder:
         raise ModelError(str(self.model_path), f"its {what} are {list(theirs)}", f"this bot's are {list(own)}: {remedy}")
 
     def _grown(self, model: Model) -> tuple[Model, tuple[int, int]]:
-        """The model with the features and actions that this bot has besides, as the learner will widen it; and how many."""
+        """The model widened by the features and actions that it lacks, as the learner will do it; and their numbers."""
         layout = model.layout
         features = layouts.added(layouts.shortened(self.state_names), layout.state_names)
-        discrete = self._named_by_the_bot and isinstance(layout.actions, Discrete)
+        discrete = self._has_own_names and isinstance(layout.actions, Discrete)
         actions = layouts.added(layouts.shortened(self.action_labels), layout.action_names) if discrete else []
         if not features and not actions:
             return model, (0, 0)
@@ -327,7 +326,9 @@ class PolicyHolder:
         manifest |= {"state_names": [*layout.state_names, *features]} if layout.state_names else {}
         manifest |= {"action_count": len(network.b3)} if actions else {}
         arrays = dict(zip(POLICY_KEYS, network, strict=True))
-        logger.info("playing version %d of the model with features %s and actions %s more", model.version, features, actions)
+        logger.info(
+            "playing with version %d of the model, widened by features %s and actions %s", model.version, features, actions
+        )
         return Model(arrays, model.version, manifest), (len(features), len(actions))
 
     def _new_network(self, width: int) -> Network:
@@ -370,8 +371,8 @@ class PolicyHolder:
 
     def _write(self, target: Path, version: int) -> bool:
         if self._network is None and self._state_width is None:
-            # A model of invented sizes would make the learner refuse every real episode.
-            logger.warning("%s not written: nobody has said yet how wide a state is", target)
+            # With a made-up state width, the learner would reject every real episode.
+            logger.warning("%s not written: the width of a state is not known yet", target)
             return False
         self.network(self._state_width or 0)
         if self._training_state is None:
@@ -392,7 +393,7 @@ class PolicyHolder:
 
 
 def _unnamed(actions: ActionSpace | None) -> list[str]:
-    """What the actions of a space are called whose user gives them no names."""
+    """The names of actions that were given none."""
     return [f"action_{number}" for number in range(actions.count)] if isinstance(actions, Discrete) else []
 
 
