@@ -122,6 +122,24 @@ def test_damaged_versions_of_the_history_are_passed_over(played: Paths) -> None:
     assert "Going on from version 2 of the history" in said[0]
 
 
+def test_an_unreadable_model_without_a_readable_history_is_reported(played: Paths) -> None:
+    """The person learns which file was damaged and where it is kept, not only that versions are trained again."""
+    before = played.model.read_bytes()
+    played.model.write_bytes(b"no archive")
+    for version in (2, 4):
+        model_store.history_path(played, version).write_bytes(b"")
+
+    said = _drain(played)
+
+    assert played.model.read_bytes() == before and played.model.with_name(f"{played.model.name}.broken").exists()
+    assert (
+        str(played.model) in said[0]
+        and ".broken" in said[0]
+        and said[0].endswith("No version of the history can be read instead")
+    )
+    assert "training versions 1 to 5 again from the archive" in said[1]
+
+
 def test_an_old_copy_of_the_model_is_brought_up_to_date(played: Paths) -> None:
     """Whoever puts a backup of the model back loses nothing: the ledger knows what came after."""
     before = learner_runs.picture(played)

@@ -17,9 +17,11 @@ import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 from fakes import Failing
 
+from background_training.commands import rollback, widen
 from background_training.errors import AnotherLearnerError, LockUnavailableError, MachineError
 from background_training.learner.trainer import Precautions, open_trainer
 from background_training.paths import CHECKOUT, Paths
+from background_training.storage import file_lock
 from background_training.storage.file_lock import LearnerLock, RootLock
 
 HOLDER = """
@@ -186,3 +188,21 @@ def test_nothing_is_committed_when_the_folder_is_made_anew_within_a_batch(paths:
     assert not paths.model.exists() and not paths.ledger.exists()
     assert sorted(path.name for path in paths.buffer.iterdir()) == ["game_0.npz", "game_1.npz"]
     lock.release()
+
+
+@pytest.mark.parametrize(("command", "arguments"), [(rollback, ["1"]), (widen, ["--add-feature", "gas"])])
+def test_a_command_that_publishes_waits_for_a_former_worker(paths: Paths, command, arguments, monkeypatch, capsys) -> None:
+    """A killed learner's worker may still commit its batch: then nothing is published beside it."""
+    episodes.write(paths.buffer, "game.npz", seed=1)
+    learner_runs.drain(paths.root)
+    before = paths.model.read_bytes()
+    worker_lock = RootLock(paths.worker_lock)
+    assert worker_lock.try_acquire()
+    monkeypatch.setattr(file_lock, "FORMER_WORKER_SECONDS", 0.0)
+
+    code = command.main([*arguments, "--root", str(paths.root)])
+
+    worker_lock.release()
+    assert code == 3 and "still finishes its batch" in capsys.readouterr().err
+    assert paths.model.read_bytes() == before
+    assert LearnerLock(paths).acquire() is None

@@ -7,7 +7,7 @@ import argparse
 from background_training import command_lines
 from background_training.commands import common
 from background_training.ipc import process_limits
-from background_training.storage.file_lock import LearnerLock
+from background_training.storage.file_lock import both_locks
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,13 +33,9 @@ def _run(options: argparse.Namespace) -> int:
     settings = common.settings_of(options)
     paths = settings.paths
     common.check_there_is_a_run(paths)
-    lock = LearnerLock(paths)
-    lock.acquire()
-    try:
+    with both_locks(paths):
         found = publish.version_of(paths, options.version)
         reason = f"rollback to version {options.version}"
         published = publish.publish(paths, found, reason, durable=settings.learner.durable)
-    finally:
-        lock.release()
     common.answer(f"[OK] Version {options.version} is published again, as version {published.version}: {paths.model}")
     return 0

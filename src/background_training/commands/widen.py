@@ -6,11 +6,8 @@ import argparse
 
 from background_training import command_lines
 from background_training.commands import common
-from background_training.errors import AnotherLearnerError
 from background_training.ipc import process_limits
-from background_training.storage.file_lock import LearnerLock, RootLock
-
-_FORMER_WORKER_SECONDS = 10.0
+from background_training.storage.file_lock import both_locks
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,18 +54,9 @@ def _run(options: argparse.Namespace) -> int:
     settings = common.settings_of(options)
     paths = settings.paths
     common.check_there_is_a_run(paths)
-    learner_lock, worker_lock = LearnerLock(paths), RootLock(paths.worker_lock)
-    learner_lock.acquire()
-    try:
-        if not worker_lock.wait_acquired(_FORMER_WORKER_SECONDS):
-            raise AnotherLearnerError(str(paths.root), "the worker of a learner that was killed still finishes its batch")
-        try:
-            recovery.make_skeleton(paths, durable=settings.learner.durable)
-            made = publish.widen(paths, settings, publish.Widening(*wanted, options.probability), _warn)
-        finally:
-            worker_lock.release()
-    finally:
-        learner_lock.release()
+    with both_locks(paths):
+        recovery.make_skeleton(paths, durable=settings.learner.durable)
+        made = publish.widen(paths, settings, publish.Widening(*wanted, options.probability), _warn)
     layout = made.layout
     sizes = f"takes states of {layout.state_width} numbers and chooses {layout.actions.words}"
     common.answer(f"[OK] Version {made.version} {sizes}: {paths.model}")

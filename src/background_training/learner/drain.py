@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from background_training.errors import AnotherLearnerError, MachineError, PausedError
+from background_training.errors import MachineError, PausedError
 from background_training.learner import recovery, retention
 from background_training.learner.counters import Counters
 from background_training.learner.data_warnings import DataWarnings
@@ -16,9 +16,7 @@ from background_training.learner.triage import send_excluded
 from background_training.records import pause_file, status
 from background_training.records.status import EMPTY_STATS
 from background_training.settings import Settings
-from background_training.storage.file_lock import LearnerLock, RootLock
-
-_FORMER_WORKER_SECONDS = 10.0
+from background_training.storage.file_lock import both_locks
 
 
 def drain(settings: Settings, send: Callable[..., None]) -> dict[str, Any]:
@@ -39,15 +37,8 @@ def drain(settings: Settings, send: Callable[..., None]) -> dict[str, Any]:
         raise PausedError(str(paths.root), pause.words)
     try:
         recovery.make_skeleton(paths, durable=settings.learner.durable)
-        learner_lock, worker_lock = LearnerLock(paths), RootLock(paths.worker_lock)
-        learner_lock.acquire()
-        try:
-            if not worker_lock.wait_acquired(_FORMER_WORKER_SECONDS):
-                raise AnotherLearnerError(str(paths.root), "the worker of a learner that was killed still finishes its batch")
+        with both_locks(paths):
             return _drained(settings, send)
-        finally:
-            worker_lock.release()
-            learner_lock.release()
     except OSError as error:
         if hasattr(error, "exit_code"):
             raise

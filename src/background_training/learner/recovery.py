@@ -66,27 +66,29 @@ def recover(paths: Paths, settings: Settings, ledger: Ledger, report: Report) ->
 
 
 def _newest_readable(paths: Paths, settings: Settings, report: Report) -> Checkpoint | None:
-    """The model, or the newest sound one of the history if it can't be read; games find that one from now on."""
+    """The model, or the newest sound version of the history if it can't be read, which then takes its place for games too."""
     try:
         found = checkpoint.load(model_store.read_bytes(paths.model), str(paths.model))
         _check_strangers(paths, settings, found)
         return found
     except ModelMissingError as error:
-        trouble = str(error)
+        trouble, unreadable = str(error), False
     except ModelError as error:
         broken = paths.model.with_name(f"{paths.model.name}.broken")
         atomic_files.retry_while_shared(lambda: os.replace(paths.model, broken))
-        trouble = f"{error}; it is kept as {broken.name}"
+        trouble, unreadable = f"{error}; it is kept as {broken.name}", True
     for version in reversed(model_store.history_versions(paths)):
         path = model_store.history_path(paths, version)
         try:
             found = checkpoint.load(model_store.read_bytes(path), str(path))
         except ModelError as error:
-            trouble += f"; {error}"
+            trouble, unreadable = f"{trouble}; {error}", True
             continue
         report(f"{trouble}. Going on from version {version} of the history")
         model_store.commit(paths, found.data, durable=settings.learner.durable)
         return found
+    if unreadable:  # a model that is merely missing is the usual state of a new root
+        report(f"{trouble}. No version of the history can be read instead")
     return None
 
 

@@ -37,12 +37,11 @@ from background_training.learner.triage import send_excluded
 from background_training.learner.watcher import BufferWatcher
 from background_training.records import status
 from background_training.settings import Settings
-from background_training.storage.file_lock import RootLock
+from background_training.storage.file_lock import FORMER_WORKER_SECONDS, RootLock
 
 logger = logging.getLogger(__name__)
 
 LONGEST_BACK_OFF_SECONDS = 30.0
-_FORMER_WORKER_SECONDS = 10.0
 _UNFINISHED_WAIT_SECONDS = 0.25
 _CAREFUL_ROUNDS = 50
 _EXIT_GRACE_SECONDS = 1.0
@@ -105,7 +104,7 @@ class Worker:
             try:
                 # Whoever deletes the folder and makes it again gives another learner the chance to lock the new one.
                 self._paths.data.mkdir(parents=True, exist_ok=True)
-                if self._lock is not None and self._lock.renew(_FORMER_WORKER_SECONDS):
+                if self._lock is not None and self._lock.renew(FORMER_WORKER_SECONDS):
                     self._trainer = None
                 if self._trainer is None or time.monotonic() >= self._retention_due:
                     self._open()  # and delete what is above the bounds

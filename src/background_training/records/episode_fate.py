@@ -22,7 +22,9 @@ def fates_of(paths: Paths, lines: Iterable[Mapping[str, Any]], name: str | None)
         name: a file's name in the buffer or in the archive, or at least 8 digits of its sha256.
     """
     known: set[tuple[str, str]] = set()
+    shortened = False
     for line in lines:
+        shortened = shortened or line["fate"] == ledger_lines.SUMMARY
         if name is None or _is_meant(line, name):
             stored_as = line.get("archived_as", line["name"])
             known.add((line["fate"], stored_as))
@@ -36,7 +38,9 @@ def fates_of(paths: Paths, lines: Iterable[Mapping[str, Any]], name: str | None)
     for fate in (buffer.TRAINED, buffer.STALE, buffer.DUPLICATE, buffer.REJECTED):
         for path in sorted(buffer.folder_of(paths, fate).glob("*.npz")):
             if (name is None or path.name == name) and (fate, path.name) not in known:
-                yield {"name": path.name, "fate": "not in the ledger", "found_in": path.parent.relative_to(paths.data).as_posix()}
+                found_in = path.parent.relative_to(paths.data).as_posix()
+                unknown = {"name": path.name, "fate": "not in the ledger", "found_in": found_in}
+                yield unknown | ({"shortened": True} if shortened else {})
 
 
 def sentence(fate: Mapping[str, Any]) -> str:
@@ -53,7 +57,10 @@ def sentence(fate: Mapping[str, Any]) -> str:
     elif kind in ("waiting", "never seen"):
         return f"{name}: {'waits in the buffer for its turn' if kind == 'waiting' else 'no file of this name has come here'}"
     elif kind == "not in the ledger":
-        return f"{name}: lies in {fate['found_in']}, and the ledger does not know it: put there by hand, or older than the ledger"
+        cause = "put there by hand, or older than the ledger"
+        if fate.get("shortened"):
+            cause = "its line was removed to keep the ledger short (retention.ledger_lines), or it was put there by hand"
+        return f"{name}: in {fate['found_in']}, without a line in the ledger: {cause}"
     else:
         text = f"{kind}, with {version}, because {fate.get('reason', 'of a reason that was not noted')}"
     text += f", and deleted since: {fate[buffer.DELETED]}" if buffer.DELETED in fate else ""

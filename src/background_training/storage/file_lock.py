@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from background_training.errors import AnotherLearnerError, LockUnavailableError
 from background_training.paths import Paths
 from background_training.storage import atomic_files
 
+FORMER_WORKER_SECONDS = 10.0
+"""How long to wait for the worker of a learner that has ended or was killed; it ends soon after its parent."""
 _FAULTS_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EMFILE, errno.ENFILE)
 
 
@@ -152,6 +155,27 @@ class LearnerLock:
             return f"process {card['pid']} ({card['command']}), since {card['since']}"
         except KeyError:
             return "a process that has not said who it is"
+
+
+@contextlib.contextmanager
+def both_locks(paths: Paths) -> Iterator[None]:
+    """Hold the learner's lock and the worker's, for a command that changes a root by itself.
+
+    The learner's lock alone is not enough: the worker of a learner that was killed may still finish its batch.
+
+    Raises:
+        AnotherLearnerError: a learner runs here, or a former worker has not ended within FORMER_WORKER_SECONDS.
+        LockUnavailableError, MachineError: as `RootLock.try_acquire` does.
+    """
+    learner_lock, worker_lock = LearnerLock(paths), RootLock(paths.worker_lock)
+    learner_lock.acquire()
+    try:
+        if not worker_lock.wait_acquired(FORMER_WORKER_SECONDS):
+            raise AnotherLearnerError(str(paths.root), "the worker of a learner that was killed still finishes its batch")
+        yield
+    finally:
+        worker_lock.release()
+        learner_lock.release()
 
 
 def read_card(paths: Paths) -> dict[str, Any]:
