@@ -195,8 +195,8 @@ def test_a_restored_watch_sees_what_the_one_before_would_have_seen(seed: int) ->
     kept, restored = GuardEvidence(GUARD), GuardEvidence(GUARD)
     for seq in range(1, 300):
         line = _any_line(rng, seq)
-        kept.see(line)
-        restored.see(line)
+        kept.add(line)
+        restored.add(line)
         if rng.random() < 0.2:
             again = GuardEvidence.restored(GUARD, json.loads(json.dumps(restored.state())))
             assert again is not None
