@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,54 @@ def test_a_bomb_takes_no_memory(tmp_path: Path, made: Callable[[], bytes]):
     )
 
     assert int(answer.stdout) < 10_000_000 + 2 * len(data)
+
+
+def _sparse(path: Path, size: int) -> None:
+    with open(path, "wb") as file:
+        file.write(packed()[:-1])
+        file.truncate(size)
+
+
+def _with_a_large_array(path: Path) -> None:
+    np.savez(path, **sound(), junk=np.zeros(17_000_000, np.float32))
+
+
+def _with_a_large_gap(path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(packed())) as small, zipfile.ZipFile(path, "w") as large:
+        large.writestr("notes.txt", bytes(70_000_000))
+        for name in small.namelist():
+            large.writestr(name, small.read(name))
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda path: _sparse(path, 1_900_000_000), "the end of the zip archive is missing"),
+        (_with_a_large_array, "its arrays take 68"),
+        (_with_a_large_gap, "the file is 70"),
+    ],
+    ids=["cut", "large array", "large gap"],
+)
+def test_a_large_file_that_is_no_model_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None], found: str
+):
+    """By the headers of its arrays alone; the file can be removed at once, as nothing keeps it open or mapped."""
+    path = tmp_path / "large.npz"
+    make(path)
+    monkeypatch.setattr(model_store.atomic_files, "read_regular_file", lambda *_: pytest.fail("it was read whole"))
+
+    with pytest.raises(ModelError, match=found):
+        model_store.read(path)
+    path.unlink()
+
+
+def test_a_large_model_is_read_as_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its headers are looked at first, and nothing else changes."""
+    path = tmp_path / "model.npz"
+    path.write_bytes(packed())
+    monkeypatch.setattr(model_store, "_LARGE_FILE_BYTES", 0)
+
+    assert model_store.read_bytes(path) == packed()
 
 
 def test_a_model_of_another_kind_of_actions_with_large_outputs_plays(paths: Paths):

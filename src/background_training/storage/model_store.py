@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import mmap
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -55,6 +56,10 @@ _PACKED_SHARE = 20
 """How many times the file's size its arrays may have: trained weights hardly pack at all, so more is no network."""
 
 _SMALL_BYTES = 1_000_000
+_LARGE_FILE_BYTES = 64_000_000
+"""Above it a file's headers are checked before it is read. Smaller ones are read at once: a mapped file can't be replaced on
+Windows, and models are replaced all the time."""
+
 _MANIFEST_LETTERS = 9_999_999
 _MANIFEST_VALUES = 500_000
 """Enough for the ledger lines of the largest batch, and few enough that Python takes no more than some 50 MB for them."""
@@ -164,6 +169,8 @@ def read(path: Path, wanted: Collection[str] | None = None, check_sizes: Callabl
 def read_bytes(path: Path) -> bytes:
     """The bytes of a model file; raises as `read` does."""
     try:
+        if _LARGE_FILE_BYTES < os.lstat(path).st_size <= MAX_MODEL_BYTES:
+            _check_headers(path)
         return atomic_files.read_regular_file(path, MAX_MODEL_BYTES)
     except FileNotFoundError:
         raise ModelMissingError(str(path)) from None
@@ -171,6 +178,30 @@ def read_bytes(path: Path) -> bytes:
         raise ModelError(str(path), f"it is {error} long", f"at most {MAX_MODEL_BYTES} bytes are allowed") from None
     except atomic_files.NotARegularFileError as error:
         raise ModelError(str(path), f"it is {error.strerror}", "a regular file is needed") from None
+
+
+def _check_headers(path: Path) -> None:
+    """Refuse a large file that is no model before it is read: only its directory and the headers of its arrays are looked at.
+
+    Raises:
+        ModelError: it can't be a model.
+        OSError: as `atomic_files.read_regular_file`.
+    """
+    headers, trouble = {}, None
+    with atomic_files.open_regular_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        file_bytes = len(content)
+        try:
+            headers = npz_reader.headers(content, MAX_MODEL_BYTES)
+        except NpzError as error:  # raised again below: its traceback holds views of the mapping, which then can't be closed
+            trouble = error.found, error.needed
+    if trouble is not None:
+        raise ModelError(str(path), *trouble)
+    _check_shapes(headers, file_bytes, str(path))
+    policy_bytes = 4 * sum(math.prod(headers[name].shape) for name in POLICY_KEYS)
+    most = _PARTS_PER_POLICY * policy_bytes + 4 * _MANIFEST_LETTERS + _SMALL_BYTES
+    if file_bytes > most:
+        needed = f"at most {most} are allowed for a policy of {policy_bytes} bytes"
+        raise ModelError(str(path), f"the file is {file_bytes} bytes long", needed)
 
 
 def commit(paths: Paths, data: bytes, *, durable: bool) -> None:

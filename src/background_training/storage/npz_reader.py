@@ -7,12 +7,14 @@ declaration is checked against the others and against a limit before anything is
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import math
+import mmap
 import re
 import struct
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ from background_training.errors import BackgroundTrainingError, NpzError
 from background_training.storage import npz_writer
 
 Array = npt.NDArray[Any]
+Content = bytes | mmap.mmap
 
 MAX_HEADER_BYTES = 1024
 ENOUGH_BYTES = 12 + MAX_HEADER_BYTES
@@ -153,7 +156,7 @@ def write(arrays: Mapping[str, Any]) -> bytes:
 
 
 def read(
-    data: bytes,
+    data: Content,
     max_memory_bytes: int,
     wanted: Collection[str] | None = None,
     approve: Callable[[Mapping[str, NpyHeader]], None] | None = None,
@@ -175,25 +178,46 @@ def read(
         NpzError: "empty", "unfinished", "not-a-zip", "too-many-members", "bad-zip", "overlapping-members",
             "too-large", "bad-header", "pickled-object", "wrong-dtype", "lying-header", "bad-checksum" or "unreadable".
     """
+    with _parser_boundary():
+        members = _checked_members(data, max_memory_bytes, wanted)
+        if approve is not None:
+            approve({name: header for name, (_, header, _) in members.items()})
+        arrays: dict[str, Array] = {}
+        for name, (member, header, content) in members.items():
+            if content is None:
+                content = _unpack(data, member)
+            flat = _aligned(np.frombuffer(content, header.dtype, math.prod(header.shape), header.data_start))
+            arrays[name] = flat.reshape(header.shape, order="F" if header.fortran_order else "C")
+        return arrays
+
+
+def headers(data: Content, max_memory_bytes: int) -> dict[str, NpyHeader]:
+    """The headers of all arrays of an .npz by name, checked as `read` does, without unpacking any large array."""
+    with _parser_boundary():
+        return {name: header for name, (_, header, _) in _checked_members(data, max_memory_bytes, None).items()}
+
+
+@contextlib.contextmanager
+def _parser_boundary() -> Iterator[None]:
+    """Turn whatever a file makes Python raise into an NpzError."""
     try:
-        return _read(data, max_memory_bytes, wanted, approve)
+        yield
     except (BackgroundTrainingError, MemoryError):
         raise
-    except Exception as error:  # the boundary: whatever a file makes Python raise is a fault of that file
+    except Exception as error:
         found = f"the archive can't be read ({type(error).__name__}: {ascii(str(error))[1:-1][:100]})"
         raise NpzError("unreadable", found, "an archive as NumPy writes it is needed") from error
 
 
-def _read(
-    data: bytes,
-    max_memory_bytes: int,
-    wanted: Collection[str] | None,
-    approve: Callable[[Mapping[str, NpyHeader]], None] | None,
-) -> dict[str, Array]:
+_Checked = tuple["_Member", NpyHeader, "bytes | memoryview | None"]
+"""A member, its header, and its content if it is small."""
+
+
+def _checked_members(data: Content, max_memory_bytes: int, wanted: Collection[str] | None) -> dict[str, _Checked]:
     budget = max_memory_bytes - len(data)
     count, start, end = _end_record(data)
     budget -= _MEMBER_BYTES * max(0, count - _FREE_MEMBERS)
-    members: dict[str, tuple[_Member, NpyHeader, bytes | memoryview | None]] = {}
+    members: dict[str, _Checked] = {}
     for member in _members(data, count, start, end, wanted):
         name = member.name
         small = member.declared_bytes <= _UNPACKED_AT_ONCE_BYTES
@@ -208,15 +232,7 @@ def _read(
             found = f"{_shown(name)} declares shape {header.shape} of {header.dtype} and holds {member.declared_bytes} bytes"
             raise NpzError("lying-header", found, "both must agree")
         members[name] = member, header, content
-    if approve is not None:
-        approve({name: header for name, (_, header, _) in members.items()})
-    arrays: dict[str, Array] = {}
-    for name, (member, header, content) in members.items():
-        if content is None:
-            content = _unpack(data, member)
-        flat = _aligned(np.frombuffer(content, header.dtype, math.prod(header.shape), header.data_start))
-        arrays[name] = flat.reshape(header.shape, order="F" if header.fortran_order else "C")
-    return arrays
+    return members
 
 
 def _aligned(values: Array) -> Array:
@@ -242,7 +258,7 @@ def _memory_bytes(member: _Member, header: NpyHeader, count: int) -> int:
     return unpacked + reordered + (member.declared_bytes if header.dtype.kind == "U" else 4 * count)
 
 
-def _members(data: bytes, count: int, start: int, end: int, wanted: Collection[str] | None) -> list[_Member]:
+def _members(data: Content, count: int, start: int, end: int, wanted: Collection[str] | None) -> list[_Member]:
     """The members that hold the wanted arrays; of all others only the places are checked."""
     members: list[_Member] = []
     spans: list[tuple[int, int]] = []
@@ -275,11 +291,11 @@ def _members(data: bytes, count: int, start: int, end: int, wanted: Collection[s
     return members
 
 
-def _end_record(data: bytes) -> tuple[int, int, int]:
+def _end_record(data: Content) -> tuple[int, int, int]:
     """Number of members, and where the zip directory starts and ends."""
     if not data:
         raise NpzError("empty", "the file is empty", "an .npz archive is needed")
-    if not data.startswith(b"PK\x03\x04"[: len(data)]) and not data.startswith((b"PK\x05\x06", b"PK\x06\x06")):
+    if data[:4] != b"PK\x03\x04"[: len(data)] and data[:4] not in (b"PK\x05\x06", b"PK\x06\x06"):
         raise NpzError("not-a-zip", f"the file starts with {ascii(data[:8])[1:]}", "an .npz archive is needed")
     tail_start = max(0, len(data) - _END_RECORD.size - _MAX_COMMENT_BYTES)
     position = data.rfind(b"PK\x05\x06", tail_start)
@@ -290,7 +306,7 @@ def _end_record(data: bytes) -> tuple[int, int, int]:
     sound = not disk and not first_disk and here == total and position + _END_RECORD.size + comment <= len(data)
     end = position
     locator = position - _ZIP64_LOCATOR.size
-    if locator >= 0 and data.startswith(b"PK\x06\x07", locator):
+    if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
         total64, size64, start64, end = _zip64_end_record(data, locator)
         sound = sound and total in (_UNKNOWN_16, total64) and size in (_UNKNOWN_32, size64) and start in (_UNKNOWN_32, start64)
         total, size, start = total64, size64, start64
@@ -301,17 +317,17 @@ def _end_record(data: bytes) -> tuple[int, int, int]:
     return total, start, end
 
 
-def _zip64_end_record(data: bytes, locator: int) -> tuple[int, int, int, int]:
+def _zip64_end_record(data: Content, locator: int) -> tuple[int, int, int, int]:
     """Number of members, size and start of the directory, and where this record starts; writers may add it to small archives."""
     _, _, position, disks = _ZIP64_LOCATOR.unpack_from(data, locator)
-    if position + _ZIP64_END_RECORD.size <= locator and data.startswith(b"PK\x06\x06", position):
+    if position + _ZIP64_END_RECORD.size <= locator and data[position : position + 4] == b"PK\x06\x06":
         _, length, _, _, disk, first_disk, here, total, size, start = _ZIP64_END_RECORD.unpack_from(data, position)
         if disks <= 1 and not disk and not first_disk and here == total and position + 12 + length == locator:
             return total, size, start, position
     raise NpzError("bad-zip", "the zip64 end record contradicts the file", "a sound archive is needed")
 
 
-def _central_entry(data: bytes, position: int, end: int) -> tuple[bytes, int, int, int, int, int, int, int]:
+def _central_entry(data: Content, position: int, end: int) -> tuple[bytes, int, int, int, int, int, int, int]:
     """Name, where the next entry starts, method, flags, checksum, packed and declared size, and where the member starts."""
     name_start = position + _CENTRAL_ENTRY.size
     if name_start > end:
@@ -354,7 +370,7 @@ def _shown(name: str | bytes) -> str:
     return ascii(name).removeprefix("b")[1:-1][:60]
 
 
-def _data_start(data: bytes, offset: int, raw_name: bytes, *, exact: bool) -> int:
+def _data_start(data: Content, offset: int, raw_name: bytes, *, exact: bool) -> int:
     """Where a member's content starts; `exact`: both headers must bear one name."""
     if offset + _LOCAL_HEADER.size > len(data):
         raise NpzError("bad-zip", "a member lies outside the file", "a sound archive is needed")
@@ -377,7 +393,7 @@ def _refuse_overlaps(spans: list[tuple[int, int]], directory_start: int) -> None
         end_of_last = end
 
 
-def _unpack(data: bytes, member: _Member, at_most: int | None = None) -> bytes | memoryview:
+def _unpack(data: Content, member: _Member, at_most: int | None = None) -> bytes | memoryview:
     """The member's bytes, or its first `at_most`; the checksum is verified when all are unpacked."""
     packed = memoryview(data)[member.data_start : member.data_start + member.packed_bytes]
     wanted = member.declared_bytes if at_most is None else min(at_most, member.declared_bytes)
