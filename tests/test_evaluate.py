@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import statistics
 import subprocess
 import sys
@@ -123,14 +124,14 @@ def test_model_against_itself_is_alike(root: Path) -> None:
 
     printed = _told(root, "--episodes", "5", "--both", "--against", model)
 
-    assert printed.count("do the same on the same 5 seeds") == 2
+    assert printed.count("have the same returns on the same 5 seeds") == 2
 
 
 def test_few_games_give_no_verdict(learnt: Path, root: Path) -> None:
     """However large the difference looks."""
     printed = _told(learnt, "--episodes", "4", "--against", str(_fresh_model(root)))
 
-    assert "4 games tell nothing; play at least 5" in printed
+    assert "4 games are too few to compare; play at least 5" in printed
 
 
 def test_versions_are_named_by_number(root: Path) -> None:
@@ -216,3 +217,32 @@ def test_seeds_are_never_those_of_training() -> None:
 
     played = [RunSpec("", seed, None, 1, True).game_seed(number) for seed in (0, 1, 2**40) for number in (1, 10**6, 2**33)]
     assert max(played) < evaluation.FIRST_SEED
+
+
+@pytest.mark.parametrize(("where", "words"), [("step", "in step"), ("reset", "in reset")])
+def test_a_game_that_raises_is_named_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str, words: str
+) -> None:
+    """One line with game, seed, exception and file; nothing is recorded. --debug shows the traceback as well."""
+    from background_training.commands import evaluate
+
+    root = tmp_path / "r"
+    agent = RLAgent(root=root, action_names=["a", "b", "c"], state_width=3)
+    assert agent.save_model()
+    for key, value in (("FAILS", "runtime"), ("FAILS_IN", where), ("FAILS_AT", "2-99"), ("FAILS_COUNT", str(tmp_path / "count"))):
+        monkeypatch.setenv(key, value)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        arguments = ["--root", str(root), "--game", "failing_games:Fails-v0", "--episodes", "3"]
+        assert evaluate.main(arguments) == 1
+        printed = capsys.readouterr().err
+        assert evaluate.main([*arguments, "--debug"]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert printed.startswith(
+        "[ERROR] Fails-v0 failed in the game with seed 2147483649: RuntimeError: server closed the connection"
+    )
+    assert "failing_games.py:" in printed and printed.count("\n") == 1
+    assert words in capsys.readouterr().err
+    assert not _remembered(root)

@@ -182,6 +182,21 @@ class GameFailedError(BackgroundTrainingError, RuntimeError):
         return f"{ended}. Tracebacks: {self.log}. When the cause is mended, continue with: {self.resume}"
 
 
+class GameRaisedError(BackgroundTrainingError, RuntimeError):
+    """A game raised while it was played for an evaluation, so there is no result; `place` is the traceback's last line."""
+
+    def __init__(self, game: str, seed: int, reason: str, place: str) -> None:
+        super().__init__(game, seed, reason, place)
+        self.game = game
+        self.seed = seed
+        self.reason = reason
+        self.place = place
+
+    def __str__(self) -> str:
+        where = f" (raised in {self.place})" if self.place else ""
+        return f"{self.game} failed in the game with seed {self.seed}: {self.reason}{where}. Nothing was recorded"
+
+
 class WorkerError(BackgroundTrainingError, RuntimeError):
     """A worker process died or did not answer."""
 

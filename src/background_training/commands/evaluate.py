@@ -23,7 +23,7 @@ GREEDY, SAMPLED = "greedy", "sampled"
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    # Before NumPy is loaded: an evaluation beside a game and a learner has one core at most.
+    # Before NumPy is loaded; otherwise an evaluation beside a game and a learner uses all cores.
     process_limits.limit_blas_threads()
     return common.run(_parser(), _run, arguments)
 
@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=command_lines.usage_name("evaluate"),
-        description="Play games with a model and say how good it is, or which of two is better. Nothing is trained on; "
-        "what came out is added to logs/evaluations.jsonl.",
+        description="Play games with a model and estimate its mean return, or which of two models is better. Nothing is trained "
+        "on them; the result is appended to logs/evaluations.jsonl.",
     )
     common.add_common(parser)
     parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (the root's; LunarLander-v3 if it has none)")
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Contender(NamedTuple):
-    """A model that is judged, and the file or the version that it was asked for by."""
+    """A model to evaluate, and the file or version that names it."""
 
     model: Model
     source: str
@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
     finally:
         game.close()
     facts = {"game": name, "episodes": options.episodes, "seed": options.seed, **_facts(contenders, returns)}
-    evaluation.remember(paths, facts)
+    evaluation.record(paths, facts)
     if options.json:
         common.answer(json.dumps({**facts, "returns": {mode: lists[0] for mode, lists in returns.items()}}))
         return 0
@@ -111,11 +111,11 @@ def _follow(name: str, paths: Paths) -> int:
 
 
 def _contender(paths: Paths, text: str) -> _Contender:
-    """The model of a file, or a version of the root's: kept, or trained again from the archive.
+    """The model of a file, or a version of the root's model: from the history, or trained again from the archive.
 
     Raises:
         ModelError, ModelMissingError: there is no usable model file.
-        LedgerError: there never was such a version, or what it was trained on is gone.
+        LedgerError: the version never existed, or its episodes are gone.
     """
     from background_training.learner import publish
     from background_training.storage import model_store
@@ -129,7 +129,7 @@ def _contender(paths: Paths, text: str) -> _Contender:
 
 
 def _facts(contenders: list[_Contender], returns: dict[str, list[list[float]]]) -> dict[str, Any]:
-    """What is remembered: each contender with its means, and what they differ by."""
+    """The recorded result: each model with its means, and their differences."""
     from background_training.algo import intervals
     from background_training.runs import evaluation
 
@@ -154,7 +154,7 @@ def _facts(contenders: list[_Contender], returns: dict[str, list[list[float]]]) 
 
 
 def _names(contenders: list[_Contender]) -> list[str]:
-    """What the contenders are called: versions of two roots may bear one number."""
+    """Names of the models; with their files, if two roots have versions of one number."""
     numbers = [f"version {one.model.version}" for one in contenders]
     sources = [f"{number} ({one.source})" for number, one in zip(numbers, contenders, strict=True)]
     return sources if numbers[0] == numbers[1] else numbers
@@ -166,16 +166,16 @@ def _verdict(names: list[str], difference: Estimate, word: str) -> str:
     first, second = names
     pairs = f"on the same {difference.games} seeds"
     if difference.games < intervals.FEWEST_FOR_A_VERDICT:
-        return f"{difference.games} games tell nothing; play at least {intervals.FEWEST_FOR_A_VERDICT} (--episodes)"
+        return f"{difference.games} games are too few to compare; play at least {intervals.FEWEST_FOR_A_VERDICT} (--episodes)"
     amount = f"{abs(difference.value):.1f} +- {(difference.high - difference.low) / 2:.1f} a game (95 %, {pairs})"
     if word in ("better", "worse"):
         return f"{first} is {word} than {second}, by {amount}"
     if word == "alike":
-        return f"{first} and {second} do the same {pairs}"
+        return f"{first} and {second} have the same returns {pairs}"
     more = intervals.games_needed(difference)
-    advice = f"; if that is the true difference, about {more} games would tell it" if more else ""
+    advice = f"; if that is the true difference, about {more} games would show it" if more else ""
     side = "above" if difference.value > 0 else "below" if difference.value < 0 else "off"
-    return f"these games don't tell {first} from {second}: it is {amount} {side}{advice}"
+    return f"no significant difference between {first} and {second}: it is {amount} {side}{advice}"
 
 
 def _sentences(facts: dict[str, Any]) -> list[str]:

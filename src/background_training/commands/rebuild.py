@@ -20,7 +20,7 @@ from background_training.errors import EpisodeError, LedgerError, SettingsError
 from background_training.ipc import process_limits
 from background_training.paths import Paths
 from background_training.storage import atomic_files
-from background_training.storage.file_lock import LearnerLock
+from background_training.storage.file_lock import both_locks
 
 if TYPE_CHECKING:
     from background_training.learner.checkpoint import Checkpoint
@@ -63,9 +63,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = common.settings_of(options)
     paths, durable = settings.paths, settings.learner.durable
     common.check_there_is_a_run(paths)
-    lock = LearnerLock(paths)
-    lock.acquire()
-    try:
+    with both_locks(paths):
         rebuilt = _rebuilt(paths, options)
         output = options.output or paths.models / "rebuilt_model.npz"
         atomic_files.write_atomically(output, rebuilt.data, durable=durable)
@@ -76,8 +74,6 @@ def _run(options: argparse.Namespace) -> int:
             published = publish.publish(paths, rebuilt, "rebuilt from the archive", durable=durable)
             common.answer(f"[OK] Published as version {published.version}: {paths.model}")
             return 0
-    finally:
-        lock.release()
     altered = options.without or options.relabel is not None or options.to is not None
     return 0 if altered else _compared(paths, rebuilt)
 

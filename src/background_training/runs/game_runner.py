@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -98,8 +97,7 @@ class SingleGameRunner:
         return lost
 
     def close(self) -> None:
-        """Close the environment; what it raises now affects no episode."""
+        """Close the environment."""
         game, self._game = self._game, None
         if game is not None:
-            with contextlib.suppress(*GAME_ERRORS):
-                game.close()
+            game.close()

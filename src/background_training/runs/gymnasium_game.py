@@ -245,7 +245,9 @@ class GymnasiumGame:
         return GameResult(number, seed, episode_return, steps, terminated, version, saved)
 
     def close(self) -> None:
-        self._env.close()
+        """Close the environment; what it raises now affects no game."""
+        with contextlib.suppress(*GAME_ERRORS):
+            self._env.close()
 
     def _vector(self, observation: Any) -> Array:
         if isinstance(self._observations, Discrete):
