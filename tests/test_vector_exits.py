@@ -30,7 +30,7 @@ def is_gone(pid):
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.parametrize("method", ["spawn", "fork"])
 @pytest.mark.parametrize("state", ["idle", "stopped", "looping", "with a game server"])
 def test_a_killed_parent_takes_its_workers_with_it(method, state):
     """SIGKILL of the parent ends workers that are idle, stopped or never let go, and what they have started."""
@@ -69,7 +69,7 @@ def test_a_killed_parent_takes_its_workers_with_it(method, state):
     wait_until(lambda: all(is_gone(pid) for pid in pids))
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_a_script_without_a_main_guard_runs_once(method, tmp_path):
     """The caller's main module is never loaded again, though its classes and lambdas are used in the workers."""
     script = tmp_path / "süß und bitter.py"

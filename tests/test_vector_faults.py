@@ -72,10 +72,9 @@ def test_one_worker_fails_and_the_others_step_on(name, mode):
     envs.close()
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_forked_workers_are_replaced_too(method):
-    """The other start methods recover the same way, from a death and from a worker that lives and has to be killed."""
-    envs = ResilientAsyncVectorEnv(games(2), start_method=method, **NEVER_REST)
+def test_forked_workers_are_replaced_too():
+    """The other start method recovers the same way, from a death and from a worker that lives and has to be killed."""
+    envs = ResilientAsyncVectorEnv(games(2), start_method="fork", **NEVER_REST)
     envs.reset()
     for fault in (KILL, GARBAGE):
         assert envs.step(actions(2, e0=fault))[3].tolist() == [True, False]
@@ -130,7 +129,7 @@ def test_a_crash_loop_is_named_with_the_last_words(tmp_path):
     marker.touch()
     makers = [FaultyGame, partial(BuildFault, 1, str(marker), RAISE, always=True)]
     with pytest.raises(RestartBudgetError, match=r"env 1 failed again after 2 restarts(.|\n)*has had enough"):
-        ResilientAsyncVectorEnv(makers, restarts_per_env=2, backoff_seconds=0.01)
+        ResilientAsyncVectorEnv(makers, restarts_per_env=2, same_fault_limit=0, backoff_seconds=0.01)
     with pytest.raises(RestartBudgetError, match=r"exit code 7(.|\n)*building goes wrong"):
         ResilientAsyncVectorEnv([partial(BuildFault, 1, str(marker), FAULTS["exit"], always=True)], restarts_per_env=1)
 

@@ -121,7 +121,7 @@ def test_messages_instead_of_shared_memory_survive_restarts_too():
 
 def test_many_rebuilds_leave_memory_and_descriptors_flat():
     """Some ten thousand steps with a rebuild after every few episodes."""
-    envs = ResilientAsyncVectorEnv([partial(FaultyGame, number, 5) for number in range(2)], start_method="forkserver", **OFTEN)
+    envs = ResilientAsyncVectorEnv([partial(FaultyGame, number, 5) for number in range(2)], start_method="fork", **OFTEN)
     envs.reset()
     sizes = []
     for wanted in (20, 60):

@@ -11,21 +11,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from typing import IO, TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from background_training import command_lines
 from background_training.commands import common
 from background_training.errors import BackgroundTrainingError, SettingsError
-from background_training.ipc import child_process, process_limits, process_names
+from background_training.ipc import child_process, process_limits
 from background_training.learner.background_learner import BackgroundParallelLearner
-from background_training.paths import PACKAGE_PARENT
 from background_training.settings import Settings
 
 if TYPE_CHECKING:
-    from background_training.envs.fork_server import ForkServer
-    from background_training.envs.forked_command import ForkedCommand
-    from background_training.ipc.child import PipedProcess
     from background_training.runs.greedy_games import Beside, PlayingProcess
     from background_training.runs.run_log import GameLog
     from background_training.runs.run_state import RunState, RunStateFile
@@ -69,12 +65,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.watch and asked.games.instances != 1:
         raise SettingsError("--watch", True, "one instance is needed", "command line")
     render_mode, game = "human" if options.watch else None, asked.games.game
-    # The fork server starts before anything is opened or locked, since forks inherit that. The game is made before the folders
-    # and the learner; otherwise a game that can't be made would leave them behind.
-    with (
-        _forks(options, asked) as forks,
-        closing(game_runner.open_runner(game, asked.games.instances, render_mode)) as games,
-    ):
+    # The game is made before the folders and the learner; otherwise a game that can't be made would leave them behind.
+    with closing(game_runner.open_runner(game, asked.games.instances, render_mode)) as games:
         root_game.check(asked.paths, game, games.facts)
         common.make_root(asked.root)
         with run_state.RunStateFile(asked.paths) as state_file:
@@ -82,10 +74,10 @@ def _run(options: argparse.Namespace) -> int:
             state = _chosen_run(options, asked, state_file, game_log)
             root_game.record(asked.paths, game, games.facts)
             settings = _settings(options, dataclasses.asdict(state.spec))
-            learner = _started_learner(settings, options.quiet, forks) if state.spec.training else None
+            learner = _started_learner(settings, options.quiet) if state.spec.training else None
             try:
                 log = run_log.RunLog(state_file, game_log, state, settings.training.save_freq)
-                with _greedy_games(settings, forks) if learner is not None and not options.watch else nullcontext() as greedy:
+                with _greedy_games(settings) if learner is not None and not options.watch else nullcontext() as greedy:
                     TrainingRun(settings, learner, log, games, greedy, quiet=options.quiet).run()
                     return 0
             finally:
@@ -137,40 +129,9 @@ def _chosen_run(options: argparse.Namespace, asked: Settings, file: RunStateFile
     return state
 
 
-def _forks(options: argparse.Namespace, settings: Settings) -> AbstractContextManager[ForkServer | None]:
-    """Where that is safe, what forks this run's processes: each of them would load the same things again otherwise."""
-    if options.no_training:
-        return nullcontext()
-    from background_training.envs import fork_of_ours  # for all
-    from background_training.learner import worker  # noqa: F401
-    from background_training.runs import evaluation, gymnasium_game  # noqa: F401  # for all
-
-    gymnasium_game.load(settings.games.game)
-    return fork_of_ours.serving()
-
-
-def _forked(
-    forks: ForkServer | None, main: str, name: str, arguments: list[str], streams: tuple[int | None, int]
-) -> ForkedCommand | None:
-    """A process of this run, forked; None where nothing forks, and it has to be started in a new interpreter."""
-    if forks is None:
-        return None
-    from background_training.envs.forked_command import Command, ForkedCommand
-
-    theirs = {key: value for key, value in child_process.worker_environment().items() if os.environ.get(key) != value}
-    with suppress(OSError):
-        return ForkedCommand(forks, Command(main, name, arguments, theirs, str(PACKAGE_PARENT)), *streams)
-    return None
-
-
-def _started_learner(settings: Settings, quiet: bool, forks: ForkServer | None) -> BackgroundParallelLearner | None:
-    def start_worker(stderr: IO[bytes]) -> PipedProcess:
-        streams = (None, stderr.fileno())
-        forked = _forked(forks, f"{child_process.WORKER}:main", process_names.LEARNER_WORKER, [], streams)
-        return forked or child_process.start_worker(stderr)
-
+def _started_learner(settings: Settings, quiet: bool) -> BackgroundParallelLearner | None:
     say = (lambda sentence: None) if quiet else _say
-    learner = BackgroundParallelLearner(settings=settings, start_worker=start_worker)
+    learner = BackgroundParallelLearner(settings=settings)
     try:
         learner.start()
     except (BackgroundTrainingError, OSError) as error:
@@ -183,22 +144,16 @@ def _started_learner(settings: Settings, quiet: bool, forks: ForkServer | None) 
     return learner
 
 
-def _greedy_games(settings: Settings, forks: ForkServer | None) -> AbstractContextManager[Beside | None]:
+def _greedy_games(settings: Settings) -> AbstractContextManager[Beside | None]:
     """Games without exploring beside the others, for the summary and the curve."""
     from background_training.runs import greedy_games
 
     arguments = ["--follow", "--root", str(settings.root), "--game", settings.games.game]
 
     def start() -> PlayingProcess:
-        with open(os.devnull, "wb") as nowhere:
-            streams = (nowhere.fileno(), nowhere.fileno())
-            if forked := _forked(
-                forks, "background_training.commands.evaluate:main", process_names.GREEDY_GAMES, arguments, streams
-            ):
-                return forked
-            command = [sys.executable, "-m", "background_training", "evaluate", *arguments]
-            options = child_process.apart_from_terminal() | {"env": child_process.child_environment(dict(os.environ))}
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, **options)
+        command = [sys.executable, "-m", "background_training", "evaluate", *arguments]
+        options = child_process.apart_from_terminal() | {"env": child_process.child_environment(dict(os.environ))}
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
 
     return greedy_games.beside(start)
 

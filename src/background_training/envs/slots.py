@@ -16,7 +16,7 @@ import cloudpickle
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from background_training.envs import doorbell, fork_server, worker_platform
+from background_training.envs import doorbell, worker_platform
 from background_training.envs.env_host import EnvFactory, EnvHost, HostPlan
 from background_training.envs.env_restart_budget import RestartBudget
 from background_training.envs.env_worker import Layout, StartOrder
@@ -107,8 +107,6 @@ class Roster:
         self._episodes_at_look = 0
         self._closed = False
         self._fatal: RestartBudgetError | None = None
-        if settings.start_method == "forkserver":
-            fork_server.hold()
 
     def lay_out(self, layout: Layout) -> None:
         """Fix the shared memory; workers started from now on attach to it by themselves."""
@@ -203,5 +201,3 @@ class Roster:
             handle.kill()
         for local in self.locals:
             local.host.close()
-        if self.settings.start_method == "forkserver":
-            fork_server.release()

@@ -16,8 +16,8 @@ class VectorSettings:
 
     start_method: str = setting(
         "spawn",
-        "How a worker process is started; none of them loads the caller's main module.",
-        choices=("spawn", "fork", "forkserver"),
+        "How a worker process is started: in a new interpreter, or as a fork; neither loads the caller's main module.",
+        choices=("spawn", "fork"),
     )
     num_workers: int = setting(0, "Worker processes; 0: one per env, which isolates best.", at_least=0)
     step_seconds: float = setting(15.0, "Time one env's step may take before its worker counts as hung.", above=0.0)

@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import psutil
 
-from background_training.envs import fork_server, worker_boot, worker_platform
+from background_training.envs import worker_boot, worker_platform
 
 PATIENCE_SECONDS = 0.05
 """How long the parent waits for one worker before it looks around."""
@@ -47,7 +48,7 @@ def launch(start_method: str, memory: Any, stderr: Any) -> Launched:
     """Start a worker process.
 
     Args:
-        start_method: spawn, fork or forkserver.
+        start_method: spawn or fork.
         memory: the vector env's shared memory.
         stderr: a file for the worker's stderr, or None to share ours.
 
@@ -59,9 +60,9 @@ def launch(start_method: str, memory: Any, stderr: Any) -> Launched:
     parent_socket, worker_socket = socket.socketpair()
     worker_lifeline, lifeline = worker_platform.open_lifeline()
     numbers = (worker_socket.fileno(), memory.descriptor, worker_lifeline)
-    launchers = {"spawn": _spawn, "fork": _fork, "forkserver": _ask_server}
+    start = _fork if start_method == "fork" else _spawn
     try:
-        process = launchers[start_method](numbers, stderr)
+        process = start(numbers, stderr)
     except BaseException:
         parent_socket.close()
         worker_platform.close_lifeline(lifeline)
@@ -103,14 +104,27 @@ def _fork(numbers: tuple[int, int, int], stderr: Any) -> WorkerProcess:
     sys.stderr.flush()  # otherwise the child would print once more what we have not printed yet
     pid = os.fork()
     if pid == 0:
-        fork_server.become_worker(numbers, None if stderr is None else stderr.fileno())
+        _run_forked(numbers, stderr)
     return ChildProcess(pid)
 
 
-def _ask_server(numbers: tuple[int, int, int], stderr: Any) -> WorkerProcess:
-    return fork_server.the_server(lambda *details: boot_command("forkserver", *details), worker_environment()).fork(
-        numbers, stderr
-    )
+def _run_forked(numbers: tuple[int, int, int], stderr: Any) -> NoReturn:
+    """In a freshly forked child: run a worker and never return to the parent's code."""
+    try:
+        os.setsid()
+        if "numpy.random" in sys.modules:  # otherwise NumPy's global generator would draw the same numbers in every child
+            sys.modules["numpy.random"].seed()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if stderr is not None:
+            os.dup2(stderr.fileno(), 2)
+            sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  # pytest and notebooks replace sys.stderr
+        worker_boot.serve_posix(*numbers)
+    except BaseException:  # noqa: BLE001  # the main of a process
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
 class ChildProcess:

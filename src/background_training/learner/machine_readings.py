@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 
-from background_training.ipc import process_names
 from background_training.storage.atomic_files import free_bytes
 
 _FAMILY_SECONDS = 10.0
@@ -98,10 +97,7 @@ def _learner_processes() -> list[psutil.Process]:
     me = psutil.Process()
     found = {me.pid: me}
     try:
-        parent: psutil.Process | None = psutil.Process(os.getppid())
-        if parent is not None and parent.name() == process_names.FORK_SERVER:
-            parent = parent.parent()
-        siblings = [child for child in parent.children() if _is_ours(child)] if parent is not None else []
+        siblings = [child for child in psutil.Process(os.getppid()).children() if _is_ours(child)]
         for process in (me, *siblings):
             found |= {child.pid: child for child in (process, *process.children(recursive=True))}
     except (OSError, psutil.Error):

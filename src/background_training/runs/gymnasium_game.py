@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import sys
 import traceback
@@ -26,18 +25,6 @@ Array = npt.NDArray[Any]
 
 RESULT = "Finished"
 """The result in an episode's name and meta: these games know no victory."""
-
-
-def load(game: str) -> None:
-    """Load what one of Gymnasium's own games needs, so that forks of this process need not; any other is left to them.
-
-    It says nothing of a game that can't be loaded: who makes it will.
-    """
-    spec = gymnasium.registry.get(game)
-    module = str(spec.entry_point).partition(":")[0] if spec is not None else ""
-    if module.startswith("gymnasium.envs."):
-        with contextlib.suppress(ImportError, gymnasium.error.Error):
-            importlib.import_module(module)
 
 
 @dataclass(frozen=True)
