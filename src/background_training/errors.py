@@ -1,7 +1,7 @@
-"""Every exception this project raises on purpose, as one tree.
+"""Every exception that this project raises on purpose, as one tree.
 
-Each is also the fitting builtin, keeps what it knows as fields, and survives pickling: the constructor's
-positional arguments stay in `args`, and the sentence is made by `__str__`.
+Each is also a subclass of the fitting builtin, keeps its facts as fields, and survives pickling: the constructor's
+positional arguments stay in `args`, and `__str__` builds the message.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from background_training import command_lines
 
 
 class BackgroundTrainingError(Exception):
-    """Base of all errors below; `exit_code` is what a command returns for it."""
+    """Base of all errors below; `exit_code` is the exit code of a command that fails with it."""
 
     exit_code = 1
 
@@ -32,7 +32,7 @@ class SettingsError(BackgroundTrainingError, ValueError):
 
 
 class UnusableDataError(BackgroundTrainingError, ValueError):
-    """Data from outside can't be used: a short fixed word for counting, what was found, what is needed."""
+    """Data from outside are unusable: a short fixed word for counting, what was found, what is needed."""
 
     def __init__(self, reason: str, found: str, needed: str) -> None:
         super().__init__(reason, found, needed)
@@ -45,7 +45,7 @@ class UnusableDataError(BackgroundTrainingError, ValueError):
 
 
 class NpzError(UnusableDataError):
-    """Bytes that should be an .npz archive of plain arrays are not, or ask for too much memory.
+    """Bytes are not a valid .npz archive of plain arrays, or would take too much memory.
 
     `reason` is a short fixed word; "unfinished" means that the end of the archive is missing, as in a file that
     is still being written.
@@ -53,15 +53,15 @@ class NpzError(UnusableDataError):
 
 
 class EpisodeError(UnusableDataError):
-    """An episode, or a file that should hold one, can't be used.
+    """An episode or an episode file is unusable.
 
     `reason` is a short fixed word for counting ("not-a-zip", "not-finite", "wrong-width", ...); `found` and
-    `needed` make the sentence a person reads.
+    `needed` form the message.
     """
 
 
 class ModelError(BackgroundTrainingError, ValueError):
-    """A model file is there, but can't be used."""
+    """A model file exists but is unusable."""
 
     def __init__(self, file: str, found: str, needed: str) -> None:
         super().__init__(file, found, needed)
@@ -85,7 +85,7 @@ class ModelMissingError(BackgroundTrainingError, FileNotFoundError):
 
 
 class LedgerError(BackgroundTrainingError, ValueError):
-    """The ledger and the model tell different histories."""
+    """Ledger and model contradict each other, or an episode that recovery needs is missing."""
 
     def __init__(self, file: str, found: str, remedy: str) -> None:
         super().__init__(file, found, remedy)
@@ -98,7 +98,7 @@ class LedgerError(BackgroundTrainingError, ValueError):
 
 
 class AnotherLearnerError(BackgroundTrainingError, RuntimeError):
-    """Another learner is at work in the same root."""
+    """Another learner is running in the same root."""
 
     exit_code = 3
 
@@ -112,7 +112,7 @@ class AnotherLearnerError(BackgroundTrainingError, RuntimeError):
 
 
 class LockUnavailableError(BackgroundTrainingError, OSError):
-    """The folder can't be locked, so nothing proves that this learner is alone there."""
+    """The folder can't be locked, so a second learner could not be excluded."""
 
     exit_code = 4
 
@@ -126,7 +126,7 @@ class LockUnavailableError(BackgroundTrainingError, OSError):
 
 
 class MachineError(BackgroundTrainingError, OSError):
-    """The machine failed a command: disk full, no permission, input/output error."""
+    """The operating system failed a command: disk full, no permission, input/output error."""
 
     exit_code = 5
 
@@ -140,7 +140,7 @@ class MachineError(BackgroundTrainingError, OSError):
 
 
 class PausedError(BackgroundTrainingError, RuntimeError):
-    """The user has paused the root, so nothing is trained there."""
+    """The user has paused the root."""
 
     exit_code = 6
 
@@ -155,7 +155,7 @@ class PausedError(BackgroundTrainingError, RuntimeError):
 
 
 class RunStateError(BackgroundTrainingError, ValueError):
-    """The file that should tell how far a run has come tells something else."""
+    """A run-state file is invalid."""
 
     def __init__(self, file: str, found: str) -> None:
         super().__init__(file, found)
@@ -163,11 +163,11 @@ class RunStateError(BackgroundTrainingError, ValueError):
         self.found = found
 
     def __str__(self) -> str:
-        return f"{self.file} does not tell how far a run has come ({self.found}); move it away, or begin anew without --resume"
+        return f"{self.file} is not a valid run-state file ({self.found}). Move it away, or start a new run without --resume"
 
 
 class GameFailedError(BackgroundTrainingError, RuntimeError):
-    """A game keeps failing for the same reason, so its run has ended."""
+    """A game kept failing for the same reason, so the run was ended."""
 
     def __init__(self, games: int, reason: str, log: str, resume: str) -> None:
         super().__init__(games, reason, log, resume)
@@ -198,11 +198,11 @@ class GameRaisedError(BackgroundTrainingError, RuntimeError):
 
 
 class WorkerError(BackgroundTrainingError, RuntimeError):
-    """A worker process died or did not answer."""
+    """A worker process died or timed out."""
 
 
 class ReplayError(BackgroundTrainingError, ValueError):
-    """A replay can't be read; `reason` is a short fixed word for counting, `found` what a person reads."""
+    """A replay can't be read; `reason` is a short fixed word for counting, `found` the message."""
 
     def __init__(self, reason: str, found: str) -> None:
         super().__init__(reason, found)

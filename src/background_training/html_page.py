@@ -19,7 +19,7 @@ td.number, th.number { text-align: right; overflow-wrap: normal; min-width: 0 }
 
 
 class Markup(str):
-    """HTML that was made here, and is not escaped again."""
+    """HTML made by this module, which is not escaped again."""
 
     __slots__ = ()
 
@@ -30,7 +30,7 @@ def page(title: str, parts: Iterable[str], style: str = "") -> str:
     Args:
         title: plain text.
         parts: HTML.
-        style: CSS beside that of all pages.
+        style: additional CSS.
     """
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
     view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -53,7 +53,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Seque
 
 
 def picture(png: bytes, says: str) -> str:
-    """A picture within the page, with what it says for those who can't see it."""
+    """An image embedded in the page, with its alternative text."""
     source = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
     return f'<div class="picture"><img alt="{escape(says)}" src="{source}"></div>'
 

@@ -1,4 +1,4 @@
-"""Where everything lies below one root; no other file spells these names."""
+"""All files and folders of a root; no other module spells these names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODEL_NAME = "rl_agent_model.npz"
 
 @dataclass(frozen=True)
 class Paths:
-    """All folders and files of one root. It names them; it makes none."""
+    """All folders and files of one root. Accessing them creates nothing."""
 
     root: Path
 
@@ -47,7 +47,7 @@ class Paths:
 
     @cached_property
     def leaving(self) -> Path:
-        """Files on their way out of the buffer, for a moment each; on the same disk, so that a rename leads there."""
+        """Files on their way out of the buffer, briefly; on the same disk, so that a rename suffices."""
         return self.data / ".leaving"
 
     @cached_property
@@ -74,32 +74,32 @@ class Paths:
 
     @cached_property
     def ledger_index(self) -> Path:
-        """What the ledger's lines amount to; made anew where it is missing or does not fit."""
+        """Index of the ledger; rebuilt where it is missing or does not match."""
         return self.data / ".ledger_index"
 
     @cached_property
     def game_voice(self) -> Path:
-        """What games say to the learner, a file each; made by the first that speaks."""
+        """Load hints of games for the learner, one file each."""
         return self.data / "game_voice"
 
     @cached_property
     def paused(self) -> Path:
-        """There while the user wants training to stand still, see pausing.py."""
+        """Exists while the user has paused training, see records/pause_file.py."""
         return self.data / "paused.json"
 
     @cached_property
     def pauses(self) -> Path:
-        """The former pauses: time in which waiting files did not grow old."""
+        """Past pauses, which do not count towards the age of waiting files."""
         return self.data / "pauses.json"
 
     @cached_property
     def learner_lock(self) -> Path:
-        """Held for life by the one learner of this root."""
+        """Held by the learner of this root as long as it runs."""
         return self.data / ".learner.lock"
 
     @cached_property
     def worker_lock(self) -> Path:
-        """Held by the process that changes the model; it may outlive a killed learner by a moment."""
+        """Held by the process that changes the model; it may outlive a killed learner briefly."""
         return self.data / ".worker.lock"
 
     @cached_property
@@ -121,7 +121,7 @@ class Paths:
 
     @cached_property
     def replay_results(self) -> Path:
-        """What was read in each replay, by the hash of its content."""
+        """Result of each replay, by the hash of its content."""
         return self.data / "replay_results"
 
     @cached_property
@@ -138,7 +138,7 @@ class Paths:
 
     @cached_property
     def governor_log(self) -> Path:
-        """When the learner gave way, to whom, and when it went on."""
+        """When the learner was throttled, why, and when it continued."""
         return self.logs / "governor.log"
 
     @cached_property
@@ -148,12 +148,12 @@ class Paths:
 
     @cached_property
     def old_batch_metrics(self) -> Path:
-        """The batches as versions before SQLite wrote them; imported once."""
+        """Batch records of versions before SQLite; imported once."""
         return self.logs / "metrics_batches.bin"
 
     @cached_property
     def old_game_metrics(self) -> Path:
-        """The games, likewise."""
+        """Game records of versions before SQLite."""
         return self.logs / "metrics_games.bin"
 
     @cached_property
@@ -178,7 +178,7 @@ class Paths:
 
     @cached_property
     def run_state(self) -> Path:
-        """How far the run of run_with_training.py has come that is at work, or was broken off."""
+        """State of the current or interrupted run of run_with_training.py."""
         return self.logs / "run.json"
 
     @cached_property
@@ -193,12 +193,12 @@ class Paths:
 
     @cached_property
     def evaluations_log(self) -> Path:
-        """How good which version was found to be, one JSON line for each evaluation."""
+        """Results of evaluations, one JSON line each."""
         return self.logs / "evaluations.jsonl"
 
     @cached_property
     def worker_stderr(self) -> Path:
-        """What the worker process last said before it died, if it did."""
+        """Standard error of the last worker process that died."""
         return self.logs / "worker_stderr.txt"
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What a caller's values mean: the one number of a reward, the truth values of a mask, what JSON can hold of a meta.
+"""Convert a caller's values: a reward to a float, a mask to booleans, a meta to JSON values.
 
 Every place that takes such a value from a bot, an environment or a file uses these functions, so that all of them
 accept and refuse the same.
@@ -27,19 +27,19 @@ from background_training.errors import EpisodeError
 Array = npt.NDArray[Any]
 
 LONGEST_META = 90_000
-"""Letters of a meta as JSON that an agent writes; readers take 100,000, and the writer adds its own facts."""
+"""Maximum length of the JSON of a meta that an agent writes; readers accept 100,000, and the writer adds keys."""
 _DEEPEST = 50
 _MOST_VALUES = 20_000
 _LARGEST_WHOLE = 2**1000
-"""Larger whole numbers stop Python from reading the JSON again (sys.set_int_max_str_digits)."""
+"""Python refuses to parse larger integers from JSON (sys.set_int_max_str_digits)."""
 _ADDITIVE = -1e3
-"""Numbers below this in a mask are meant to be added to the logits."""
+"""Numbers below this indicate an additive mask for logits."""
 
 
 def one_number(value: Any, name: str = "the reward") -> float:
-    """The number that a scalar is, or an array of exactly one element, of any number of axes.
+    """Convert a scalar, or an array of exactly one element with any number of axes, to a float.
 
-    NaN and infinities are returned as they are: whether they are allowed is the caller's matter.
+    NaN and infinities are returned; the caller decides whether they are allowed.
 
     >>> one_number(3), one_number(np.float32(0.5)), one_number(np.array([2.0])), one_number([[1]])
     (3.0, 0.5, 2.0, 1.0)
@@ -70,10 +70,10 @@ def one_number(value: Any, name: str = "the reward") -> float:
 
 
 def truth_values(raw: Any, name: str = "action_mask") -> Array:
-    """A mask as bool array of the same shape: True where an action is legal.
+    """Convert a mask to a bool array of the same shape: True where an action is legal.
 
-    Only truth values are a mask: bool, or whole or real numbers that are all exactly 0 or 1. Numbers of another kind
-    could mean the opposite: in an additive mask 0 stands for a legal action.
+    Accepted are bool, and integers or floats that are all exactly 0 or 1. Other numbers could mean the opposite: in an
+    additive mask 0 stands for a legal action.
 
     >>> truth_values([1, 0, 1]), truth_values(np.array([0.0, 1.0]))
     (array([ True, False,  True]), array([False,  True]))
@@ -102,7 +102,7 @@ def truth_values(raw: Any, name: str = "action_mask") -> Array:
 
 
 def json_values(given: Any, longest: int = LONGEST_META) -> tuple[dict[str, Any], dict[str, str]]:
-    """What JSON can hold of a mapping: the plain values by key, and why each other key was left out.
+    """Convert a mapping to JSON values; return them by key, and the reason for each key that was left out.
 
     Enum members become their names (those of IntEnum and StrEnum their values, as JSON has it), NumPy's and other numbers
     a number, NaN and infinities a text, arrays, sets and tuples a list, paths, dates, ids and bytes a text, time spans
@@ -117,14 +117,14 @@ def json_values(given: Any, longest: int = LONGEST_META) -> tuple[dict[str, Any]
 
     Args:
         given: a mapping or a dataclass; None is an empty one.
-        longest: letters of all of it as JSON; the longest values are left out until it fits.
+        longest: maximum length of the whole as JSON; the longest values are left out until it fits.
     """
     kept: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     if given is None:
         return kept, left_out
     sizes: dict[str, int] = {}
-    # A stranger's object may raise anything when it is looked at, and an episode is worth more than a remark on it.
+    # A foreign object may raise anything when it is inspected; the episode must be saved all the same.
     try:
         if dataclasses.is_dataclass(given) and not isinstance(given, type):
             given = {field.name: getattr(given, field.name, None) for field in dataclasses.fields(given)}
@@ -150,7 +150,7 @@ def json_values(given: Any, longest: int = LONGEST_META) -> tuple[dict[str, Any]
 
 
 def text_of(value: Any) -> str:
-    """A value as text: an enum member's name, a path, a number; what no file can hold of a text is replaced.
+    """Convert a value to text: an enum member's name, a path, a number; characters that UTF-8 can't encode are replaced.
 
     Raises:
         EpisodeError: "bad-meta", it is no single value.
@@ -239,7 +239,7 @@ def _left_out(found: str) -> EpisodeError:
 
 
 def _clean(text: str) -> str:
-    """The text with what UTF-8 can't hold, halves of letters, replaced."""
+    """Replace lone surrogates, which UTF-8 can't encode."""
     return str.encode(text, "utf-8", "replace").decode()
 
 
@@ -273,7 +273,7 @@ _CONVERSIONS: tuple[tuple[Any, Any], ...] = (
 
 
 def _as_what(values: Array) -> str:
-    """What the numbers of a mask that are neither 0 nor 1 look like."""
+    """Describe the numbers of a mask that are neither 0 nor 1."""
     if np.isnan(values).any():
         return "NaN"
     lowest = float(values.min())

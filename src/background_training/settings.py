@@ -1,4 +1,4 @@
-"""Every setting with its default, its range and its sentence; frozen, and checked when made."""
+"""Every setting with its default, range and description: frozen dataclasses, checked on construction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def setting(
     choices: tuple[str, ...] = (),
     environment: str = "",
 ) -> Any:
-    """A dataclass field that knows its sentence, its range and the variable that may set it."""
+    """A dataclass field with its description, its range and the environment variable that may set it."""
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "choices": choices}
     return field(default=default, metadata={"sentence": sentence, "environment": environment, **bounds})
 
@@ -79,96 +79,93 @@ def _allowed(value: object, setting_field: dataclasses.Field[Any]) -> bool:
 
 @dataclass(frozen=True)
 class Section:
-    """A group of settings; whoever makes one with a value out of its range is refused."""
+    """A group of settings, checked on construction."""
 
     def __post_init__(self) -> None:
         check(self, type(self).__name__)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the known one that is most like it, if one is."""
+    """The end of a message about an unknown name: the most similar known one, if any."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"; the nearest is {found[0]}" if found else ""
 
 
 @dataclass(frozen=True)
 class GuardSettings(Section):
-    """When the learner goes back to its best version by itself, because the games return worse than they did."""
+    """When to roll back to the best version automatically because returns have dropped."""
 
-    enabled: bool = setting(False, "Whether it does so at all.")
+    enabled: bool = setting(False, "Whether to roll back automatically.")
     evaluation_episodes: int = setting(
-        20, "Episodes in a row whose mean return says how good their versions are.", at_least=5, at_most=10_000
+        20, "Number of consecutive episodes whose mean return measures a version.", at_least=5, at_most=10_000
     )
     tolerance: float = setting(
-        0.5, "Share of what the best version has gained over the first one that may be lost.", above=0.0, at_most=1.0
+        0.5, "Share of the best version's gain over the first one that may be lost before the alarm.", above=0.0, at_most=1.0
     )
     false_alarm_episodes: float = setting(
         2000.0,
-        "Episodes in which at most one false alarm is to be expected while the returns are within the tolerance.",
+        "Expected number of episodes between two false alarms, at least, while returns are within the tolerance.",
         above=1.0,
     )
 
 
 @dataclass(frozen=True)
 class LearningSettings(Section):
-    """How a batch changes the policy."""
+    """How the policy learns from a batch."""
 
-    learning_rate: float = setting(0.001, "Step size of Adam.", above=0.0, at_most=1.0)
+    learning_rate: float = setting(0.001, "Learning rate of Adam.", above=0.0, at_most=1.0)
     learning_rate_half_life: float = setting(
-        0.0, "Versions after which the step size is half of what it was, and so on; 0: it stays.", at_least=0.0
+        0.0, "Number of versions after which the learning rate has halved; 0: constant.", at_least=0.0
     )
-    gamma: float = setting(0.995, "Discount per step.", at_least=0.0, at_most=1.0)
-    seed: int = setting(0, "Seed of the first weights and of every shuffle.", at_least=0)
+    gamma: float = setting(0.995, "Discount factor per step.", at_least=0.0, at_most=1.0)
+    seed: int = setting(0, "Seed of the initial weights and of every shuffle.", at_least=0)
     hidden_size: int = setting(64, "Width of both hidden layers of a new model.", at_least=1, at_most=4096)
-    action_count: int = setting(0, "Actions of a new model; 0 takes them from the episodes.", at_least=0, at_most=4096)
+    action_count: int = setting(0, "Number of actions of a new model; 0: as the episodes declare.", at_least=0, at_most=4096)
     n_epochs: int = setting(
-        4, "How often each step of a batch is gone through when its log-probabilities are known.", at_least=1, at_most=100
+        4, "Number of epochs over an update's steps, for episodes with log-probabilities.", at_least=1, at_most=100
     )
-    minibatch_size: int = setting(256, "Steps that one gradient is made of.", at_least=1, at_most=1_000_000)
+    minibatch_size: int = setting(256, "Steps per gradient.", at_least=1, at_most=1_000_000)
     gae_lambda: float = setting(
         0.95,
-        "Lambda of generalised advantage estimation: 1 trusts what happened, 0 trusts the value network.",
+        "Lambda of generalised advantage estimation: 1 relies on the observed returns, 0 on the value network.",
         at_least=0.0,
         at_most=1.0,
     )
     clip_range: float = setting(
-        0.2, "How far an action's probability ratio may leave 1 before it stops counting.", above=0.0, at_most=10.0
+        0.2,
+        "PPO's clip range: how far the probability ratio may differ from 1 before its gradient is cut off.",
+        above=0.0,
+        at_most=10.0,
     )
-    max_importance_weight: float = setting(
-        2.0, "The most that one step may count, however much likelier its action has become.", at_least=1.0, at_most=100.0
-    )
-    ent_coef: float = setting(0.01, "Weight of the bonus for keeping several actions likely.", at_least=0.0, at_most=10.0)
-    max_grad_norm: float = setting(0.5, "Length to which a longer gradient is shortened.", above=0.0)
-    target_kl: float = setting(
-        0.05, "Change of the policy (KL, nats) after which a batch is gone through no further time.", above=0.0
-    )
+    max_importance_weight: float = setting(2.0, "Upper bound on the importance weight of a step.", at_least=1.0, at_most=100.0)
+    ent_coef: float = setting(0.01, "Weight of the entropy bonus.", at_least=0.0, at_most=10.0)
+    max_grad_norm: float = setting(0.5, "Maximum norm of a gradient; longer ones are scaled down.", above=0.0)
+    target_kl: float = setting(0.05, "KL divergence in nats above which an update stops after the current epoch.", above=0.0)
     no_log_probs_rate_share: float = setting(
         0.3,
-        "Share of the learning rate that an episode without log-probabilities gets: nothing else holds its steps back.",
+        "Share of the learning rate for episodes without log-probabilities: nothing else limits their updates.",
         above=0.0,
         at_most=1.0,
     )
-    no_log_probs_minibatch_size: int = setting(
-        64, "Steps that one gradient is made of for such an episode.", at_least=1, at_most=1_000_000
-    )
+    no_log_probs_minibatch_size: int = setting(64, "Steps per gradient for such an episode.", at_least=1, at_most=1_000_000)
     staleness_half_life: float = setting(
-        32.0, "Model versions after which an episode counts half; 0: age alone changes nothing.", at_least=0.0
+        32.0, "Number of model versions after which the weight of an episode has halved; 0: no weighting by age.", at_least=0.0
     )
     replay_ratio: float = setting(
-        15.0, "Old steps, from the newest trained episodes, that join a batch per new step, at most; 0: none.", at_least=0.0
+        15.0, "Maximum number of replayed steps per new step, from the newest trained episodes; 0: no replay.", at_least=0.0
     )
-    replay_episodes: int = setting(64, "Newest trained episodes that are kept for that, at most.", at_least=0, at_most=10_000)
-    replay_steps: int = setting(1536, "Old steps that join a batch, at most.", at_least=0)
+    replay_episodes: int = setting(64, "Maximum number of trained episodes kept for replay.", at_least=0, at_most=10_000)
+    replay_steps: int = setting(1536, "Maximum number of replayed steps in one update.", at_least=0)
     reject_reward_ratio: float = setting(
         3000.0,
-        "An episode with a reward so many times larger than the largest return ever seen teaches nothing; 0: no bound.",
+        "Reject the update from an episode with a reward more than this many times the largest return seen; 0: no bound.",
         at_least=0.0,
     )
     reject_update_kl: float = setting(
-        3.0, "Change of the policy (KL, nats) by one episode beyond which its lesson is thrown away.", above=0.0
+        3.0, "Reject an update that changes the policy by more than this KL divergence in nats.", above=0.0
     )
     reject_update_weight: float = setting(
-        10_000.0, "A lesson after which a weight of a network is larger than this is thrown away.", above=0.0
+        10_000.0, "Reject an update that makes a weight of a network larger than this.", above=0.0
     )
 
 
@@ -197,186 +194,192 @@ class LearnerSettings(Section):
     """When the learner trains, and on what."""
 
     batch_size: int = setting(
-        10, "Episodes in one batch, at most; in a backlog of short episodes five times as many.", at_least=1, at_most=1000
+        10,
+        "Maximum number of episodes in one batch; five times as many in a backlog of short episodes.",
+        at_least=1,
+        at_most=1000,
     )
     backlog_steps: int = setting(
         10_000,
-        "Five batches of waiting episodes become one if they hold no more steps than this, as one commit for many costs"
-        " little more than one for few; 0: never.",
+        "Merge five batches of waiting episodes into one if together they hold no more steps than this: a commit costs about the"
+        " same for many episodes as for few. 0: never.",
         at_least=0,
     )
     max_file_age: float = setting(
-        3600.0, "Seconds after which a waiting episode is too old to train on; 0 switches the check off.", at_least=0.0
+        3600.0, "Age in seconds above which a waiting episode is stale and not trained on; 0 disables the check.", at_least=0.0
     )
     max_version_lag: int = setting(
-        1000, "Model versions after which an episode that records its policy version is too old; 0 switches it off.", at_least=0
+        1000,
+        "Number of model versions after which an episode that records its policy version is stale; 0 disables the check.",
+        at_least=0,
     )
     max_workers: int = setting(
         2,
-        "Training and replay analysis side by side: with 1, replays are analysed only while no episodes wait.",
+        "Training and replay analysis in parallel; with 1, replays are analysed only while no episodes wait.",
         at_least=1,
         at_most=64,
     )
     worker_memory_bytes: int = setting(
         4_000_000_000,
-        "Memory above which a worker process that began with less is replaced between two batches.",
+        "Memory above which a worker process is restarted between two batches, unless it started with more.",
         at_least=10_000_000,
     )
-    rescan_seconds: float = setting(5.0, "Slowest look into the buffer; events make it sooner.", above=0.0, at_most=3600.0)
+    rescan_seconds: float = setting(
+        5.0, "Longest time between two scans of the buffer; file events trigger a scan sooner.", above=0.0, at_most=3600.0
+    )
     settle_seconds: float = setting(
         10.0,
-        "How long an unfinished file of a foreign writer must stand still before it counts as broken.",
+        "How long an unfinished file of another program must stay unchanged before it counts as broken.",
         at_least=0.0,
         at_most=3600.0,
     )
-    report_seconds: float = setting(30.0, "Time between two status reports on the console.", above=0.0)
-    enable_model_training: bool = setting(True, "Whether episodes are trained on.")
+    report_seconds: float = setting(30.0, "Seconds between two status reports on the console.", above=0.0)
+    enable_model_training: bool = setting(True, "Whether to train on episodes.")
     enable_replay_analysis: bool = setting(
-        True, "Whether StarCraft II replays are analysed beside the training, if replays.folder names some."
+        True, "Whether to analyse StarCraft II replays during training, if replays.folder is set."
     )
     grow: bool = setting(
         True,
-        "Whether the model gets the features and actions that it lacks, when an agent with grow=True delivers an episode.",
+        "Whether to widen the model by features and actions that it lacks when an agent with grow=True delivers an episode.",
     )
     verbose: bool = setting(True, "Whether the learner prints its reports.")
     durability: str = setting(
         "full",
-        "full: what was trained survives a power cut; fast: it survives a crash, but not always a power cut.",
+        "full: trained versions survive a power cut; fast: they survive a crash, but not always a power cut.",
         choices=("full", "fast"),
     )
-    history_every: int = setting(10, "Every how many versions a copy of the model goes to models/history.", at_least=1)
-    history_size: int = setting(10, "Copies kept in models/history.", at_least=1, at_most=10_000)
-    log_bytes: int = setting(2_000_000, "Size at which background_training.log is rotated.", at_least=10_000)
-    restart_limit: int = setting(5, "Restarts of a dying worker within ten minutes before the learner gives up.", at_least=0)
+    history_every: int = setting(10, "Keep every n-th version of the model in models/history.", at_least=1)
+    history_size: int = setting(10, "Number of versions kept in models/history.", at_least=1, at_most=10_000)
+    log_bytes: int = setting(2_000_000, "Size in bytes at which background_training.log is rotated.", at_least=10_000)
+    restart_limit: int = setting(5, "Number of worker restarts within ten minutes after which the learner gives up.", at_least=0)
 
     @property
     def durable(self) -> bool:
-        """Whether each commit is flushed to the disk before the next step counts on it."""
+        """Whether each commit is flushed to the disk before the next step relies on it."""
         return self.durability == "full"
 
 
 @dataclass(frozen=True)
 class LimitSettings(Section):
-    """How much one episode file may ask for."""
+    """Upper bounds on a single episode file."""
 
-    max_memory_bytes: int = setting(512_000_000, "Memory that reading one episode file may take, at most.", at_least=10_000)
-    max_steps: int = setting(1_000_000, "Steps of one episode, at most.", at_least=1)
-    max_state_width: int = setting(150_000, "Numbers in one state, at most.", at_least=1)
-    max_actions: int = setting(4096, "Number of different actions, at most.", at_least=2)
+    max_memory_bytes: int = setting(512_000_000, "Maximum memory in bytes for reading one episode file.", at_least=10_000)
+    max_steps: int = setting(1_000_000, "Maximum number of steps in one episode.", at_least=1)
+    max_state_width: int = setting(150_000, "Maximum number of values in one state.", at_least=1)
+    max_actions: int = setting(4096, "Maximum number of different actions.", at_least=2)
     max_magnitude: float = setting(1e6, "Largest absolute value of a state, a reward or a log-probability.", above=0.0)
 
 
 UNLIMITED = LimitSettings(
     max_memory_bytes=2**62, max_steps=2**62, max_state_width=2**62, max_actions=2**31, max_magnitude=float("inf")
 )
-"""For what was trained on once: it is read again however large it is, as the limits of today are for the files of today."""
+"""For episodes that were trained on before: they are read again whatever the present limits are."""
 
 
 @dataclass(frozen=True)
 class RetentionSettings(Section):
-    """How much of the past is kept; 0 keeps all. What a recovery may still need is never deleted."""
+    """How much old data to keep; 0 keeps all. What a recovery may still need is never deleted."""
 
-    archive_files: int = setting(0, "Trained episodes kept in data/archive.", at_least=0)
-    archive_bytes: int = setting(0, "Their size in bytes, at most.", at_least=0)
-    archive_days: float = setting(0.0, "Days that they are kept.", at_least=0.0)
-    aside_files: int = setting(0, "Files kept in each of archive/stale, duplicate and rejected.", at_least=0)
-    aside_days: float = setting(0.0, "Days that they are kept.", at_least=0.0)
+    archive_files: int = setting(0, "Maximum number of trained episodes in data/archive.", at_least=0)
+    archive_bytes: int = setting(0, "Maximum size in bytes of the trained episodes together.", at_least=0)
+    archive_days: float = setting(0.0, "Maximum age in days of a trained episode.", at_least=0.0)
+    aside_files: int = setting(0, "Maximum number of files in each of archive/stale, duplicate and rejected.", at_least=0)
+    aside_days: float = setting(0.0, "Maximum age in days of a file there.", at_least=0.0)
     ledger_lines: int = setting(
         0,
-        "Lines kept in the ledger, more only where a recovery needs them; older episodes are no longer recognised when"
-        " delivered again.",
+        "Maximum number of lines in the ledger (more where a recovery needs them); duplicates of older episodes are no longer"
+        " recognised.",
         at_least=0,
     )
 
 
 @dataclass(frozen=True)
 class GovernorSettings(Section):
-    """When the learner gives way to the game and to other programs. Its own load never counts."""
+    """When to throttle the learner in favour of the game and other programs. Its own load is not counted."""
 
-    enabled: bool = setting(True, "Whether it does so at all; it runs at low priority in any case.")
-    check_seconds: float = setting(1.0, "Time between two readings of the machine.", above=0.0, at_most=60.0)
+    enabled: bool = setting(True, "Whether to throttle; the worker runs at low priority in any case.")
+    check_seconds: float = setting(1.0, "Seconds between two readings of the machine's load.", above=0.0, at_most=60.0)
     cpu_percent: float = setting(
         80.0,
-        "Share of all processors together that others may take before training gives way; 100: any.",
+        "CPU load of other programs, as a share of all processors, above which training is throttled; 100: never.",
         above=0.0,
         at_most=100.0,
     )
-    memory_percent: float = setting(85.0, "Share of the memory, likewise.", above=0.0, at_most=100.0)
+    memory_percent: float = setting(85.0, "Memory use, as a share, above which training is throttled.", above=0.0, at_most=100.0)
     gpu_memory_percent: float = setting(
-        90.0, "Share of a GPU's memory, likewise, where nvidia-ml-py is installed.", above=0.0, at_most=100.0
+        90.0, "GPU memory use, as a share, above which training is throttled; needs nvidia-ml-py.", above=0.0, at_most=100.0
     )
     free_disk_bytes: int = setting(
-        0, "Free space on the root's disk below which training pauses; 0: a full disk is waited for.", at_least=0
+        0, "Free bytes on the root's disk below which training pauses; 0: pause only when the disk is full.", at_least=0
     )
     battery_percent: float = setting(
-        20.0, "Charge below which training pauses while the machine runs on its battery; 0: never.", at_least=0.0, at_most=100.0
+        20.0,
+        "Battery charge below which training pauses while the machine is not plugged in; 0: never.",
+        at_least=0.0,
+        at_most=100.0,
     )
     rest_factor: float = setting(
-        3.0, "Above a limit of processor or memory, rest so many times as long as each batch took.", at_least=0.0
+        3.0, "While CPU or memory is above its limit, rest this many times the duration of each batch.", at_least=0.0
     )
     longest_rest_seconds: float = setting(
         60.0,
-        "Longest rest for the sake of processor, memory or slow frames; then one batch is trained all the same.",
+        "Longest rest because of CPU, memory or slow frames; after it one batch is trained anyway.",
         at_least=0.0,
     )
 
 
 @dataclass(frozen=True)
 class ReplaySettings(Section):
-    """Which StarCraft II replays are analysed."""
+    """Which StarCraft II replays to analyse."""
 
-    folder: str = setting("", "Folder with replays; empty: none.", environment="REPLAY_ARCHIVE_DIR")
-    move_analysed_to: str = setting("", "Folder that analysed replays are moved to; empty: they stay.")
-    timeout_seconds: float = setting(60.0, "Time one replay may take before it is given up.", above=0.0)
-    workers: int = setting(2, "Processes that read replays when replays are analysed alone.", at_least=1, at_most=64)
-    min_seconds: float = setting(
-        120.0, "Length of a game, in seconds of play, below which there is nothing to learn.", at_least=0.0
-    )
-    min_orders: int = setting(10, "Orders of a player below which there is no build order to learn.", at_least=1)
+    folder: str = setting("", "Folder of replays; empty: none.", environment="REPLAY_ARCHIVE_DIR")
+    move_analysed_to: str = setting("", "Folder to move analysed replays to; empty: do not move them.")
+    timeout_seconds: float = setting(60.0, "Seconds after which the analysis of one replay is aborted.", above=0.0)
+    workers: int = setting(2, "Number of processes for the command that analyses replays.", at_least=1, at_most=64)
+    min_seconds: float = setting(120.0, "Games shorter than this many seconds of play are skipped.", at_least=0.0)
+    min_orders: int = setting(10, "Players with fewer orders than this are skipped.", at_least=1)
     max_file_bytes: int = setting(
-        64_000_000, "Size of a replay, at most; a game of four hours takes 2 million bytes.", at_least=1000
+        64_000_000, "Maximum size of a replay in bytes; four hours of play take about 2 million.", at_least=1000
     )
     rescan_seconds: float = setting(
-        5.0, "Time between two looks for new replays while watching a folder.", above=0.0, at_most=3600.0
+        5.0, "Seconds between two scans for new replays while watching a folder.", above=0.0, at_most=3600.0
     )
-    settle_seconds: float = setting(
-        2.0, "How long a replay must have stood still before it is read, while watching.", at_least=0.0
-    )
+    settle_seconds: float = setting(2.0, "How long a replay must stay unchanged before it is read, while watching.", at_least=0.0)
 
 
 @dataclass(frozen=True)
 class GameSettings(Section):
-    """What run_with_training.py plays."""
+    """What the run command plays."""
 
-    game: str = setting("LunarLander-v3", "Gymnasium id of the game; CartPole-v1 is the quickest to learn.")
+    game: str = setting("LunarLander-v3", "Gymnasium id of the game; CartPole-v1 learns fastest.")
     max_episodes_ahead: int = setting(
         1,
-        "Episodes per instance that games may be ahead of the learner before they wait for it, two in all at least; "
-        "0: they never wait.",
+        "Back-pressure: games wait while the learner is more than this many episodes per instance behind (at least two in all); "
+        "0: never wait.",
         at_least=0,
     )
     instances: int = setting(
         1,
-        "Games at a time, each in a process of its own when more than one.",
+        "Number of games played in parallel, each in its own process when more than one.",
         at_least=1,
         at_most=256,
         environment="NUM_INSTANCES",
     )
     strict: bool = setting(
         False,
-        "Whether an RLAgent raises at data that make no sound episode (NaN in a state, a reward that is no number) instead of"
-        " playing on and not saving that episode. Under pytest it always raises; RLAgent(strict=...) says so for one agent.",
+        "Whether an RLAgent raises on invalid data (NaN in a state, a reward that is not a number) instead of continuing"
+        " without saving that episode. Under pytest it always raises; RLAgent(strict=...) overrides it for one agent.",
     )
 
 
 @dataclass(frozen=True)
 class TrainingSettings(Section):
-    """How a run of run_with_training.py is kept, so that --resume can go on with it."""
+    """How the state of a run is saved, so that --resume can continue it."""
 
     save_freq: int = setting(
         10,
-        "Games after which the state of the run is flushed to the disk. A crash of the program loses no finished game"
-        " whatever this is; after a power cut at most so many are played again.",
+        "Flush the state of the run to the disk after this many games. A crash of the program never loses a finished game;"
+        " after a power cut at most this many are played again.",
         at_least=1,
         at_most=1_000_000,
     )

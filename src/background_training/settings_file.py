@@ -14,9 +14,9 @@ from background_training.paths import CHECKOUT
 from background_training.settings import RENAMED, RETIRED, Settings, nearest
 
 _LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's, where it is there: it takes a tenth of the time."""
+"""libyaml's loader where available: ten times as fast."""
 DEFAULT_FILE = None if CHECKOUT is None else CHECKOUT / "config" / "default.yaml"
-"""Shows every setting with its default; a wheel does not hold it, as the defaults stand in settings.py too."""
+"""Lists every setting with its default. A wheel does not contain it: settings.py holds the same defaults."""
 ROOT_VARIABLE = "LOCAL_TRAINING_ROOT"
 _PREFIX = "LOCAL_TRAINING_"
 _STRANGERS_PREFIX = f"{_PREFIX}X_"
@@ -33,12 +33,12 @@ def load(
 
     Args:
         config: the user's own file, or None.
-        environment: variables; `LOCAL_TRAINING_<SECTION>_<KEY>` sets any key, some have names of their own.
-        flags: values by section and key, as the command line gave them; None values count as not given.
-        root: the root, as the command line gave it.
+        environment: variables; `LOCAL_TRAINING_<SECTION>_<KEY>` sets any key; some keys have a second name.
+        flags: values by section and key from the command line; None counts as not given.
+        root: the root from the command line.
 
     Raises:
-        SettingsError: names the key, the value, what is allowed, and where it was found.
+        SettingsError: with the key, the value, the allowed range, and the source.
     """
     _check_known(environment or {})
     settings = Settings()
@@ -53,9 +53,9 @@ def load(
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Variables that begin as those of our settings do, and set nothing: misspelt ones.
+    """Variables with the prefix of our settings that set nothing: misspelt names.
 
-    Empty ones count as not set; those that begin with LOCAL_TRAINING_X_ are left to the programs around us.
+    Empty variables count as not set; names that begin with LOCAL_TRAINING_X_ are left to other programs.
     """
     known = _known_variables()
     ours = [name for name in environment if name.upper().startswith(_PREFIX) and not name.upper().startswith(_STRANGERS_PREFIX)]
@@ -63,12 +63,12 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 
 
 def as_sections(settings: Settings) -> dict[str, dict[str, Any]]:
-    """All values by section and key, as JSON and YAML can hold them."""
+    """All values by section and key, ready for JSON or YAML."""
     return {section: dataclasses.asdict(getattr(settings, section)) for section in _SECTIONS}
 
 
 def from_sections(root: Path, sections: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """What `as_sections` was made of."""
+    """The inverse of `as_sections`."""
     values = {section: dict(keys) for section, keys in sections.items()}
     return dataclasses.replace(Settings().with_values("settings", **values), root=root)
 
@@ -104,7 +104,7 @@ def _with_sections(settings: Settings, content: Mapping[str, Any], source: str) 
 
 
 def _with_numbers(settings: Settings, section: str, values: Mapping[Any, Any]) -> dict[str, Any]:
-    """The values, with texts read as numbers where a number is wanted: to YAML 1e-3 is a text, and 1.0e-3 a number."""
+    """Read texts as numbers where a number is needed: YAML reads 1e-3 as a text and 1.0e-3 as a number."""
     floats = {field.name for field in dataclasses.fields(getattr(settings, section)) if field.type == "float"}
     return {str(key): _number(value) if key in floats else value for key, value in values.items()}
 
@@ -123,7 +123,7 @@ def _root(value: object, source: str) -> Path:
 
 
 def _variables(section: str, field: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """The variables that set a key; the second one, if there is one, as the guides call it."""
+    """The variables that set a key: the regular one, and the one of the guides where there is one."""
     also = field.metadata["environment"]
     return (_variable(section, field.name), *([also] if also else []))
 
@@ -138,7 +138,7 @@ def _known_variables() -> list[str]:
 
 
 def _check_known(environment: Mapping[str, str]) -> None:
-    """Refuse misspelt variables: what they were meant to change would silently stay as it is."""
+    """Refuse misspelt variables, which would otherwise be ignored silently."""
     retired = {_variable(*key.split(".")): sentence for key, sentence in RETIRED.items()}
     for section, old, new in ((*key.split("."), name) for key, name in RENAMED.items()):
         retired[_variable(section, old)] = f"this variable is now called {_variable(section, new)}: rename it"
@@ -163,7 +163,7 @@ def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Set
 
 
 def _parsed(text: str) -> object:
-    """A number or true/false where the text is one; else the text itself, for the check to refuse."""
+    """A number or true/false where the text is one; otherwise the text, which the check then refuses."""
     try:
         return yaml.load(text, _LOADER)
     except yaml.YAMLError:

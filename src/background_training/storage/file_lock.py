@@ -154,7 +154,7 @@ class LearnerLock:
             card = read_card(self._paths)
             return f"process {card['pid']} ({card['command']}), since {card['since']}"
         except KeyError:
-            return "a process that has not said who it is"
+            return "an unknown process"
 
 
 @contextlib.contextmanager
