@@ -93,7 +93,7 @@ def test_a_model_that_can_not_be_read_comes_back_from_history_and_archive(played
 
     after = {path: content for path, content in learner_runs.picture(played).items() if not path.endswith(".broken")}
     assert after == before
-    assert str(played.model) in said[0] and "Going on from version 4 of the history" in said[0]
+    assert str(played.model) in said[0] and "Continuing from version 4 of the history" in said[0]
     assert "training versions 5 to 5 again" in said[1]
     _one_more(played)
 
@@ -119,7 +119,7 @@ def test_damaged_versions_of_the_history_are_passed_over(played: Paths) -> None:
     said = _drain(played)
 
     assert played.model.read_bytes() == before
-    assert "Going on from version 2 of the history" in said[0]
+    assert "Continuing from version 2 of the history" in said[0]
 
 
 def test_an_unreadable_model_without_a_readable_history_is_reported(played: Paths) -> None:
@@ -194,7 +194,7 @@ def test_a_trained_episode_that_is_refused_nowadays_is_named(paths: Paths, monke
     paths.model.unlink()
     shutil.rmtree(paths.history)
 
-    with pytest.raises(LedgerError, match=r"'deep\.npz' of version 1 can't be read any more: meta is nested 3 deep"):
+    with pytest.raises(LedgerError, match=r"'deep\.npz' of version 1 can no longer be read: meta is nested 3 deep"):
         _drain(paths)
 
 
@@ -239,8 +239,8 @@ def test_what_a_ledger_has_lost_is_remembered_from_the_archive(played: Paths, ke
 
     said = _drain(played)
 
-    assert f"has lost lines: it tells {f'nothing after version {kept}' if kept else 'of no version'}" in said[0]
-    assert f"{GAMES - kept} episodes of the archive are remembered as trained" in said[0]
+    assert f"has lost lines: it {f'ends with version {kept}' if kept else 'holds no version'}" in said[0]
+    assert f"{GAMES - kept} episodes of the archive are recorded as trained" in said[0]
     assert played.model.read_bytes() == before
     assert len(episodes.fates(played)["duplicate"]) == GAMES
     assert sorted(name for name, _ in learner_runs.trained(played)) == [f"game_{number}.npz" for number in range(GAMES)]
@@ -288,7 +288,7 @@ def test_files_set_aside_keep_their_reason_when_the_ledger_is_lost(played: Paths
 
     lines = [line for line in ledger_lines.read_lines(played.ledger) if line["fate"] == "rejected"]
     assert len(lines) == 1 and lines[0]["name"] == "broken.npz" and "an .npz archive is needed" in lines[0]["reason"]
-    assert "rejected, with a version that is not known any more" in run_tool("explain_episode.py", played.root, "broken.npz")
+    assert "rejected, with a version that is no longer known" in run_tool("explain_episode.py", played.root, "broken.npz")
 
 
 def test_a_rollback_before_or_after_the_loss_forgets_nothing(played: Paths) -> None:
@@ -299,7 +299,7 @@ def test_a_rollback_before_or_after_the_loss_forgets_nothing(played: Paths) -> N
 
     said = _drain(played)
 
-    assert "3 episodes of the archive are remembered" in said[0]
+    assert "3 episodes of the archive are recorded" in said[0]
     assert len(episodes.fates(played)["duplicate"]) == GAMES and model_store.read(played.model).version == 6
 
 
@@ -386,7 +386,7 @@ def test_the_model_of_another_root_in_a_new_one_is_where_history_begins(paths: P
 
     said = _drain(paths)
 
-    assert f"history begins with version {games} of the model" in said[0]
+    assert f"history starts with version {games} of the model" in said[0]
     assert learner_runs.trained(paths) == [("game.npz", games + 1)]
     data = paths.model.read_bytes()
     paths.model.unlink()
@@ -406,7 +406,7 @@ def test_a_model_written_by_another_program_is_gone_on_from(played: Paths) -> No
 
     said = _drain(played)
 
-    assert "was written by another program as version 2; it goes on as version 6" in said[0]
+    assert "was written by another program as version 2; it becomes version 6" in said[0]
     assert learner_runs.trained(played)[-1] == ("one_more.npz", 7)
     after = played.model.read_bytes()
     played.model.unlink()

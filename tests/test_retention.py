@@ -141,7 +141,7 @@ def test_rebuild_begins_where_all_is_still_there_and_says_so(forgetful: Paths) -
 def test_versions_before_that_are_refused_by_name(forgetful: Paths) -> None:
     """The message says why, and what can still be had; a version between two kept ones can be."""
     printed = run_tool("rebuild_model.py", forgetful.root, "--to", "30", exit_code=1)
-    assert "retention has deleted episodes of its versions up to 30, and no version between is kept to go on from" in printed
+    assert "retention has deleted episodes of its versions up to 30, and no version between is kept to continue from" in printed
 
     assert "Rebuilt up to version 35" in run_tool("rebuild_model.py", forgetful.root, "--to", "35")
     assert "published again, as version 37" in run_tool("rollback_model.py", forgetful.root, "35")

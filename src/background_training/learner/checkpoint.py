@@ -1,4 +1,4 @@
-"""One version of the model with all that training goes on from, and the pure step to the next one."""
+"""One version of the model with everything that training continues from, and the pure step to the next one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BATCH, BASE = "batch", "base"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one model file holds, and the bytes of it; equal inputs give equal bytes.
+    """The content of one model file, and its bytes; equal inputs give equal bytes.
 
     recent: the newest episodes trained on, oldest first, that may join the next batch again.
     """
@@ -47,7 +47,7 @@ class Checkpoint:
 
     @property
     def layout(self) -> ModelLayout:
-        """What its features and actions are called, and which it had before it was widened."""
+        """The names of its features and actions, and the sizes it had before it was widened."""
         return layouts.of_model(self.manifest, self.state.state_width, self.state.actions)
 
     @property
@@ -68,10 +68,10 @@ class Checkpoint:
 
 
 def load(data: bytes, file: str) -> Checkpoint:
-    """The generation that a model file's bytes hold.
+    """The checkpoint in the bytes of a model file.
 
     Raises:
-        ModelError: they hold none that training can go on from.
+        ModelError: they hold none that training can continue from.
     """
     model = model_store.unpack(data, file)
     manifest = dict(model.manifest)
@@ -83,14 +83,14 @@ def load(data: bytes, file: str) -> Checkpoint:
             _check_commit(manifest, model.version, file)
     except (ModelError, MemoryError):
         raise
-    except Exception as error:  # the boundary: whatever a file makes Python raise is a fault of that file
-        found = f"training can't go on from it ({type(error).__name__}: {ascii(str(error))[1:-1][:100]})"
+    except Exception as error:  # the boundary of a parser: whatever foreign bytes make Python raise becomes a ModelError
+        found = f"training can't continue from it ({type(error).__name__}: {ascii(str(error))[1:-1][:100]})"
         raise ModelError(file, found, "a model committed by this project is needed") from error
     return Checkpoint(state, model.version, manifest, data)
 
 
 def _check_commit(manifest: Mapping[str, Any], version: int, file: str) -> None:
-    """Refuse a record of the commit that is none: recovery would stumble over it at every start.
+    """Refuse a malformed commit record; otherwise recovery would fail on it at every start.
 
     Raises:
         ModelError: a value is missing, or of another type than this project writes.
@@ -114,7 +114,7 @@ def _check_commit(manifest: Mapping[str, Any], version: int, file: str) -> None:
 
 
 def untrained(state_width: int, actions: ActionSpace, settings: LearningSettings) -> Checkpoint:
-    """Version 0: the policy before any episode. It is never written; every process can make it from the settings."""
+    """Version 0: the policy before any episode. It is never written, since the settings determine it."""
     state = train_step.new_state(state_width, actions, settings)
     manifest = {
         **manifests.facts(state, settings),
@@ -133,11 +133,11 @@ def successor(
     """Train the next version: a pure function, so that any version can be made again from the archive.
 
     Args:
-        previous: the version to go on from.
-        lines: the ledger line of each episode, without what this function adds to the first one: the learning
-            settings where they have changed, the base where the history begins anew, how much was replayed, and of each
-            whose lesson was thrown away, that it was.
-        episodes: what the lines stand for, in the same order.
+        previous: the version to continue from.
+        lines: the ledger line of each episode. This function adds to the first one: the learning settings where they have
+            changed, the base where the history starts, and how many episodes were replayed; and a mark to each episode
+            whose update was refused.
+        episodes: those of the lines, in the same order.
         recorded: the settings as they were recorded when this version was trained first; None for a new version. They may
             have former names, which are part of the bytes of such a version.
     """
@@ -167,12 +167,12 @@ def successor(
 def republished(
     model: Checkpoint, version: int, reason: str, life: Mapping[str, Any], after: int = 0, by: str = BY_HAND
 ) -> Checkpoint:
-    """The same weights as a new version from which history begins anew; for rollbacks and imported models.
+    """The same weights as a new base version, with which the history starts again; for rollbacks and imported models.
 
     Args:
-        life: how much was trained in this root (`manifest.life_of`); the weights may know less of it.
-        after: the newest version in the ledger, so that a ledger that loses its end later is known by it.
-        by: who decides so, in the ledger's words.
+        life: how much was trained in this root (`manifest.life_of`); the weights may be from before some of it.
+        after: the newest version in the ledger, so that recovery notices when the ledger's end has been lost.
+        by: BY_GUARD, BY_HAND or BY_ANOTHER_PROGRAM of ledger_lines.
     """
     text = json.dumps([BASE, version, hashlib.sha256(model.data).hexdigest(), reason])
     chain = hashlib.sha256(text.encode()).hexdigest()
@@ -183,7 +183,7 @@ def republished(
 
 
 def widened(previous: Checkpoint, step: Mapping[str, Any]) -> Checkpoint:
-    """The next version: the same model with further features and actions, from which history begins anew.
+    """The next version: the same model with further features and actions, a base with which the history starts again.
 
     A pure function, as `successor` is: the same version and step give the same bytes.
 
@@ -213,12 +213,12 @@ def widened(previous: Checkpoint, step: Mapping[str, Any]) -> Checkpoint:
 
 
 def base_record(version: int, data: bytes) -> dict[str, Any]:
-    """The record of a model that some other program wrote: nothing is known of what came before."""
+    """The commit record of a model that another program wrote: its past is unknown."""
     return {"kind": BASE, "seq": version, "previous_chain": "", "chain": hashlib.sha256(data).hexdigest(), "batch": []}
 
 
 def kept_recent(episodes: Sequence[Episode], settings: LearningSettings) -> tuple[Episode, ...]:
-    """The newest episodes that `learning.replayed` could ever pick; what can't be picked needs no memory."""
+    """The newest episodes that `learning.replayed` may still pick; no others are kept in memory."""
     kept: list[Episode] = []
     room = settings.replay_steps
     for episode in reversed(episodes[-settings.replay_episodes :] if settings.replay_episodes else ()):
@@ -241,9 +241,9 @@ def _group_facts(previous: Checkpoint, settings: Mapping[str, Any]) -> dict[str,
 
 
 def _action_names(previous: Checkpoint, episodes: Sequence[Episode]) -> list[str]:
-    """What the newest episode calls the actions; else what was known.
+    """The action names of the newest episode that has them; otherwise those of the previous version.
 
-    The same names in another order change nothing: the outputs of the network are in the order that was known.
+    The same names in another order change nothing: the outputs of the network keep the previous order.
     """
     known: list[str] = list(previous.manifest.get("action_names", []))
     for episode in reversed(episodes):
@@ -259,7 +259,7 @@ def _action_names(previous: Checkpoint, episodes: Sequence[Episode]) -> list[str
 
 
 def _state_names(previous: Checkpoint, episodes: Sequence[Episode]) -> dict[str, list[str]]:
-    """What the newest episode that names them calls the features; else what was known, which may be nothing."""
+    """The feature names of the newest episode that has them; otherwise those of the previous version, if any."""
     for episode in reversed(episodes):
         names = layouts.names_in(episode.meta.get("state_names"), previous.state.state_width)
         if names:
@@ -271,8 +271,8 @@ def _state_names(previous: Checkpoint, episodes: Sequence[Episode]) -> dict[str,
 def sizes_of(episodes: Sequence[Episode], settings: LearningSettings) -> tuple[int, ActionSpace]:
     """State width and actions that a new model needs for these episodes.
 
-    The width and the kind of actions that most of them have, so that one odd file at the start decides nothing; the
-    actions as the settings or the writers declare them, else as many as were seen.
+    The width and the kind of actions of the majority, so that one odd file at the start does not decide; the number of
+    actions from the settings or the episodes' declarations, otherwise from the highest action seen.
     """
     width = _most_common(Counter(episode.state_width for episode in episodes))
     fitting = [episode for episode in episodes if episode.state_width == width]
@@ -291,5 +291,5 @@ def _kind(episode: Episode) -> str:
 
 
 def _most_common(counts: Counter[Any]) -> Any:
-    """The one counted most often; of several the least."""
+    """The most frequent one; of several the smallest."""
     return max(sorted(counts), key=counts.__getitem__)

@@ -1,4 +1,4 @@
-"""Counts of one worker process, put together with what the root's records say."""
+"""What one batch led to, and the counts of a worker process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from background_training.records.ledger_lines import ROLLED_BACK
 
 @dataclass
 class BatchResult:
-    """What one look at the snapshot of the buffer led to."""
+    """What happened to the files that were taken from the snapshot for one batch, and how long each stage took."""
 
     accepted: list[Accepted] = field(default_factory=list)
     excluded: list[Excluded] = field(default_factory=list)
@@ -23,14 +23,14 @@ class BatchResult:
     deferred: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
     needs_widening: NeedsWidening | None = None
-    """What the model has to get before the next file can be trained on."""
+    """The features or actions that the model needs before the next file can be trained on."""
     notices: list[str] = field(default_factory=list)
-    """What else was done, a sentence each."""
+    """Further events, one sentence each."""
     trained: Checkpoint | None = None
     seconds: float = 0.0
-    """Until the commit, without the time in which the worker gave way."""
+    """Until the commit, without the time for which the throttle held the worker."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
-    """The same for each stage, as far as the round came: load, train, commit; and archive, which follows them."""
+    """The same for each stage that was reached: load, train, commit; and archive, after the commit."""
 
     @property
     def did_something(self) -> bool:
@@ -44,7 +44,7 @@ class BatchResult:
 
 @dataclass
 class Counters:
-    """Counts of one worker process. Files, batches and samples are those of the root's whole life, read from its
+    """Counts of one worker process. Files, batches and samples are totals of the root, read from its
     records; times, losses and errors are those of this process."""
 
     batches: int = 0
@@ -57,10 +57,10 @@ class Counters:
     misfits: int = 0
     last_misfit: str = ""
     deferred: int = 0
-    """Files that are not ready or can't be read; whoever takes a new look at the buffer sets it back to 0."""
+    """Files that are unfinished or can't be read; set back to 0 with each new snapshot of the buffer."""
 
     def add(self, done: BatchResult, moment: float) -> None:
-        """Count what a round did; `moment` is seconds since 1970."""
+        """Add a batch; `moment` is seconds since 1970."""
         self.seconds += done.seconds
         self.deferred += len(done.deferred)
         for trouble in done.troubles:
@@ -79,7 +79,7 @@ class Counters:
         self.last_error = sentence
 
     def as_stats(self, ledger: Ledger, manifest: dict[str, Any], version: int, waiting: int, guard: str) -> dict[str, Any]:
-        """The part of get_stats() that the worker knows."""
+        """The worker's part of get_stats()."""
         counts = ledger.counts
         return {
             "files_processed": counts[buffer.TRAINED],

@@ -1,4 +1,4 @@
-"""Train on what lies in the buffer now, then stop: for scripts, tests and cron, in this very process."""
+"""Train in this process on what is in the buffer now, then stop: for scripts, tests and cron."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def drain(settings: Settings, send: Callable[..., None]) -> dict[str, Any]:
         The counts, as get_stats() has them.
 
     Raises:
-        AnotherLearnerError: one is at work in this root.
-        PausedError: the user has paused it; what was committed before stays.
+        AnotherLearnerError: a learner runs in this root.
+        PausedError: the user has paused the root; what was committed before stays.
         LockUnavailableError: the folder can't be locked.
         LedgerError, ModelError: model and ledger contradict each other, or another program changed the model.
         MachineError: a file can't be read, or written; what was committed before stays.

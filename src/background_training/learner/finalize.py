@@ -1,4 +1,4 @@
-"""What follows a commit: ledger, history, moves, log. Each may be done again after a crash, and none counts twice."""
+"""The steps after a commit: ledger, history, moves, log. All are idempotent, and recovery runs them again after a crash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from background_training.storage import model_store
 
 
 class Finalizer:
-    """Everything a root records beside the model, in the order that lets a crash happen anywhere."""
+    """Writes what a root records beside the model, in an order that is safe against a crash at any point."""
 
     def __init__(self, paths: Paths, settings: Settings, ledger: Ledger) -> None:
         self._paths = paths
@@ -32,7 +32,7 @@ class Finalizer:
     def exclude(self, verdicts: Sequence[Excluded]) -> None:
         """Record the fate of files that are not trained on, then move them.
 
-        The record comes first, and on the disk: a file that has moved without one could not be explained.
+        The record is flushed first; otherwise a file could have moved without a line that explains it.
         """
         lines: list[dict[str, Any]] = []
         departures: list[Departure] = []
@@ -48,7 +48,7 @@ class Finalizer:
         buffer.move_out(self._paths, departures, durable=self.durable)
 
     def ledger_lines(self, batch: Sequence[Accepted]) -> list[dict[str, Any]]:
-        """The lines of a batch that is about to be trained; part of the model file before they are in the ledger."""
+        """The ledger lines of a batch that is about to be trained; they are committed inside the model file first."""
         lines: list[dict[str, Any]] = []
         taken: set[str] = set()
         for item in batch:
@@ -65,11 +65,11 @@ class Finalizer:
         return lines
 
     def after_commit(self, present: Checkpoint, batch: Sequence[Accepted], seconds: float | None) -> None:
-        """Do all that follows the commit of `present`.
+        """Record, archive and log the commit of `present`.
 
         Args:
-            batch: what it was trained on; empty in a recovery, where files that still wait are recognised one by one.
-            seconds: how long the batch took; None if that is not known any more.
+            batch: the files it was trained on; empty in a recovery, where triage recognises the files still in the buffer.
+            seconds: how long the batch took; None in a recovery, where it is not known.
         """
         self.record(present)
         lines = {line["name"]: line for line in present.batch}
@@ -86,13 +86,13 @@ class Finalizer:
         self._log.add(training_log.line(time.time(), sentence))
 
     def record(self, present: Checkpoint) -> None:
-        """Bring ledger and history up to the committed model."""
+        """Add the committed batch to the history and to the ledger."""
         known = len(self._ledger.last_group) if self._ledger.last_seq == present.version else 0
         self.keep_history(present)
         self._ledger.append(list(present.batch[known:]))
 
     def keep_history(self, present: Checkpoint) -> None:
-        """Put every so manyth version into models/history, and take the oldest ones out."""
+        """Keep every `history_every`-th version in models/history and prune the oldest."""
         if present.version % self._settings.learner.history_every == 0 and present.data:
             model_store.keep_in_history(self._paths, present.version, present.data, durable=self.durable)
             model_store.prune_history(self._paths, self._settings.learner.history_size)
@@ -115,7 +115,7 @@ class Finalizer:
 
 
 def unrecorded(present: Checkpoint, ledger: Ledger) -> Sequence[Line]:
-    """The lines of the committed batch that the ledger does not have yet; empty if they don't follow on its end."""
+    """The lines of the committed batch that the ledger lacks; empty if they do not continue its last batch."""
     lines = present.batch
     known = list(ledger.last_group) if ledger.last_seq == present.version else []
     return lines[len(known) :] if list(lines[: len(known)]) == known else []

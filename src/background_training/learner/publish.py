@@ -1,4 +1,4 @@
-"""Publish as the next version what was not trained: a former version of the model, or the present one, widened."""
+"""Publish a version that was not trained: an earlier version of the model, or the present one, widened."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from background_training.storage import atomic_files, model_store
 
 
 def version_of(paths: Paths, version: int) -> Checkpoint:
-    """A version of the model: the present one, one of the history, or made again from the archive.
+    """A version of the model: the present one, one of the history, or trained again from the archive.
 
     Raises:
         LedgerError: there never was such a version, or an episode it was trained on is missing.
@@ -42,28 +42,28 @@ def version_of(paths: Paths, version: int) -> Checkpoint:
         for made in replay_log.replay(paths, begin.groups, begin.start, begin.before):
             if made.version == version:
                 return made
-    sentence = f"it knows no version {version}" + (f"; the versions before are {known[0]} to {known[-1]}" if known else "")
+    sentence = f"it has no version {version}" + (f"; the versions before are {known[0]} to {known[-1]}" if known else "")
     raise LedgerError(str(paths.ledger), sentence, "Nothing has been changed")
 
 
 def publish(paths: Paths, model: Checkpoint, reason: str, *, durable: bool) -> Checkpoint:
-    """Commit these weights as the version after all others; the history of training begins anew with it.
+    """Commit these weights as the version after all others, a base with which the history starts again.
 
-    The caller holds the learner's lock.
+    The caller holds both locks of the root.
     """
     ledger = Ledger(paths.ledger, durable=durable)
     newest = ledger.newest_seq
-    with contextlib.suppress(ModelMissingError, ModelError):  # what can't be read is about to be replaced
+    with contextlib.suppress(ModelMissingError, ModelError):  # an unreadable model is about to be replaced
         present = checkpoint.load(model_store.read_bytes(paths.model), str(paths.model))
         newest = max(newest, present.version)
         if present.version > ledger.last_seq:
-            # The ledger has lost what it knew of that model's episodes; nobody will miss it once the model is replaced.
+            # The ledger has lost that model's batches; once the model is replaced, the loss could no longer be noticed.
             recovery.reconstruct_lines(paths, ledger, present.batch)
     return commit(paths, ledger, model, newest + 1, reason, BY_HAND, durable=durable)
 
 
 def commit(paths: Paths, ledger: Ledger, model: Checkpoint, version: int, reason: str, by: str, *, durable: bool) -> Checkpoint:
-    """Commit these weights as a new version, with a copy of them to go on from. The caller holds the lock."""
+    """Commit these weights as a new version, with a copy of them as its base model. The caller holds both locks."""
     published = checkpoint.republished(model, version, reason, manifest.life_of(paths), ledger.last_seq, by)
     atomic_files.write_atomically(replay_log.base_path(paths, published.chain), published.data, durable=durable)
     model_store.commit(paths, published.data, durable=durable)
@@ -72,11 +72,11 @@ def commit(paths: Paths, ledger: Ledger, model: Checkpoint, version: int, reason
 
 @dataclass(frozen=True)
 class Widening:
-    """What a model is to get.
+    """A request to widen a model.
 
-    features, actions: names of what is added, behind what there is.
-    state_names, action_names: what the present ones are called from now on, in the model's order; empty: as before.
-    probability: what the added actions get together, at most; see widening.logit_offset.
+    features, actions: names of the added ones, appended to the present ones.
+    state_names, action_names: new names of the present ones, in the model's order; empty: unchanged.
+    probability: at most this much goes to all added actions together; see widening.logit_offset.
     """
 
     features: Sequence[str] = ()
@@ -123,11 +123,11 @@ def commit_widened(
 
 
 def widening_step(present: Checkpoint, settings: Settings, wanted: Widening, *, after: int, version: int) -> dict[str, Any]:
-    """The step that `generation.widened` takes.
+    """The argument of `checkpoint.widened`.
 
     Raises:
-        SettingsError: a name that is there already or twice, names of another number, too many, or actions of a kind to
-            which none can be added.
+        SettingsError: a name that is taken or given twice, a wrong number of names, too many, or an action space to
+            which no action can be added.
     """
     layout, limits = present.layout, settings.limits
     if wanted.actions and not isinstance(layout.actions, Discrete):
@@ -159,7 +159,7 @@ def widening_step(present: Checkpoint, settings: Settings, wanted: Widening, *, 
 
 
 def _names(what: str, known: Sequence[str], said: Sequence[str], count: int, added: Sequence[str], flag: str) -> list[str]:
-    """All names after the widening; none where those of the present ones are not known."""
+    """All names after the widening; none if those of the present ones are unknown."""
     if said and len(said) != count:
         raise SettingsError(flag, " ".join(said), f"{count} names are needed, one for each {what} of the model", "command line")
     present = list(said or known)

@@ -1,4 +1,4 @@
-"""Bring model, ledger and archive back to one history at every start; there is no "was it clean" flag."""
+"""Reconcile model, ledger and archive at every start, clean or not, and reconstruct lines that a ledger has lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Report = Callable[[str], None]
 
 
 def make_skeleton(paths: Paths, *, durable: bool) -> None:
-    """Make all folders of a root that are not there.
+    """Make the missing folders of a root.
 
     Raises:
         OSError: one can't be made.
@@ -39,10 +39,10 @@ def make_skeleton(paths: Paths, *, durable: bool) -> None:
 
 
 def recover(paths: Paths, settings: Settings, ledger: Ledger, report: Report) -> Checkpoint | None:
-    """Find the newest committed version, finish what its commit left undone, and return it; None for a new root.
+    """Find the newest committed version, finish the steps after its commit, and return it; None for a new root.
 
     Raises:
-        LedgerError: the model and the ledger tell different histories; nothing has been changed.
+        LedgerError: the model and the ledger have different histories; nothing has been changed.
         OSError: the machine failed; run again.
     """
     atomic_files.remove_if_there(atomic_files.partial_path(paths.model))
@@ -84,7 +84,7 @@ def _newest_readable(paths: Paths, settings: Settings, report: Report) -> Checkp
         except ModelError as error:
             trouble, unreadable = f"{trouble}; {error}", True
             continue
-        report(f"{trouble}. Going on from version {version} of the history")
+        report(f"{trouble}. Continuing from version {version} of the history")
         model_store.commit(paths, found.data, durable=settings.learner.durable)
         return found
     if unreadable:  # a model that is merely missing is the usual state of a new root
@@ -93,10 +93,10 @@ def _newest_readable(paths: Paths, settings: Settings, report: Report) -> Checkp
 
 
 def _check_strangers(paths: Paths, settings: Settings, model: Checkpoint) -> None:
-    """Take no model from another program that training could not go on from: each lesson would be thrown away.
+    """Refuse a model of another program whose weights are too large: every update on it would be refused.
 
     Raises:
-        ModelError: its weights are beyond all measure.
+        ModelError: a weight is beyond learning.reject_update_weight.
     """
     by_us = model.commit["kind"] != checkpoint.BASE or "reason" in model.commit
     if not by_us and train_step.weights_explode(model.state, settings.learning):
@@ -107,12 +107,12 @@ def _check_strangers(paths: Paths, settings: Settings, model: Checkpoint) -> Non
 def _reconciled(
     paths: Paths, finalizer: Finalizer, ledger: Ledger, present: Checkpoint | None, report: Report
 ) -> Checkpoint | None:
-    """The generation on which model and ledger agree, after adding what one lacks and the other knows."""
+    """The checkpoint on which model and ledger agree, after adding to each what only the other holds."""
     if present is None:
         if ledger.last_seq:
             return _replayed_to_end(paths, finalizer, ledger, None, report)
         if anything_archived(paths):
-            report(f"neither a model nor a ledger is here: all begins anew, and nothing is known of what lies in {paths.archive}")
+            report(f"model and ledger are missing: training starts from nothing, regardless of the files in {paths.archive}")
         return None
     if present.commit["kind"] == checkpoint.BASE:
         if ledger.last_seq == 0 or present.commit.get("after", 0) > ledger.last_seq:
@@ -135,26 +135,26 @@ def _reconciled(
 
 
 def _has_lost_its_end(paths: Paths, present: Checkpoint, ledger: Ledger) -> bool:
-    """Whether both tell one history after all, and the ledger, cut short, less of it.
+    """Whether both have one history, of which the ledger has lost the end.
 
-    Their newest batches lie in one archive. Of a model or a ledger that was brought here from another root they would not.
+    Then the newest batches of both are in this archive; those of a model or a ledger from another root would not be.
     """
     return present.version > ledger.last_seq and all(_is_here(paths, line) for line in (*present.batch, *ledger.last_group))
 
 
 def _restore_lost_lines(paths: Paths, ledger: Ledger, present: Checkpoint, report: Report) -> None:
-    """Make lines again for what the ledger has lost, and say so."""
+    """Reconstruct the lines that the ledger has lost, and report it."""
     begins = present.batch and present.batch[0].get("base")
-    whole = bool(begins) and ledger.last_seq == 0  # the record tells all since its base, and is added as it stands
+    whole = bool(begins) and ledger.last_seq == 0  # the commit record holds everything since its base, and is appended as it is
     lines = [] if whole else [line for line in present.batch if _is_here(paths, line)]
     found = reconstruct_lines(paths, ledger, lines)
     if found == 0 and ledger.last_seq == 0:
-        report(f"{paths.ledger} is new; history begins with version {present.version} of the model")
+        report(f"{paths.ledger} is new; history starts with version {present.version} of the model")
         return
-    told = f"it tells nothing after version {ledger.last_seq}" if ledger.last_seq else "it tells of no version"
+    told = f"it ends with version {ledger.last_seq}" if ledger.last_seq else "it holds no version"
     report(
         f"{paths.ledger} has lost lines: {told}, and the model is version {present.version}. {found} episodes of the archive "
-        f"are remembered as trained, in versions that are not known any more; history begins with version {present.version}"
+        f"are recorded as trained, in versions that are no longer known; history starts with version {present.version}"
     )
 
 
@@ -171,8 +171,8 @@ def _follows(paths: Paths, present: Checkpoint, ledger: Ledger) -> bool:
     base = present.batch[0].get("base")
     if base is None:
         return ledger.last_seq + 1 == present.version and ledger.chain == present.commit["previous_chain"]
-    # A base follows on all that was before it, and on nothing that came after. The model of another root has one too;
-    # but the episodes of that batch are not here.
+    # A base may follow any earlier version. The model of another root may have one too, but the episodes of that
+    # batch are not in this archive.
     return ledger.last_seq <= base["version"] and all(_is_here(paths, line) for line in present.batch)
 
 
@@ -185,7 +185,7 @@ def _is_here(paths: Paths, line: ledger_lines.Line) -> bool:
 
 
 def _replayed_to_end(paths: Paths, finalizer: Finalizer, ledger: Ledger, start: Checkpoint | None, report: Report) -> Checkpoint:
-    """Train again what the ledger knows and the model has lost, and commit each version as it was."""
+    """Train the ledger's batches after `start` again, and commit each version as it was."""
     lines = list(ledger_lines.read_lines(ledger.path))
     groups = list(ledger_lines.groups(lines))
     done: list[ledger_lines.Line] = []
@@ -212,21 +212,21 @@ def _check_on_chain(paths: Paths, groups: list[tuple[int, list[ledger_lines.Line
             break
         chain = ledger_lines.chain_after(chain, group)
     if chain != start.chain:
-        found = f"version {start.version} of the model is not the one it tells of"
+        found = f"version {start.version} of the model is not the one that it records"
         raise LedgerError(str(paths.ledger), found, _REMEDY)
 
 
 def _newer_base(paths: Paths, ledger: Ledger, present: Checkpoint, report: Report) -> Checkpoint:
-    """A model that another program wrote over ours: kept, under a version that none before had."""
+    """Another program's model in the place of ours: kept, under a new version number."""
     version = ledger.last_seq + 1
-    report(f"{paths.model} was written by another program as version {present.version}; it goes on as version {version}")
+    report(f"{paths.model} was written by another program as version {present.version}; it becomes version {version}")
     return checkpoint.republished(present, version, "written by another program", manifest.life_of(paths), by=BY_ANOTHER_PROGRAM)
 
 
 def _restored_publication(paths: Paths, settings: Settings, ledger: Ledger, present: Checkpoint, report: Report) -> Checkpoint:
-    """The version that was published after all batches, if the model file that told of it has been lost since.
+    """The version that was published after the last batch, if the model file with it has been lost since.
 
-    Otherwise a rollback would be undone by the loss of the model.
+    Otherwise the loss of the model would undo a rollback.
     """
     line = ledger.newest_published
     if line is None or line["seq"] <= max(present.version, ledger.last_seq):
@@ -240,13 +240,13 @@ def _restored_publication(paths: Paths, settings: Settings, ledger: Ledger, pres
             report(f"version {line['seq']} was published ({line['reason']}), but is lost: {error}")
             return present
         published = made
-    report(f"version {line['seq']} was published ({line['reason']}) and is put back")
+    report(f"version {line['seq']} was published ({line['reason']}) and is restored")
     model_store.commit(paths, published.data, durable=settings.learner.durable)
     return published
 
 
 def _keep_base(paths: Paths, settings: Settings, present: Checkpoint) -> None:
-    """Keep a copy of the model that history begins with: the fold over the archive starts from it."""
+    """Keep a copy of the base model: a replay of the ledger starts from it."""
     path = replay_log.base_path(paths, present.chain)
     durable = settings.learner.durable
     if present.data and not atomic_files.exists(path):
@@ -258,10 +258,10 @@ _NOTE_BYTES = 100_000
 
 
 def reconstruct_lines(paths: Paths, ledger: Ledger, batch: Sequence[Line] = ()) -> int:
-    """Append a line for everything in the archive that the ledger does not know; return how many episodes were trained.
+    """Append a line for every archived file that the ledger lacks; return how many of them were trained on.
 
-    What lies in the archive itself was trained on; who delivers it again must not train it twice. In which version it
-    was can't be known any more, so these lines can't be rebuilt from. It may be killed and run again at any point.
+    Every file in the archive folder itself was trained on and must not be trained on again. Its version is no longer
+    known, so these lines can't be replayed. Safe to be killed and run again at any point.
 
     Args:
         batch: the lines in the model's record; their episodes may not have reached the archive yet.
@@ -296,7 +296,7 @@ def _unknown(paths: Paths, ledger: Ledger) -> Iterator[Line]:
 
 
 def _trained_line(path: Path, ledger: Ledger) -> Line | None:
-    """The line of a file in the archive; None for what is no file, or has a line already."""
+    """The line of an archived file; None if it is no regular file or has a line already."""
     data = _bytes_of(path)
     if data is None:
         return None
@@ -333,5 +333,5 @@ def _bytes_of(path: Path) -> bytes | None:
 
 
 def anything_archived(paths: Paths) -> bool:
-    """Whether there are trained episodes from before."""
+    """Whether the archive holds trained episodes."""
     return any(path.name.endswith(EPISODE_SUFFIX) for path in paths.archive.iterdir())

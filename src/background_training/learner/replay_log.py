@@ -1,4 +1,4 @@
-"""Training as a fold over the archive: the ledger's batches, trained again in their order, give the same bytes."""
+"""Replay of the ledger: its batches, trained again from the archive in their order, give the same bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LONGEST_RECENT = 10_000
 
 
 def base_path(paths: Paths, chain: str) -> Path:
-    """Where the copy of a model lies from which a history began anew."""
+    """The path of the copy of a base model, with which a history starts."""
     return paths.history / f"base_{chain[:16]}.npz"
 
 
@@ -46,7 +46,7 @@ def replay(
         before: the lines of trained episodes since the last base, up to `start`.
 
     Raises:
-        LedgerError: an episode or a base is missing, or has changed since it was trained on.
+        LedgerError: an episode or a base model is missing, or has changed since it was trained on.
     """
     present = start
     past = deque(before, maxlen=_LONGEST_RECENT)
@@ -58,13 +58,13 @@ def replay(
             present = _base(paths, lines[0], present)
             past.clear()
         if present is None or present.version + 1 != version:
-            found = f"there is nothing to go on from before version {version}"
+            found = f"the version before {version} is missing"
             raise LedgerError(
                 str(paths.ledger), found, f"Use {command_lines.command('rollback')} to continue from an earlier version"
             )
         recent = lines[0].get("recent", len(present.recent))
         if recent != len(present.recent):
-            # The learner was started anew before this batch, with another bound on what it replays.
+            # The learner was restarted before this batch, with another bound on the replayed episodes.
             episodes = tuple(_as_trained(paths, line, present.layout) for line in list(past)[len(past) - recent :])
             present = dataclasses.replace(present, recent=episodes)
         recorded = _recorded_settings(lines[0], present)
@@ -81,13 +81,13 @@ def replay_changed(
     """Train the batches of a ledger again, with other episodes.
 
     Args:
-        groups: the batches after `start`, oldest first; if there is none, the first one names its base. Later bases are
-            passed over: what was published by hand is not what the episodes teach. Where the model was widened, so is this one.
-        change: given each line and its episode, the episode to train on instead; None leaves it out. A batch
-            of which nothing is left is passed over, so versions may be fewer than before.
+        groups: the batches after `start`, oldest first; without a start, the first one names its base. Later bases are
+            skipped, since they were not trained; a widening is repeated.
+        change: returns for each line and its episode the episode to train on instead, or None to leave it out. A batch
+            without episodes is skipped, so there may be fewer versions.
 
     Raises:
-        LedgerError: as `fold` does.
+        LedgerError: as `replay` does.
     """
     present = start
     if present is None:
@@ -110,8 +110,8 @@ def replay_changed(
 def _first(
     paths: Paths, groups: list[tuple[int, Sequence[Line]]]
 ) -> tuple[Checkpoint | None, list[tuple[int, Sequence[Line]]], list[Line]]:
-    """Where a ledger without its oldest lines begins: the version before, the batches after it, and the lines that are
-    left from before, because episodes of them may have been replayed."""
+    """The start of a compacted ledger: the version before, the batches after it, and the earlier lines that were kept
+    because their episodes may have been replayed."""
     starts = [index for index, (_, lines) in enumerate(groups) if "start" in lines[0]]
     if not starts:
         return None, groups, []
@@ -127,7 +127,7 @@ def _read(
     """The lines of a batch and its episodes as they were trained on, for a model of this layout.
 
     Args:
-        by_position: widen also those that were trained on as they are: the model may be another one than it was then.
+        by_position: widen also the episodes that were trained on unaligned, as the model may be wider than it was then.
     """
     episodes: list[Episode] = []
     for line in lines:
@@ -141,9 +141,9 @@ def _read(
 
 
 def _as_trained(paths: Paths, line: Line, layout: ModelLayout) -> Episode:
-    """The episode of a line, in the model's order if it was put into that when it was trained on.
+    """The episode of a line, aligned to the model's order if it was when it was trained on.
 
-    What a line does not say so of was trained on as it is, be it in another order: by a learner that did not look at names.
+    Without the mark, it was trained on as it is, even in another order: early learners did not compare names.
     """
     episode = episode_of(paths, line)
     if ALIGNED not in line:
@@ -158,7 +158,7 @@ def _as_trained(paths: Paths, line: Line, layout: ModelLayout) -> Episode:
 def recent_of(paths: Paths, newest: Sequence[Line], settings: LearningSettings, layout: ModelLayout) -> tuple[Episode, ...]:
     """The episodes that may join the next batch again, read back from the archive, for a model of this layout.
 
-    What the archive no longer holds ends the list: the newest come first in worth.
+    The list ends at the first episode that is no longer in the archive: the newest ones matter most.
     """
     episodes: list[Episode] = []
     for line in reversed(newest):
@@ -175,7 +175,7 @@ def episode_of(paths: Paths, line: Line) -> Episode:
     """The trained episode of a ledger line, from the archive or, before its move, from the buffer.
 
     Raises:
-        LedgerError: it lies nowhere with the bytes it was trained with, or these are refused nowadays.
+        LedgerError: no file with the bytes that were trained on, or the present reader refuses them.
     """
     places = (paths.archive / line.get("archived_as", line["name"]), paths.buffer / line["name"])
     for place in places:
@@ -194,8 +194,8 @@ def episode_of(paths: Paths, line: Line) -> Episode:
 def _readable(paths: Paths, line: Line, data: bytes) -> Episode:
     try:
         return episode_file.read(data, UNLIMITED)
-    except EpisodeError as error:  # whoever trained on it was less strict
-        found = f"{line['name']!a} of version {line['seq']} can't be read any more: {error}"
+    except EpisodeError as error:  # the reader that trained on it was less strict
+        found = f"{line['name']!a} of version {line['seq']} can no longer be read: {error}"
         raise LedgerError(str(paths.ledger), found, f"Use {command_lines.command('rollback')} to continue without it") from error
 
 
@@ -211,13 +211,13 @@ def _base(paths: Paths, line: Line, before: Checkpoint | None) -> Checkpoint:
     try:
         data = model_store.read_bytes(path)
     except FileNotFoundError:
-        found = f"the model of version {base['version']}, from which the history goes on, is missing"
+        found = f"the model of version {base['version']}, with which the history starts, is missing"
         raise LedgerError(str(path), found, f"Put the file back, or use {command_lines.command('rollback')}") from None
     return as_base(checkpoint.load(data, str(path)), base["chain"])
 
 
 def widened_again(before: Checkpoint | None, steps: Any, chain: str) -> Checkpoint | None:
-    """The version of this chain, made again by widening the one before; None if that does not lead to it."""
+    """The version with this chain, made again by widening the one before; None if the result differs."""
     if before is None or not isinstance(steps, list) or not steps:
         return None
     made = before
@@ -232,7 +232,7 @@ def widened_again(before: Checkpoint | None, steps: Any, chain: str) -> Checkpoi
 
 
 def as_base(model: Checkpoint, chain: str) -> Checkpoint:
-    """The model as a base: history begins with it, whatever it says of its own past."""
+    """The model as a base: history starts with it, whatever its commit record says."""
     record = {"kind": checkpoint.BASE, "seq": model.version, "previous_chain": "", "chain": chain, "batch": []}
     return Checkpoint(model.state, model.version, {**model.manifest, "commit": record}, model.data)
 
@@ -258,11 +258,11 @@ Groups = list[tuple[int, list[Line]]]
 
 @dataclass(frozen=True)
 class ReplayStart:
-    """What `fold.fold` needs to train the rest of a ledger.
+    """The arguments of `replay` for the rest of a ledger.
 
     version: the last one that is not trained again; 0 if all are.
-    groups, start, before: as `fold.fold` takes them.
-    all_of_it: whether this is where the ledger itself begins.
+    groups, start, before: as for `replay`.
+    all_of_it: whether this is the start of the ledger itself.
     """
 
     version: int
@@ -273,13 +273,13 @@ class ReplayStart:
 
 
 def replay_start(paths: Paths, lines: Sequence[Line], to: int | None = None, *, nearest: bool = False) -> ReplayStart:
-    """The oldest place, or the newest one, from where the batches up to version `to` can be trained again.
+    """The oldest version, or the nearest one, from which the batches up to version `to` can be trained again.
 
-    Only what retention has recorded as deleted is passed over. An episode that is missing for any other reason is found
-    missing by the fold, which says so.
+    Only episodes that retention has recorded as deleted are skipped. `replay` fails on an episode that is missing for
+    any other reason.
 
     Raises:
-        LedgerError: there is no such place.
+        LedgerError: there is no such version.
         OSError: the machine failed.
     """
     groups = [(version, group) for version, group in ledger_lines.groups(lines) if to is None or version <= to]
@@ -300,13 +300,15 @@ def replay_start(paths: Paths, lines: Sequence[Line], to: int | None = None, *, 
             return ReplayStart(version, [(seq, group) for seq, group in groups if seq > version], start, before, all_of_it=False)
     if not groups:
         return ReplayStart(0, [])
-    found = f"retention has deleted episodes of its versions up to {groups[-1][0]}, and no version between is kept to go on from"
+    found = (
+        f"retention has deleted episodes of its versions up to {groups[-1][0]}, and no version between is kept to continue from"
+    )
     raise LedgerError(str(paths.ledger), found, f"{command_lines.command('rollback')} goes back to a version of models/history")
 
 
 def needed_after(groups: Iterable[tuple[int, Sequence[Line]]], version: int) -> list[Line]:
-    """The lines of the episodes without which the batches after a version can't be trained again: theirs, and those of
-    the episodes that joined these batches once more."""
+    """The lines whose episodes are needed to train the batches after a version again: those of the batches, and of the
+    episodes that were replayed in them."""
     flat: list[Line] = []
     first: int | None = None
     for seq, group in groups:
@@ -320,7 +322,7 @@ def needed_after(groups: Iterable[tuple[int, Sequence[Line]]], version: int) -> 
 def _candidates(paths: Paths, groups: Groups) -> list[tuple[int, int | None]]:
     """(version, index of the batch that names it as base or start; None for one of the history), oldest first.
 
-    Of several starts only the last one counts: what is left from before it is there for being replayed.
+    Of several starts only the last one counts; the lines before it are kept for the replayed episodes.
     """
     starts = [index for index, (_, group) in enumerate(groups) if "start" in group[0]]
     first = starts[-1] if starts else 0
@@ -336,7 +338,7 @@ def _candidates(paths: Paths, groups: Groups) -> list[tuple[int, int | None]]:
 
 
 def kept(paths: Paths, groups: Groups, version: int) -> Checkpoint | None:
-    """A version of the history, if it can be read and is one that this ledger tells of."""
+    """A version of the history, if it can be read and is on the chain of this ledger."""
     path = model_store.history_path(paths, version)
     try:
         found = checkpoint.load(model_store.read_bytes(path), str(path))

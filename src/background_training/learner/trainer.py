@@ -1,4 +1,4 @@
-"""Forms batches of what waits, trains, commits: all that changes a root, in the one process that may."""
+"""Form batches of the waiting files, train, commit: everything that changes a root, in the one process that may do so."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ from background_training.storage.atomic_files import signature
 from background_training.storage.file_lock import RootLock
 
 _BACKLOG = 5
-"""So many batches of short episodes become one, if so many wait."""
+"""This many batches of short episodes become one in a backlog."""
 _BACKLOG_BYTES = 32_000_000
-"""How large their files may be together, as wide states take memory and time."""
+"""Largest total size of their files, as wide states take memory and time."""
 
 
 @dataclass(frozen=True)
 class Precautions:
-    """What is done for the sake of files that may kill the process that works on them, and of whoever else comes to the root.
+    """Protection against files that kill the process which works on them, and against a second learner in the root.
 
-    before_reading: told each file's name before it is read, and "" after the last one: what happens from then on is no
-        single file's doing.
-    before_training: told the names of a batch before it is trained on, and none of them once it is committed.
-    alone: names of files that are trained on one by one.
-    lock: looked at again before anything is changed. Otherwise, when the folder is deleted and made again in the middle of
-        a batch, another learner may have locked the new one, and both would train on what lies there.
+    before_reading: called with each file's name before it is read, and with "" after the last one: a death from then on is
+        not the fault of a single file.
+    before_training: called with the names of a batch before it is trained on, and with none once it is committed.
+    alone: names of files that are trained on in batches of one.
+    lock: checked again before anything is changed. Otherwise, if the folder is deleted and made again in the middle of
+        a batch, another learner may have locked the new one, and both would train on its files.
     """
 
     before_reading: Callable[[str], None]
@@ -64,7 +64,7 @@ class Precautions:
     lock: RootLock | None = None
 
     def check_lock(self) -> None:
-        """Go on only as the one who may change the root.
+        """Make sure that this process still holds the root's lock.
 
         Raises:
             MachineError: the folder has been deleted and made again since the lock was taken.
@@ -77,10 +77,10 @@ NO_PRECAUTIONS = Precautions(lambda name: None, lambda names: None)
 
 
 class Trainer:
-    """Holds the newest generation of one root and makes the next ones.
+    """Holds the newest checkpoint of one root and trains the next ones.
 
-    It promises that every file it takes ends as trained exactly once, or aside with a reason, whatever kills it in
-    between; see docs/commit-protocol.md. It needs to be alone: its caller holds the root's worker lock.
+    It promises that every file is either trained on exactly once or moved out of the buffer with a reason, whatever kills it in
+    between; see docs/commit-protocol.md. Its caller must hold the root's worker lock.
     """
 
     def __init__(
@@ -105,30 +105,30 @@ class Trainer:
         self.history.begin(present)
         self.guard = RegressionGuard(paths, settings, ledger)
         if present is not None:
-            # The decision of a process that was killed before it had acted on it.
+            # An alarm that a process raised before it was killed, and did not act on.
             self._continue_from(self.guard.react_to_alarm(present))
 
     @property
     def actions(self) -> ActionSpace | None:
-        """What the present model chooses among; None before there is one."""
+        """The action space of the present model; None before there is one."""
         return self.present.state.actions if self.present is not None else None
 
     def waiting(self) -> int:
-        """Files of the present snapshot that have not been looked at yet."""
+        """Files of the present snapshot that have not been read yet."""
         return len(self._snapshot)
 
     def take_snapshot(self) -> int:
-        """Take a new snapshot of the buffer once the old one is worked through; return how many files are in it."""
+        """List the buffer again once the last snapshot is used up; return how many files are left in it."""
         if not self._snapshot:
             self._snapshot.extend(buffer.waiting_names(self._paths))
         return len(self._snapshot)
 
     def train_next_batch(self) -> BatchResult:
-        """Take files off the snapshot until a batch is full or nothing is left, and train on it.
+        """Take files from the snapshot until a batch is full or none is left, and train on it.
 
         Raises:
-            OSError: the machine failed before the commit; nothing has been trained, and all files still wait.
-            ModelError: somebody else has changed the model file; start again from what is there now.
+            OSError: the machine failed before the commit; nothing has been trained, and all files are still in the buffer.
+            ModelError: another program has changed the model file; recover from what is there now.
         """
         started = _working_seconds()
         done = self._collect()
@@ -155,7 +155,7 @@ class Trainer:
         return done
 
     def _widen(self, needs_widening: NeedsWidening) -> str:
-        """Widen the model as an agent asks for; the sentence that says so."""
+        """Widen the model for an agent that has more features or actions; return the sentence for the log."""
         assert self.present is not None
         self._check_model()
         wanted = publish.Widening(needs_widening.features, needs_widening.actions)
@@ -163,33 +163,35 @@ class Trainer:
         self._signature = signature(self._paths.model)
         if line is not None:
             self.guard.add_published(line)
-        sentence = f"Version {self.present.version} - {self.present.commit['reason']}, as {visible(needs_widening.name)} asks for"
+        sentence = f"Version {self.present.version} - {self.present.commit['reason']}, needed by {visible(needs_widening.name)}"
         self.finalizer.note(sentence)
         return sentence
 
     def _check_model(self) -> None:
-        """Go on only if nobody else has changed the model file.
+        """Fence: refuse to commit over a model file that is not the one this process wrote or loaded.
 
         Raises:
-            ModelError, MachineError: somebody has, or the folder was made again.
+            ModelError, MachineError: another program has changed it, or the folder was made again.
         """
         if signature(self._paths.model) != self._signature:
             raise ModelError(
-                str(self._paths.model), "another program has changed it", "the batch is trained again from what is there now"
+                str(self._paths.model),
+                "another program has changed it",
+                "the batch is trained again from the model that is there now",
             )
         self._precautions.check_lock()
 
     def _continue_from(self, chosen: Checkpoint) -> None:
-        """Take what the guard has chosen: nearly always the version that there is."""
+        """Continue from the version that the guard has chosen: nearly always the present one."""
         if chosen is not self.present:
             self.present = chosen
             self._signature = signature(self._paths.model)
 
     def _collect(self) -> BatchResult:
-        """The next batch. In a backlog several share the price of one commit.
+        """The next batch. In a backlog several batches share one commit.
 
-        Whether there is one depends on the sound episodes alone, so that a kill changes nothing: what it has cleared
-        away does not count.
+        Whether there is a backlog depends on sound episodes only, so that a kill changes nothing: files that were excluded
+        before it do not count.
         """
         size, most_steps = self._settings.learner.batch_size, self._settings.learner.backlog_steps
         if most_steps and len(self._snapshot) >= _BACKLOG * size:
@@ -201,7 +203,7 @@ class Trainer:
         return self._gather(size)
 
     def _gather(self, count: int, most_steps: int | None = None) -> BatchResult:
-        """Take files off the snapshot until so many are accepted; with `most_steps`, give up when these are not short."""
+        """Take files from the snapshot until `count` are accepted; with `most_steps`, stop when these are not short."""
         done = BatchResult()
         model = self._facts()
         while self._snapshot and len(done.accepted) < count:
@@ -229,7 +231,7 @@ class Trainer:
                 done.already_trained.append(verdict)
             elif isinstance(verdict, NeedsWidening):
                 self._snapshot.appendleft(name)
-                done.needs_widening = None if done.accepted else verdict  # what was accepted is trained on first
+                done.needs_widening = None if done.accepted else verdict  # the accepted files are trained on first
                 break
             elif verdict is not None:
                 done.deferred.append(verdict.name)
@@ -244,9 +246,9 @@ class Trainer:
     def _make_first_model(self, done: BatchResult) -> None:
         """Make the untrained model for the first batch.
 
-        What does not fit it goes back to the snapshot, to be judged after the commit, and so do duplicates, as they may be of
-        such a file. Set aside before the commit, they would be missing after a kill: others would take their places in the
-        batch, and have a say in what the model is like.
+        Files that do not fit it go back to the snapshot, to be judged after the commit, and so do duplicates, as they may be
+        duplicates of such a file. If they were moved away before the commit, they would be missing after a kill: other files
+        would take their places in the batch and influence the sizes of the model.
         """
         episodes = [item.episode for item in done.accepted]
         width, actions = checkpoint.sizes_of(episodes, self._settings.learning)
@@ -285,12 +287,12 @@ class Trainer:
 
 
 def _working_seconds() -> float:
-    """A clock that stands still while this process gives way to others."""
+    """A clock that stands still while the throttle holds this process."""
     return time.perf_counter() - ppo_update.rested_seconds()
 
 
 def _fitted(item: Accepted, model: ModelFacts) -> Accepted | None:
-    """The item with its episode in the model's order; None if it is of another game."""
+    """The item with its episode in the model's order; None if it does not fit the model."""
     try:
         episode = fitted(item.episode, model)
     except EpisodeError:
@@ -304,7 +306,7 @@ def _are_long(batch: Sequence[Accepted], most_steps: int) -> bool:
 
 
 def _twin(item: Accepted, others: Iterable[Accepted]) -> Accepted | None:
-    """The episode of the same batch that is the same one, by its bytes or by its id."""
+    """The duplicate in the same batch, by bytes or by id; None if there is none."""
     for other in others:
         if other.sha256 == item.sha256 or (item.episode.episode_id and other.episode.episode_id == item.episode.episode_id):
             return other
@@ -314,7 +316,7 @@ def _twin(item: Accepted, others: Iterable[Accepted]) -> Accepted | None:
 def open_trainer(
     paths: Paths, settings: Settings, send: Tell, *, patient: bool, precautions: Precautions = NO_PRECAUTIONS
 ) -> tuple[Trainer, Triage]:
-    """Recover the root and make the trainer that goes on from there; the caller holds the worker lock.
+    """Recover the root, apply the retention bounds, and return the trainer and its triage; the caller holds the worker lock.
 
     Raises:
         LedgerError: model and ledger contradict each other.
@@ -329,5 +331,5 @@ def open_trainer(
     ledger = retention.apply(paths, settings, ledger)
     triage = Triage(paths, settings, ledger, patient=patient)
     trainer = Trainer(paths, settings, ledger, present, triage, precautions)
-    trainer.take_snapshot()  # the first status says what waits; otherwise other work would take it that nothing does
+    trainer.take_snapshot()  # so that the first status counts the waiting files; otherwise replay analysis would start first
     return trainer, triage

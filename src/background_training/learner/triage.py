@@ -1,4 +1,4 @@
-"""What to do with one waiting file: train on it, set it aside, or leave it for now."""
+"""The verdict on one waiting file: train on it, exclude it (stale, duplicate, rejected), or defer it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _status_of(path: Path) -> os.stat_result:
 
 
 def _read_patiently(path: Path, max_bytes: int) -> bytes:
-    """Read a file; a fault that passes, as on a network drive, is no news."""
+    """Read a file, retrying twice: faults of a network drive may be transient."""
     for wait_seconds in _READ_WAITS_SECONDS:
         try:
             return atomic_files.read_regular_file(path, max_bytes)
@@ -61,7 +61,7 @@ def _read_patiently(path: Path, max_bytes: int) -> bytes:
 class Accepted:
     """An episode to train on, with the bytes it was read from.
 
-    aligned: whether the episode has been put into the model's order, and so is not what the bytes say.
+    aligned: whether features or actions were reordered to the model's order, so that the episode differs from the bytes.
     """
 
     name: str
@@ -74,8 +74,11 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Excluded:
-    """A file that will not be trained on, and why. A sound episode may not fit the model, being `of_another_game`; one that
-    came too late has so many `steps`."""
+    """A file that will not be trained on: its fate (stale, duplicate or rejected) and the reason.
+
+    of_another_game: a sound episode that does not fit the model.
+    steps: of a stale episode.
+    """
 
     name: str
     sha256: str
@@ -98,7 +101,7 @@ class Excluded:
 
 @dataclass(frozen=True)
 class AlreadyTrained:
-    """A trained episode whose move to the archive was cut short by a crash."""
+    """A trained episode whose move to the archive was interrupted by a crash."""
 
     name: str
     stored_as: str
@@ -111,7 +114,7 @@ class AlreadyTrained:
 
 @dataclass(frozen=True)
 class Deferred:
-    """A file that is not ready, or that the machine can't read just now."""
+    """A file that is unfinished, or that can't be read at the moment; `trouble` is the read error."""
 
     name: str
     trouble: str = ""
@@ -119,7 +122,7 @@ class Deferred:
 
 @dataclass(frozen=True)
 class NeedsWidening:
-    """An episode with features or actions that the model lacks, whose agent wants it to get them."""
+    """An episode with named features or actions that the model lacks, where learner.grow allows the model to get them."""
 
     name: str
     features: tuple[str, ...]
@@ -131,14 +134,14 @@ Verdict = Accepted | Excluded | AlreadyTrained | Deferred | NeedsWidening
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What of the present model decides over an episode."""
+    """The facts of the present model on which a verdict depends."""
 
     version: int
     layout: ModelLayout
 
 
 def fitted(episode: Episode, model: ModelFacts) -> Episode:
-    """The episode in the model's order. Refuse one of another game, and tell the game's author how to go on.
+    """The episode in the model's order. Refuse one of another game, with a message that names the remedies.
 
     Raises:
         EpisodeError: as layout.aligned and batch.check_fits do.
@@ -153,31 +156,31 @@ def fitted(episode: Episode, model: ModelFacts) -> Episode:
             "If the game has changed, use another --root to keep both models, or move models, data/archive and "
             "data/ledger.jsonl elsewhere to start a new one here"
         )
-        # Without the whole path and the version: what the ledger says must not depend on where the root lies, nor on
-        # when the file was looked at again after a crash.
+        # Without the whole path and the version: ledger lines must not depend on the place of the root, nor on when the
+        # file was read again after a crash.
         words = f"{error.needed}. models/{MODEL_NAME}" if error.reason == alignment.OTHER_NAMES else f"models/{MODEL_NAME}"
         raise EpisodeError(error.reason, error.found, f"{words} {sizes}. {remedy}") from None
     return episode
 
 
 def duplicate(name: str, sha256: str, signature: Signature, episode_id: str, former: tuple[str, int]) -> Excluded:
-    """The verdict on an episode that was delivered before.
+    """The verdict on an episode that was trained on before.
 
     Args:
         episode_id: by which it was recognised; "" if by its bytes.
-        former: name and version of the episode that was, or is about to be, trained on: before and after a crash the same.
+        former: name and version of the episode that was, or is about to be, trained on; the same before and after a crash.
     """
     what = f"episode_id {episode_id!a} was" if episode_id else "the same bytes were"
-    version = f"version {former[1]}" if former[1] != UNKNOWN_VERSION else "a version that is not known any more"
+    version = f"version {former[1]}" if former[1] != UNKNOWN_VERSION else "a version that is no longer known"
     reason = f"{what} trained on in {version}, as {visible(former[0])}; each episode counts once"
     return Excluded(name, sha256, signature, DUPLICATE, reason)
 
 
 class Triage:
-    """Reads waiting files, each once, and judges them.
+    """Reads each waiting file once and gives the verdict on it.
 
-    The verdict depends on the file's bytes, the settings, the ledger and the model; on the clock only where a
-    file's age is asked for, and where an unfinished file has to stand still for a while.
+    The verdict depends on the file's bytes, the settings, the ledger and the model; on the clock only for the age of a file
+    and for how long an unfinished file has not changed.
     """
 
     def __init__(
@@ -190,7 +193,7 @@ class Triage:
         clock: WallClock = CLOCK,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`patient`: give an unfinished file the time to be finished; without, it counts as broken at once."""
+        """`patient`: wait for unfinished files; otherwise they count as broken at once."""
         self._paths = paths
         self._settings = settings
         self._ledger = ledger
@@ -203,27 +206,27 @@ class Triage:
         self._unreadable: set[str] = set()
 
     def always_reject(self, name: str, reason: str) -> None:
-        """Reject a file unread that has killed, time and again, the process that worked on it."""
+        """Reject this file unread: it has repeatedly killed the process that worked on it."""
         self._deadly[name] = reason
 
     def always_defer(self, name: str) -> None:
-        """Go on without a file that the machine has failed to read time and again."""
+        """Defer this file whenever it can't be read, instead of failing the batch: it has failed repeatedly."""
         self._unreadable.add(name)
 
     def verdict_on(self, name: str, model: ModelFacts | None) -> Verdict | None:
-        """Look at one waiting file; None if it is gone.
+        """The verdict on one waiting file; None if it is gone.
 
-        A machine's failure to read it is no verdict on the file. Where only this file refuses, it is left alone with
-        the trouble named, and the others have their turn.
+        An I/O error is not a verdict on the file. If only this file can't be read, it is deferred with the error, and the
+        others are trained on.
 
         Raises:
-            MachineError: the machine fails to read; nothing that was judged in this round should be trained on.
+            MachineError: an I/O error; nothing that was accepted in this batch may be trained on.
         """
         path = self._paths.buffer / name
         try:
             status = _status_of(path)
             if name in self._deadly:
-                return self._rejected(name, "", None, self._deadly.pop(name))  # the next of this name may be harmless
+                return self._rejected(name, "", None, self._deadly.pop(name))  # the next file of this name may be harmless
             if self._needs_time(name, signature_of(status)):
                 return Deferred(name)
             buffer.check_movable(self._paths, name, status)
@@ -253,7 +256,7 @@ class Triage:
         try:
             episode = episode_file.read(data, self._settings.limits)
         except EpisodeError as error:
-            # Some writers reserve the room of a file before they fill it: no archive begins with zeros.
+            # Some writers allocate a file before they fill it; a sound archive never begins with zeros.
             unfinished = error.reason in _MAY_BE_UNFINISHED or not data[:4].strip(b"\0")
             if unfinished and not self._stood_still(name, signature):
                 return Deferred(name)
@@ -273,7 +276,7 @@ class Triage:
         )
 
     def _needs_widening(self, name: str, episode: Episode, model: ModelFacts) -> NeedsWidening | None:
-        """The verdict on an episode that fits the model once that has grown, if this is what its agent asks for."""
+        """The verdict on an episode that would fit a widened model, if learner.grow allows that; otherwise None."""
         grown = alignment.grown(episode, model.layout) if self._settings.learner.grow else None
         limits = self._settings.limits
         if grown is None or grown.state_width > limits.max_state_width or grown.actions.outputs > limits.max_actions:
@@ -316,19 +319,19 @@ class Triage:
         return None
 
     def _left_for_later(self, name: str, error: OSError) -> Deferred:
-        """Leave a file that refuses to be read, for longer each time."""
+        """Defer a file that can't be read, with exponential back-off."""
         shortest, longest = _REFUSED_AGAIN_SECONDS
         wait_seconds = min(max(shortest, 2 * self._refused.get(name, (0.0, 0.0))[1]), longest)
         self._refused[name] = self._monotonic() + wait_seconds, wait_seconds
         return Deferred(name, f"{visible(name)} can't be read: {error}")
 
     def _needs_time(self, name: str, signature: Signature) -> bool:
-        """Whether there is no point in reading a file now: it refused a moment ago, or is as unfinished as it was."""
+        """Whether not to read a file yet: it failed a moment ago, or is unfinished and has not changed."""
         refused = self._monotonic() < self._refused.get(name, (0.0, 0.0))[0]
         return refused or (self._unfinished.get(name, (None, 0.0))[0] == signature and not self._stood_still(name, signature))
 
     def _stood_still(self, name: str, signature: Signature) -> bool:
-        """Whether an unfinished file has not changed for long enough to be called broken."""
+        """Whether an unfinished file has not changed for `settle_seconds` and so counts as broken."""
         if not self._patient:
             return True
         seen, since = self._unfinished.get(name, (None, 0.0))

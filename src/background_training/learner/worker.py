@@ -1,6 +1,6 @@
-"""The worker process: takes orders on stdin, trains, and tells what it did on stdout, one JSON object a line.
+"""The worker process: reads orders from stdin, trains, and reports on stdout, one JSON object per line.
 
-It holds nothing that can't be lost. When its parent is gone, stdin ends, and so does it.
+It holds no state that can't be lost. When its parent dies, stdin ends, and the process exits.
 """
 
 from __future__ import annotations
@@ -90,19 +90,19 @@ class Worker:
         self._hint.set()
 
     def run(self) -> None:
-        """Train until told to stop, or until this process has grown too large and wants to be replaced.
+        """Train until `stop`, or until this process has grown too large and should be replaced.
 
         Raises:
-            LedgerError: model and ledger contradict each other; a person has to decide.
-            AnotherLearnerError: a former worker, or another learner, keeps the root's lock.
-            LockUnavailableError: the folder has never let itself be locked; one that did is waited for.
+            LedgerError: model and ledger contradict each other; the user has to decide.
+            AnotherLearnerError: a former worker, or another learner, holds the root's lock.
+            LockUnavailableError: the folder can't be locked. Only at the start; later on this is retried.
         """
         rounds = 0
         while not self._stopping.is_set() and not self._growth.is_too_large():
             self._hint.clear()
             self._pulse.beat()
             try:
-                # Whoever deletes the folder and makes it again gives another learner the chance to lock the new one.
+                # If the folder was deleted and made again, another learner may have locked the new one.
                 self._paths.data.mkdir(parents=True, exist_ok=True)
                 if self._lock is not None and self._lock.renew(FORMER_WORKER_SECONDS):
                     self._trainer = None
@@ -120,7 +120,7 @@ class Worker:
                     raise
                 if isinstance(error, MachineError):
                     self._faults[error.doing] += 1
-                # Whatever was half done is found again on the disk; never go on from memory after a failed write.
+                # Recover from the disk, never from memory: after a failed write the kernel's pages can't be trusted.
                 self._trainer = None
                 self._note_failure(f"{type(error).__name__}: {error}")
                 busy = False
@@ -132,7 +132,7 @@ class Worker:
             self._watcher.stop()
 
     def _wait_for_work(self) -> None:
-        """There is nothing to do, or nothing that may be done now."""
+        """Wait for files, for the end of a pause, or for the next attempt after a fault."""
         rescan = self._settings.learner.rescan_seconds
         if self.throttle.update() and self.throttle.paused_by_user:
             self._publish("paused")
@@ -145,7 +145,7 @@ class Worker:
             self._pulse.wait(self._hint, min(rescan, _UNFINISHED_WAIT_SECONDS) if self._counters.deferred else rescan)
 
     def _watch(self) -> None:
-        """See to it that the buffer is watched, also when the folder has been removed and made again."""
+        """Watch the buffer; watch the new folder if it has been removed and made again."""
         if self._watcher is not None and self._watcher.sees():
             return
         if self._watcher is not None:
@@ -191,7 +191,9 @@ class Worker:
         self._trainer.history.add(done, BatchContext.of(self._trainer.waiting(), self.throttle.facts()))
         self._note_success()
         notices = self._trainer.guard.taken_notices() + done.notices + self._traps.after(done.episodes, self._trainer.actions)
-        for sentence in notices + [f"{trouble}; it is tried again later, and the others go on" for trouble in done.troubles]:
+        for sentence in notices + [
+            f"{trouble}; it is retried later, the other files are trained on" for trouble in done.troubles
+        ]:
             self._send("warning", sentence=sentence)
         self._report(done)
         return done.did_something or self._trainer.waiting() > 0
@@ -216,7 +218,7 @@ class Worker:
         self._send("trouble", sentence=sentence, retry_seconds=self._back_off_seconds, stats=self._stats())
 
     def _stats(self) -> dict[str, Any]:
-        """The newest counts; in trouble, those from before it, with the trouble."""
+        """The newest counts; without a trainer, those from before the fault, with the error."""
         if self._trainer is None:
             return {**self._known, "errors": self._counters.errors, "last_error": self._counters.last_error}
         present = self._trainer.present
@@ -236,13 +238,13 @@ class Worker:
         return self._known
 
     def _show(self, state: str) -> None:
-        """Tell at once that the governor has stopped a batch, or let it go on."""
+        """Report at once that the throttle has stopped a batch, or has let it continue."""
         self._status_due = 0.0
         self._publish(state)
         self._send("stats", stats=self._stats(), batch=None)
 
     def _publish(self, state: str) -> None:
-        """Write the status for monitors, at most twice a second while training flat out."""
+        """Write the status for monitors, at most twice a second between batches."""
         moment = time.monotonic()
         if state == "training" and moment < self._status_due:
             return
@@ -259,7 +261,7 @@ class Worker:
 def main() -> int:
     """Run as `python -m background_training.learner.worker`; the first line of stdin holds the settings."""
     orders, answers = sys.stdin.buffer, sys.stdout.buffer
-    # Whatever prints by itself must not end up between the answers.
+    # Otherwise a stray print would end up between the answers.
     sys.stdout = sys.stderr
     process_limits.lower_priority()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
@@ -275,19 +277,19 @@ def main() -> int:
     except BackgroundTrainingError as error:
         send("refused", sentence=str(error), exit_code=error.exit_code)
         return error.exit_code
-    except Exception:  # noqa: BLE001  # the process's main: the supervisor reads what it died of, and starts another
+    except Exception:  # noqa: BLE001  # the process's main: the supervisor reads the traceback and starts another worker
         traceback.print_exc()
         return 1
     return 0
 
 
 def _obey(orders: BinaryIO, worker: Worker) -> None:
-    """Read orders until there are no more: then the parent is gone, or has had enough."""
+    """Read orders until "stop" or the end of stdin, which means that the parent has died."""
     for line in orders:
         if json.loads(line).get("order") == "stop":
             break
     worker.stop()
-    # A batch in progress may be finished, but nobody waits for it for long; what is cut short is done again.
+    # Give a batch in progress a moment to finish; an interrupted one is trained again at the next start.
     time.sleep(_EXIT_GRACE_SECONDS)
     os._exit(0)
 

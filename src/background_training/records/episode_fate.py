@@ -49,7 +49,7 @@ def sentence(fate: Mapping[str, Any]) -> str:
     kind = fate["fate"]
     version = f"version {fate.get('seq')}"
     if fate.get(ledger_lines.RECONSTRUCTED):
-        version = "a version that is not known any more, as the ledger had lost this line, which was made from the archive"
+        version = "a version that is no longer known: the ledger had lost this line, and it was reconstructed from the archive"
     if kind == buffer.TRAINED:
         text = f"trained in {version} ({fate.get('steps', '?')} steps, return {fate.get('return', '?')})"
     elif kind == "forgotten or never seen":
