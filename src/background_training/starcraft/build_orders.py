@@ -1,4 +1,4 @@
-"""What replays have taught, read by a bot: `models/learned_build_orders.json`, or the bot's own values without it."""
+"""Reads models/learned_build_orders.json for a bot, and mixes its values with the bot's own."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ logger = logging.getLogger(__name__)
 
 
 def read_build_orders(path: str | Path, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The learnt values over `defaults`; `defaults` alone, and a warning in the log, if the file is missing, empty or broken."""
+    """`defaults` updated with the learnt values; `defaults` alone, with a logged warning, if the file is missing or malformed."""
     try:
         learnt = json.loads(Path(path).read_bytes())
         if not isinstance(learnt, dict):
             raise ValueError(f"holds a {type(learnt).__name__}, an object is needed")
     except FileNotFoundError:
-        logger.warning("%s is not there; no replays have been analysed, defaults are used", path)
+        logger.warning("%s is missing: no replays have been analysed; defaults are used", path)
         return dict(defaults or {})
     except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s can't be used (%s); defaults are used", path, error)
@@ -28,16 +28,16 @@ def read_build_orders(path: str | Path, defaults: Mapping[str, Any] | None = Non
 
 
 def integrate(own: Mapping[str, float], own_games: Mapping[str, int], learnt: Mapping[str, Any]) -> dict[str, float]:
-    """Weigh a bot's own values with the learnt ones, each by the number of games behind it.
+    """Average a bot's own values and the learnt ones, each weighted by the number of games behind it.
 
     value[k] = (own_games[k] * own[k] + n[k] * learnt[k]) / (own_games[k] + n[k]), with n = learnt["flat_keys"]["players"].
 
-    Unlike "70 % old, 30 % new", it does not depend on the order or on how often it is done: always start from the
-    bot's own values, never from an earlier mixture. A value with no game behind it gives way wholly.
+    Unlike "70 % old, 30 % new", it depends neither on the order nor on how often it is done. Always start from the bot's own
+    values, never from an earlier mixture. A value of the bot with no game behind it is replaced by the learnt one.
 
     Args:
         own: the bot's values, such as {"spawning_pool_supply": 17.0}.
-        own_games: how many games stand behind each; 0 for those not named.
+        own_games: the number of games behind each value; 0 for those not named.
         learnt: what `read_build_orders` returns.
     """
     flat_keys = learnt.get("flat_keys")

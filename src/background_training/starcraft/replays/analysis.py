@@ -1,6 +1,6 @@
-"""One replay file in, one result out. A plain function for any worker process: it knows no pool and no store.
+"""Analyses one replay file: whether it teaches a Zerg build order, and which.
 
-Importing this module is light; the library that reads replays is loaded by the first call.
+Pure but for reading the file. Importing this module is cheap; the library that reads replays is loaded by the first call.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ LEARN = "learn"
 SKIP = "skip"
 
 REASONS = {
-    "not-a-file": "a folder, pipe or device bears the name of a replay",
+    "not-a-file": "a folder, pipe or device has the name of a replay",
     "no-access": "the machine refused to open the file; it is tried again at the next run",
     "empty-file": "the file holds 0 bytes",
     "too-large": "the file is larger than the settings allow",
-    "unreadable": "the file is no replay, cut off, or of a kind the library can't read; kept for a retry after a library upgrade",
+    "unreadable": "no replay, truncated, or of a kind that the library can't read; kept for a retry after a library upgrade",
     "damaged": "a part of the file can't be unpacked; kept for a retry after a library upgrade",
     "timeout": "reading took longer than the settings allow; kept for a retry after a library upgrade",
     "crashed": "the process that read it died twice; kept for a retry after a library upgrade",
     "no-players": "the file names no players",
     "not-1v1": "not a game of one against one",
     "against-ai": "one of the players is the computer",
-    "no-zerg": "nobody plays Zerg",
+    "no-zerg": "no player plays Zerg",
     "too-short": "the game ended before there was anything to learn",
     "no-tracker-events": "the game was played before 2.0.8, or was resumed; it records no units",
     "other-start-supply": "the game did not start with 6, 8 or 12 supply",
@@ -47,10 +47,10 @@ REASONS = {
 }
 
 FAILURES = ("unreadable", "damaged", "timeout", "crashed")
-"""Reasons that say something about the reader rather than the game: a better library might read the file."""
+"""Reasons that concern the reader rather than the game: a newer library might read the file."""
 
 WITHOUT_CONTENT = ("not-a-file", "no-access", "too-large")
-"""Reasons found before a byte was read: there is no content to keep a result for."""
+"""Reasons found before a byte was read, so that there is no content to keep a result for."""
 
 
 class Verdict(NamedTuple):
@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
 
 
 def judge_game(game: Game, settings: ReplaySettings) -> Verdict:
-    """What can be said before the events are read; "learn" means that nothing speaks against the game so far."""
+    """Judge a game before its events are read; "learn" means that nothing excludes it so far."""
     players = game.players
     found = ", ".join(f"{player.name} ({player.race})" for player in players)
     if not players:
@@ -79,7 +79,7 @@ def judge_game(game: Game, settings: ReplaySettings) -> Verdict:
 
 
 def judge_start(game: Game) -> Verdict:
-    """What the first events add: races the file's language hid, and the supply the game starts with."""
+    """Judge a game after its first events, which show the races, whatever the file's language, and the start supply."""
     zerg = zerg_players(game)
     if not zerg:
         return Verdict(SKIP, "no-zerg")
@@ -94,7 +94,7 @@ def zerg_players(game: Game) -> list[Player]:
 
 
 ANALYSIS = 1
-"""Raised whenever the same replay would give another result; older results are then made anew."""
+"""Version of the analysis; increased whenever the same replay gives another result, and older results are then replaced."""
 
 
 class TimingFacts(TypedDict):
@@ -105,7 +105,8 @@ class TimingFacts(TypedDict):
 class PlayerFacts(TypedDict):
     """One learnable Zerg player; a build order's lines are (supply, start in seconds, item).
 
-    opening: counts openings, "hatch-gas-pool"; opening_text: this player's, "17 hatch, 18 gas, 17 pool".
+    opening: the key by which openings are counted, "hatch-gas-pool".
+    opening_text: this player's, "17 hatch, 18 gas, 17 pool".
     """
 
     name: str
@@ -120,9 +121,9 @@ class PlayerFacts(TypedDict):
 
 
 class ReplayResult(TypedDict):
-    """The verdict on one content, and what its players did.
+    """The verdict on one content, and its players' build orders; plain values for JSON.
 
-    made_with: the analysis and the settings that made it; another value means that it is out of date.
+    made_with: the analysis and the settings that made it; if that differs from the present ones, the result is out of date.
     library: the reader's version; a failure is tried again when it changes.
     identity: the same for all recordings of one game; "" if unknown.
     """
@@ -145,9 +146,9 @@ LIBRARY_NAME = "sc2reader"
 
 
 def analyse_file(path: str, settings: ReplaySettings | None = None) -> ReplayResult:
-    """Read one replay and judge it. Whatever the file holds, the answer is a result, never an error of the file.
+    """Read and judge one replay. Whatever the file holds, this returns a result.
 
-    It sets itself no time limit: whoever calls it for files of unknown origin does so in a process that can be killed.
+    There is no time limit: call it for files of unknown origin in a process that can be killed.
 
     Raises:
         ReplayError: sc2reader is not installed.
@@ -182,7 +183,7 @@ def analyse_bytes(data: bytes, settings: ReplaySettings) -> ReplayResult:
     if not data:
         return failed_result(sha256, settings, ReplayError("empty-file", "0 bytes"))
     demand_library()
-    from background_training.starcraft.replays.replay_file import ReplayFile  # heavy, and optional: loaded where a replay is read
+    from background_training.starcraft.replays.replay_file import ReplayFile  # slow to load, and optional
 
     try:
         return _analyse(ReplayFile(data), sha256, settings)
@@ -231,7 +232,7 @@ def _player_facts(game: Game, player: Player, events: list[Event]) -> PlayerFact
 
 
 def failed_result(sha256: str, settings: ReplaySettings, error: ReplayError) -> ReplayResult:
-    """The result of a file of which nothing is known but what went wrong."""
+    """The result of a file that could not be read."""
     return _result(sha256, settings, Verdict(SKIP, error.reason, error.found))
 
 
@@ -257,7 +258,7 @@ def content_hash(data: bytes) -> str:
 
 
 def made_with(settings: ReplaySettings) -> str:
-    """What a result depends on beside the file's content."""
+    """What a result depends on, besides the file's content."""
     return f"analysis {ANALYSIS}, min_seconds {settings.min_seconds:g}, min_orders {settings.min_orders}"
 
 

@@ -1,8 +1,8 @@
 """From timed events to a player's build order: what was ordered, when, and at which supply.
 
-Pure. The rules, each of which a well-known reader of replays gets wrong:
-- a unit is ordered when its egg begins, not when it hatches; a morph when it begins, not when it ends;
-- what is there at loop 0 is no order; nor is what began, died and was never finished;
+Pure. The rules, each of which some well-known replay parser gets wrong:
+- a unit is ordered when its egg starts, not when it hatches; a morph when it starts, not when it ends;
+- what exists at loop 0 is no order; nor is what was started and died unfinished;
 - two zerglings hatch from one egg and are one order;
 - supply is what the player had before the order; a drone that sits in an unfinished building does not count.
 
@@ -23,10 +23,10 @@ from background_training.starcraft.replays.game import Born, Changed, Died, Done
 class SupplyCount:
     """The supply one player uses, loop by loop.
 
-    A unit counts from the loop in which its egg begins until its death. A drone that enters a building stays alive,
-    for the game, until the loop after the building is done; it is taken off for as long as it sits inside.
+    A unit counts from the loop in which its egg starts until its death. For the game, a drone that becomes a building is alive
+    until the loop after the building is finished; here it does not count meanwhile.
 
-    It does not know of eggs that never hatched: while such an egg lived, the count is short by its unit.
+    Eggs that never hatched are unknown: while such an egg existed, the count is short by its unit.
     """
 
     def __init__(self, events: Sequence[Event], player: int) -> None:
@@ -43,7 +43,7 @@ class SupplyCount:
 
 
 class _Steps:
-    """(loop, change of supply), gathered event by event."""
+    """(loop, change of supply), collected event by event."""
 
     def __init__(self, player: int) -> None:
         self.changes: list[tuple[int, float]] = []
@@ -66,7 +66,7 @@ class _Steps:
                 self._change(event.loop, supply - self._supplies[event.unit])
                 self._supplies[event.unit] = supply
         elif isinstance(event, Done):
-            # The drone that sat inside is reported dead one loop later; until then it must not be seen alive.
+            # The drone is reported dead one loop later; until then it must not count.
             self._let_drone_out(event.unit, event.loop + 1)
         elif isinstance(event, Died):
             self._let_drone_out(event.unit, event.loop)
@@ -95,11 +95,11 @@ class Order(NamedTuple):
 
 
 def read_build_order(events: Sequence[Event], player: int) -> list[Order]:
-    """Everything the Zerg `player` ordered and got, sorted by its start.
+    """Everything that the Zerg `player` ordered and got, sorted by its start.
 
-    What has begun and is neither finished nor dead when the game ends was ordered too. An egg that the end
-    of the game finds unhatched keeps its secret and is left out. Orders of one loop stay in the order in which
-    the game tells of them, and each of them finds the supply that the ones before it have left.
+    What was started and is neither finished nor dead when the game ends was ordered too. An egg that has not hatched by the end
+    of the game is left out, since its content is unknown. Orders of one loop stay in the order of their events, and the supply of
+    each includes the ones before it.
 
     Args:
         events: of the whole game, all players, in the order of the game.
@@ -120,7 +120,7 @@ def read_build_order(events: Sequence[Event], player: int) -> list[Order]:
 
 
 class _Starts:
-    """The starts of one player's orders, gathered event by event."""
+    """The starts of one player's orders, collected event by event."""
 
     def __init__(self, player: int) -> None:
         self._player = player
@@ -183,14 +183,14 @@ Line = tuple[int, float, str]
 SHORT_NAMES = {"Hatchery": "hatch", "Extractor": "gas", "ExtractorRich": "gas", "SpawningPool": "pool"}
 
 EARLY_POOL_DRONES = 2
-"""A pool at most that many drones after the start is an early pool: a rush, not an economic opening."""
+"""A pool within this many drones after the start is an early pool: a rush, not an economic opening."""
 
 TEXT_BUILDINGS = 6
 """Buildings an opening's text names at most."""
 
 
 class OpeningName(NamedTuple):
-    """`key` counts openings ("hatch-gas-pool"); `text` is this player's ("17 hatch, 18 gas, 17 pool")."""
+    """`key` is the name of the kind of opening ("hatch-gas-pool"); `text` is this player's ("17 hatch, 18 gas, 17 pool")."""
 
     key: str
     text: str
@@ -255,7 +255,7 @@ def key_timings(orders: Sequence[Order], events: Sequence[Event], player: int) -
 
     Args:
         orders: the player's build order, sorted by start.
-        events: of the whole game; they tell when research was finished.
+        events: of the whole game, with the ends of research.
     """
     found: dict[str, Timing] = {}
     for name, items in FIRST_ORDERS.items():
@@ -270,7 +270,7 @@ def key_timings(orders: Sequence[Order], events: Sequence[Event], player: int) -
 
 
 def _research_timings(events: Sequence[Event], player: int) -> dict[str, Timing]:
-    """Research tells us only of its end; it was begun its whole duration before."""
+    """Only the end of research is recorded; it was started its whole duration before."""
     found: dict[str, Timing] = {}
     supply = SupplyCount(events, player)
     for name, upgrade in RESEARCH.items():

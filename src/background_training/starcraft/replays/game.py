@@ -16,10 +16,10 @@ from background_training.starcraft.replays import unit_facts
 class Player:
     """One participant, observers not counted.
 
-    number: under which the game's events name the player.
-    race: the race played; what "Random" became.
+    number: by which events name the player.
+    race: the race played, also for "Random".
     result: "Win", "Loss", "Tie" or "Unknown".
-    team: players of one team bear one number.
+    team: the same number for players of one team.
     """
 
     number: int
@@ -35,8 +35,8 @@ class Player:
 class Game:
     """The facts of one game, without its events.
 
-    identity: the same for all recordings of one game, whoever saved them; "" if the file does not tell.
-    played_at: when the recording ended, UTC, "2026-01-25T14:32:05Z"; "" if the file does not tell.
+    identity: the same for all recordings of one game, by any player; "" if the file does not contain it.
+    played_at: when the recording ended, UTC, "2026-01-25T14:32:05Z"; "" if the file does not contain it.
     """
 
     version: str

@@ -1,7 +1,7 @@
-"""A folder of replays, what is known of each, and what is left to read: the one place that changes results and summary.
+"""A folder of replays with the results and the summary of one root: which files are to be read, and what follows from them.
 
-A run may be killed between any two of its steps. A result is kept before its file is seen as done; the index and the summary
-are made from results, and a later run makes them the same.
+The process may be killed between any two steps. A result is written before its file counts as done; index and summary are derived
+from the results, so a later run makes the same ones.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class ReplayArchive:
     def look(self, *, settled_before: float | None = None, retry_failed: bool = False) -> list[str]:
         """The replays that have to be read, in the order of names.
 
-        What is new, has changed, could not be opened last time, or failed with another version of the library. Each state of a
-        file is offered once.
+        These are new or changed, could not be opened last time, or failed with another version of the library. Each state of a
+        file is returned once.
 
         Args:
-            settled_before: leave out what has been written to since that time (seconds since 1970); it may be unfinished.
-            retry_failed: take what failed with this version of the library too.
+            settled_before: leave out files modified after this time (seconds since 1970), since they may be unfinished.
+            retry_failed: include those that failed with this version of the library.
         """
         found = find_replays(self.folder, self._moved_to())
         self.store.forget_vanished(self.folder, found)
@@ -80,10 +80,10 @@ class ReplayArchive:
         return True
 
     def take(self, path: str, result: ReplayResult) -> None:
-        """Keep the result of reading a file, and move the file if the settings say so.
+        """Store the result of a file, and move the file if `move_analysed_to` is set.
 
         Raises:
-            OSError: the result could not be kept.
+            OSError: the result could not be stored.
             LockUnavailableError: another process holds the results.
         """
         status = self._statuses[path]
@@ -99,10 +99,10 @@ class ReplayArchive:
         self.store.see(path, Sighting(status.st_size, status.st_mtime_ns, result["sha256"]))
 
     def write_summary(self) -> bool:
-        """Bring index and summary up to date; True if the summary's bytes have changed.
+        """Update index and summary; True if the summary's bytes have changed.
 
         Raises:
-            OSError: what could not be written is as it was.
+            OSError: a file could not be written, and is unchanged.
         """
         self.store.save_index()
         data = summary.to_bytes(self.summarise())
@@ -122,16 +122,16 @@ class ReplayArchive:
         return summary.summarise(self.results.values(), files, without_content)
 
     def details(self) -> Iterator[dict[str, Any]]:
-        """What is known of each replay in the folder, in the order of names, duplicates marked as such.
+        """The result of each replay in the folder, in the order of names, with duplicates marked.
 
-        Of files with the same content the last by name stands for all: "name.SC2Replay" comes after "name (1).SC2Replay".
+        Of files with the same content, the last by name is the original: "name.SC2Replay" comes after "name (1).SC2Replay".
         """
         _, duplicates = summary.without_duplicates(self.results.values())
         sightings = {path: self.store.sightings.get(path) for path in find_replays(self.folder, self._moved_to())}
         stands_for = {sighting.sha256: path for path, sighting in sightings.items() if sighting}
         for path, sighting in sightings.items():
             if sighting is None:
-                continue  # it came after the last look
+                continue  # it is newer than the last `look`
             facts = self._facts(sighting)
             is_copy = sighting.sha256 in duplicates or stands_for[sighting.sha256] != path
             if facts["verdict"] == analysis.LEARN and is_copy:
@@ -147,10 +147,10 @@ class ReplayArchive:
         return {name: facts[name] for name in order}
 
     def write_details(self, file: Path) -> int:
-        """Write one JSON object a line and replay; the number of lines.
+        """Write one line of JSON per replay; the number of lines.
 
         Raises:
-            OSError: nothing has changed under that name.
+            OSError: the file could not be written, and is unchanged.
         """
         lines = [json.dumps(facts) + "\n" for facts in self.details()]
         atomic_files.write_atomically(file, "".join(lines).encode(), durable=False)
@@ -160,7 +160,7 @@ class ReplayArchive:
         return os.path.abspath(self.settings.move_analysed_to) if self.settings.move_analysed_to else ""
 
     def _move(self, path: str) -> str:
-        """Move an analysed replay; where it lies now. It stays where it is when it can't be moved."""
+        """Move an analysed replay; its path afterwards, which is the former one if it can't be moved."""
         folder = Path(self._moved_to())
         source = Path(path)
         try:
@@ -176,19 +176,19 @@ class ReplayArchive:
 
 
 def _may_be_unfinished(seconds_late: float) -> bool:
-    """Whether a file was written to so recently that more may come; one from the future tells of a clock that was wrong."""
+    """Whether a file was modified so recently that it may grow; a time far in the future means that a clock was wrong."""
     return 0 < seconds_late < _FUTURE_SECONDS
 
 
 def analyse_some(root: str, folder: str, settings: ReplaySettings, max_files: int = 20) -> dict[str, int]:
-    """Read up to `max_files` new replays and bring the summary up to date: one task of a learner's worker pool.
+    """Read up to `max_files` new replays and update the summary: one periodic job of the learner.
 
-    It reads in processes of its own, of the lowest priority, so that a file that hangs costs its time limit and no more,
-    and it may be killed at any moment: those processes end with it, and the next call goes on from there.
+    It reads in child processes of the lowest priority, so that a file that hangs costs its time limit only. It may be killed at
+    any moment: those processes end with it, and the next call continues.
 
     Args:
         root: the root of the project's files, as for `Paths`.
-        folder: where the replays lie.
+        folder: of the replays.
 
     Returns:
         counts: "read" now, "left" to read, "seen", "learnt".
@@ -217,7 +217,7 @@ def analyse_some(root: str, folder: str, settings: ReplaySettings, max_files: in
 
 
 MAX_FILES = 10
-"""Replays of one task; between two tasks the learner looks whether training has to go first."""
+"""Replays per job; between two jobs the learner checks whether episodes wait, which go first."""
 
 
 def analyse_new(root: str, settings: dict[str, Any]) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""What stands in a StarCraft II replay file. The only module that knows sc2reader; nothing imports it unasked.
+"""Reads a StarCraft II replay file with sc2reader; the only module that imports it.
 
-sc2reader opens the archive, tells the players and decodes the tracker events. Its own idea of units is left out: there
-a unit's name is what it became by the end of the game, and seconds are 1.4 times too long.
+sc2reader opens the archive, lists the players and decodes the tracker events. Its model of units is not used: there a unit's
+name is its last one in the game, and its seconds are 1.4 times too long.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 with warnings.catch_warnings():
-    # The import warns of the library's own deprecated habits; who turns warnings into errors could not import us.
+    # The import emits deprecation warnings of the library's own; where warnings are errors, it would fail.
     warnings.simplefilter("ignore")
     import sc2reader  # type: ignore[import-untyped, import-not-found, unused-ignore]
     from sc2reader import utils as sc2reader_utils  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -46,7 +46,7 @@ COMMANDS = "replay.game.events"
 LIBRARY = f"sc2reader {sc2reader.__version__}"
 
 PLAYERS_LEVEL = 2
-"""sc2reader's load level that knows the players and has decoded no events yet."""
+"""sc2reader's load level with the players and without events."""
 
 _FAULTS = (
     SC2ReaderError,
@@ -65,7 +65,7 @@ _FAULTS = (
     struct.error,
     zlib.error,
 )
-"""What sc2reader and mpyq have been seen to raise at damaged files, and their kin; there is no common base."""
+"""What sc2reader and mpyq have been seen to raise for damaged files, and related errors; there is no common base."""
 
 
 class ReplayFile:
@@ -83,11 +83,11 @@ class ReplayFile:
     def read_events(self) -> list[Event]:
         """The events that build orders are read from, in the order of the game; [] if the file holds none.
 
-        It completes `game.players` with what only events tell: numbers, races and start supplies.
+        It completes `game.players` with what only events contain: numbers, races and start supplies.
 
         Raises:
             ReplayError: "unreadable", some of the events can't be decoded; "damaged", another part of the file
-                can't be unpacked, so that nothing in it is trusted.
+                can't be unpacked, so that none of it is trusted.
         """
         with _faults_as("unreadable"):
             data = sc2reader_utils.extract_data_file(TRACKER_EVENTS, self._replay.archive)
@@ -101,7 +101,7 @@ class ReplayFile:
         return events
 
     def _players_and_uids(self) -> Iterator[tuple[Player, int | None]]:
-        """sc2reader numbers players by their slots, the events do it by who plays; the user's id links the two."""
+        """sc2reader numbers players by their lobby slots, events number them otherwise; the user id links the two."""
         for player, theirs in zip(self.game.players, self._replay.players, strict=True):
             yield player, getattr(theirs, "uid", None)
 
@@ -157,7 +157,7 @@ def _with_start(player: Player, events: list[Event]) -> Player:
 
 
 def _event(event: Any) -> Event | None:
-    """Our kind of event for one of sc2reader's; None for those no build order needs."""
+    """Convert one of sc2reader's events; None for those that no build order needs."""
     make = _EVENTS.get(event.name)
     return make(event) if make is not None else None
 

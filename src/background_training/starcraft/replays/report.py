@@ -38,7 +38,7 @@ class Dot(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """The seconds at the left end and at the right end, and where the marks stand."""
+    """The seconds at the left end and at the right end, and the places of the marks."""
 
     start: float
     end: float
@@ -90,7 +90,7 @@ def _row(race: str, dots: Sequence[Dot], axis: Axis, y: int) -> str:
     parts.append(f'<rect x="{left}" y="{y - 9}" width="{width}" height="18" fill="{colour}" opacity="0.16"/>')
     parts.append(f'<rect x="{middle - 1:.1f}" y="{y - 11}" width="2" height="22" fill="{colour}"/>')
     for number, dot in enumerate(sorted(dots)):
-        # Neighbours in time stand at different heights, else equal times hide one another.
+        # Dots of similar times have different heights; otherwise they hide one another.
         height = y + (number * 5 % 13) - 6
         fill = colour if dot.won else "#ffffff"
         title = f"<title>{escape(f'{clock(dot.seconds)}  {dot.label}')}</title>"
@@ -112,7 +112,7 @@ def write_report(archive: ReplayArchive) -> None:
     """Write the page of an archive.
 
     Raises:
-        OSError: nothing has changed under its name.
+        OSError: it could not be written, and is unchanged.
     """
     kept, _ = summary.without_duplicates(archive.results.values())
     files: dict[str, str] = {}
@@ -203,4 +203,4 @@ def _replays_section(learnt: Sequence[Learnt], files: Mapping[str, str]) -> str:
         )
         rows.append(row)
     heads = ("date", "player", "against", "result", "opening", "map", "file")
-    return f"<h2>The replays behind it</h2>{html_page.table(heads, rows)}"
+    return f"<h2>The replays</h2>{html_page.table(heads, rows)}"

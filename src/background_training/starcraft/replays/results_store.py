@@ -1,7 +1,7 @@
-"""What was read in each replay, kept on disk: one JSON file per content, and an index that says which file holds which content.
+"""Stores the results of replays: one JSON file per content, and an index from file names to contents.
 
-It promises: a result is there whole or not at all, whoever is killed when; the same content is never read twice.
-It does not promise that the index survives: it only saves hashing, and is made anew when it is missing or broken.
+It promises that a result is complete or absent, whenever a process is killed, and that the same content is read only once.
+It does not promise to keep the index, which only saves hashing and is rebuilt if it is missing or malformed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ SUFFIX = ".SC2Replay"
 
 
 class Sighting(NamedTuple):
-    """A file as it was when it was last looked at.
+    """A file as it was when it was last seen.
 
-    sha256: of its content; "" if there was no content to be had, and then `reason` says why.
+    sha256: of its content; "" if that could not be read, for the `reason`.
     """
 
     size: int
@@ -63,14 +63,14 @@ class ResultsStore:
         return self.folder / f"{sha256}.json"
 
     def get(self, sha256: str) -> ReplayResult | None:
-        """The result for a content; None if there is none, or none that can be read."""
+        """The result for a content; None if it is missing or malformed."""
         return read_result(self.path_of(sha256))
 
     def put(self, result: ReplayResult) -> None:
-        """Keep a result.
+        """Store a result.
 
         Raises:
-            OSError: nothing was kept.
+            OSError: it was not stored.
         """
         data = json.dumps(result, separators=(",", ":"), sort_keys=True).encode()
         with self.writing():
@@ -79,7 +79,7 @@ class ResultsStore:
     def all_results(self, max_lines: int) -> Iterator[ReplayResult]:
         """Every readable result of this analysis, in the order of hashes, with the first `max_lines` of each build order.
 
-        Whole build orders of thousands of games would fill the memory of a process that needs their openings only.
+        Otherwise the whole build orders of thousands of games would fill the memory, though only their openings are needed.
         """
         for name in sorted(os.listdir(self.folder)) if self.folder.is_dir() else []:
             if name.endswith(".json") and name != INDEX_NAME and not name.startswith("."):
@@ -100,7 +100,7 @@ class ResultsStore:
         self.sightings[path] = sighting
 
     def forget_vanished(self, folder: str, present: Iterable[str]) -> None:
-        """Drop what was once seen in `folder` and is there no longer."""
+        """Remove files from the index that have disappeared from `folder`."""
         kept = set(present)
         inside = os.path.join(folder, "")
         for path in [path for path in self.sightings if path.startswith(inside) and path not in kept]:
@@ -111,7 +111,7 @@ class ResultsStore:
         """Write the index.
 
         Raises:
-            OSError: the index on disk is what it was.
+            OSError: the index on disk is unchanged.
         """
         index = {"format": INDEX_FORMAT, "files": dict(sorted(self.sightings.items()))}
         with self.writing():
@@ -124,16 +124,16 @@ class ResultsStore:
             if index["format"] == INDEX_FORMAT:
                 self.sightings = {name: Sighting(*seen) for name, seen in index["files"].items()}
         except (FileNotFoundError, NotADirectoryError):
-            pass  # `prepare` makes the folder, or says why it can't
+            pass  # `prepare` makes the folder, or raises
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            logger.warning("%s can't be read (%s); every replay is hashed anew", path, error)
+            logger.warning("%s can't be read (%s); every replay is hashed again", path, error)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Held for the moment of a write: a command and a learner may keep results in the same root.
+        """Lock the store for a write, since a command and a learner may store results in the same root.
 
         Raises:
-            LockUnavailableError: somebody held it for ten seconds, or the folder can't be locked.
+            LockUnavailableError: another process held the lock for ten seconds, or the folder can't be locked.
         """
         lock = filelock.FileLock(str(self.folder / ".lock"), timeout=LOCK_SECONDS)
         try:
@@ -147,13 +147,13 @@ class ResultsStore:
 
 
 def read_result(path: Path) -> ReplayResult | None:
-    """A result from its file; None if it is missing or broken, and then its replay is read anew."""
+    """A result from its file; None if it is missing or malformed, and then its replay is read again."""
     try:
         result = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        logger.warning("%s can't be read (%s); its replay is read anew", path, error)
+        logger.warning("%s can't be read (%s); its replay is read again", path, error)
         return None
     if not isinstance(result, dict) or result.keys() != ReplayResult.__required_keys__:
         return None
@@ -168,14 +168,14 @@ def shortened(result: ReplayResult, max_lines: int) -> ReplayResult:
 
 
 def is_current(result: ReplayResult, made_with: str, library: str) -> bool:
-    """Whether a result still stands; a failure stands until the library that failed has changed."""
+    """Whether a result is up to date; a failure is, until the version of the library changes."""
     if result["made_with"] != made_with:
         return False
     return result["reason"] not in analysis.FAILURES or result["library"] == library
 
 
 def find_replays(folder: str, exclude: str = "") -> dict[str, os.stat_result]:
-    """Everything below `folder` that bears the name of a replay, files or not, in the order of names.
+    """Everything below `folder` with the name of a replay, files or not, in the order of names.
 
     Args:
         folder: absolute; or a single replay.

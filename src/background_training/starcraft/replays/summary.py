@@ -1,7 +1,7 @@
-"""From the results of many replays to the one JSON file a bot reads.
+"""Summarises the results of many replays: the JSON file for bots, and a table for people.
 
-Pure: the same results give the same bytes, whatever the order they were made in, by how many workers, on which day.
-For that reason the time in it is the newest replay's and not the clock's.
+Pure: the same results give the same bytes, in whatever order, by however many workers and on whichever day they were made.
+Therefore the time in it is the newest replay's and not the clock's.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def quantile(ordered: list[float], share: float) -> float:
 
 
 def median_low(numbers: Iterable[float]) -> float:
-    """The median, or the lower of the two in the middle: always a value that was there."""
+    """The median, or the lower of the two in the middle, so that it is one of the numbers."""
     ordered = sorted(numbers)
     return ordered[(len(ordered) - 1) // 2]
 
@@ -63,10 +63,10 @@ FLAT_KEYS = {
     "lair_supply": "lair",
     "hive_supply": "hive",
 }
-"""Keys that bots have always read, and the timing each is the median supply of."""
+"""Keys that bots read, each the median supply of a timing."""
 
 _INNERMOST = re.compile(r"[\[{][^\[\]{}]*[\]}]")
-_LINE_BREAK = re.compile(r"\n\s*")  # never inside a JSON string, where a line break is an escape
+_LINE_BREAK = re.compile(r"\n\s*")  # in a JSON string a line break is an escape
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,17 @@ def without_duplicates(results: Iterable[ReplayResult]) -> tuple[list[ReplayResu
 
 
 def learnt_players(results: Iterable[ReplayResult]) -> list[Learnt]:
-    """The players that replays without duplicates teach us."""
+    """The learnable players of replays without duplicates."""
     return [Learnt(result, player) for result in results for player in result["players"] if result["verdict"] == analysis.LEARN]
 
 
 def summarise(results: Iterable[ReplayResult], files: Mapping[str, int], without_content: Mapping[str, int]) -> dict[str, Any]:
-    """Everything a bot may want to know from replays.
+    """The content of models/learned_build_orders.json.
 
     Args:
         results: one per content.
         files: how many files hold a content, by its hash; a content that no file holds any more counts once if it was learnt.
-        without_content: how many files had no content to be had, by reason.
+        without_content: how many files could not be read, by reason.
     """
     kept, duplicates = without_duplicates(results)
     learnt = learnt_players(kept)
@@ -125,7 +125,7 @@ def summarise(results: Iterable[ReplayResult], files: Mapping[str, int], without
 
 
 def to_bytes(summary: Mapping[str, Any]) -> bytes:
-    """The file's bytes; keys stay in the order a reader wants to meet them, what holds no further brackets stands in one line."""
+    """The file's bytes; keys keep their order, and innermost lists and objects are written in one line."""
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     text = _INNERMOST.sub(lambda match: _LINE_BREAK.sub(" ", match.group()), text)
     return (text + "\n").encode("utf-8", "replace")

@@ -1,7 +1,7 @@
-"""What the rules of StarCraft II say about Zerg units: build times, supply, what morphs into what.
+"""Facts about Zerg units in StarCraft II: build times, supply, morphs.
 
 Times are in game loops. They were measured in replays of 2.0.8 to 5.0.16: the loops between an egg's first
-event and the birth from it. Not one of them differs between these versions.
+event and the birth from it. They are the same in all these versions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TOWN_HALLS = {
     "Nexus": "Protoss",
     "CommandCenter": "Terran",
 }
-"""The race that a player's first building gives away; it tells what "Random" became."""
+"""The race of a player's first building; it resolves "Random"."""
 
 START_SUPPLIES = (6, 8, 12)
 """Up to Heart of the Swarm; 5.0.16 and later; Legacy of the Void up to 5.0.15."""
@@ -36,10 +36,10 @@ BUILD_LOOPS = {
     "Ultralisk": 880,
     "Baneling": 320,
 }
-"""Units that tell us only of their birth; they were ordered that many loops before."""
+"""Units of which only the birth is recorded; they were ordered this many loops before."""
 
 MORPH_LOOPS = {"Lair": 1280, "Hive": 1600, "GreaterSpire": 1600}
-"""Buildings that change their type when the morph is over, and give no sign when it begins."""
+"""Buildings whose type changes at the end of the morph; its start is not recorded."""
 
 COCOONS = {
     "BanelingCocoon": "Baneling",
@@ -49,16 +49,16 @@ COCOONS = {
     "OverlordCocoon": "Overseer",
     "TransportOverlordCocoon": "OverlordTransport",
 }
-"""Units that show their morph while it lasts."""
+"""Types that units have during a morph."""
 
 RESEARCH_LOOPS = {"zerglingmovementspeed": 1760}
-"""Upgrades that tell us only of their end."""
+"""Upgrades of which only the end is recorded."""
 
 NOT_ORDERED = ("CreepTumor", "CreepTumorQueen")
-"""Unfinished things that a unit's spell puts down: no order, no supply, no price in minerals."""
+"""Unfinished things that a unit's spell creates: no order, no supply, no price in minerals."""
 
 NOT_BUILT_BY_DRONES = (*NOT_ORDERED, "NydusCanal")
-"""Zerg's unfinished buildings in which no drone sits."""
+"""Unfinished Zerg buildings that did not take a drone."""
 
 _SUPPLY = {
     "Drone": 1.0,
