@@ -1,4 +1,4 @@
-"""Make the pictures of docs/monitoring.md from a real run: `python docs/make_screenshots.py [--root DIR]`.
+"""Make the pictures of docs/how-to/watch.md from a real run: `python docs/make_screenshots.py [--root DIR]`.
 
 Needs Chromium and the extras games, monitor, web and test. --root: a run of run_with_training.py's that is there already.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-DOCS = CHECKOUT / "docs"
+IMAGES = CHECKOUT / "docs" / "images"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 GAME = "CartPole-v1"
 TERMINAL = (100, 36)
@@ -74,7 +74,7 @@ def report(root: Path) -> None:
     """The head of the report of a run."""
     page = root / "report.html"
     subprocess.run([sys.executable, str(CHECKOUT / "tools" / "report.py"), "--root", str(root), "--out", str(page)], check=True)
-    screenshot(page.as_uri(), DOCS / "report.png", 1060, 900)
+    screenshot(page.as_uri(), IMAGES / "report.png", 1060, 900)
 
 
 @contextlib.contextmanager
@@ -102,9 +102,9 @@ def monitor(root: Path) -> None:
             page = browser.new_page(viewport=size, color_scheme=shot.scheme, device_scale_factor=shot.scale)
             page.goto(address)
             page.wait_for_function(drawn)
-            page.screenshot(path=DOCS / shot.name, animations="disabled")
+            page.screenshot(path=IMAGES / shot.name, animations="disabled")
             page.close()
-            few_colours(DOCS / shot.name)
+            few_colours(IMAGES / shot.name)
         browser.close()
 
 
@@ -129,7 +129,7 @@ def terminal(root: Path) -> None:
     assert facts is not None
     shown = layout.screen(replace(facts, root="my_bot"), *TERMINAL, glyphs.BLOCKS)
     picture = drawing.picture(shown, "python tools/monitor_background_training.py --root my_bot")
-    (DOCS / "monitor_terminal.svg").write_text(picture, encoding="utf-8")
+    (IMAGES / "monitor_terminal.svg").write_text(picture, encoding="utf-8")
 
 
 def few_colours(picture: Path) -> None:
@@ -143,7 +143,7 @@ def few_colours(picture: Path) -> None:
 
 def main() -> int:
     """Play 400 games, unless a root is named, and make each picture from them."""
-    parser = argparse.ArgumentParser(description="Make the pictures of docs/monitoring.md from a real run.")
+    parser = argparse.ArgumentParser(description="Make the pictures of docs/how-to/watch.md from a real run.")
     parser.add_argument("--root", type=Path, help="a run that is there already; without it, one is played")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Write docs/settings.md and config/default.yaml from src/background_training/settings.py: `python docs/make_settings.py`."""
+"""Write docs/reference/settings.md and config/default.yaml from the settings: `python docs/make_settings.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if str(CHECKOUT / "src") not in sys.path:
 
 from background_training import settings  # noqa: E402
 
-PAGE = CHECKOUT / "docs" / "settings.md"
+PAGE = CHECKOUT / "docs" / "reference" / "settings.md"
 DEFAULTS = CHECKOUT / "config" / "default.yaml"
 
 _INTRODUCTION = """# Settings
@@ -47,7 +47,7 @@ learning:
   gamma: 0.995
 ```
 
-What the values of `learning` do, and when to touch them, is in [learning](learning.md).
+What the values of `learning` do, and when to touch them, is in [learning](../explanation/learning.md).
 """
 
 _FORMER_NAMES = """
@@ -61,7 +61,7 @@ A former name is an error that says the present one. Model files and ledgers tha
 
 
 def page() -> str:
-    """The text of docs/settings.md."""
+    """The text of docs/reference/settings.md."""
     parts = [_INTRODUCTION]
     for name, section in _sections():
         rows = ["| key | default | allowed | what it is |", "|---|---|---|---|"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -13,16 +14,26 @@ import pytest
 import yaml
 from conftest import PATIENCE_SECONDS
 
-from background_training import errors, settings_file
+from background_training import cli, errors, settings_file
 from background_training.records.status import EMPTY_STATS
 from background_training.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 README = CHECKOUT / "README.md"
-PAGES = [README, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+DOCS = CHECKOUT / "docs"
+PAGES = [README, CHECKOUT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 
-TESTED_ELSEWHERE = {"replays.md": "test_replay_docs.py", "vector-envs.md": "test_vector_docs.py"}
-"""Pages whose code needs something prepared, and who prepares and runs it."""
+TESTED_ELSEWHERE = {
+    "docs/how-to/starcraft2-replays.md": "test_replay_docs.py",
+    "docs/how-to/vector-environments.md": "test_vector_docs.py",
+}
+"""Pages whose code needs something prepared, and the test that prepares and runs it."""
+
+
+def name_of(page: Path) -> str:
+    """A page's path in the checkout, with slashes."""
+    return page.relative_to(CHECKOUT).as_posix()
+
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -36,7 +47,19 @@ def commands(page: Path) -> list[str]:
     return [line.strip() for block in blocks(page, "console") for line in block.splitlines() if line.strip()]
 
 
-PYTHON_COMMANDS = sorted({line for page in PAGES for line in commands(page) if line.startswith("python ") and ".py" in line})
+def flags_by_program() -> dict[str, set[str]]:
+    """Each script (`tools/doctor.py`) and verb (`doctor`) that a page shows, and all flags that it is shown with."""
+    found: dict[str, set[str]] = {}
+    for line in {line.partition("#")[0] for page in PAGES for line in commands(page)}:
+        words = line.split()
+        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # VARIABLE=value in front of a command
+            words = words[1:]
+        if words[:1] == ["background-training"] or (words[:1] == ["python"] and words[1].endswith(".py")):
+            found.setdefault(words[1], set()).update(word for word in words[2:] if word.startswith("--"))
+    return found
+
+
+PROGRAMS = flags_by_program()
 
 
 # Box2D's bindings give a warning while they load, and crash Python where it is an error.
@@ -47,6 +70,7 @@ def run_python(arguments: list[str], folder: Path) -> subprocess.CompletedProces
     """Run Python in a folder as a user would, our packages within reach; warnings of ours are errors there too."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "src"), "PYTHONWARNINGS": OUR_WARNINGS, "MPLBACKEND": "Agg"}
     environment.pop(settings_file.ROOT_VARIABLE, None)
+    environment["LOCAL_TRAINING_GOVERNOR_ENABLED"] = "false"  # otherwise the other tests' load decides how long a page takes
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
@@ -54,10 +78,12 @@ def run_python(arguments: list[str], folder: Path) -> subprocess.CompletedProces
     return done
 
 
-PAGES_WITH_CODE = [page for page in PAGES if blocks(page, "python") and page.name not in TESTED_ELSEWHERE]
+PAGES_WITH_CODE = [
+    page for page in PAGES if blocks(page, "python") and name_of(page) not in TESTED_ELSEWHERE and page != DOCS / "tutorial.md"
+]
 
 
-@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=name_of)
 def test_python_on_the_page_runs(page, tmp_path):
     """All blocks of a page, one after the other, in an empty folder, in a process of their own."""
     program = tmp_path / "page.py"
@@ -82,17 +108,41 @@ def test_the_readme_bot_delivers_its_games(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", PYTHON_COMMANDS)
-def test_command_exists_and_knows_its_flags(command):
-    """A command of the docs has a --help, and that names every flag it is used with."""
-    script, *rest = [word for word in command.split()[1:] if word != "-m"]
-    assert (CHECKOUT / script).is_file(), f"{command}: there is no {script}"
-    text = run_python([script, "--help"], CHECKOUT).stdout if script != "docs/make_settings.py" else ""
-    for flag in (word for word in rest if word.startswith("--")):
-        assert flag in text, f"{command}: {script} knows no {flag}"
+def test_the_tutorials_bot_gets_better(tmp_path):
+    """The coins at the end are clearly more than at the beginning, and the folders are those that the page names."""
+    program = tmp_path / "farm.py"
+    program.write_text("\n".join(blocks(DOCS / "tutorial.md", "python")), encoding="utf-8")
+    said = run_python([program.name], tmp_path).stdout
+    before, after = (float(re.findall(rf"^{word}: ([\d.]+)$", said, re.MULTILINE)[0]) for word in ("before", "after"))
+    assert after > before + 10
+    assert (tmp_path / "farm" / "models" / "rl_agent_model.npz").is_file()
+    assert len(list((tmp_path / "farm" / "data").rglob("*.npz"))) == 151
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.slow
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_command_exists_and_has_its_flags(program):
+    """A script or verb of the docs exists, and its --help names every flag that it is shown with."""
+    if program.endswith(".py"):
+        assert (CHECKOUT / program).is_file(), f"there is no {program}"
+        arguments = [program]
+    else:
+        assert program == "--help" or program in cli.VERBS
+        arguments = ["-m", "background_training", program]
+    text = "" if program == "docs/make_settings.py" else run_python([*dict.fromkeys([*arguments, "--help"])], CHECKOUT).stdout
+    assert {flag for flag in PROGRAMS[program] if flag not in text} == set()
+
+
+def test_every_verb_has_its_row():
+    """The page of commands lists each verb of the console script, with the script of the same name in a checkout."""
+    page = (DOCS / "reference" / "commands.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| `([\w/.]+)` \|", page, re.MULTILINE)
+    assert {verb for verb, _ in rows} == set(cli.VERBS)
+    for verb, script in rows:
+        assert f"background_training.commands.{cli.VERBS[verb][0]}" in (CHECKOUT / script).read_text("utf-8"), script
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     """Every link within the checkout leads to a file, and its fragment to a heading there."""
     broken = []
@@ -106,10 +156,49 @@ def test_links_lead_somewhere(page):
     assert not broken
 
 
+@functools.cache
 def headings(page: Path) -> set[str]:
-    """The anchors of a page, as code hosts make them of its headings."""
-    lines = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    """The anchors of a page, as code hosts make them of its headings; lines of code blocks are no headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    lines = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=name_of)
+def test_every_page_can_be_reached(page):
+    """Another page links to it; the README's own links are where a reader starts."""
+    targets = {
+        (other.parent / target.partition("#")[0]).resolve()
+        for other in PAGES
+        if other not in (page, CHECKOUT / "CHANGELOG.md")
+        for target in _LINK.findall(other.read_text("utf-8"))
+    }
+    assert page.resolve() in targets
+
+
+def test_pages_and_images_named_in_the_code_exist():
+    """Messages, comments and tests name pages by their path in the checkout."""
+    named = {
+        (path, target)
+        for folder in ("src", "tests", "benchmarks", "examples", "config", "tools", "bat", ".ci")
+        for path in (CHECKOUT / folder).rglob("*")
+        if path.is_file() and path.suffix in (".py", ".yaml", ".sh", ".bat", "") and "venv" not in path.parts
+        for target in re.findall(r"\bdocs/[\w/-]+\.(?:md|png|svg)", path.read_text("utf-8", errors="replace"))
+    }
+    assert sorted(f"{path}: {target}" for path, target in named if not (CHECKOUT / target).is_file()) == []
+
+
+def test_settings_named_in_the_docs_exist():
+    """`section.key`, also `section.key: value`, wherever a page names one; CHANGELOG names old ones too."""
+    sections = settings_file.as_sections(Settings())
+    unknown = [
+        f"{name_of(page)}: {section}.{key}"
+        for page in PAGES
+        if page.name not in ("CHANGELOG.md", "glossary.md", "settings.md")  # the last is generated, and names former ones
+        for section, key in re.findall(rf"`({'|'.join(sections)})\.(\w+)(?:`|:)", page.read_text("utf-8"))
+        if key not in sections[section] and key not in ("md", "log", "py")
+    ]
+    assert unknown == []
 
 
 def test_readme_begins_with_two_commands():
@@ -141,12 +230,12 @@ def test_ci_runs_the_readmes_test_command():
 
 def test_settings_page_and_defaults_are_up_to_date(tmp_path):
     """Both are made from settings.py; the command that makes them is in the message."""
-    script = CHECKOUT / "docs" / "make_settings.py"
+    script = DOCS / "make_settings.py"
     program = (
         f"import runpy, json, sys; m = runpy.run_path({str(script)!r}); json.dump([m['page'](), m['defaults']()], sys.stdout)"
     )
     page, defaults = yaml.safe_load(run_python(["-c", program], tmp_path).stdout)
-    assert (CHECKOUT / "docs" / "settings.md").read_text("utf-8") == page, "run: python docs/make_settings.py"
+    assert (DOCS / "reference" / "settings.md").read_text("utf-8") == page, "run: python docs/make_settings.py"
     assert settings_file.DEFAULT_FILE.read_text("utf-8") == defaults, "run: python docs/make_settings.py"
 
 
@@ -156,16 +245,16 @@ def test_default_file_changes_nothing():
 
 
 def test_exit_codes_of_the_docs_are_those_of_the_errors():
-    """The table in operations.md names every exit code that an error of ours has."""
-    table = (CHECKOUT / "docs" / "operations.md").read_text("utf-8")
+    """The table in reference/commands.md names every exit code that an error of ours has."""
+    table = (DOCS / "reference" / "commands.md").read_text("utf-8")
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
     codes = {value.exit_code for value in vars(errors).values() if hasattr(value, "exit_code")}
     assert documented == codes | {0, 130}
 
 
 def test_every_count_is_documented():
-    """What get_stats() returns is explained in file-formats.md."""
-    text = (CHECKOUT / "docs" / "file-formats.md").read_text("utf-8")
+    """What get_stats() returns is explained in reference/status-and-metrics.md."""
+    text = (DOCS / "reference" / "status-and-metrics.md").read_text("utf-8")
     assert [key for key in EMPTY_STATS if f"| `{key}` |" not in text] == []
 
 

@@ -31,10 +31,10 @@ def test_the_default_file_holds_every_setting_and_its_default():
 
 @pytest.mark.parametrize("name", ["short_arcade", "long_strategy"])
 def test_the_files_for_kinds_of_games_are_what_the_page_says(name: str):
-    """They can be loaded, and each value stands in the table of docs/learning.md."""
-    page = (CHECKOUT / "docs" / "learning.md").read_text("utf-8")
+    """They can be loaded, and each value stands in the table of docs/how-to/choose-settings.md."""
+    page = (CHECKOUT / "docs" / "how-to" / "choose-settings.md").read_text("utf-8")
     row = "`short_arcade.yaml` | defaults | `long_strategy.yaml`"
-    table = page[page.index(row) : page.index("They are reasoned")]
+    table = page[page.index(row) : page.index("These values are reasoned")]
     path = CHECKOUT / "config" / f"{name}.yaml"
     settings_file.load(config=path)
 

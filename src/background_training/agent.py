@@ -125,7 +125,7 @@ class RLAgent:
             state_names: the names of the features, for the model, episodes and messages, and so their number. They are matched
                 with the model's as `action_names` are.
             grow: if the model lacks some of `state_names` or `action_names`, play with a widened copy of it, and have the learner
-                widen the model (docs/operations.md).
+                widen the model (docs/how-to/widen-a-model.md).
 
         Raises:
             SettingsError: a value is not allowed.

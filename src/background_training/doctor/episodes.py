@@ -75,7 +75,7 @@ def games_that_do_not_say(facts: Facts) -> Trouble | None:
     missing = [name for name in ("policy_version", "log_probs") if getattr(games[-1], name) is None]
     cause = f"the last {len(games)} trained games do not record {' and '.join(missing)}: "
     cause += "nobody can tell whether they are played with the model."
-    cure = "RLAgent records both. A writer of your own should add them, see docs/file-formats.md; without, learning is slower."
+    cure = "RLAgent records both; your own writer should add them (docs/reference/episode-format.md): learning is faster."
     return Trouble(cause, cure)
 
 

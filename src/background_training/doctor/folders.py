@@ -205,7 +205,9 @@ def foreign_names(facts: Facts) -> Trouble | None:
     if not names:
         return None
     cause = f"nobody takes {_files(len(names))} in the buffer, such as {_named(names)}: the name has to end in .npz."
-    return Trouble(cause, "Save episodes with numpy.savez under a name that ends in .npz; docs/file-formats.md shows how.")
+    return Trouble(
+        cause, "Save episodes with numpy.savez under a name that ends in .npz; docs/reference/episode-format.md shows how."
+    )
 
 
 def unfinished_files(facts: Facts) -> Trouble | None:

@@ -237,7 +237,7 @@ def held_up(facts: Facts) -> Trouble | None:
         return None
     reason = humanize.visible(learner.governor.get("reason") or learner.stats.get("governor") or "it does not say why", 300)
     cause = f"the learner stands still ({reason}) while {_waiting(facts)}."
-    cure = "Close what uses the machine, or let the game say busy() for shorter; governor.* in docs/settings.md sets the limits. "
+    cure = "Close other programs, or call busy() for shorter times. Limits: governor.* in docs/reference/settings.md. "
     return Trouble(cause, cure + "logs/governor.log tells how often it gave way, and to whom.")
 
 

@@ -162,7 +162,7 @@ def settings(facts: Facts) -> Trouble | None:
     """A file, a variable or a flag sets what does not exist, or to what is not allowed."""
     if not facts.settings_trouble:
         return None
-    cure = "Correct or remove that key; docs/settings.md lists all keys with their ranges, config/default.yaml their defaults."
+    cure = "Correct or remove that key. docs/reference/settings.md lists all keys with range and default."
     return Trouble(f"the settings can't be used: {facts.settings_trouble}.", cure)
 
 
@@ -188,7 +188,9 @@ def full_disk(facts: Facts) -> Trouble | None:
     cause = (
         f"{humanize.size(int(free))} are free on the disk of {facts.paths.root}; the learner waits where nothing can be written."
     )
-    return Trouble(cause, "Make room, or let old episodes be deleted: retention.archive_bytes and its like in docs/settings.md.")
+    return Trouble(
+        cause, "Make room, or let old episodes be deleted: retention.archive_bytes and its like in docs/reference/settings.md."
+    )
 
 
 def network_drive(facts: Facts) -> Trouble | None:

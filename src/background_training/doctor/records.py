@@ -282,7 +282,7 @@ def many_rejected(facts: Facts) -> Trouble | None:
     code, times = reasons.most_common(1)[0]
     example = next((_words_of(line) for line in reversed(facts.records.recent) if _code(line) == code), "")
     cause = f"{count} of the last {len(facts.records.recent)} files were rejected, {times} of them as '{code}'"
-    cure = _CURES.get(code, "docs/file-formats.md tells what a file must hold.")
+    cure = _CURES.get(code, "docs/reference/episode-format.md tells what a file must hold.")
     return Trouble(
         f"{cause}: {humanize.visible(example, 300)}.", f"{cure} Each has its reason beside it in {facts.paths.rejected}."
     )
@@ -299,7 +299,7 @@ def _bound_to_be_rejected(facts: Facts) -> Trouble | None:
     code, times = reasons.most_common(1)[0]
     example = next(seen for seen in reversed(bad) if seen.reason == code)
     cause = f"{count} of the {len(facts.waiting)} newest waiting files can't be trained on, {times} of them as '{code}'"
-    cure = _CURES.get(code, "docs/file-formats.md tells what a file must hold.")
+    cure = _CURES.get(code, "docs/reference/episode-format.md tells what a file must hold.")
     return Trouble(f"{cause}: {humanize.name(example.name)}: {humanize.visible(example.found, 300)}.", cure)
 
 

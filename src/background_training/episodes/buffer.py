@@ -57,7 +57,7 @@ def deposit(paths: Paths, arrays: Mapping[str, Any], result: str = "Unknown", *,
     """Drop an episode into the buffer under a unique name.
 
     Args:
-        arrays: see docs/file-formats.md; `states`, `actions` and `rewards` are needed.
+        arrays: see docs/reference/episode-format.md; `states`, `actions` and `rewards` are needed.
         result: how the game ended, for the file's name ("Victory", "Defeat", ...).
 
     Raises:

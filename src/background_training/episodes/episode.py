@@ -275,7 +275,7 @@ def _shape_error(name: str, found: tuple[int, ...], needed: tuple[int, ...]) -> 
     return EpisodeError("wrong-shape", f"{name} has shape {found}", f"shape {needed} is needed")
 
 
-_OR_DECLARED = "for other kinds of actions, an action_space in meta (docs/file-formats.md)"
+_OR_DECLARED = "for other kinds of actions, an action_space in meta (docs/reference/episode-format.md)"
 
 
 class _CheckedActions(NamedTuple):

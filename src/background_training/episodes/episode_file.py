@@ -1,4 +1,4 @@
-"""An Episode as an .npz file: the format of docs/file-formats.md, read within bounds, written whole."""
+"""An Episode as an .npz file: the format of docs/reference/episode-format.md, read within bounds, written whole."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read(data: bytes, limits: LimitSettings | None = None) -> Episode:
         raise
     except Exception as error:  # the boundary: whatever a file makes Python raise is a fault of that file
         found = f"the episode can't be read ({type(error).__name__}: {ascii(str(error))[1:-1][:100]})"
-        raise EpisodeError("unreadable", found, "an episode as docs/file-formats.md has it is needed") from error
+        raise EpisodeError("unreadable", found, "an episode as docs/reference/episode-format.md has it is needed") from error
 
 
 def pack(arrays: Mapping[str, Any]) -> bytes:

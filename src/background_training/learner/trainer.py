@@ -80,7 +80,7 @@ class Trainer:
     """Holds the newest checkpoint of one root and trains the next ones.
 
     It promises that every file is either trained on exactly once or moved out of the buffer with a reason, whatever kills it in
-    between; see docs/commit-protocol.md. Its caller must hold the root's worker lock.
+    between; see docs/explanation/commit-protocol.md. Its caller must hold the root's worker lock.
     """
 
     def __init__(

@@ -112,7 +112,7 @@ def _errors(stats: Mapping[str, Any], root: str) -> Iterator[Advice]:
         yield Advice(WARNING, seen, "One root holds one game. Give each its own --root.")
     guard = stats.get("rollbacks")
     if isinstance(guard, int) and guard > 0:
-        cure = "It happens when a run has learnt something wrong; docs/learning.md tells what may help."
+        cure = "It happens when a run has learnt something wrong; docs/how-to/troubleshooting.md tells what may help."
         yield Advice(WARNING, f"The guard went back to an earlier version {humanize.plural(guard, 'time')}", cure)
 
 

@@ -1,6 +1,6 @@
 """The metrics history: one record per batch and one per game in logs/metrics.sqlite3; its schema and its reader.
 
-docs/file-formats.md lists the columns. To read all at once: `metrics.read(paths)`; to follow it while it grows:
+docs/reference/status-and-metrics.md lists the columns. To read all at once: `metrics.read(paths)`; to follow it while it grows:
 `MetricsReader(paths)` and `look()`, again and again. The writer is src/background_training/learner/metrics_writer.py.
 """
 
