@@ -1,4 +1,4 @@
-"""One step of the weights along a gradient: Adam, with the gradient's length bounded."""
+"""Adam, and clipping of a gradient's norm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DECAY1, DECAY2, EPSILON = 0.9, 0.999, 1e-5
 
 
 class Moments(NamedTuple):
-    """Adam's memory of past gradients."""
+    """Adam's running means of past gradients."""
 
     first: Array
     """[P], running mean of the gradient."""
@@ -25,7 +25,7 @@ class Moments(NamedTuple):
 
 
 def new_moments(size: int) -> Moments:
-    """The memory before the first step."""
+    """The moments before the first step."""
     return Moments(np.zeros(size, np.float32), np.zeros(size, np.float32), 0)
 
 
@@ -36,10 +36,10 @@ def norm(gradient: Array) -> float:
 
 
 def clip(gradient: Array, longest: float) -> float:
-    """Shorten a gradient [P] in place to the length `longest` if it is longer; its direction stays.
+    """Scale a gradient [P] down in place to the norm `longest` if it is longer.
 
     Returns:
-        The length before; NaN or infinity when the gradient is not finite, which is then left as it is.
+        The norm before; NaN or infinity when the gradient is not finite, which is then left unchanged.
     """
     length = norm(gradient)
     if math.isfinite(length) and length > longest:
@@ -53,7 +53,7 @@ def adam(weights: Array, gradient: Array, moments: Moments, learning_rate: float
     m = 0.9 m + 0.1 g;  v = 0.999 v + 0.001 g^2;  w -= rate * (m / (1 - 0.9^k)) / (sqrt(v / (1 - 0.999^k)) + 1e-5).
 
     Args:
-        scratch: [P], to work in; whoever takes many steps gives the same one each time.
+        scratch: [P], a work array; pass the same one for every step to avoid allocations.
 
     Returns:
         The moments with their step count one higher.

@@ -1,4 +1,4 @@
-"""What one update learns from: several episodes laid behind one another, with what their files say about them."""
+"""The input of one update: concatenated episodes with their metadata."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Batch:
     lengths: Array
     """[N] int64, steps of each episode."""
     final_states: Array
-    """[N, S] float32, raw, what came after the last step; the last state where the file does not say."""
+    """[N, S] float32, raw, the state after the last step; the last state where the file does not record it."""
     terminated: Array
     """[N] bool, whether the game was over."""
     lags: Array
-    """[N] int64, versions between the policy that played and the one that is trained."""
+    """[N] int64, versions between the policy that played and the one being trained."""
 
     @property
     def steps(self) -> int:
@@ -51,7 +51,7 @@ class Batch:
 
 
 def check_fits(episode: Episode, state_width: int, actions: ActionSpace) -> None:
-    """Refuse an episode of another game than the model's.
+    """Reject an episode that does not fit the model.
 
     Raises:
         EpisodeError: with the reason "wrong-width", "wrong-action-kind", "action-out-of-range" or "wrong-shape" (of the
@@ -71,10 +71,10 @@ def check_fits(episode: Episode, state_width: int, actions: ActionSpace) -> None
 
 
 def of_episodes(episodes: Sequence[Episode], trained_version: int, outputs: int) -> Batch:
-    """Lay episodes behind one another; either all record log-probabilities, or none is taken to.
+    """Concatenate episodes; log-probabilities are used only if all record them.
 
     Args:
-        trained_version: the version of the policy that is going to be improved; lags count from it.
+        trained_version: version of the policy that will be trained; lags count from it.
         outputs: A, of the policy.
     """
     recorded = [episode.log_probs for episode in episodes]

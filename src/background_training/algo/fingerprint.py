@@ -1,4 +1,4 @@
-"""What decides the last bits of a computation on this machine: equal fingerprints, equal bits."""
+"""A fingerprint of what determines the last bits of a computation on this machine."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _THREAD_COUNTERS = (
 def numeric_fingerprint(hidden: int) -> str:
     """NumPy's version, the number of BLAS threads, and a hash over a fixed product, exp and tanh.
 
-    For wide networks also into what parts their gradients fall (see `passes.parts_of`): versions of this program that
-    knew no such parts made other last bits of them.
+    For wide networks also the partition of gradients (see `network.parts_of`): earlier versions of this program used another
+    one, which gives other last bits.
 
     Matrix products change with the processor's kernels and the number of BLAS threads, exp and tanh with its vector
     units. Where this text is the same, training the same episodes gives the same bits. Not every product shows how many
@@ -38,7 +38,7 @@ def numeric_fingerprint(hidden: int) -> str:
     return _fingerprint_with(blas_threads()) + parts
 
 
-@functools.cache  # once per process and number of threads: neither NumPy nor the processor changes meanwhile
+@functools.cache  # NumPy and the processor do not change during a process
 def _fingerprint_with(threads: int) -> str:
     rng = np.random.Generator(np.random.PCG64(20260125))
     left = rng.standard_normal((256, 96), dtype=np.float32)
@@ -57,7 +57,7 @@ def blas_threads() -> int:
 
 @functools.cache
 def _thread_counter() -> Callable[[], Any] | None:
-    """The BLAS's own answer. It is found by way of the module that NumPy has linked to it."""
+    """The BLAS's own thread counter, looked up in the module that NumPy linked against it."""
     files = [getattr(sys.modules.get(name), "__file__", None) for name in _LINKED_WITH_BLAS]
     try:
         linked = [ctypes.CDLL(file) for file in files if file]

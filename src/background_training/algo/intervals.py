@@ -17,7 +17,7 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.22
 
 
 class Estimate(NamedTuple):
-    """A value from some games, and the ends of its interval; those are the value itself where one game says nothing."""
+    """A value and the ends of its interval; for a single game both ends equal the value."""
 
     value: float
     low: float
@@ -83,11 +83,11 @@ def first_and_last(values: Sequence[float] | Array) -> tuple[Array, Array]:
 
 
 FEWEST_FOR_A_VERDICT = 5
-"""Pairs of games below which nothing is said: with fewer, differences that happen to be equal look like certainty."""
+"""Pairs of games needed for a verdict: with fewer, differences that are equal by chance look certain."""
 
 
 def difference_of(first: Sequence[float] | Array, second: Sequence[float] | Array) -> Estimate:
-    """The mean of first minus second and its interval, pair by pair: what chance does to both drops out.
+    """Paired difference: the mean of first minus second and its interval; noise common to both cancels.
 
     Args:
         first, second: [N], each pair from the same game played twice.
@@ -96,9 +96,9 @@ def difference_of(first: Sequence[float] | Array, second: Sequence[float] | Arra
 
 
 def verdict(difference: Estimate) -> str:
-    """ "better", "worse" or "alike" where the games tell so much, "unknown" where they don't.
+    """ "better", "worse" or "alike"; "unknown" where the evidence is insufficient.
 
-    Better and worse: the whole interval lies on one side of 0. Alike: every game went the same for both.
+    Better and worse: the interval excludes 0. Alike: every pair of games has equal results.
     """
     if difference.games < FEWEST_FOR_A_VERDICT:
         return "unknown"
@@ -108,7 +108,7 @@ def verdict(difference: Estimate) -> str:
 
 
 def games_needed(difference: Estimate) -> int | None:
-    """About how many games would tell this difference, if it is as large as it looks; None if there is none to tell."""
+    """About how many games are needed to establish a difference of this size; None for a difference of 0."""
     half = (difference.high - difference.low) / 2
     if difference.value == 0 or half == 0:
         return None

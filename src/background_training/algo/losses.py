@@ -1,6 +1,6 @@
-"""The formulas of learning from rewards, pure: returns, advantages, importance weights, the loss and its gradient.
+"""Returns, advantages, importance weights, the losses of both networks and their gradients. Pure.
 
-Episodes lie behind one another in one long array [T]; `lengths` [N] says how many steps each has.
+Episodes are concatenated along one axis [T]; `lengths` [N] are their numbers of steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from background_training.spaces.action_space import ActionDistribution, ActionSp
 Array = npt.NDArray[Any]
 
 LARGEST_LOG_RATIO = 20.0
-"""exp(20) is far beyond every clip, and can't overflow."""
+"""exp(20) is far above any clip range and can't overflow."""
 
 
 def discounted_sums(values: Array, carries: Array) -> Array:
@@ -55,10 +55,10 @@ def returns_to_go(rewards: Array, discount: float, lengths: Array | None = None,
     G[t] = rewards[t] + discount * G[t + 1], with G[end] = final value of the episode.
 
     Args:
-        rewards: [T], reward that answered the action of step t, in the game's own units.
+        rewards: [T], reward for the action of step t, in the game's own units.
         discount: per step, in [0, 1].
-        lengths: [N], steps of each episode; None: it is all one.
-        final_values: [N], what is still to come after each episode's last step; None: nothing.
+        lengths: [N], steps of each episode; None: a single episode.
+        final_values: [N], value of the state after each episode's last step; None: 0.
 
     Returns:
         [T] float64.
@@ -75,7 +75,7 @@ def returns_to_go(rewards: Array, discount: float, lengths: Array | None = None,
 
 
 def gae(rewards: Array, values: Array, lengths: Array, final_values: Array, discount: float, gae_lambda: float) -> Array:
-    """Generalised advantage estimation: how much better each action turned out than the state promised.
+    """Generalised advantage estimation.
 
     delta[t] = rewards[t] + discount * V[t + 1] - V[t];  A[t] = delta[t] + discount * gae_lambda * A[t + 1].
     V[end] is the episode's final value. gae_lambda 1: return-to-go minus value; gae_lambda 0: one step only.
@@ -99,30 +99,30 @@ def gae(rewards: Array, values: Array, lengths: Array, final_values: Array, disc
 
 
 def importance_weights(log_probs: Array, behaviour_log_probs: Array) -> Array:
-    """pi(a) / mu(a): how much likelier an action is now than when it was played; at most exp(20)."""
+    """pi(a) / mu(a), the probability ratio to the policy that played; at most exp(20)."""
     difference = _between(log_probs - behaviour_log_probs, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
     return np.asarray(np.exp(difference))
 
 
 def _between(values: Array, lowest: float, highest: float) -> Array:
-    """What np.clip does, without what that costs before it begins: parts of gradients are small."""
+    """np.clip without its overhead, which dominates for small arrays."""
     return np.asarray(np.minimum(np.maximum(values, lowest), highest))
 
 
 def staleness_weights(lags: Array, half_life: float) -> Array:
-    """0.5^(lag / half life): how much an episode counts that was played `lag` versions ago. half_life 0: always 1."""
+    """0.5^(lag / half life): weight of an episode played `lag` versions ago. half_life 0: always 1."""
     if half_life == 0.0:
         return np.ones(len(lags))
     return np.asarray(0.5 ** (np.maximum(lags, 0) / half_life))
 
 
 class Bounds(NamedTuple):
-    """How far one update may go."""
+    """Bounds and weights of the policy loss."""
 
     clip_range: float
-    """How far a ratio may leave 1, in the direction of its advantage, before the step stops counting."""
+    """How far a ratio may differ from 1, in the direction of its advantage, before the step's gradient is cut off."""
     max_importance_weight: float
-    """The most that a step may count, however much likelier its action has become."""
+    """Upper bound on the importance weight of a step."""
     ent_coef: float
     """Weight of the entropy bonus."""
 
@@ -135,7 +135,7 @@ class PolicyLoss(NamedTuple):
     entropy: float
     """Sum of the entropies, in nats."""
     clipped: int
-    """Steps whose gradient the clip took away."""
+    """Steps whose gradient was clipped to 0."""
     gradient: Array
     """[B, A], gradient of the loss by the policy's outputs."""
 
@@ -153,7 +153,7 @@ def policy_loss(
 
     Args:
         distribution: pi, in B states.
-        actions: [B] or [B, D], what was done.
+        actions: [B] or [B, D].
         advantages: [B].
         behaviour_log_probs: [B], log mu of the actions, mu being the policy that played.
 
@@ -184,20 +184,20 @@ def explained_variance(predictions: Array, targets: Array) -> float:
 
 
 class Objective(Protocol):
-    """What a network is trained towards."""
+    """The loss that a network is trained on."""
 
     def arrange(self, order: Array) -> None:
-        """Get ready for an epoch that takes the steps in this order, [T]."""
+        """Prepare an epoch that takes the steps in this order, [T]."""
 
     def gradient(self, outputs: Array, start: int) -> Array:
         """The gradient of the loss by the outputs [B, A] of the steps start to start + B of the order, [B, A].
 
-        Adds what is counted to the sums: call it once for each part, in their order, as the last bits depend on it.
+        Adds to the sums of statistics: call it once for each part, in order, as the last bits depend on the order.
         """
 
 
 class ActorObjective:
-    """The clipped policy-gradient loss with its entropy bonus, see `reinforce.policy_loss`."""
+    """The clipped policy-gradient loss with its entropy bonus, see `policy_loss`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a model file says of the state in it, and of how much was trained; written by the learner and by agents."""
+"""The manifest of a model file: facts about its training state and how much was trained; written by learner and agents."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from background_training.storage import model_store
 Manifest = Mapping[str, Any]
 
 LIFE_COUNTERS = ("batches_trained", "samples_trained")
-"""How much was trained in the root's life, with what was undone since; `steps_trained` is what is in the weights."""
+"""Totals over the root's lifetime, including what a rollback undid; `steps_trained` counts only what is in the weights."""
 
 
 def facts(state: TrainingState, settings: LearningSettings) -> dict[str, Any]:
-    """What follows from the state and the settings it was trained with."""
+    """The entries that follow from a state and the settings it was trained with."""
     return {
         "format": model_store.FORMAT,
         "state_width": state.state_width,
@@ -38,14 +38,14 @@ def facts(state: TrainingState, settings: LearningSettings) -> dict[str, Any]:
 
 
 def after_batch(before: Manifest, state: TrainingState, report: BatchReport) -> dict[str, Any]:
-    """What changes with one more batch, trained on `state` of whose file `before` is the manifest."""
+    """The entries that change with one more batch; `before` is the manifest of the file that holds `state`."""
     counted = _counters(before, state.steps)
     counted = {"batches_trained": counted["batches_trained"] + 1, "samples_trained": counted["samples_trained"] + report.steps}
     return {"last_batch": dataclasses.asdict(report), **counted}
 
 
 def life_of(paths: Paths) -> dict[str, int]:
-    """The life counters of a root, as its model and the newest version of its history say; 0 if neither can be read."""
+    """The lifetime counters of a root, from its model and the newest version in its history; 0 if neither is readable."""
     life: dict[str, Any] = {}
     for path in (paths.model, *(model_store.history_path(paths, version) for version in _history(paths)[-1:])):
         with contextlib.suppress(ModelMissingError, ModelError):
@@ -54,7 +54,7 @@ def life_of(paths: Paths) -> dict[str, int]:
 
 
 def with_life(manifest: Manifest, life: Manifest) -> dict[str, Any]:
-    """The manifest of a model that takes the place of another one: counters go on, and never back."""
+    """The manifest of a model that replaces another one: counters never decrease."""
     own, others = _counters(manifest, 0), _counters(life, 0)
     return {**manifest, **{name: max(own[name], others[name]) for name in LIFE_COUNTERS}}
 
@@ -67,7 +67,7 @@ def _history(paths: Paths) -> list[int]:
 
 
 def _counters(manifest: Manifest, steps: int) -> dict[str, int]:
-    """The life counters in a manifest that anybody may have written."""
+    """The lifetime counters of an untrusted manifest."""
     known = {"batches_trained": 0, "samples_trained": manifest.get("steps_trained", steps)}
     found = {name: manifest.get(name, known[name]) for name in LIFE_COUNTERS}
     return {name: value if type(value) is int and value >= 0 else 0 for name, value in found.items()}

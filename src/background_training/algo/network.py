@@ -1,9 +1,9 @@
-"""A network's forward and backward passes in arrays that are made once: what training spends its time on.
+"""A network's forward and backward passes with preallocated arrays: training spends its time here.
 
-Everything lies so that the arithmetic is matrix products and long runs of numbers. The bias of a layer is the last row
-of its matrix, met by a last input that is always 1: so adding it, and summing its gradient, are part of the products.
-Hidden layers are kept as [H + 1, B], units by rows, so that those ones are a row of their own and what tanh and its slope
-work on is one block of memory.
+Arrays are laid out so that the arithmetic is matrix products over contiguous memory. The bias of a layer is the last row
+of its matrix, multiplied by a last input that is always 1: adding it, and summing its gradient, are part of the products.
+Hidden layers are kept as [H + 1, B], units by rows, so that the ones are a row of their own and tanh and its
+derivative work on one block of memory.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 PART_STEPS = 256
-"""Steps of one pass at most: its arrays fit into a processor's cache. Gradients are made over parts and added in order."""
+"""Maximum steps of one pass: its arrays fit into a processor's cache. Gradients of parts are added in order."""
 WIDE_HIDDEN, WIDE_PART_STEPS = 128, 128
-"""From so many hidden units on, a part has at most so many steps. Part of the arithmetic: other borders give other last bits."""
+"""With at least WIDE_HIDDEN hidden units a part has at most WIDE_PART_STEPS steps. Other borders would change the last bits."""
 
 
 class Sizes(NamedTuple):
@@ -42,7 +42,7 @@ class Layers(NamedTuple):
 
 
 def layers_of(vector: Array, sizes: Sizes) -> Layers:
-    """Views of a vector of weights [P], which lie in the order of `policy.Network`: W1 b1 W2 b2 W3 b3."""
+    """Views of a vector of weights [P], in the order of `policy.Network`: W1 b1 W2 b2 W3 b3."""
     inputs, hidden, outputs = sizes
     views, start = [], 0
     for rows, columns in ((inputs + 1, hidden), (hidden + 1, hidden), (hidden + 1, outputs)):
@@ -52,9 +52,9 @@ def layers_of(vector: Array, sizes: Sizes) -> Layers:
 
 
 def parts_of(steps: int, hidden: int) -> list[slice]:
-    """The parts that a gradient over so many steps is the sum of, in their order.
+    """The parts over which a gradient is summed, in order.
 
-    They follow from steps and width alone, as the bits of a model depend on them.
+    They depend on the number of steps and the width alone, as the bits of a model depend on them.
     """
     if hidden < WIDE_HIDDEN:
         return [slice(start, min(start + PART_STEPS, steps)) for start in range(0, steps, PART_STEPS)]
@@ -92,7 +92,7 @@ class _Workspace(NamedTuple):
 class Passes:
     """Forward and backward through networks of one size, at most PART_STEPS rows at a time.
 
-    What `forward` returns, and what `backward` reads of it, holds until the next `forward`.
+    The result of `forward`, and the state that `backward` reads, are valid until the next `forward`.
     """
 
     def __init__(self, sizes: Sizes, dtype: type = np.float32) -> None:
@@ -101,7 +101,7 @@ class Passes:
         self._workspaces: dict[int, _Workspace] = {}
 
     def forward(self, layers: Layers, rows: Array) -> Array:
-        """Outputs for rows [B, S + 1] that end with ones; [B, A], a view of an array that is used again.
+        """Outputs for rows [B, S + 1] that end with ones; [B, A], a view of a reused array.
 
         outputs = tanh(tanh(rows first) second) third.
         """
@@ -128,7 +128,7 @@ class Passes:
         np.matmul(rows.T, space.other_gradient.T, out=into.first)
 
     def outputs_of(self, layers: Layers, rows: Array) -> Array:
-        """Outputs for any number of rows, [T, A], in an array of their own."""
+        """Outputs for any number of rows, [T, A], in a new array."""
         answer: Array = np.empty((len(rows), self.sizes.outputs), self._dtype)
         for start in range(0, len(rows), PART_STEPS):
             part = slice(start, start + PART_STEPS)
@@ -136,7 +136,7 @@ class Passes:
         return answer
 
     def _workspace(self, rows: int) -> _Workspace:
-        """The arrays for so many rows; few different numbers of rows occur, so each keeps its own."""
+        """The arrays for this number of rows; cached, as few different numbers occur."""
         if rows not in self._workspaces:
             if len(self._workspaces) == _MOST_WORKSPACES:
                 self._workspaces.clear()

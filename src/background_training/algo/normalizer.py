@@ -1,4 +1,4 @@
-"""What usual numbers are: running mean, variance and span of a stream, merged exactly."""
+"""Running mean, variance and range of a stream of rows, merged exactly."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 WIDEST = 10.0
-"""A scaled number stays within about this many units, as far as seen: rare spikes widen the scale."""
+"""Scaled values stay within about this many units over the observed range: rare spikes widen the scale."""
 
 
 @dataclass(frozen=True)
 class Normalizer:
     """Mean and spread of each of S numbers over all rows seen so far.
 
-    It promises that the order and the grouping of rows change nothing but rounding. It does not clip: scaling stays
-    linear, so that it can be folded into the first layer of a network.
+    The order and grouping of rows affect rounding only. It does not clip: scaling is linear, so that it can be folded into
+    the first layer of a network.
     """
 
     count: float | Array
-    """Rows seen; less when old ones have been faded. [S] where a number came later than the others: of a widened model."""
+    """Rows seen; fewer after fading. [S] in a widened model, whose features were added at different times."""
     mean: Array
     """[S] float64"""
     squares: Array
@@ -40,17 +40,17 @@ class Normalizer:
 
     @property
     def inverse_scale(self) -> Array:
-        """[S] float64, what a distance from the mean is multiplied with: 1 / max(deviation, half the span / 10).
+        """[S] float64, the factor of a distance from the mean: 1 / max(deviation, half the span / 10).
 
-        1 before the first row. 0 for a number that has always been the same: it tells nothing, and dividing by
-        (almost) nothing would make its first change an explosion.
+        1 before the first row. 0 for a constant feature: it carries no information, and dividing by almost 0 would blow up
+        its first change.
         """
         unseen = np.equal(self.count, 0.0)
         if unseen.all():
             return np.ones_like(self.mean)
         span = self.highest - self.lowest
         scale = np.maximum(np.sqrt(self.variance), span / (2.0 * WIDEST))
-        # Below this a float32 can't tell the number's changes from its rounding.
+        # Below this, changes are indistinguishable from float32 rounding.
         changes = span > 1e-6 * np.maximum(np.abs(self.highest), np.abs(self.lowest))
         return np.where(unseen, 1.0, np.where(changes, 1.0 / np.where(changes, scale, 1.0), 0.0))
 
@@ -62,19 +62,19 @@ class Normalizer:
 
 
 def new_normalizer(width: int) -> Normalizer:
-    """Nothing seen yet: `scaled` returns the rows as they are."""
+    """A normalizer without rows: `scaled` returns rows unchanged."""
     return Normalizer(0.0, np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width))
 
 
 def of_rows(rows: Array) -> Normalizer:
-    """The normaliser of rows [B, S], B at least 1."""
+    """The normalizer of rows [B, S], B at least 1."""
     wide = rows.astype(np.float64)
     mean = wide.mean(axis=0)
     return Normalizer(float(len(rows)), mean, ((wide - mean) ** 2).sum(axis=0), wide.min(axis=0), wide.max(axis=0))
 
 
 def merged(one: Normalizer, other: Normalizer) -> Normalizer:
-    """The normaliser of the rows of both.
+    """The normalizer of the rows of both.
 
     With d = mean2 - mean1 and n = n1 + n2:  mean = mean1 + d n2/n;  squares = squares1 + squares2 + d^2 n1 n2/n.
 
@@ -85,7 +85,7 @@ def merged(one: Normalizer, other: Normalizer) -> Normalizer:
     if not np.any(other.count):
         return one
     count = one.count + other.count
-    rows = np.maximum(count, 1.0)  # a number that neither has seen stays as it is
+    rows = np.maximum(count, 1.0)  # a feature that neither has seen stays unchanged
     distance = other.mean - one.mean
     first, second = np.equal(one.count, 0.0), np.equal(other.count, 0.0)
     return Normalizer(
@@ -98,7 +98,7 @@ def merged(one: Normalizer, other: Normalizer) -> Normalizer:
 
 
 def faded(normaliser: Normalizer, longest: float) -> Normalizer:
-    """The same mean and variance, but at most as weighty as `longest` rows, so that newer rows count for more."""
+    """The same mean and variance with at most the weight of `longest` rows, so that newer rows count for more."""
     if np.max(normaliser.count) <= longest:
         return normaliser
     share = longest / np.maximum(normaliser.count, longest)
@@ -107,7 +107,7 @@ def faded(normaliser: Normalizer, longest: float) -> Normalizer:
 
 
 def widened(normaliser: Normalizer, numbers: int) -> Normalizer:
-    """The same with so many further numbers at the end, of which nothing has been seen yet."""
+    """The normalizer with this many further features at the end, without observations."""
     if numbers == 0:
         return normaliser
     count = np.concatenate([np.broadcast_to(normaliser.count, normaliser.mean.shape), np.zeros(numbers)])

@@ -1,4 +1,4 @@
-"""What the policy is: a small network from a state to how likely each action is, and how it plays."""
+"""The policy network: its weights, initialisation, forward pass, and choice of actions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ACTIVATION = "tanh"
 class Network(NamedTuple):
     """Two hidden tanh layers: outputs = tanh(tanh(states W1 + b1) W2 + b2) W3 + b3.
 
-    Letters: S inputs, H hidden units, A outputs. What the policy's outputs mean is said by an `ActionSpace`: for Discrete
-    they are logits, one per action. The value network has one output. The published policy takes raw states: whatever
-    scales them is folded into W1 and b1.
+    Letters: S inputs, H hidden units, A outputs. An `ActionSpace` defines the meaning of the policy's outputs: for Discrete
+    they are logits, one per action. The value network has one output. The published policy takes raw states: their
+    scaling is folded into W1 and b1.
     """
 
     W1: Array
@@ -46,7 +46,7 @@ def shapes(inputs: int, hidden: int, outputs: int) -> tuple[tuple[int, ...], ...
 
 
 def new_network(rng: np.random.Generator, inputs: int, hidden: int, outputs: int, output_gain: float) -> Network:
-    """Draw first weights: orthogonal layers of gain sqrt(2), the last of `output_gain`; biases zero; float32.
+    """Draw initial weights: orthogonal layers of gain sqrt(2), the last of `output_gain`; biases zero; float32.
 
     A small output gain makes every action equally likely at first.
 
@@ -65,17 +65,17 @@ def new_network(rng: np.random.Generator, inputs: int, hidden: int, outputs: int
 def _orthogonal(rng: np.random.Generator, rows: int, columns: int, gain: float) -> Array:
     square = rng.standard_normal((max(rows, columns), min(rows, columns)))
     basis, triangle = np.linalg.qr(square)
-    basis = basis * np.sign(np.diag(triangle))  # QR leaves the signs to LAPACK; fixed here so that they are ours
+    basis = basis * np.sign(np.diag(triangle))  # the signs of QR depend on the LAPACK; fixed here
     return np.ascontiguousarray(gain * (basis if rows >= columns else basis.T), dtype=np.float32)
 
 
 def flattened(network: Network) -> Array:
-    """All weights behind one another in one vector [P]; the optimiser and the files work on that."""
+    """Concatenate all weights into one vector [P], the form of the optimiser and of files."""
     return np.concatenate([part.reshape(-1) for part in network])
 
 
 def network_of(vector: Array, inputs: int, hidden: int, outputs: int) -> Network:
-    """The network whose weights lie in a vector [P]; its arrays are views, so a change of either is one of both."""
+    """The network with the weights of a vector [P]; its arrays are views of the vector."""
     views, start = [], 0
     for shape in shapes(inputs, hidden, outputs):
         size = math.prod(shape)
@@ -99,13 +99,13 @@ def folded(network: Network, mean: Array, inverse_scale: Array) -> Network:
     """
     wide = network.W1.astype(np.float64)
     first = (inverse_scale[:, None] * wide).astype(network.W1.dtype)
-    # The bias is made for the rounded weights, otherwise a large mean would blow their rounding up.
+    # Computed from the rounded weights; otherwise a large mean would amplify their rounding error.
     bias = network.b1.astype(np.float64) - mean @ first.astype(np.float64)
     return network._replace(W1=first, b1=bias.astype(network.b1.dtype))
 
 
 def forward(network: Network, states: Array) -> Array:
-    """Outputs [B, A] for states [B, S]; training has its own way, see passes.py."""
+    """Outputs [B, A] for states [B, S]; training uses `network.Passes`."""
     hidden = states @ network.W1
     hidden += network.b1
     np.tanh(hidden, out=hidden)
@@ -116,7 +116,7 @@ def forward(network: Network, states: Array) -> Array:
 
 
 def outputs(network: Network, states: Array) -> Array:
-    """As `forward`, for states [B, S] of any kind of number.
+    """As `forward`, for states [B, S] of any numeric type.
 
     Raises:
         EpisodeError: a state is of another width than the policy's.
@@ -148,12 +148,12 @@ def choose(
 ) -> Choice:
     """Choose an action for one state [S] float32: drawn from the policy, or its likeliest when `greedy`.
 
-    This is the path of a running game: no checks on arrays.
+    This is the hot path of a running game: arrays are not checked.
 
     Args:
         mask: [A] bool or None, True where legal.
         rng: used only when not greedy.
-        actions: what the outputs mean; None: each is an action.
+        actions: meaning of the outputs; None: Discrete.
 
     Raises:
         EpisodeError: the state is of another width than the policy's, holds NaN, or no action is legal.

@@ -36,13 +36,16 @@ _lock = threading.Lock()
 
 
 def set_rest(rest: Callable[[], float] | None) -> None:
-    """From now on call `rest` at every yield point; it returns for how many seconds it stood still. None: never rest."""
+    """Set the function to call at every yield point of this process; it returns the seconds it slept. None: never sleep.
+
+    Set per process, as its priority is, and not passed through the arithmetic: results do not depend on it (a test compares
+    the bits). Both threads of an update call it; while one sleeps, the other waits for the lock."""
     global _rest
     _rest = rest
 
 
 def yield_point() -> None:
-    """Stand still if this process has to. Costs next to nothing where nobody asked for it."""
+    """Sleep if this process is throttled; costs next to nothing otherwise."""
     global _rested_seconds
     if _rest is not None:
         with _lock:
@@ -50,13 +53,13 @@ def yield_point() -> None:
 
 
 def rested_seconds() -> float:
-    """For how long this process has stood still in all, so that times of work can be told without it."""
+    """Total seconds slept at yield points, to be subtracted from measured durations."""
     return _rested_seconds
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How large the steps are."""
+    """Settings of gradient steps."""
 
     minibatch_size: int
     learning_rate: float
@@ -64,10 +67,9 @@ class StepSettings:
 
 
 class NetworkTraining:
-    """A network during one update; the weights it began with stay as they are.
+    """Train one network in one update; the initial weights are not changed.
 
-    The same order of steps gives the same bits, whatever happens between two epochs and in whichever thread they run.
-    One thread at a time may call it, but for `abandon`.
+    The same order of steps gives the same bits, in any thread. Only one thread at a time may call it, except for `abandon`.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class NetworkTraining:
         self._gradient_layers, self._part_layers = (network.layers_of(vector, sizes) for vector in (self._gradient, self._part))
 
     def epoch(self, order: Array) -> None:
-        """Go through all steps once, in this order [T], in minibatches of about equal size."""
+        """Train on all steps once, in this order [T], in minibatches of about equal size."""
         self._objective.arrange(order)
         for start, stop in _equal_shares(len(order), math.ceil(len(order) / self._step_settings.minibatch_size)):
             if self._abandoned:
@@ -98,15 +100,15 @@ class NetworkTraining:
             self._step(order[start:stop], start)
 
     def abandon(self) -> None:
-        """Have an epoch in another thread end at its next minibatch; what it has made is of no use then."""
+        """Stop an epoch in another thread at its next minibatch; its result is invalid then."""
         self._abandoned = True
 
     def outputs(self) -> Array:
-        """What the network answers to all the states by now, [T, A]."""
+        """The network's current outputs for all states, [T, A]."""
         return self._passes.outputs_of(self._layers, self._states)
 
     def _step(self, minibatch: Array, start: int) -> None:
-        """Take one gradient step; `minibatch` holds numbers of states, `start` its place in the epoch's order."""
+        """Take one gradient step; `minibatch` holds indices of states, `start` is its position in the epoch's order."""
         for part in network.parts_of(len(minibatch), self._sizes.hidden):
             if part.start == 0:
                 self._write_gradient(minibatch[part], start, self._gradient_layers)
@@ -122,17 +124,17 @@ class NetworkTraining:
         self.minibatches += 1
 
     def _write_gradient(self, steps: Array, start: int, into: Layers) -> None:
-        """Write the gradient summed over these steps, which begin at place `start` of the epoch's order."""
+        """Write the gradient summed over these steps, which start at position `start` of the epoch's order."""
         yield_point()
         states = self._rows[: len(steps)]
-        # Without a mode, take() would go by way of another array, as it checks the numbers first.
+        # With the default mode take() checks the indices first and uses a temporary array.
         np.take(self._states, steps, axis=0, out=states, mode="clip")
         outputs = self._passes.forward(self._layers, states)
         self._passes.backward(self._layers, states, self._objective.gradient(outputs, start), into)
 
 
 def _equal_shares(count: int, shares: int) -> Iterator[tuple[int, int]]:
-    """Borders of about equal shares, the first ones larger by one, as np.array_split makes them."""
+    """Bounds of about equal shares, the first ones larger by one, as in np.array_split."""
     size, larger = divmod(count, shares)
     start = 0
     for number in range(shares):
@@ -142,22 +144,22 @@ def _equal_shares(count: int, shares: int) -> Iterator[tuple[int, int]]:
 
 
 MEMORY_STEPS = 20_000.0
-"""Steps after which old returns and advantages fade: a policy that gets better earns others than it used to."""
+"""Steps after which old returns and advantages fade: they change as the policy improves."""
 
 THREAD_HIDDEN = 128
-"""Hidden units from which on a thread trains the value network beside the policy. In smaller networks the matrix products,
-during which NumPy lets the other thread run, are too short to gain anything by it."""
+"""Number of hidden units from which the value network is trained in a second thread. In smaller networks the matrix products,
+during which NumPy releases the GIL, are too short for a gain."""
 
 
 @dataclass
 class UpdateTotals:
-    """What updates did, as sums, so that those of a batch can be added."""
+    """Statistics of updates as sums, which can be added over a batch."""
 
     updates: int = 0
     epochs: int = 0
     minibatches: int = 0
     samples: int = 0
-    """Steps gone through, each as often as it was."""
+    """Steps trained on, counted once per epoch."""
     surrogate: float = 0.0
     value_loss: float = 0.0
     entropy: float = 0.0
@@ -169,7 +171,7 @@ class UpdateTotals:
     replayed_steps: int = 0
 
     def add(self, other: UpdateTotals) -> None:
-        """Add another's sums to this one's."""
+        """Add the other's sums."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
@@ -177,12 +179,12 @@ class UpdateTotals:
 def updated(
     state: TrainingState, episode: Episode, old: Sequence[Episode], settings: LearningSettings, version: int, number: int
 ) -> tuple[TrainingState, UpdateTotals]:
-    """The state after learning from one new episode, with old ones beside it; numbers may overflow.
+    """The state after an update from one new episode and replayed ones; numbers may overflow.
 
     Args:
-        old: trained episodes that join, each with log-probabilities; none beside an episode without.
+        old: replayed episodes, each with log-probabilities; none for a new episode without.
         version: the version that will be committed; lags count from the one before it.
-        number: of the update within the batch; with seed and version it decides the order of the steps.
+        number: index of the update within the batch; with seed and version it determines the order of the steps.
     """
     trained_version = version - 1
     initial = _with_episode_seen(state, batches.of_episodes([episode], trained_version, state.actions.outputs), settings)
@@ -195,7 +197,7 @@ def updated(
 
 
 class _Plan(NamedTuple):
-    """How a update goes through its steps."""
+    """Epochs, lambda, minibatch size and learning rate of an update."""
 
     epochs: int
     gae_lambda: float
@@ -204,17 +206,17 @@ class _Plan(NamedTuple):
 
 
 def learning_rate(settings: LearningSettings, trained_version: int) -> float:
-    """The step size for a model of this version: halved every `learning_rate_half_life` versions."""
+    """The learning rate for a model of this version: halved every `learning_rate_half_life` versions."""
     if settings.learning_rate_half_life == 0:
         return settings.learning_rate
     return float(settings.learning_rate * 0.5 ** (trained_version / settings.learning_rate_half_life))
 
 
 def _plan(settings: LearningSettings, trained_version: int, recorded: bool) -> _Plan:
-    """PPO's way with log-probabilities; else REINFORCE's.
+    """PPO with log-probabilities; REINFORCE with a baseline without.
 
-    Without them nothing could correct a second pass, or tell how far the policy has moved from the one that played:
-    there is one pass, and its steps are small.
+    Without them there are no importance weights for a second epoch and no KL divergence from the policy that played:
+    there is one epoch with a small learning rate.
     """
     rate = learning_rate(settings, trained_version)
     if recorded:
@@ -223,7 +225,7 @@ def _plan(settings: LearningSettings, trained_version: int, recorded: bool) -> _
 
 
 def _with_episode_seen(state: TrainingState, batch: Batch, settings: LearningSettings) -> TrainingState:
-    """The state with a new episode's observations and returns in its normalisers; the critic's predictions stay."""
+    """Merge a new episode's observations and returns into the normalizers; the critic's predictions do not change."""
     observations = normalizer.merged(state.observations, normalizer.of_rows(batch.states))
     seen = dataclasses.replace(state, observations=observations)
     returns = losses.returns_to_go(batch.rewards, settings.gamma, batch.lengths, _final_values(seen, batch))
@@ -235,15 +237,15 @@ def _with_episode_seen(state: TrainingState, batch: Batch, settings: LearningSet
 def _units(returns: Normalizer) -> tuple[float, float]:
     """Mean and scale of returns.
 
-    The scale is a hundredth of the mean at least: a bot that wins for hours has ever more equal returns, and in units that
-    shrink without end the value network's weights would grow without end.
+    The scale is at least a hundredth of the mean: the returns of a bot that always wins become equal, and with a vanishing
+    scale the value network's weights would grow without bound.
     """
     mean = float(returns.mean[0])
     return mean, max(math.sqrt(float(returns.variance[0])), 0.01 * abs(mean), 1e-6)
 
 
 def _with_critic_in_units(state: TrainingState, former: Normalizer) -> TrainingState:
-    """The state whose critic predicts in the new units what it predicted in the former ones.
+    """Rescale the critic's output layer so that its predictions are unchanged (Pop-Art).
 
     Source: van Hasselt et al. 2016 (Pop-Art), eq. 5.
     """
@@ -257,7 +259,7 @@ def _with_critic_in_units(state: TrainingState, former: Normalizer) -> TrainingS
 
 
 def _values(state: TrainingState, states: Array) -> Array:
-    """What the critic expects from scaled states [T, S + 1], in the game's units, [T] float64."""
+    """The critic's values of scaled states [T, S + 1], in the game's units, [T] float64."""
     if state.returns.count == 0:
         return np.zeros(len(states))
     mean, scale = _units(state.returns)
@@ -283,20 +285,20 @@ def _critic_sizes(state: TrainingState) -> Sizes:
 
 
 _CriticAfter = Callable[[int], tuple[Trainable, float]]
-"""The value network after so many epochs, and its loss summed over their steps; to be called once."""
+"""Returns the value network after this many epochs and its loss summed over their steps; call it once."""
 
 
 @contextlib.contextmanager
 def _trained_afterwards(critic: NetworkTraining, objective: CriticObjective, orders: Sequence[Array]) -> Iterator[_CriticAfter]:
-    """Train the value network in this thread, when it is asked for."""
+    """Train the value network in this thread, on demand."""
     yield lambda epochs: [_after_epoch(critic, objective, order) for order in orders[:epochs]][-1]
 
 
 @contextlib.contextmanager
 def _trained_ahead(critic: NetworkTraining, objective: CriticObjective, orders: Sequence[Array]) -> Iterator[_CriticAfter]:
-    """Train the value network in a thread, which does not wait for the policy after each epoch: that would cost half of the gain.
+    """Train the value network in a thread that does not synchronise with the policy after each epoch, which would halve the gain.
 
-    What the thread raises is raised here. Leaving the context ends it: an epoch in progress stops at its next minibatch.
+    Exceptions of the thread are raised here. Leaving the context stops it at its next minibatch.
     """
     with ThreadPoolExecutor(1, "value-network") as pool:
         try:
@@ -307,13 +309,13 @@ def _trained_ahead(critic: NetworkTraining, objective: CriticObjective, orders: 
 
 
 def _after_epoch(critic: NetworkTraining, objective: CriticObjective, order: Array) -> tuple[Trainable, float]:
-    with np.errstate(all="ignore"):  # each thread begins with the default, which warns; see `learning.learn`
+    with np.errstate(all="ignore"):  # errstate is per thread; see `train_step.learn`
         critic.epoch(order)
     return critic.present.copied(), objective.loss
 
 
 class _PPOUpdate:
-    """The weights on their way through one update, and what it counts; the state it began with stays as it is."""
+    """The weights during one update, and its statistics; the initial state is not changed."""
 
     def __init__(self, initial: TrainingState, settings: LearningSettings, rng: np.random.Generator) -> None:
         self.initial = initial
@@ -325,7 +327,7 @@ class _PPOUpdate:
         self.totals = UpdateTotals(updates=1)
 
     def train(self, batch: Batch, plan: _Plan) -> None:
-        """Go through it all as often as planned, fewer times when the policy has changed enough."""
+        """Train for the planned number of epochs, fewer when the policy has changed by target_kl."""
         settings = self.settings
         states = network.with_ones(self.initial.observations.scaled(batch.states))
         space = self.initial.actions
@@ -354,13 +356,13 @@ class _PPOUpdate:
         self._count(actor, actor_objective)
 
     def result(self) -> TrainingState:
-        """The state with the trained weights, and the policy made from them."""
+        """The state with the trained weights and the published policy."""
         initial, observations = self.initial, self.initial.observations
         published = policy.folded(initial.actor_network(self.actor.weights), observations.mean, observations.inverse_scale)
         return dataclasses.replace(initial, policy=published, actor=self.actor, critic=self.critic, advantages=self.advantages)
 
     def _estimates(self, batch: Batch, states: Array, gae_lambda: float) -> tuple[Array, Array]:
-        """Advantages [T], in their usual size and weighted by staleness, and targets [T] in units of the critic."""
+        """Advantages [T], normalized and weighted by staleness, and targets [T] in units of the critic."""
         values = _values(self.initial, states)
         final_values = _final_values(self.initial, batch)
         advantages = losses.gae(batch.rewards, values, batch.lengths, final_values, self.settings.gamma, gae_lambda)
@@ -372,7 +374,7 @@ class _PPOUpdate:
         return weighted, ((targets - mean) / scale).astype(np.float32)
 
     def _scaled(self, advantages: Array) -> Array:
-        """Advantages in units of their usual size: a small batch's own mean and spread say too little."""
+        """Advantages divided by their running root mean square: the statistics of a small batch are too noisy."""
         merged = normalizer.merged(self.advantages, normalizer.of_rows(advantages[:, None]))
         self.advantages = normalizer.faded(merged, MEMORY_STEPS)
         usual = math.sqrt(float(self.advantages.variance[0] + self.advantages.mean[0] ** 2))

@@ -1,4 +1,4 @@
-"""One update: a batch of episodes makes the next training state from the last one, the same bits every time."""
+"""One training step: a batch of episodes turns a training state into the next one, deterministically bit for bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["BatchReport", "TrainingState", "from_arrays", "learn", "new_state", 
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What one update saw and did."""
+    """Statistics of one training step, as recorded in the manifest (`last_batch`)."""
 
     version: int
     """The version that was made."""
@@ -42,27 +42,27 @@ class BatchReport:
     entropy: float = 0.0
     """Mean per step, in nats: log A for a policy that prefers nothing, 0 for one that is certain."""
     kl: float = 0.0
-    """How far one new episode moved the policy, in nats; the mean over the batch."""
+    """KL divergence in nats by the update of one new episode, the mean over the batch."""
     clipped_share: float = 0.0
-    """Share of the steps whose gradient the clip took away."""
+    """Share of the steps whose gradient was clipped to 0."""
     gradient_norm: float = 0.0
-    """Mean length of the policy's gradient before it was shortened."""
+    """Mean norm of the policy's gradient before clipping."""
     learning_rate: float = 0.0
     staleness_versions: float = 0.0
     """Mean lag of the new episodes that record their policy version."""
     explained_variance: float = 0.0
-    """How well the value network knew the returns beforehand: 1 perfectly, 0 not at all."""
+    """Explained variance of the value network before the update: 1 is perfect, 0 none."""
     epochs: float = 0.0
-    """How often each step was gone through, the mean over the batch."""
+    """Mean number of epochs over the batch."""
     replayed_games: int = 0
     replayed_steps: int = 0
-    """Old steps that joined, each as often as it did."""
+    """Replayed steps, counted once per update."""
     plain_games: int = 0
     """New episodes without log-probabilities."""
     refused: str = ""
-    """What was thrown away, and why; empty when nothing was."""
+    """Rejected updates and why; empty if none."""
     refused_games: tuple[int, ...] = ()
-    """Which of the new episodes taught nothing, counted from 0."""
+    """Indices of the new episodes whose updates were rejected."""
 
 
 def learn(
@@ -72,18 +72,18 @@ def learn(
     version: int,
     recent: Sequence[Episode] = (),
 ) -> tuple[TrainingState, BatchReport]:
-    """Make the next training state from a batch of episodes, one update per episode in their order.
+    """Make the next training state from a batch of episodes, with one PPO update per episode, in order.
 
-    A pure function: the same arguments give the same bits. A update per episode, so that the number of gradient steps
-    does not depend on how files happened to fall into batches. Episodes that record log-probabilities are gone through
-    several times with importance weights, together with old ones; the others once, as plain REINFORCE with a baseline.
+    A pure function: the same arguments give the same bits. One update per episode makes the number of gradient
+    steps independent of how files fall into batches. Episodes with log-probabilities are trained on for several epochs with
+    importance weights, together with replayed ones; the others for one epoch, as REINFORCE with a baseline.
 
     Args:
         state: the state of version `version - 1`; it is not changed.
         episodes: the new episodes in their order, at least one.
         settings: how to learn.
         version: the version that the new state will be committed as.
-        recent: the newest episodes already trained on, oldest first; those that `replayed` picks join in.
+        recent: the newest trained episodes, oldest first; `replayed` selects from them.
 
     Returns:
         The new state, and what happened. A update that is not sound (see `soundness`) leaves the state as it was
@@ -95,14 +95,14 @@ def learn(
     assert episodes, "a batch holds at least one episode"
     for episode in episodes:
         batches.check_fits(episode, state.state_width, state.actions)
-    # What was refused when it was new must not come in by the back door, among the old ones.
+    # An episode whose update was rejected must not be replayed either.
     history = [old for old in recent if not rewards_jump(state, old, settings)]
     totals, refused = UpdateTotals(), {}
     for number, episode in enumerate(episodes):
         trouble = rewards_jump(state, episode, settings)
         if not trouble:
             old = replayed(episode, history, settings)
-            with np.errstate(all="ignore"):  # what overflows is found by the check of the result
+            with np.errstate(all="ignore"):  # overflows are found by the check of the result
                 following, counted = ppo_update.updated(state, episode, old, settings, version, number)
             trouble = trouble_of(following, counted, settings)
         if trouble:
@@ -116,7 +116,7 @@ def learn(
 
 
 def replayed(episode: Episode, recent: Sequence[Episode], settings: LearningSettings) -> list[Episode]:
-    """Which of the newest trained episodes join the update of a new one, oldest first.
+    """Select the trained episodes to replay with a new one, oldest first.
 
     From the newest backwards, as long as they hold at most `replay_ratio` steps per new step, and `replay_steps` in
     all, among the newest `replay_episodes`. So the work per new step is bounded. None when the new episode records no
@@ -178,15 +178,15 @@ def _report(
 
 
 EPISODES_UNTIL_USUAL = 10
-"""Before so many, nothing is known of what is usual."""
+"""Number of episodes before which no reward is rejected."""
 
 
 def rewards_jump(state: TrainingState, episode: Episode, settings: LearningSettings) -> str:
-    """Why an episode's rewards are in other units than all that was learnt from so far; empty if they are not.
+    """Why an episode's rewards are of another magnitude than all before; empty if they are not.
 
-    Wanted: max |reward| <= reject_reward_ratio * the largest |return-to-go| ever seen. Returns are normalised over the newest
-    20,000 steps, so any scale is learnt from; but one episode in units a million times larger would make all others
-    look like nothing for as long. Before ten episodes, or while all returns were 0, nothing is refused.
+    Required: max |reward| <= reject_reward_ratio * the largest |return-to-go| ever seen. Returns are normalised over the newest
+    20,000 steps, so any scale works; but one episode in units a million times larger would dwarf all others
+    for as long. Before ten episodes, or while all returns were 0, nothing is rejected.
     """
     largest = float(max(abs(state.returns.lowest[0]), abs(state.returns.highest[0])))
     if settings.reject_reward_ratio == 0.0 or largest == 0.0 or state.episodes < EPISODES_UNTIL_USUAL:
@@ -198,7 +198,7 @@ def rewards_jump(state: TrainingState, episode: Episode, settings: LearningSetti
 
 
 def trouble_of(following: TrainingState, counted: UpdateTotals, settings: LearningSettings) -> str:
-    """Why the result of a update must not be gone on from; empty if it may."""
+    """Why the result of an update must be rejected; empty if it is sound. The texts are part of a version's bytes."""
     if not training_state.is_finite(following) or not math.isfinite(counted.surrogate + counted.value_loss):
         return "a number would have become infinite or NaN"
     if not counted.kl <= settings.reject_update_kl:
@@ -209,6 +209,6 @@ def trouble_of(following: TrainingState, counted: UpdateTotals, settings: Learni
 
 
 def weights_explode(state: TrainingState, settings: LearningSettings) -> bool:
-    """Whether a weight of a network is beyond all measure."""
+    """Whether a weight of a network exceeds reject_update_weight."""
     largest = max(float(np.abs(part.weights).max()) for part in (state.actor, state.critic))
     return largest > settings.reject_update_weight

@@ -1,4 +1,4 @@
-"""What the learner knows: all that training needs and changes, and how it lies in a model file."""
+"""The training state: all that training needs and changes, and its arrays in a model file."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ COUNTERS = ("updates", "episodes", "steps", "refused_updates")
 
 @dataclass(frozen=True)
 class Trainable:
-    """The weights of one network as one vector, and the optimiser's memory of them."""
+    """The weights of one network as one vector, with the optimiser's moments."""
 
     weights: Array
     """[P] float32, in the order of `policy.Network`."""
     moments: Moments
 
     def copied(self) -> Trainable:
-        """A copy that may be changed in place."""
+        """A deep copy, which may be changed in place."""
         first, second, steps = self.moments
         return Trainable(self.weights.copy(), Moments(first.copy(), second.copy(), steps))
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything one update starts from and leaves behind; never changed in place.
+    """Everything a training step starts from and results in; never changed in place.
 
     Both networks take observations that `observations` has scaled; `policy` is the first one with that scaling folded
     in: it takes raw states, and it is what games play with.
     """
 
     actions: ActionSpace
-    """What the policy chooses among."""
+    """The action space."""
     policy: Network
     actor: Trainable
     critic: Trainable
@@ -60,7 +60,7 @@ class TrainingState:
     episodes: int = 0
     steps: int = 0
     refused_updates: int = 0
-    """Updates that would have made a number infinite or NaN, and changed nothing."""
+    """Updates that were rejected."""
 
     @property
     def state_width(self) -> int:
@@ -84,7 +84,7 @@ class TrainingState:
 
 
 def new_state(state_width: int, actions: ActionSpace, settings: LearningSettings) -> TrainingState:
-    """The state before the first update; the same seed gives the same bits."""
+    """The untrained state; the same seed gives the same bits."""
     rng = np.random.Generator(np.random.PCG64(settings.seed))
     actor = policy.new_network(rng, state_width, settings.hidden_size, actions.outputs, output_gain=0.01)
     critic = policy.new_network(rng, state_width, settings.hidden_size, 1, output_gain=1.0)
@@ -119,7 +119,7 @@ def to_arrays(state: TrainingState) -> dict[str, Array]:
 
 
 def from_arrays(arrays: Mapping[str, Array], actions: ActionSpace, source: str) -> TrainingState:
-    """The state that `to_arrays` made the arrays of, which chooses among these actions.
+    """The inverse of `to_arrays`, for these actions.
 
     Raises:
         ModelError: an array is missing, of another shape or type, or holds NaN or infinity; `source` is named.
@@ -146,19 +146,19 @@ def is_finite(state: TrainingState) -> bool:
 
 _MAX_COUNT = 2**53
 _LARGEST_ROW = 1e80
-"""Far above the squares of any returns; from there on the next batch would overflow."""
+"""Far above the squares of any returns; larger values would overflow in the next batch."""
 
 _ROWS = ("mean", "squares", "lowest", "highest")
 
 
 def _packed(values: Normalizer) -> Array:
-    """[5, S] float64: mean, squares, lowest, highest, and in the last row the count, as a rule the same in every place."""
+    """[5, S] float64: mean, squares, lowest, highest, and in the last row the count, usually the same for every feature."""
     return np.stack([*(getattr(values, row) for row in _ROWS), np.full_like(values.mean, values.count)])
 
 
 @dataclasses.dataclass
 class _Reader:
-    """Takes checked arrays out of a model file."""
+    """Extracts checked arrays from a model file."""
 
     arrays: Mapping[str, Array]
     source: str

@@ -1,4 +1,4 @@
-"""Give a trained network further inputs and outputs without changing what it has learnt."""
+"""Add inputs and outputs to a trained network without changing its behaviour."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from background_training.spaces.discrete import Discrete
 Array = npt.NDArray[Any]
 
 PROBABILITY = 0.01
-"""What all added actions get together, at most, in any state."""
+"""Upper bound on the probability of all added actions together, in any state."""
 
 
 def widened(state: TrainingState, features: int, actions: int, probability: float = PROBABILITY) -> TrainingState:
-    """The state with further features, after the ones it has, and further actions.
+    """The state with further features and actions, appended to the present ones.
 
-    An added feature has zero weights in policy and value network, and statistics that begin with the first episode that
+    An added feature has zero weights in policy and value network, and statistics that start with the first episode that
     has it. An added action starts with the mean of the old actions' logits plus a constant, see `logit_offset`. All
-    else stays as it is, bit for bit. In Adam's memory new weights have the first moment 0 and the mean second moment of
+    else stays the same, bit for bit. In Adam's moments new weights have the first moment 0 and the mean second moment of
     the weights beside them; 0 would make their first steps several times as long as their neighbours'.
 
     Args:

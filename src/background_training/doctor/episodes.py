@@ -7,19 +7,19 @@ from collections.abc import Callable
 from background_training.doctor.facts import Facts
 from background_training.doctor.finding import Trouble
 from background_training.episodes import data_checks
-from background_training.episodes.data_checks import Trap
+from background_training.episodes.data_checks import DataWarning
 from background_training.episodes.episode import Episode
 
 FEWEST_GAMES = 5
 _VERSIONS_FOR_A_VERDICT = 10
 
 
-def _told(facts: Facts, look: Callable[[list[Episode]], Trap | None]) -> Trouble | None:
+def _told(facts: Facts, look: Callable[[list[Episode]], DataWarning | None]) -> Trouble | None:
     games = facts.episodes
     if len(games) < data_checks.FEWEST_GAMES or sum(game.steps for game in games) < data_checks.FEWEST_STEPS:
         return None
-    trap = look(games)
-    return None if trap is None else Trouble(f"{trap.found}.", trap.cure)
+    warning = look(games)
+    return None if warning is None else Trouble(f"{warning.found}.", warning.cure)
 
 
 def constant_rewards(facts: Facts) -> Trouble | None:

@@ -1,7 +1,7 @@
-"""Mistakes of a bot that its episodes show, though each of them is sound by itself: nothing can be learnt from such games.
+"""Data checks: mistakes of a bot that show in its episodes although each episode is valid, and that prevent learning.
 
-Pure, and careful: a trap is only told when the games can hardly be explained otherwise. They cost milliseconds for some
-dozen games; nobody needs to look at more.
+Pure and conservative: a warning is given only when the games have hardly another explanation. The checks take milliseconds
+for a few dozen games, which are enough.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _IMPLAUSIBLE_LOG_PROB = -14.0
 """About one in a million."""
 
 
-class Trap(NamedTuple):
-    """A short fixed word, what was found, and what to do about it."""
+class DataWarning(NamedTuple):
+    """A short fixed word, what was found, and how to fix it."""
 
     name: str
     found: str
     cure: str
 
 
-def find(episodes: Sequence[Episode], space: ActionSpace | None = None) -> list[Trap]:
-    """All traps that these games are in.
+def find(episodes: Sequence[Episode], space: ActionSpace | None = None) -> list[DataWarning]:
+    """All warnings about these games.
 
     Args:
-        episodes: the newest ones of one root, oldest first; with fewer than three games nothing is told.
-        space: what the model chooses among; None if nobody knows.
+        episodes: the newest ones of one root, oldest first; fewer than three give no warning.
+        space: the model's action space; None if unknown.
     """
     if len(episodes) < FEWEST_GAMES or sum(episode.steps for episode in episodes) < FEWEST_STEPS:
         return []
@@ -57,13 +57,13 @@ def find(episodes: Sequence[Episode], space: ActionSpace | None = None) -> list[
         unscaled_states(episodes),
         one_action(episodes, space),
     ]
-    return [trap for trap in found if trap is not None]
+    return [warning for warning in found if warning is not None]
 
 
-def constant_rewards(episodes: Sequence[Episode]) -> Trap | None:
-    """No game earned another return than any other: zero everywhere, or the same for every step of equally long games.
+def constant_rewards(episodes: Sequence[Episode]) -> DataWarning | None:
+    """All rewards are equal: zero everywhere, or the same for every step of equally long games.
 
-    One reward for every step is sound where games differ in length, as in CartPole, or would without a time limit.
+    A constant reward per step is valid where games differ in length, as in CartPole, or would without a time limit.
     """
     values = {float(value) for episode in episodes for value in (episode.rewards.min(), episode.rewards.max())}
     if len(values) > 1:
@@ -72,21 +72,21 @@ def constant_rewards(episodes: Sequence[Episode]) -> Trap | None:
     lengths = {episode.steps for episode in episodes}
     if value == 0:
         cure = "Call update_reward after each action, or end_episode(final_reward=...); in files, fill rewards."
-        return Trap("zero-rewards", f"every reward of the last {len(episodes)} games is 0", cure)
+        return DataWarning("zero-rewards", f"every reward of the last {len(episodes)} games is 0", cure)
     if len(lengths) > 1 or not all(episode.terminated for episode in episodes):
         return None
     cure = "Reward what is good more than what is not; a reward that never differs prefers no action."
-    return Trap(
+    return DataWarning(
         "constant-rewards", f"every reward of the last {len(episodes)} games is {value:g}, in games of equal length", cure
     )
 
 
-def shifted_rewards(episodes: Sequence[Episode]) -> Trap | None:
-    """The reward of a step answers the action before it, or after it.
+def shifted_rewards(episodes: Sequence[Episode]) -> DataWarning | None:
+    """Rewards belong to the previous or the next action (off by one).
 
     The shares of the rewards' variance that state and action of a step explain, by a straight line for each action,
-    are compared: for the reward's own step, and for its neighbours. A neighbour must explain far more, and by its
-    action: what comes of the state alone may be the game's own delay.
+    are compared for the reward's own step and its neighbours. A neighbour must explain far more, and by its
+    action: what the state alone explains may be a delay of the game.
     """
     if sum(episode.steps for episode in episodes) < FEWEST_STEPS_FOR_A_SHIFT:
         return None
@@ -98,12 +98,12 @@ def shifted_rewards(episodes: Sequence[Episode]) -> Trap | None:
                 f"rewards answer the action {words} theirs: that explains {there:.0%} of them, their own action {max(now, 0):.0%}"
             )
             cure = "rewards[t] is what the action of step t earned: get_action, then play it, then update_reward."
-            return Trap("shifted-rewards", found, cure)
+            return DataWarning("shifted-rewards", found, cure)
     return None
 
 
-def identical_games(episodes: Sequence[Episode]) -> Trap | None:
-    """Most games are the very same, and not because a policy that is sure of itself plays a game without chance."""
+def identical_games(episodes: Sequence[Episode]) -> DataWarning | None:
+    """Most games are identical, and not because a deterministic policy plays a deterministic game."""
     games = Counter((episode.states.tobytes(), episode.actions.tobytes(), episode.rewards.tobytes()) for episode in episodes)
     content, count = games.most_common(1)[0]
     if count < FEWEST_GAMES or 2 * count <= len(episodes):
@@ -112,11 +112,11 @@ def identical_games(episodes: Sequence[Episode]) -> Trap | None:
     if twin.log_probs is not None and float(twin.log_probs.sum()) > _IMPLAUSIBLE_LOG_PROB:
         return None
     cure = "Give each game a seed of its own, and record each once."
-    return Trap("identical-games", f"{count} of the last {len(episodes)} games are the same, step by step", cure)
+    return DataWarning("identical-games", f"{count} of the last {len(episodes)} games are the same, step by step", cure)
 
 
-def unscaled_states(episodes: Sequence[Episode]) -> Trap | None:
-    """A number of the states is thousands large, so that the others drown beside it."""
+def unscaled_states(episodes: Sequence[Episode]) -> DataWarning | None:
+    """A feature has values in the thousands, which dwarf the others."""
     width = episodes[-1].state_width
     largest = np.max([np.abs(episode.states).max(axis=0) for episode in episodes if episode.state_width == width], axis=0)
     worst = int(largest.argmax())
@@ -125,13 +125,13 @@ def unscaled_states(episodes: Sequence[Episode]) -> Trap | None:
     names = layout.names_in(episodes[-1].meta.get("state_names"), width)
     name = f" ({visible(names[worst])})" if names else ""
     found = f"number {worst}{name} of the states grows up to {largest[worst]:g}"
-    return Trap(
+    return DataWarning(
         "unscaled-states", found, "Divide each number of a state by its usual largest value, so that all lie between -1 and 1."
     )
 
 
-def one_action(episodes: Sequence[Episode], space: ActionSpace | None = None) -> Trap | None:
-    """Every step of every game took the same action, though there are others."""
+def one_action(episodes: Sequence[Episode], space: ActionSpace | None = None) -> DataWarning | None:
+    """Every step of every game took the same action although there are others."""
     first = episodes[0].actions[0]
     if any(episode.actions.shape[1:] != first.shape or (episode.actions != first).any() for episode in episodes):
         return None
@@ -142,19 +142,19 @@ def one_action(episodes: Sequence[Episode], space: ActionSpace | None = None) ->
     steps = sum(episode.steps for episode in episodes)
     cure = "Play with training=True; raise learning.ent_coef and start a new model, as this one has settled."
     found = f"all {steps} actions of the last {len(episodes)} games are action {np.array2string(first, threshold=10)}"
-    return Trap("one-action", found, cure)
+    return DataWarning("one-action", found, cure)
 
 
 def _was_forced(episode: Episode) -> bool:
-    """Whether the rules left no choice."""
+    """Whether the mask allowed only one action in every step."""
     return episode.action_mask is not None and bool((episode.action_mask.sum(axis=1) == 1).all())
 
 
 def _explained(episodes: Sequence[Episode], lag: int) -> tuple[float, float]:
-    """How much of the rewards' variance the step `lag` before theirs explains, and how much of that is its action's.
+    """The share of the rewards' variance that the step `lag` before explains, and the part of it due to its action.
 
     Least squares on every other step, judged on the rest: R^2 = 1 - residual / total, and its difference to that of a fit
-    that does not know the action.
+    without the action.
     """
     states, actions, rewards = _pairs(episodes, lag)
     if len(rewards) < FEWEST_STEPS_FOR_A_SHIFT // 2 or rewards.std() < 1e-9:
@@ -167,7 +167,7 @@ def _explained(episodes: Sequence[Episode], lag: int) -> tuple[float, float]:
 
 
 def _pairs(episodes: Sequence[Episode], lag: int) -> tuple[Array, npt.NDArray[Any], Array]:
-    """States [T, F] and actions of the step `lag` before each reward [T]; the states' widest-spread numbers only."""
+    """States [T, F] and actions of the step `lag` before each reward [T]; only the features with the largest deviation."""
     states, actions, rewards = [], [], []
     width, numbers = episodes[-1].state_width, episodes[-1].actions.shape[1:]
     for episode in episodes:
@@ -187,7 +187,7 @@ def _pairs(episodes: Sequence[Episode], lag: int) -> tuple[Array, npt.NDArray[An
 
 
 def _told_apart(actions: Array) -> Array:
-    """Actions as numbers to fit straight lines to, [T, C]: one for each of a few, or else those of the action itself."""
+    """Actions as regressors [T, C]: one-hot for a few, otherwise the action's own numbers."""
     if actions.ndim == 1:
         return np.eye(int(actions.max()) + 1)[actions] if actions.max() < _ACTIONS else np.ones((len(actions), 1))
     return np.hstack([np.ones((len(actions), 1)), actions[:, :_ACTIONS]])

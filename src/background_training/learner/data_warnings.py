@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from background_training.episodes import data_checks
-from background_training.episodes.data_checks import Trap
+from background_training.episodes.data_checks import DataWarning
 from background_training.episodes.episode import Episode
 from background_training.learner import training_log
 from background_training.learner.training_log import TrainingLog
@@ -22,7 +22,7 @@ SELDOM = 512
 class DataWarnings:
     """Looks after the first batches, then ever more seldom, as a look costs some milliseconds.
 
-    Each trap is told once: to the caller, and in background_training.log. It does not judge games of more than
+    Each warning is told once: to the caller, and in background_training.log. It does not judge games of more than
     LONGEST_GAME_STEPS, which would have to be kept in memory.
     """
 
@@ -33,7 +33,7 @@ class DataWarnings:
         self._batches = 0
         self._due = 1
         self._told: set[str] = set()
-        self._present: list[Trap] = []
+        self._present: list[DataWarning] = []
 
     def after(self, games: Sequence[Episode], actions: ActionSpace | None) -> list[str]:
         """Take in the games of a batch.
@@ -50,17 +50,17 @@ class DataWarnings:
             return []
         self._due = self._batches + min(self._batches, SELDOM)
         self._present = data_checks.find(list(self._games), actions)
-        new = [trap for trap in self._present if trap.name not in self._told]
-        self._told.update(trap.name for trap in new)
-        sentences = [_sentence(trap) for trap in new]
+        new = [warning for warning in self._present if warning.name not in self._told]
+        self._told.update(warning.name for warning in new)
+        sentences = [_sentence(warning) for warning in new]
         for sentence in sentences:
             self._log.add(training_log.line(self._now(), f"Warning: {sentence}"))
         return sentences
 
     def text(self) -> str:
         """What the last look found; empty if all was well."""
-        return " ".join(_sentence(trap) for trap in self._present)
+        return " ".join(_sentence(warning) for warning in self._present)
 
 
-def _sentence(trap: Trap) -> str:
-    return f"{trap.found[0].upper()}{trap.found[1:]}. {trap.cure}"
+def _sentence(warning: DataWarning) -> str:
+    return f"{warning.found[0].upper()}{warning.found[1:]}. {warning.cure}"
