@@ -153,7 +153,7 @@ def test_a_best_version_that_is_no_longer_good_is_given_up():
     watch.add(_published(40))
     for seq in range(41, 60):
         watch.add(_line(20.0, seq, policy_version=40))
-    assert not watch.alarm and "begins anew" in watch.notice
+    assert not watch.alarm and "starts again" in watch.notice
 
 
 def test_a_best_version_that_proves_good_again_is_gone_back_to_as_often_as_needed():
@@ -471,7 +471,7 @@ def test_a_best_version_that_is_gone_is_said(fallen: Paths, monkeypatch: pytest.
     monkeypatch.setattr(guards.RegressionGuard, "_version", lambda self, version: (_ for _ in ()).throw(missing))
     said: list[str] = []
     _drain(fallen.root, said)
-    assert not _rollbacks(fallen) and any("is not to be had" in sentence for sentence in said)
+    assert not _rollbacks(fallen) and any("can't be restored" in sentence for sentence in said)
 
 
 @pytest.mark.slow

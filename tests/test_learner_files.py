@@ -162,9 +162,8 @@ def test_the_end_of_a_drain_tells_of_another_games_episodes(paths: Paths) -> Non
 
     told = learner_runs.command(paths.root, "--drain").stdout.splitlines()[-1]
 
-    assert told.startswith(
-        "[WARNING] Episodes that do not fit: 2 rejected, as this root's model is of another game. The last one: "
-    )
+    mismatch = "they do not match this root's model (state width or action space)"
+    assert told.startswith(f"[WARNING] Episodes that do not fit: 2 rejected: {mismatch}. The last one: ")
     assert "a state holds 7 numbers; models/rl_agent_model.npz takes states of 4 numbers and chooses actions 0 to 2" in told
     assert "use another --root to keep both models" in told and "to start a new one here" in told
 

@@ -110,7 +110,7 @@ def test_summary_tells_of_episodes_of_another_game(root: Path) -> None:
     printed = _run(root, "--games", "3", "--quiet")
 
     row = next(line for line in printed.splitlines() if "Episodes that do not fit:" in line)
-    assert "3 rejected, as this root's model is of another game" in row
+    assert "3 rejected: they do not match this root's model" in row
     assert "a state holds 6 numbers; models/rl_agent_model.npz takes states of 4 numbers and chooses actions 0 to 1" in row
     assert "use another --root to keep both models" in row and "data/ledger.jsonl elsewhere to start a new one here" in row
 

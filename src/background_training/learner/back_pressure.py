@@ -1,4 +1,4 @@
-"""How far games are ahead of the learner beside them, and whether they should wait for it."""
+"""Back-pressure: how many episodes the games are ahead of the learner, and whether the next game should wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOOK_SECONDS = 0.01
 
 
 class LearnerCounts(Protocol):
-    """What is asked of the learner."""
+    """The part of the learner's interface that is used here."""
 
     @property
     def running(self) -> bool: ...
@@ -22,10 +22,10 @@ class LearnerCounts(Protocol):
 
 
 class BackPressure:
-    """The episodes of which a learner does not yet know what becomes; none where there is no learner.
+    """Counts the episodes that the learner has not processed yet; 0 without a learner.
 
     Attributes:
-        deposited: episodes that the games have delivered so far; whoever plays counts them here.
+        deposited: episodes that the games have delivered so far; the caller adds to it.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class BackPressure:
 
         Args:
             most: episodes that the games may be ahead; 0: any number.
-            say_free: called while games wait: now is a good time to train.
+            send_free: called while games wait, to hint that training disturbs no game.
         """
         self._learner = learner
         self._most = most
@@ -49,9 +49,9 @@ class BackPressure:
         self._patience = STALLED_SECONDS
 
     def start(self) -> None:
-        """Leave out what became of former runs' episodes, once the worker has read it from the root's records.
+        """Take the counts of former runs as the zero point, once the worker has read them from the root's records.
 
-        Otherwise they would count as this run's as soon as it has: nobody would wait for the last batches then.
+        Otherwise they would count as this run's, and the run would not wait for its last batches.
         """
         deadline = time.monotonic() + FIRST_COUNTS_SECONDS
         while self._learner is not None and self._learner.running and time.monotonic() < deadline:
@@ -61,11 +61,11 @@ class BackPressure:
         self._first = self._finished()
 
     def next_game_may_start(self) -> bool:
-        """Whether the next game may start: these games are faster than any learner, and old data teach little.
+        """Whether the next game may start. The game may outrun the learner, and stale episodes are of little use, so it waits.
 
-        A learner that makes no headway holds nothing up for longer than a few seconds. One that is slow, beside other programs,
-        is waited for twice as long as it has needed for a batch: otherwise games would take what it has of the processor,
-        their files would pile up, and its batches become larger and slower still.
+        A learner without progress delays it for a few seconds only. A slow learner is waited for up to twice as long as its
+        last batch took; otherwise the games would take its share of the processor, files would pile up, and its batches
+        would become larger and slower still.
         """
         if self._learner is None or not self._learner.running or self._most == 0:
             return True
@@ -83,11 +83,11 @@ class BackPressure:
 
     @property
     def waiting(self) -> int:
-        """Episodes of this run that the learner has not dealt with."""
+        """Episodes of this run that the learner has not processed."""
         return max(0, self.deposited - (self._finished() - self._first))
 
     def wait_for_last_batches(self) -> None:
-        """Let the last games' episodes be trained on, if that does not take long."""
+        """Wait until the last games' episodes have been processed, for at most LAST_BATCHES_SECONDS."""
         deadline = time.monotonic() + LAST_BATCHES_SECONDS
         while self._learner is not None and self._learner.running and time.monotonic() < deadline:
             if self._finished() - self._first >= self.deposited:
@@ -96,7 +96,7 @@ class BackPressure:
             time.sleep(_LOOK_SECONDS)
 
     def _finished(self) -> int:
-        """Episodes of which the learner knows what became."""
+        """Episodes that the learner has processed, in all."""
         if self._learner is None:
             return 0
         stats = self._learner.get_stats()

@@ -23,20 +23,20 @@ from background_training.records.status import EMPTY_STATS
 from background_training.settings import Settings
 from background_training.storage.file_lock import LearnerLock
 
-# By name: the learner hands tasks on without knowing what they do, and a game that has no replays loads nothing.
+# By name, so that a game without replays does not load the module.
 _REPLAY_TASK = "background_training.starcraft.replays.replay_archive:analyse_new"
 
 
 class BackgroundParallelLearner:
-    """Trains in a process of its own on the episodes of one root, beside a game that it does not disturb.
+    """Trains on the episodes of one root in a process of its own, without disturbing the game beside it.
 
     It promises: at most one learner per root; `stop` returns within two seconds with nothing left running; every
-    episode ends as trained once, or aside with a reason, whatever is killed in between. It does not promise that
-    everything in the buffer has been trained when `stop` returns; the next start goes on.
+    episode is trained on once or moved aside with a reason, whatever is killed in between. It does not promise that
+    everything in the buffer has been trained on when `stop` returns; the next start continues.
 
     Attributes:
-        data_dir: where episodes wait.
-        archive_dir: where trained episodes lie.
+        data_dir: the folder of waiting episodes.
+        archive_dir: the folder of trained episodes.
         model_path: the model file.
         log_dir: logs and status.json.
     """
@@ -91,16 +91,16 @@ class BackgroundParallelLearner:
 
     @property
     def running(self) -> bool:
-        """Whether the learner is at work; False again when it has given up."""
+        """Whether the learner runs; False again when it has given up."""
         return self._supervisor is not None and self._supervisor.alive
 
     def start(self) -> bool:
-        """Start to learn; True, or False if this learner runs already.
+        """Start the learner; True, or False if it runs already.
 
         Raises:
-            AnotherLearnerError: another one is at work in this root; the message names its process.
+            AnotherLearnerError: another learner runs in this root; the message names its process.
             LockUnavailableError: the folder can't be locked.
-            NotADirectoryError, FileExistsError: there can be no such folder. Other faults of the machine are waited for.
+            NotADirectoryError, FileExistsError: the folder can't be made. Other faults of the machine are retried.
         """
         if self.running:
             return False
@@ -111,7 +111,7 @@ class BackgroundParallelLearner:
         except (LockUnavailableError, NotADirectoryError, FileExistsError):
             raise
         except OSError:
-            # A full disk, say. The learner begins when there is room, as it would have gone on had it filled up later.
+            # For example a full disk: the learner starts when there is room, as it would continue if the disk filled up later.
             prepare = self._take_root
         self._supervisor = Supervisor(self.settings, printable.say, prepare, self._start_worker)
         self._supervisor.start()
@@ -168,16 +168,16 @@ class BackgroundParallelLearner:
         return stats
 
     def _replay_analysis(self) -> PeriodicJob:
-        # One reader: more would take turns with training on a machine that also runs a game.
+        # One reader: more would compete with training on a machine that also runs a game.
         replays = {**dataclasses.asdict(self.settings.replays), "workers": 1}
         arguments = {"root": str(self.settings.root), "settings": replays}
         rest, limits = self.settings.replays.rescan_seconds, self.settings.learner
         return PeriodicJob(_REPLAY_TASK, arguments, rest, self._training_goes_first, printable.say, limits)
 
     def _training_goes_first(self) -> bool:
-        """Whether no further replays may be read now; those that are being read are finished in any case.
+        """Whether no further replay may be read now; the present ones are finished in any case.
 
-        Training counts as one of the workers that are allowed, as long as episodes wait.
+        Training counts as one of the allowed workers as long as episodes wait.
         """
         stats = self.get_stats()
         trains = self.settings.learner.enable_model_training and stats["buffer_file_count"] and stats["active_workers"]
@@ -192,8 +192,8 @@ class BackgroundParallelLearner:
 
 
 def _published_version(paths: Paths, known: int) -> int:
-    """The version in the model file; what is known if that can't be read."""
-    # Only now, as it loads NumPy, which a learner that runs needs in its worker only.
+    """The version in the model file; `known` if that can't be read."""
+    # Imported only here: it loads NumPy, which a running learner needs in its worker only.
     from background_training.storage import model_store
 
     try:
@@ -203,7 +203,7 @@ def _published_version(paths: Paths, known: int) -> int:
 
 
 class _Reporter:
-    """Prints the status report from time to time."""
+    """Prints the status report every `report_seconds`."""
 
     def __init__(self, learner: BackgroundParallelLearner) -> None:
         self._learner = learner

@@ -1,4 +1,4 @@
-"""What the learner prints for the person who plays: reports in the form that the guides show."""
+"""The learner's console output: reports in the form that the guides show."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from background_training import command_lines
 
 RULE = "=" * 70
 STARVED_EPISODES, STARVED_SECONDS = 5, 10.0
-"""So many episodes that wait, or so long without a batch, are more than a learner that keeps up has."""
+"""Waiting episodes, and time without a batch, from which on the learner counts as not keeping up."""
 
 
 def status_report(stats: Mapping[str, Any], max_file_age_seconds: float) -> str:
-    """The report that comes every 30 s."""
+    """The report that is printed every 30 s."""
     age = f"{max_file_age_seconds / 60:.1f} min" if max_file_age_seconds else "unlimited"
     sections = {
         "Training Statistics": [
@@ -52,7 +52,7 @@ def status_report(stats: Mapping[str, Any], max_file_age_seconds: float) -> str:
 
 
 def statistics(stats: Mapping[str, Any]) -> str:
-    """The shorter report that comes every five games."""
+    """The shorter report that is printed every five games."""
     rows = [
         ("Experience Files Processed", stats["files_processed"]),
         ("Batch Training Runs", stats["batches_trained"]),
@@ -68,7 +68,7 @@ def statistics(stats: Mapping[str, Any]) -> str:
 
 
 def event_line(event: str, facts: Mapping[str, Any]) -> str:
-    """One line for something that a worker tells."""
+    """One line for an event from a worker."""
     if event == "batch":
         report = facts["report"]
         text = f"[OK] Version {facts['version']}: {report['games']} games, {report['steps']} steps"
@@ -87,19 +87,20 @@ def drained(stats: Mapping[str, Any]) -> str:
 
 
 def misfits(stats: Mapping[str, Any]) -> str:
-    """How many episodes of another game came, and what to do about it; empty if none did."""
+    """How many episodes did not match the model, with the reason of the last one; empty if none."""
     count = stats["files_misfit"]
     if not count:
         return ""
-    return f"{count} rejected, as this root's model is of another game. The last one: {stats['last_misfit']}"
+    mismatch = "they do not match this root's model (state width or action space)"
+    return f"{count} rejected: {mismatch}. The last one: {stats['last_misfit']}"
 
 
 def starvation(stats: Mapping[str, Any], running: bool, waiting: int, now: float) -> str:
-    """Why a learner does not keep up with the games beside it, in words; empty if it does.
+    """Why the learner does not keep up with the games; empty if it does.
 
     Args:
-        running: whether it is at work.
-        waiting: episodes of the games that it has not dealt with.
+        running: whether it runs.
+        waiting: episodes of the games that it has not processed.
         now: seconds since 1970.
     """
     if not waiting:
@@ -119,7 +120,7 @@ def starvation(stats: Mapping[str, Any], running: bool, waiting: int, now: float
 
 
 def still_waiting(count: int, root: object) -> str:
-    """How many episodes wait at the end of a run, and the command that trains on them."""
+    """How many episodes are in the buffer at the end of a run, and the command that trains on them."""
     return f"{count}; to train on them: {command_lines.command('learn', root)} --drain"
 
 

@@ -1,4 +1,4 @@
-"""Tells, while training, of mistakes of the bot that its newest episodes show."""
+"""Run the data checks during training, and warn of mistakes of the bot that its newest episodes show."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SELDOM = 512
 
 
 class DataWarnings:
-    """Looks after the first batches, then ever more seldom, as a look costs some milliseconds.
+    """Runs the checks after the first batches, then at growing intervals, as they take some milliseconds.
 
-    Each warning is told once: to the caller, and in background_training.log. It does not judge games of more than
-    LONGEST_GAME_STEPS, which would have to be kept in memory.
+    Each warning is given once: to the caller, and in background_training.log. Games of more than LONGEST_GAME_STEPS are
+    not checked, since they would have to be kept in memory.
     """
 
     def __init__(self, paths: Paths, log_bytes: int, now: Callable[[], float] = time.time) -> None:
@@ -36,13 +36,13 @@ class DataWarnings:
         self._present: list[DataWarning] = []
 
     def after(self, games: Sequence[Episode], actions: ActionSpace | None) -> list[str]:
-        """Take in the games of a batch.
+        """Check the newest games, including those of this batch.
 
         Args:
-            actions: what the model chooses among.
+            actions: the model's action space.
 
         Returns:
-            What has not been told before, a sentence each.
+            The new warnings, one sentence each.
         """
         self._games.extend(game for game in games if game.steps <= LONGEST_GAME_STEPS)
         self._batches += 1
@@ -58,7 +58,7 @@ class DataWarnings:
         return sentences
 
     def text(self) -> str:
-        """What the last look found; empty if all was well."""
+        """The warnings of the last check; empty if there were none."""
         return " ".join(_sentence(warning) for warning in self._present)
 
 

@@ -1,4 +1,4 @@
-"""How old a file is by a clock that may be set while we look: one that is put forward makes nothing old."""
+"""The age of files, robust against changes of the wall clock."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _ROUNDING_SECONDS = 1.0
 
 
 def steady_seconds() -> float:
-    """A clock that nobody sets, and that goes on while the machine sleeps where the system has one.
+    """A clock that can't be set, and that includes suspended time where the system has such a clock.
 
-    Time asleep is no leap: files grow old in it as the clock on the wall says.
+    Otherwise a suspension would look like a jump of the wall clock.
     """
     kind = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
     return time.monotonic() if kind is None else time.clock_gettime(kind)
 
 
 class WallClock:
-    """Seconds since 1970, as the system tells them, and what it was set forward by since this object was made.
+    """Seconds since 1970 by the wall clock, and its forward jumps since this object was made.
 
-    It promises that setting the clock in either direction makes no file older than it is, if somebody looks in between. It does
-    not promise that it makes none younger: a time in the future counts as now, and what was written before the clock was set
-    back and forth may count as new for as long again. What a clock did before this process began is not known.
+    It promises that setting the clock in either direction makes no file look older than it is, if `look` is called in between.
+    It does not promise that no file looks younger: a time in the future counts as now, and a file from before a jump back and
+    forth may count as new for as long again. Jumps before this process started are unknown.
     """
 
     def __init__(self, now: Callable[[], float] = time.time, steady: Callable[[], float] = steady_seconds) -> None:
@@ -34,23 +34,23 @@ class WallClock:
         self._leaps: list[tuple[float, float]] = []
 
     def age_seconds(self, modified: float) -> float:
-        """How long ago a file bore this time; negative for one from the future."""
+        """Age of a file with this mtime, corrected for clock jumps; negative if in the future."""
         self.look()
         return self._now() - modified - sum(by for until, by in self._leaps if modified <= until)
 
     def look(self) -> None:
-        """Notice whether the clock has been set."""
+        """Detect jumps of the clock since the last call."""
         wall, steady = self._now(), self._steady()
         expected = self._since[0] + steady - self._since[1]
         by = wall - expected
-        # What was written before a leap bears no later time than the latest that the clock has shown until then.
+        # No file from before the jump has a later mtime than the latest time that the clock has shown until then.
         latest = max(self._latest, expected)
         self._latest = max(latest, wall)
         self._since = wall, steady
         if by > _LEAP_SECONDS:
             self._leaps.append((latest + _ROUNDING_SECONDS, by))
         while by < -_LEAP_SECONDS and self._leaps:
-            # Set back: the last leap was a mistake, or a part of it was.
+            # Set back: undo the last jump, or a part of it.
             until, forward = self._leaps.pop()
             by += forward
             if by > _LEAP_SECONDS:
@@ -58,4 +58,4 @@ class WallClock:
 
 
 CLOCK = WallClock()
-"""The one of this process, which has looked for as long as it could."""
+"""The clock of this process, shared so that it covers the longest possible time."""

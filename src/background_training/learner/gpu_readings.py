@@ -1,4 +1,4 @@
-"""What NVIDIA's GPUs are doing, through nvidia-ml-py; needs that package (`pip install nvidia-ml-py`)."""
+"""Load of NVIDIA GPUs, through nvidia-ml-py (`pip install nvidia-ml-py`)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class GpuReadings:
             self._devices = []
 
     def take(self) -> tuple[float | None, float | None]:
-        """Percent of memory in use and of utilisation, each of the GPU that has most; None where it is not known."""
+        """Percent of memory in use and of utilisation, each the maximum over all GPUs; None if unknown."""
         try:
             memories = [pynvml.nvmlDeviceGetMemoryInfo(device) for device in self._devices]
             rates = [pynvml.nvmlDeviceGetUtilizationRates(device) for device in self._devices]
         except pynvml.NVMLError:
-            return None, None  # some devices don't tell
+            return None, None  # not supported by some devices
         used = max((100.0 * memory.used / memory.total for memory in memories if memory.total), default=None)
         return used, max((float(rate.gpu) for rate in rates), default=None)

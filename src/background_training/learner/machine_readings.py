@@ -1,4 +1,4 @@
-"""What the machine is doing apart from us: processor, memory, GPU, battery, disk; what can't be known is None."""
+"""Load of the machine without the learner's own processes: processor, memory, GPU, battery, disk; None if unknown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OUR_MODULES = ("background_training.learner.worker", "background_training.ipc.j
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the machine; the fields are those of governor.Sample.
+    """One reading of the machine; the fields are those of throttle_policy.LoadSample.
 
     number: counts the readings of one process, from 1.
     """
@@ -34,15 +34,15 @@ class Reading:
 
 
 class MachineReadings:
-    """Takes readings for one worker, the learner's other processes left out of them.
+    """Takes readings for one worker, without the learner's own processes.
 
-    The processor's share is that of all processors together, between this reading and the one before; the first reading
-    has none. Of a process that ended in between, the last part counts as somebody else's. Time that a virtual machine
-    was not given ("steal") is nobody's.
+    The processor load is the mean over all cores since the last reading; the first reading has none. CPU time of an own
+    process that ended in between counts as that of other programs. Time that a virtual machine was not given ("steal")
+    is not counted.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """`folder` lies on the disk whose free space counts."""
+        """`folder` is on the disk whose free space counts."""
         self._folder = folder
         self._clock = clock
         self._number = 0
@@ -84,7 +84,7 @@ class MachineReadings:
         return max(0.0, 100.0 * (memory.total - memory.available - mine) / memory.total)
 
     def _us(self) -> list[psutil.Process]:
-        """This process and the learner's others: looked for now and then only, as that means looking at every process."""
+        """This process and the learner's other ones, cached for a while, as the search goes through all processes."""
         moment = self._clock()
         if moment >= self._family_due:
             self._family_due = moment + _FAMILY_SECONDS
@@ -101,7 +101,7 @@ def _learner_processes() -> list[psutil.Process]:
         for process in (me, *siblings):
             found |= {child.pid: child for child in (process, *process.children(recursive=True))}
     except (OSError, psutil.Error):
-        pass  # the parent is gone, or a sibling just now; the next look will do
+        pass  # the parent or a sibling has just ended; the next search finds the others
     return list(found.values())
 
 
@@ -138,17 +138,17 @@ def _resident_bytes(process: psutil.Process) -> int | None:
 
 
 def _battery_percent() -> float | None:
-    """How full the battery is while the machine runs on it; None on the mains, and without a battery."""
+    """Battery charge while the machine runs on battery; None on mains power or without a battery."""
     try:
         battery = psutil.sensors_battery()
-    except (AttributeError, OSError, RuntimeError):  # systems that psutil can't ask
+    except (AttributeError, OSError, RuntimeError):  # not supported by psutil on this system
         return None
     return None if battery is None or battery.power_plugged is not False else float(battery.percent)
 
 
 def _gpu_readings() -> Any:
     try:
-        # Only here and only now: the package is optional, and whoever does not govern pays nothing for it.
+        # Imported only here: the package is optional, and without the governor it is not loaded.
         from background_training.learner import gpu_readings
     except ImportError:
         return None

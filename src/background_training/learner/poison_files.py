@@ -1,4 +1,4 @@
-"""Which file kills the workers: worked out from what each of them announced before it died."""
+"""Poison files: which files kill the workers, derived from what each worker announced before it died."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from background_training.printable import visible
 
 _READS_UNTIL_REJECTED = 2
-"""Announced ones: the death that made the workers announce their files was one, too."""
+"""Deaths with an announced file. One death more came before, since workers announce files only after a death."""
 _BATCHES_UNTIL_ALONE = 2
 _ALONE_UNTIL_REJECTED = 3
 
@@ -18,12 +18,12 @@ _TRAINING = f"the process that trained on it, and on nothing else, died {_ALONE_
 
 
 class PoisonFiles:
-    """What is held against the files that were in hand when workers died.
+    """Counts worker deaths per file.
 
-    A worker announces each file before it reads it (after a death), and each batch before it trains on it. The files of
-    a batch that has died twice are trained on one by one; the one that kills a worker three times alone is rejected.
-    Whoever survives is cleared of everything. Somebody who kills workers by hand, again and again during the same
-    batch, is taken for the file's doing as well: nothing tells the two apart.
+    A worker announces each batch before it trains on it, and after a death also each file before it reads it. The files
+    of a batch that has died twice are trained on in batches of one; a file that kills a worker three times alone is
+    rejected. A success resets the counts of its files. Workers killed by hand, repeatedly during the same batch, can't be
+    told from workers killed by a file.
     """
 
     def __init__(self) -> None:
@@ -34,18 +34,18 @@ class PoisonFiles:
         self._alone: Counter[str] = Counter()
 
     def reading(self, name: str) -> None:
-        """A worker is about to read this file, or none if "": it has survived the last one."""
+        """A worker is about to read this file, or none if ""; it has survived the last one."""
         self._reads.pop(self._reading, None)
         self._reading = name
 
     def training(self, names: Sequence[str]) -> None:
-        """A worker is about to train on these files; none: it has survived the last ones."""
+        """A worker is about to train on these files, or none; it has survived the last ones."""
         for name in self._training:
             self._forgive(name)
         self._training = tuple(names)
 
     def file_left(self, printed_name: str) -> None:
-        """A file has left the buffer; the next one of its name is another file."""
+        """A file has left the buffer; a later one of its name is another file."""
         for name in [*self._reads, *self._batches, *self._alone]:
             if visible(name) == printed_name:
                 self._forgive(name)
@@ -59,7 +59,7 @@ class PoisonFiles:
         self._reading, self._training = "", ()
 
     def orders(self) -> Mapping[str, Any]:
-        """What the next worker is to know: `deadly`, name to the reason for rejecting it; `alone`, to be trained one by one."""
+        """Orders for the next worker: `deadly`, name to the reason for its rejection; `alone`, names for batches of one."""
         deadly = {name: _READING for name, deaths in self._reads.items() if deaths >= _READS_UNTIL_REJECTED}
         deadly |= {name: _TRAINING for name, deaths in self._alone.items() if deaths >= _ALONE_UNTIL_REJECTED}
         return {"deadly": deadly, "alone": [name for name, deaths in self._batches.items() if deaths >= _BATCHES_UNTIL_ALONE]}

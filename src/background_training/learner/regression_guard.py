@@ -1,4 +1,4 @@
-"""The guard: publishes the best version again when the games have become worse, and says so."""
+"""The regression guard: publish the best version again when the returns of the games have fallen."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _NO_MORE_IN_A_ROW = 3
 _ENOUGH_TO_DOUBT = 3
 _ENOUGH_TO_TRUST = 5
 _STATE_FORMAT = 1
-"""Of what `state` gives; another number where what is seen in the same lines becomes another."""
+"""Format of `state`; to be raised when the same lines lead to other evidence."""
 
 
 @dataclass(frozen=True)
 class Best:
     """The best stretch of games so far.
 
-    version: of those that played it, the middle one, by which at least half of it was played, or by later ones.
-    mean, spread: of its returns.
+    version: the median of the versions that played it.
+    mean, spread: mean and standard deviation of its returns.
     """
 
     version: int
@@ -45,11 +45,11 @@ class Best:
 
 
 class GuardEvidence:
-    """Sees every line of the ledger, oldest first, and says whether to go back, and to which version.
+    """Accumulates evidence of a regression over the lines of the ledger, oldest first.
 
-    It compares the returns of the games as they come with those of the best stretch of `evaluation_episodes` games. It
-    promises that nothing but the lines and the settings decides. It does not promise to notice a version that is worse by
-    less than the tolerance, nor one of which no game is played.
+    It compares the return of each game with those of the best stretch of `evaluation_episodes` games. The result is a
+    function of the lines and the settings alone, so it is the same after a crash. It does not promise to notice a version
+    that is worse by less than the tolerance, nor one that plays no game.
     """
 
     def __init__(self, settings: GuardSettings) -> None:
@@ -67,18 +67,19 @@ class GuardEvidence:
 
     @property
     def alarm(self) -> bool:
-        """Whether the present version is to be replaced by the best one."""
+        """Whether the present version should be replaced by the best one."""
         return self._alarm_seq is not None
 
     @property
     def oldest_of_interest(self) -> int:
-        """Versions before it can't become the best one any more."""
+        """Versions before this one can no longer become the best one."""
         return min((version for _, version in self._stretch), default=self._since)
 
     def bound(self) -> Bound | None:
-        """What the returns are held against; None while there is nothing to lose.
+        """The bound with which the returns are compared; None while nothing has been gained.
 
-        Half a spread is what the best of many stretches of twenty games is better by than it really is, by mere luck.
+        The margin is at least half a spread: by about that much the best of many stretches of twenty games overestimates
+        its true mean (winner's curse).
         """
         if self.best is None or self._first_mean is None:
             return None
@@ -87,7 +88,7 @@ class GuardEvidence:
         return Bound(self.best.mean - margin, self.best.mean + self.best.spread) if margin > 0 else None
 
     def state(self) -> dict[str, Any]:
-        """Everything that it makes of the lines so far, as JSON takes it; `restored` goes on from there."""
+        """The accumulated evidence as JSON values; `restored` continues from it."""
         return {
             "format": _STATE_FORMAT,
             "settings": _deciding(self._settings),
@@ -104,7 +105,7 @@ class GuardEvidence:
 
     @classmethod
     def restored(cls, settings: GuardSettings, state: Mapping[str, Any]) -> GuardEvidence | None:
-        """The watch that had this state; None if other settings or other code made it, or it is none."""
+        """The evidence with this state; None if other settings or other code made it, or it is malformed."""
         if state.get("format") != _STATE_FORMAT or state.get("settings") != _deciding(settings):
             return None
         watch = cls(settings)
@@ -122,28 +123,30 @@ class GuardEvidence:
         return watch if len(watch.evidence) == len(sequential_test.NO_EVIDENCE) else None
 
     def add(self, line: Line) -> None:
-        """Take one line of the ledger into account."""
+        """Add one line of the ledger."""
         if line["fate"] in (PUBLISHED, ROLLED_BACK):
             self._restart_from(line["seq"], keep=line["fate"] == ROLLED_BACK or line.get("by") == BY_ANOTHER_PROGRAM)
             self._in_a_row += line["fate"] == ROLLED_BACK
         elif line["fate"] == TRAINED and ledger_lines.is_of_history(line):
             if line.get("base", {}).get("version", 0) > self._since:
-                self._restart_from(line["base"]["version"], keep=False)  # published by a learner without such lines
+                self._restart_from(
+                    line["base"]["version"], keep=False
+                )  # published by an early learner, which wrote no line for it
             if self._alarm_seq not in (None, line["seq"]):
-                self._restart_from(self._since, keep=True)  # nobody heeded it: the guard was off then
+                self._restart_from(self._since, keep=True)  # an alarm without a rollback: the guard was disabled then
             played_by = min(line.get("policy_version", line["seq"] - 1), line["seq"] - 1)
             if not line.get("refused") and played_by >= self._since:
                 self._count(float(line["return"]), played_by, line["seq"])
 
     def reset(self) -> None:
-        """Begin anew; of a best version that can't be found any more, say."""
+        """Start again from the present version, for example when the best version can no longer be found."""
         self._restart_from(self._since, keep=False)
 
     def _restart_from(self, version: int, *, keep: bool) -> None:
-        """Go on with a version of which nothing is known yet.
+        """Continue with a version that has not been evaluated yet.
 
         Args:
-            keep: whether what was best before is still the measure; not when a person has decided otherwise.
+            keep: whether the best stretch so far stays the reference; not after a publication by the user.
         """
         self._since = version
         self._stretch = []
@@ -168,7 +171,7 @@ class GuardEvidence:
             self._close_stretch()
 
     def _note_after_rollback(self, value: float, played_by: int, bound: Bound) -> None:
-        """See whether the best version is still what it was: then a further fall has a cause of its own."""
+        """Check whether the republished best version still reaches its former returns."""
         if played_by == self._since:
             self._as_republished.append(value)
         self._after_rollback.append(value)
@@ -176,14 +179,14 @@ class GuardEvidence:
             self._in_a_row = 0
 
     def _raise_alarm(self, bound: Bound, seq: int) -> None:
-        """Say that it has become worse, unless the best version itself is no longer what it was.
+        """Raise the alarm, unless the best version itself has degraded (then the environment has changed).
 
-        The games may have changed. Going back would then help as little as it did a moment ago, and again and again.
+        In that case a further rollback would not help.
         """
         again = self._as_republished
         doubtful = len(again) >= _ENOUGH_TO_DOUBT and statistics.fmean(again) < bound.needed
         if doubtful or self._in_a_row >= _NO_MORE_IN_A_ROW:
-            self.notice = "the best version returns no more what it did; the guard begins anew with the present one"
+            self.notice = "the best version no longer reaches its former returns; the guard starts again from the present one"
             self.reset()
         else:
             self._alarm_seq = seq
@@ -205,15 +208,15 @@ def _deciding(settings: GuardSettings) -> dict[str, Any]:
 
 _KEPT_BYTES = 64_000_000
 LINES_PER_CHECKPOINT = 10_000
-"""Lines of the ledger between two records of the guard's state, and so the most that a start reads for it, roughly."""
+"""Lines of the ledger between two records of the guard's state: about the most that a start has to read for it."""
 
 
 class RegressionGuard:
-    """Looks at the returns after each batch, and rolls back.
+    """Evaluates the returns after each batch, and rolls back.
 
-    A rollback is a publication as by hand: the best version's weights, committed as the next version, from which history
-    goes on. So what was learnt since from bad games is undone, none of these episodes is replayed, and a rebuild passes
-    through the same versions. Whatever kills it in between, the next start comes to the same decision from the ledger.
+    A rollback publishes the best version's weights as the next version, as the user can by hand. So training on bad games
+    is undone, none of these episodes is replayed, and a rebuild passes through the same versions. After a kill at any
+    point, the next start reaches the same decision from the ledger.
     """
 
     def __init__(self, paths: Paths, settings: Settings, ledger: Ledger) -> None:
@@ -231,7 +234,7 @@ class RegressionGuard:
             self._keep_best()
 
     def _restore(self, settings: Settings) -> None:
-        """See the ledger's lines: those since the newest checkpoint of this guard, otherwise all of them."""
+        """Add the ledger's lines since the newest recorded state of this guard, otherwise all of them."""
         begin = 0
         if self._ledger.guard_checkpoint is not None:
             line, end = self._ledger.guard_checkpoint
@@ -251,7 +254,7 @@ class RegressionGuard:
             self._kept_at = self._ledger.size
 
     def taken_notices(self) -> list[str]:
-        """What it did since this was last asked, a sentence each."""
+        """The notices since the last call, one sentence each."""
         notices, self._notices = self._notices, []
         return notices
 
@@ -266,12 +269,12 @@ class RegressionGuard:
         return f"best: version {best.version}, mean return {best.mean:.4g}; evidence of worse {strength:.3g} of {self._limit:g}"
 
     def add_published(self, line: Line) -> None:
-        """Take a version into account that was published without this guard: the best one is then what comes after it."""
+        """Add a version that was published without this guard."""
         if self._enabled:
             self._add([line])
 
     def after_batch(self, present: Checkpoint) -> Checkpoint:
-        """Look at the batch that `present` was trained on; return the version to go on with."""
+        """Evaluate the batch that `present` was trained on; return the version to continue from."""
         if not self._enabled:
             return present
         self._recent[present.version] = present.data
@@ -281,14 +284,14 @@ class RegressionGuard:
         return chosen
 
     def react_to_alarm(self, present: Checkpoint) -> Checkpoint:
-        """Go back to the best version, if the watch says so."""
+        """Roll back to the best version if the alarm is raised; return the version to continue from."""
         best = self.watch.best
         if not self.watch.alarm or best is None:
             return present
         try:
             found = self._version(best.version)
         except LedgerError as error:
-            self._report(f"The games have become worse, but version {best.version}, the best one, is not to be had: {error}")
+            self._report(f"The returns have fallen, but version {best.version}, the best one, can't be restored: {error}")
             self.watch.reset()
             return present
         bound = self.watch.bound()
@@ -323,14 +326,14 @@ class RegressionGuard:
         return checkpoint.load(data, f"version {version}") if data else publish.version_of(self._paths, version)
 
     def _keep_best(self) -> None:
-        """Keep a copy of the best version: the history holds only every so manyth."""
+        """Keep a copy of the best version, as the history holds only every `history_every`-th one."""
         best = self.watch.best
         path = best_path(self._paths, best.version) if best else None
         if best and path and not atomic_files.exists(path):
             try:
                 atomic_files.write_atomically(path, self._version(best.version).data, durable=self._ledger.durable)
             except LedgerError:
-                return  # it can't be made again; the history may still hold an older copy of it when it is needed
+                return  # it can't be trained again; the history may still hold it when it is needed
         for other in self._paths.history.glob("best_*.npz"):
             if other != path:
                 atomic_files.remove_if_there(other)
@@ -343,5 +346,5 @@ class RegressionGuard:
 
 
 def best_path(paths: Paths, version: int) -> Path:
-    """Where the copy of the best version lies."""
+    """The path of the copy of the best version."""
     return paths.history / f"best_v{version:09d}.npz"

@@ -1,6 +1,6 @@
-"""Keep the past bounded as the user wants it: archive, files set aside, ledger. Every deletion is recorded.
+"""Bound the archive, the excluded files and the ledger as `retention` sets it. Every deletion is recorded.
 
-Only what lies in the archive is ever deleted; what waits, and what a recovery may need, stays. The model's history
+Only archived files are deleted, never waiting ones or those that a recovery may need. The model's history
 and the log have bounds of their own (learner.history_size, learner.log_bytes).
 """
 
@@ -35,7 +35,7 @@ def apply(paths: Paths, settings: Settings, ledger: Ledger, clock: WallClock = C
     """Delete what is above the bounds; the caller holds the worker lock.
 
     Returns:
-        The ledger to go on with: a new one when its oldest lines were left out.
+        The ledger to continue with: a new object if its oldest lines were removed.
 
     Raises:
         OSError: the machine failed; call again later.
@@ -52,7 +52,7 @@ def apply(paths: Paths, settings: Settings, ledger: Ledger, clock: WallClock = C
 
 
 def _delete_trained(paths: Paths, settings: Settings, ledger: Ledger, clock: WallClock) -> None:
-    """Oldest first, in the ledger's order, so that what is left is one unbroken end of the history."""
+    """Delete the oldest first, in the ledger's order, so that the rest is one unbroken end of the history."""
     bounds = settings.retention
     records = list(ledger_lines.read_lines(ledger.path))
     _finish_deleting(paths, records)
@@ -79,8 +79,8 @@ def _delete_trained(paths: Paths, settings: Settings, ledger: Ledger, clock: Wal
 
 
 def _ages(paths: Paths, lines: Sequence[Line], clock: WallClock) -> list[float]:
-    """How old each episode is. One that is missing or from the future counts as old as the next one that was trained, so
-    that it stops no deletion, and an archive that is out of reach is not taken for an old one."""
+    """The age of each episode. One that is missing or from the future gets the age of the next one that was trained, so
+    that it does not stop the deletion, and an unreachable archive does not count as old."""
     ages: list[float] = []
     for line in reversed(lines):
         modified = _size_and_time(_place(paths, line))[1]
@@ -90,19 +90,19 @@ def _ages(paths: Paths, lines: Sequence[Line], clock: WallClock) -> list[float]:
 
 
 def _delete(paths: Paths, ledger: Ledger, lines: Sequence[Line]) -> None:
-    """The record comes first: an episode that is gone without one would be missed, and nothing could be trained again."""
+    """Record first: without a line, a deleted episode would be missing, and nothing after it could be replayed."""
     ledger.append(lines)
     for line in lines:
         atomic_files.remove_if_there(_place(paths, line))
 
 
 def _finish_deleting(paths: Paths, records: Sequence[Line]) -> None:
-    """Remove what was recorded as deleted by a process that was killed before it could: then it is the last thing said."""
+    """Finish the deletion of a killed process; then its `deleted` lines are the last ones of the ledger."""
     last = list(itertools.takewhile(lambda line: line["fate"] == DELETED and line["was"] == TRAINED, reversed(records)))
     gone = ledger_lines.deleted_hashes(records)
     kept = {_place(paths, line) for line in records if line["fate"] == TRAINED and line["sha256"] not in gone}
     for line in last[:_AT_A_TIME]:
-        if _place(paths, line) not in kept:  # the name may have been given to another episode since
+        if _place(paths, line) not in kept:  # the name may belong to a newer episode
             atomic_files.remove_if_there(_place(paths, line))
 
 
@@ -111,7 +111,7 @@ def _place(paths: Paths, line: Line) -> Path:
 
 
 def _deletable(paths: Paths, records: Sequence[Line], ledger: Ledger) -> Iterator[Line]:
-    """Trained episodes, oldest first, that no recovery and no rebuild from the oldest model of the history can ask for."""
+    """Trained episodes, oldest first, that no recovery and no replay from the oldest model of the history needs."""
     versions = model_store.history_versions(paths)
     if not versions:
         return
@@ -137,7 +137,7 @@ def _delete_aside(paths: Paths, settings: Settings, ledger: Ledger, fate: str, c
         if index >= surplus and not old:
             break
         if path.is_dir() and not path.is_symlink():
-            continue  # somebody's folder with who knows what in it
+            continue  # a folder of the user's, with unknown content
         atomic_files.remove_if_there(path)
         atomic_files.remove_if_there(path.with_name(path.name + REASON_SUFFIX))
         which = "aside_files" if index < surplus else "aside_days"
@@ -165,25 +165,25 @@ def _total_bytes(folder: Path) -> int:
 
 
 _SHORTENED_SHARE = 0.8
-"""Of the bound, so that the file is not written anew for each line that comes."""
+"""Share of the bound to compact to, so that the file is not rewritten for each new line."""
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """needed: the lines that a recovery, a rebuild or a replay may ask for. after: the version that they come after."""
+    """needed: the lines that a recovery, a rebuild or a batch may need. after: the version before the first of them."""
 
     needed: Sequence[Line]
     after: Checkpoint | None = None
 
 
 def compacted(paths: Paths, settings: Settings, ledger: Ledger) -> Ledger:
-    """Leave out the oldest lines above `retention.ledger_lines`; the caller holds the worker lock.
+    """Remove the oldest lines above `retention.ledger_lines`; the caller holds the worker lock.
 
-    Needed lines stay, even if they alone are more. So the file has at most as many lines as the setting says, or as there
-    are trained episodes after the last but one version of the history, and before it for being replayed, and one.
-    It is replaced as a whole: a crash leaves the old one or the new one.
+    The first line then holds the counts of the removed ones, and the history starts after a version that is kept. Needed
+    lines stay even above the bound: those of the episodes after the last but one version of the history, and of those
+    before it that may be replayed. The file is replaced atomically.
     """
-    # What an index stands for are the lines of the present file.
+    # Lines about an index refer to the bytes of the present file.
     lines = [line for line in ledger_lines.read_lines(ledger.path) if line["fate"] != CHECKPOINT or "guard" in line]
     groups = list(ledger_lines.groups(lines))
     room = max(0, int(_SHORTENED_SHARE * settings.retention.ledger_lines) - 1)
@@ -205,7 +205,7 @@ def compacted(paths: Paths, settings: Settings, ledger: Ledger) -> Ledger:
 
 
 def _cut(paths: Paths, groups: Groups, replay_episodes: int, room: int) -> _Cut:
-    """Cut after the oldest version of the history after which few enough lines are needed, or after the newest one."""
+    """Cut after the oldest version of the history that leaves few enough needed lines, otherwise after the newest one."""
     flat = [line for _, group in groups for line in group]
     replayed = min(replay_episodes, len(ledger_lines.since_base(flat)))
     followed = {seq - 1 for seq, group in groups[:-1] if "base" not in group[0] and "start" not in group[0]}
@@ -221,10 +221,10 @@ def _cut(paths: Paths, groups: Groups, replay_episodes: int, room: int) -> _Cut:
 
 
 def _kept(lines: Sequence[Line], cut: _Cut, room: int, last_seq: int) -> list[Line]:
-    """The needed lines, and as many of the newest of the others as there is room for, in their order.
+    """The needed lines, and as many of the newest other lines as there is room for, in their order.
 
-    What tells that a needed episode was deleted becomes a mark in its line. The last batch's lines stay as they are: they
-    are compared with those in the model.
+    The deletion of a needed episode becomes a mark in its line. The last batch's lines stay as they are, since recovery
+    compares them with those in the model.
     """
     deletions = [line for line in lines if line.get("was") == TRAINED]
     reasons = {line["sha256"]: line["reason"] for line in deletions}
@@ -247,15 +247,15 @@ def _kept(lines: Sequence[Line], cut: _Cut, room: int, last_seq: int) -> list[Li
 
 
 def _may_be_left_out(line: Line) -> bool:
-    """Whether a line is kept for its own sake alone, as long as there is room: one about a file set aside, say.
+    """Whether a line may be removed when room is short, such as one about a rejected file.
 
-    That a trained episode was deleted is not told without that episode: it may come again, and be trained anew.
+    The deletion of a trained episode is only kept together with the episode's own line.
     """
     return line["fate"] != SUMMARY and line.get("was") != TRAINED and not ledger_lines.is_of_history(line)
 
 
 def _forget_bases(paths: Paths, kept: Sequence[Line]) -> None:
-    """Remove the copies of models from which no line goes on any more."""
+    """Remove the copies of base models that no line refers to any more."""
     begins = [line.get("base") or line.get("start") for line in kept]
     needed = {replay_log.base_path(paths, begin["chain"]) for begin in begins if begin and begin["chain"]}
     try:

@@ -1,4 +1,4 @@
-"""Asks the governor, and lets the worker through or makes it wait: the shell around throttle_policy.py."""
+"""The throttle: takes readings, asks throttle_policy.py, and lets the worker continue or makes it wait."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from background_training.records.pause_file import PauseWatch
 from background_training.settings import Settings
 
 LOOK_SECONDS = 0.03
-"""How often the games are listened to, at least while there is something to stop."""
+"""Interval at which load hints and the pause file are read while a batch is trained."""
 _STANDING_SECONDS = 0.1
-"""While everything stands still, nobody is in a hurry."""
+"""Interval while the worker waits."""
 SHOW_SECONDS = 5.0
 _LOG_BYTES = 500_000
 
 
 class Throttle:
-    """One worker's way to ask whether it may work.
+    """Holds one worker while it may not work.
 
-    It promises that a game's "busy" and the user's pause stop a batch in its middle, at the next yield point after
-    LOOK_SECONDS, and that a worker which has been told to stop waits no longer. It does not promise that a batch which
-    the machine's readings speak against is interrupted: it is finished.
+    It promises that a game's "busy" and the user's pause interrupt a batch at the next yield point after LOOK_SECONDS, and
+    that a wait ends when the worker has to stop. It does not interrupt a batch because of the machine's readings: they
+    count before the next one.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Throttle:
         beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`show` is told "paused" when the worker has to wait, and from time to time while it does, and "training" when
-        it goes on in the middle of a batch; `beat` is called at every yield point."""
+        """`show` is called with "paused" when the worker has to wait, repeatedly while it does, and with "training" when
+        it continues within a batch; `beat` is called at every yield point."""
         self._settings = settings.governor
         self._max_workers = settings.learner.max_workers
         self._stopping = stopping
@@ -59,18 +59,18 @@ class Throttle:
         self._show_due = float("-inf")
 
     def wait_open(self) -> bool:
-        """Wait until a batch may be begun; False if there will be none: the worker has to stop, or the user has paused."""
+        """Wait until a batch may start; False if the worker has to stop, or the user has paused training."""
         while self.update().workers_allowed == 0 and not self._stopping.is_set() and not self.paused_by_user:
             self._stand_still()
         return not self._stopping.is_set() and not self.paused_by_user
 
     @property
     def paused_by_user(self) -> bool:
-        """Whether it was, at the last look."""
+        """Whether the user has paused training, as of the last update."""
         return throttle_policy.BY_THE_USER in self._decision.causes
 
     def wait_resumed(self, longest_seconds: float) -> None:
-        """Wait while the user's pause lasts, but not for ever: the root wants to be looked after all the same."""
+        """Wait for the end of the user's pause, for a bounded time, so that retention still runs."""
         end = self._clock() + min(longest_seconds, SHOW_SECONDS)
         while self.update() and self.paused_by_user and self._clock() < end and not self._stopping.is_set():
             self._stopping.wait(_STANDING_SECONDS)
@@ -78,7 +78,7 @@ class Throttle:
             self._show("training")
 
     def rest(self) -> float:
-        """Stand still while a game wants it; the seconds that took. Made to be called at every yield point."""
+        """Wait while a game or the user asks for it; return the seconds. To be called at every yield point."""
         self._beat()
         begun = self._clock()
         if begun < self._look_due or not self.update().at_once:

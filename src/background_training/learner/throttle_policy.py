@@ -1,6 +1,6 @@
-"""Whether the learner may work now: what the machine and the game say, weighed by the settings, with the reason in words.
+"""The throttle policy: whether the learner may work now, from machine readings, load hints and settings, with the reason.
 
-Pure: readings, settings, the last decision and a moment in, the next decision out. No clock and no machine in here.
+Pure: readings, settings, the last decision and a time are arguments, the next decision is the result.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ BY_THE_USER = "user"
 AT_WORK, GIVING_WAY, PAUSED, OFF = "free", "giving way", "paused", "off"
 
 READINGS_IN_A_ROW = 3
-"""Readings on the other side of a limit until it counts as passed: one short peak stops nothing, one lull starts nothing."""
+"""Consecutive readings beyond a limit until it counts as passed, so that one peak or one dip changes nothing."""
 BACK_BELOW = 0.9
-"""A limit that was passed stays so until readings are below this share of it."""
+"""Hysteresis: a passed limit stays passed until readings are below this share of it."""
 AFTER_SLOW_SECONDS = (1.0, 16.0)
-"""How long frames must have been as usual again before training goes on: at first, and at most."""
+"""How long frames must have their usual duration before training continues: initially, and at most."""
 _SOON_AGAIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class LoadSample:
-    """What was seen at one moment; None is "not known", and stops nothing.
+    """The readings at one time; None means unknown, and does not pause training.
 
-    number: of the machine's reading; the game is asked more often than the machine, and a reading counts once.
+    number: of the machine's reading; load hints are read more often, and each machine reading counts once.
     others_cpu_percent: of the whole machine, without the learner's own processes.
     memory_percent, gpu_memory_percent: likewise without our own.
-    battery_percent: only while the machine runs on it.
-    game, game_remark: the game's word (see game_voice) and what it adds.
-    user_pause: by whom and since when the user has paused training, in words (see pausing); "" if nobody has.
+    battery_percent: only while the machine runs on battery.
+    game, game_remark: the game's load hint (see ipc/load_hints.py) and its remark.
+    user_pause: by whom and since when training is paused (see records/pause_file.py); "" if it is not.
     last_batch_seconds, last_batch_ended: how long the last batch took, and the moment of its end.
     """
 
@@ -55,7 +55,7 @@ class LoadSample:
 
 @dataclass(frozen=True)
 class LimitState:
-    """One limit: whether it counts as passed, since when, and how many readings in a row speak against that."""
+    """One limit: whether it counts as passed, since when, and how many consecutive readings contradict that."""
 
     passed: bool = False
     against: int = 0
@@ -75,13 +75,13 @@ class SlowFrames:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the learner may do, and why; also the governor's memory, for the next decision.
+    """What the learner may do, and why; also the state for the next decision.
 
     workers_allowed: of training and other work beside it, how many may work at a time: `max_workers` of them, 1 while giving
         way, or 0: then nothing is read and nothing is trained.
-    causes: what the reason is about, without the figures that change all the time.
-    at_once: stand still in the middle of a batch too. Only the user's and the game's own words do that; the machine's
-        readings can wait for the end of a batch.
+    causes: the causes in the reason, without the changing figures.
+    at_once: interrupt a batch too. Only the user's pause and the game's hints do; the machine's readings take effect at
+        the end of a batch.
     """
 
     state: str
@@ -95,7 +95,7 @@ class Decision:
 
 
 def first(settings: GovernorSettings, max_workers: int) -> Decision:
-    """The decision before anything has been seen."""
+    """The decision before the first reading."""
     return Decision(AT_WORK if settings.enabled else OFF, max_workers)
 
 
@@ -104,13 +104,13 @@ def decide(sample: LoadSample, settings: GovernorSettings, former: Decision, max
 
     In this order, the first that applies: the user has paused training; the game is busy; its frames are slow; disk or
     battery run out; a limit of processor, memory or GPU memory is passed. The first four pause. The last gives way: a
-    batch, then a rest of `rest_factor` times its length. Whatever is not said by user or game in so many words or by an
-    empty disk or battery holds training up for `longest_rest_seconds` at a time; then one batch is trained all the same,
-    so that learning never stops for good. A game that says "free" or "steady" knows better than the processor's load.
-    Of all this only the user's pause counts where the settings switch the governor off.
+    batch, then a rest of `rest_factor` times its length. Slow frames and passed limits hold training up for at most
+    `longest_rest_seconds` at a time; then one batch is trained all the same, so that learning never stops for good. The
+    hints "free" and "steady" take precedence over the processor's load. With governor.enabled false, only the user's
+    pause counts.
 
     Args:
-        moment: seconds of a clock that never goes back.
+        moment: seconds of a monotonic clock.
     """
     if not settings.enabled:
         unasked = first(settings, max_workers)
@@ -152,7 +152,7 @@ def _added(sample: LoadSample) -> str:
 
 
 def _frames(word: str, former: SlowFrames, moment: float) -> SlowFrames:
-    """Slow at once; as usual again only after a rest, which doubles when the frames are slow again soon after it."""
+    """Slow at once; usual again only after a rest, which doubles if the frames become slow again soon after it."""
     shortest, longest = AFTER_SLOW_SECONDS
     if word == SLOW:
         if former.slow:
@@ -179,7 +179,7 @@ def _for_slow_frames(sample: LoadSample, settings: GovernorSettings, memory: Dec
 
 
 def _giving_way(passed: list[str], sample: LoadSample, settings: GovernorSettings, memory: Decision, moment: float) -> Decision:
-    """Rest after each batch, in proportion to it; nobody waits for ever."""
+    """Rest after each batch, in proportion to its duration and for a bounded time."""
     rest = min(settings.rest_factor * sample.last_batch_seconds, settings.longest_rest_seconds)
     since = max(min(memory.strains[name].since for name in passed), sample.last_batch_ended)
     reason = "; ".join(_words(name, sample, settings) for name in passed)
@@ -190,7 +190,7 @@ def _giving_way(passed: list[str], sample: LoadSample, settings: GovernorSetting
 
 
 def _limits(sample: LoadSample, settings: GovernorSettings) -> dict[str, tuple[float | None, float, bool]]:
-    """By name: the value seen, its limit, and whether the danger lies above it."""
+    """By name: the reading, its limit, and whether it is an upper limit."""
     return {
         "processor": (sample.others_cpu_percent, settings.cpu_percent, True),
         "memory": (sample.memory_percent, settings.memory_percent, True),
@@ -240,7 +240,7 @@ def _size(value: float | None) -> str:
 
 
 def facts(decision: Decision, sample: LoadSample) -> dict[str, Any]:
-    """What a monitor may show: state, reason, workers_allowed and the readings."""
+    """The decision for monitors: state, reason, workers_allowed and the readings."""
     readings = {
         "others_cpu_percent": sample.others_cpu_percent,
         "memory_percent": sample.memory_percent,

@@ -46,7 +46,7 @@ class TrainingLog:
         self._max_bytes = max_bytes
 
     def add(self, text: str) -> None:
-        """Append a block. A log that can't be written is a pity, but no reason to stop training."""
+        """Append a block. A failure is logged and does not stop the training."""
         try:
             self._rotate_if_full()
             atomic_files.append_whole(self._path, text.encode("utf-8", "backslashreplace"), durable=False)
@@ -54,9 +54,9 @@ class TrainingLog:
             logger.warning("training log not written: %s", error)
 
     def has_version(self, version: int) -> bool:
-        """Whether the end of the log tells of this version; asked after a crash, so that nothing is told twice.
+        """Whether the end of the log has a block of this version; after a crash, so that none is written twice.
 
-        The block before the first one of a log is the last one of the log that was rotated away.
+        After a rotation the newest block may be the last one of the rotated file.
         """
         wanted = f"{'  Model Version:':<19}{version}\n"
         return any(wanted in _tail(path) for path in (self._path, self._path.with_name(f"{self._path.name}.1")))
@@ -75,7 +75,7 @@ class TrainingLog:
 
 
 def _tail(path: Path) -> str:
-    """The last blocks of a log; nothing if it can't be read."""
+    """The last blocks of a log; empty if it can't be read."""
     try:
         with open(path, "rb") as file:
             file.seek(0, os.SEEK_END)
@@ -86,9 +86,9 @@ def _tail(path: Path) -> str:
 
 
 class TroubleLog:
-    """Remembers since when there has been trouble.
+    """Writes one line when a fault of the machine starts and one when it is over.
 
-    A log that can't be written, as on a full disk, misses the first line; so the last one says all that it would have said.
+    On a full disk the first line is lost, so the last one repeats what it would have said.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class TroubleLog:
         self._began: tuple[float, float, str] | None = None
 
     def failed(self, sentence: str) -> None:
-        """Note a failure; told only if there was no trouble before."""
+        """Log a fault, if none was logged before."""
         if self._began is None:
             moment = self._now()
             told = " ".join(sentence.split())
@@ -108,7 +108,7 @@ class TroubleLog:
             self._log.add(line(moment, f"Trouble Began: {told}"))
 
     def recovered(self) -> None:
-        """Note that things go well; told only if there was trouble."""
+        """Log the end of a fault, if one was logged."""
         if self._began is not None:
             moment, since, told = self._began
             self._began = None

@@ -1,4 +1,4 @@
-"""Hints that something has come into the buffer; the folder itself stays the truth."""
+"""File-system events of the buffer, as hints to list it again; only the listing counts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if sys.platform == "linux":
     from watchdog.observers.inotify_c import InotifyConstants
 
     class _Arriving(InotifyEmitter):
-        """Does not ask which files are moved away, which is what becomes of every file that was trained on.
+        """Without events of files that are moved away, as every trained file is.
 
-        watchdog holds such an event back for half a second, in case the file turns up elsewhere, and with it all arrivals
-        after it.
+        Otherwise watchdog delays such an event for half a second to pair it with an arrival elsewhere, and with it all
+        arrivals after it.
         """
 
         def get_event_mask_from_filter(self) -> Any:
@@ -43,8 +43,8 @@ _ARRIVALS = ("created", "modified", "moved", "closed")
 class BufferWatcher(FileSystemEventHandler):
     """Sets `hint` soon after an episode file has arrived or grown.
 
-    It does not promise to: events are lost in bursts and don't exist on network drives. Whoever waits for the hint
-    also looks by themselves from time to time.
+    It is not reliable: events are lost in bursts and don't exist on network drives, so the worker also lists the buffer
+    every `rescan_seconds`.
     """
 
     def __init__(self, folder: Path, hint: threading.Event) -> None:
@@ -56,17 +56,17 @@ class BufferWatcher(FileSystemEventHandler):
         self.trouble = ""
 
     def start(self) -> None:
-        """Begin to watch; if the system refuses, `trouble` says why, and there will be no hints."""
+        """Start to watch; if the system refuses, `trouble` holds the reason, and there will be no hints."""
         try:
             self._watched = self._identity()
             self._observer.schedule(self, str(self._folder))
             self._observer.start()
         except OSError as error:
-            self.trouble = f"{self._folder} can't be watched ({error}); it is looked at from time to time instead"
+            self.trouble = f"{self._folder} can't be watched ({error}); it is listed every `learner.rescan_seconds` instead"
 
     def sees(self) -> bool:
-        """Whether the folder is still the one that is being watched: a watch dies with its folder, and a new folder
-        may bear the old one's number.
+        """Whether the folder is still the watched one: a watch ends with its folder, and a new folder may get the
+        old inode number.
 
         Raises:
             OSError: the machine failed; there may be no folder.
