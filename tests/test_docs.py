@@ -258,6 +258,14 @@ def test_every_count_is_documented():
     assert [key for key in EMPTY_STATS if f"| `{key}` |" not in text] == []
 
 
+def test_every_data_warning_is_documented():
+    """The table of how-to/troubleshooting.md explains each warning that data_checks.py can give."""
+    source = (CHECKOUT / "src" / "background_training" / "episodes" / "data_checks.py").read_text("utf-8")
+    codes = re.findall(r"DataWarning\(\s*\"([a-z-]+)\"", source)
+    table = (DOCS / "how-to" / "troubleshooting.md").read_text("utf-8").partition("### Data warnings")[2]
+    assert len(codes) >= 5 and [code for code in codes if f"`{code}`" not in table] == []
+
+
 @pytest.mark.slow
 def test_benchmarks_run(tmp_path):
     """The command of performance.md makes its table."""
