@@ -14,7 +14,6 @@ import psutil
 
 from background_training import BackgroundParallelLearner
 from background_training.learner import drain as drains
-from background_training.learner import supervisor
 from background_training.learner.metrics_writer import MetricsHistory
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import ledger_lines, metrics
@@ -66,7 +65,7 @@ def worker_does_in_the_middle(statements: str, monkeypatch: pytest.MonkeyPatch, 
         ]  # which it goes on to say, so that it is known as one
         return real([sys.executable, "-c", IN_THE_MIDDLE, *arguments[1:]] if is_for_worker else arguments, **more)
 
-    monkeypatch.setattr(supervisor.subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen)
 
 
 def drain(root: Path, *, learning: dict[str, Any] | None = None, **learner: Any) -> dict[str, Any]:

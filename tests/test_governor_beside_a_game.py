@@ -21,7 +21,6 @@ from conftest import PROMPT_SECONDS, wait_until
 from background_training import BackgroundParallelLearner
 from background_training.algo import ppo_update
 from background_training.ipc.load_hints import GameVoice
-from background_training.learner import supervisor
 from background_training.paths import Paths
 from background_training.records import status
 
@@ -156,7 +155,7 @@ def test_others_load_pauses_and_its_end_lets_it_go_on(paths: Paths, tmp_path: Pa
     monkeypatch.setenv("OTHERS_CPU_PERCENT", str(load))
     real = subprocess.Popen
     monkeypatch.setattr(
-        supervisor.subprocess, "Popen", lambda arguments, **more: real([sys.executable, "-c", WORKER_ON_ANOTHER_MACHINE], **more)
+        subprocess, "Popen", lambda arguments, **more: real([sys.executable, "-c", WORKER_ON_ANOTHER_MACHINE], **more)
     )
     with _learner(paths.root) as learner:
         wait_until(lambda: "limit 80 %" in _governor(paths).get("reason", ""))

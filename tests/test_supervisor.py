@@ -15,8 +15,7 @@ import psutil
 import pytest
 from conftest import wait_until
 
-from background_training.ipc.restart_budget import RestartBudget
-from background_training.learner import replay_log, supervisor
+from background_training.learner import replay_log
 from background_training.learner.poison_files import PoisonFiles
 from background_training.paths import Paths
 from background_training.records import ledger_lines, status
@@ -75,40 +74,12 @@ def _worker_is(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert arguments[1:] == ["-m", "background_training.learner.worker"]
         return real([sys.executable, "-c", code], **options)
 
-    monkeypatch.setattr(supervisor.subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen)
 
 
 def _only_worker() -> psutil.Process:
     wait_until(lambda: len(learner_runs.workers_of(os.getpid())) == 1)
     return learner_runs.workers_of(os.getpid())[0]
-
-
-def test_the_budget_lets_a_worker_die_so_often_and_not_more() -> None:
-    """Each start is waited for twice as long as the one before; after the last one the budget is spent."""
-    budget = RestartBudget(limit=3)
-
-    waits = [budget.back_off(moment) for moment in (0.0, 1.0, 2.0, 3.0)]
-
-    assert waits == [0.2, 0.4, 0.8, None]
-
-
-def test_the_budget_forgets_what_is_long_ago() -> None:
-    """A worker that dies once a day is started for ever."""
-    budget = RestartBudget(limit=2)
-
-    assert [budget.back_off(86_400.0 * day) for day in range(50)] == [0.2] * 50
-
-
-def test_the_wait_before_a_start_is_bounded() -> None:
-    """However often it has died, the next start is at most ten seconds away."""
-    budget = RestartBudget(limit=100)
-
-    assert max(budget.back_off(float(moment)) or 0.0 for moment in range(50)) == 10.0
-
-
-def test_a_budget_of_none_gives_up_at_once() -> None:
-    """restart_limit 0 means: never start it again."""
-    assert RestartBudget(limit=0).back_off(0.0) is None
 
 
 def test_a_killed_worker_is_replaced_and_that_is_said(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,7 @@ def test_a_worker_that_can_not_be_started_is_tried_again(paths: Paths, monkeypat
     monkeypatch.setattr(supervisor, "_UNSTARTED_BACK_OFF_SECONDS", (0.01, 0.05))
     no_room = OSError(errno.EAGAIN, "no processes left")
     failing = Failing(subprocess.Popen, *[no_room] * 8)
-    monkeypatch.setattr(supervisor.subprocess, "Popen", failing)
+    monkeypatch.setattr(subprocess, "Popen", failing)
     episodes.write(paths.buffer, "game.npz")
     with learner_runs.learner(paths.root) as learner:
         wait_until(lambda: learner.get_stats()["errors"] >= 1)
@@ -283,7 +283,7 @@ def test_a_write_that_fails_for_a_while_is_reported_and_done_again(
         if learner_runs.trained(paths) and not os.listdir(paths.buffer):
             worker.stop()
 
-    worker._tell = tell
+    worker._send = tell
     worker.run()
 
     assert learner_runs.trained(paths) == [("game.npz", 1)]

@@ -146,10 +146,11 @@ class Child:
         return code
 
     def kill(self) -> None:
-        """Kill it and its descendants; from any thread."""
+        """Kill it and its descendants, and end a `receive`; from any thread."""
         with self._lock:
             if self._code is None:
                 self._group.kill()
+        self._inbox.put((self, None))  # a descendant that escapes may keep the output open
 
     def close(self, *, exit_seconds: float = 0.0) -> int:
         """End it, by force unless it exits by itself in time, and let go of its pipes; its exit code."""

@@ -5,31 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
-from background_training.ipc.child import PipedProcess
 from background_training.ipc.process_limits import limit_blas_threads
-from background_training.paths import PACKAGE_PARENT
-
-WORKER = "background_training.learner.worker"
-
-
-StartWorker = Callable[[IO[bytes]], PipedProcess]
-"""Starts a worker, its streams pipes, but for the stderr that it is given. Raises OSError when the machine can't."""
-
-
-def start_worker(stderr: IO[bytes]) -> PipedProcess:
-    """Start a worker in an interpreter of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", WORKER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        cwd=PACKAGE_PARENT,
-        env=worker_environment(),
-        **apart_from_terminal(),
-    )
 
 
 def worker_environment() -> dict[str, str]:

@@ -16,7 +16,7 @@ Message = dict[str, Any]
 class Send(Protocol):
     """How a worker reports: the kind of an event and its facts, which must fit into JSON."""
 
-    def __call__(self, event: str, **facts: Any) -> object: ...
+    def __call__(self, event: str, **facts: Any) -> None: ...
 
 
 class Channel:
@@ -30,16 +30,13 @@ class Channel:
         self._outgoing = outgoing
         self._lock = threading.Lock()
 
-    def send(self, event: str, **facts: Any) -> bool:
-        """Send a message; False if the other process is gone or the channel is closed."""
+    def send(self, event: str, **facts: Any) -> None:
+        """Send a message; one to a process that is gone is lost."""
         line = json.dumps({"event": event, **facts}, separators=(",", ":")).encode() + b"\n"
-        try:
-            with self._lock:
-                self._outgoing.write(line)
-                self._outgoing.flush()
-        except (OSError, ValueError):  # ValueError: the stream is closed
-            return False
-        return True
+        # ValueError: the stream is closed.
+        with contextlib.suppress(OSError, ValueError), self._lock:
+            self._outgoing.write(line)
+            self._outgoing.flush()
 
     def receive(self) -> Message | None:
         """Wait for the next message; None when the other process has closed its end or is gone.

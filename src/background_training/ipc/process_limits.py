@@ -8,6 +8,8 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from background_training.ipc.json_lines import Send
+
 BLAS_THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -86,3 +88,30 @@ def memory_in_use() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+class MemoryLimit:
+    """Whether this process has grown beyond the memory it may take, so that its parent should replace it."""
+
+    def __init__(self, max_bytes: int, send: Send) -> None:
+        self._max = max_bytes
+        self._send = send
+        self._at_start = 0
+
+    def begin(self) -> None:
+        """Note what the process takes at the start of its work; later calls have no effect."""
+        self._at_start = self._at_start or memory_in_use()
+
+    def is_exceeded(self) -> bool:
+        """Whether it takes more than it may, which is reported to the parent.
+
+        False if it did so from the start: then a replacement would, too.
+        """
+        if not self._at_start or self._at_start > self._max:
+            return False
+        present = memory_in_use()
+        if present <= self._max:
+            return False
+        sentence = f"it takes {present >> 20} MiB, more than learner.worker_memory_bytes, {self._max >> 20} MiB"
+        self._send("limit_exceeded", sentence=sentence)
+        return True

@@ -12,8 +12,6 @@ from typing import Any
 
 from background_training import printable, settings_file
 from background_training.errors import LockUnavailableError, ModelError, PausedError
-from background_training.ipc import child_process
-from background_training.ipc.child_process import StartWorker
 from background_training.learner import console
 from background_training.learner.periodic_job import PeriodicJob
 from background_training.learner.supervisor import Supervisor
@@ -51,7 +49,6 @@ class BackgroundParallelLearner:
         *,
         root: str | os.PathLike[str] | None = None,
         settings: Settings | None = None,
-        start_worker: StartWorker = child_process.start_worker,
     ) -> None:
         """Prepare a learner; nothing happens before `start`.
 
@@ -63,7 +60,6 @@ class BackgroundParallelLearner:
             max_file_age: seconds after which a waiting episode is too old; 0: never (3600).
             root: the folder that holds data/, models/ and logs/; by default the settings' one.
             settings: all other settings; by default config/default.yaml and the environment.
-            start_worker: how a worker process is started; by default in a new interpreter.
 
         Raises:
             SettingsError: a value is not allowed.
@@ -83,7 +79,6 @@ class BackgroundParallelLearner:
         self.archive_dir: Path = paths.archive
         self.model_path: Path = paths.model
         self.log_dir: Path = paths.logs
-        self._start_worker = start_worker
         self._lock: LearnerLock | None = None
         self._supervisor: Supervisor | None = None
         self._reporter: _Reporter | None = None
@@ -113,7 +108,7 @@ class BackgroundParallelLearner:
         except OSError:
             # For example a full disk: the learner starts when there is room, as it would continue if the disk filled up later.
             prepare = self._take_root
-        self._supervisor = Supervisor(self.settings, printable.say, prepare, self._start_worker)
+        self._supervisor = Supervisor(self.settings, printable.say, prepare)
         self._supervisor.start()
         if (pause := pause_file.read(self._paths)) is not None:
             printable.say(f"[WARNING] {PausedError(str(self._paths.root), pause.words)}")

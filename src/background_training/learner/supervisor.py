@@ -1,14 +1,11 @@
-"""Keeps one worker process alive, and listens to it: the only part of the learner in the game's process.
+"""Keeps one worker process running and handles its messages: the only part of the learner in the game's process.
 
-No loading, no maths and no moving of files happens here; the thread sleeps on the worker's pipe.
+No loading, no maths and no moving of files happens here; the thread sleeps until the worker sends a message.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -16,11 +13,10 @@ from typing import IO, Any, TypeVar
 
 from background_training import settings_file
 from background_training.errors import AnotherLearnerError, BackgroundTrainingError, LockUnavailableError
-from background_training.ipc import child_process, heartbeat
-from background_training.ipc.child import PipedProcess
-from background_training.ipc.child_process import StartWorker
-from background_training.ipc.heartbeat import Watch
-from background_training.ipc.restart_budget import RestartBudget
+from background_training.ipc import child, supervision
+from background_training.ipc.child import Child
+from background_training.ipc.json_lines import Message
+from background_training.ipc.supervision import RestartBudget
 from background_training.learner.poison_files import PoisonFiles
 from background_training.learner.training_log import TroubleLog
 from background_training.paths import Paths
@@ -31,6 +27,7 @@ from background_training.storage import atomic_files
 
 Result = TypeVar("Result")
 
+WORKER = "background_training.learner.worker"
 STOP_SECONDS = 1.4
 _UNSTARTED_BACK_OFF_SECONDS = (0.5, 30.0)
 
@@ -47,29 +44,26 @@ class Supervisor:
         settings: Settings,
         say: Callable[[str], None],
         prepare: Callable[[], None] | None = None,
-        start_worker: StartWorker = child_process.start_worker,
     ) -> None:
         """Prepare a supervisor; nothing happens before `start`.
 
         Args:
             say: is given sentences for the console.
             prepare: done before the first worker starts, and again after a while as long as it raises OSError.
-            start_worker: how a worker process is started.
         """
         self._settings = settings
         self._say = say
         self._prepare = prepare
-        self._start_worker = start_worker
         self._lock = threading.Lock()
         self._stats: dict[str, Any] = {**EMPTY_STATS, "max_workers": settings.learner.max_workers}
         self._stopping = threading.Event()
-        self._process: PipedProcess | None = None
+        self._child: Child | None = None
         self._thread = threading.Thread(target=self._run, name="background-learner", daemon=True)
         self._budget = RestartBudget(settings.learner.restart_limit)
         self._poison_files = PoisonFiles()
         self._troubles = TroubleLog(settings.paths, settings.learner.log_bytes)
         self._refusal = ""
-        self._farewell = ""
+        self._replaced_because = ""
         self._restarts = 0
         self._former_errors = 0
         self._former_misfits = 0
@@ -86,12 +80,10 @@ class Supervisor:
         """End the worker, by force if it does not end by itself in time."""
         self._stopping.set()
         with self._lock:
-            process = self._process
+            process = self._child
         if process is not None:
-            self._order(process, {"order": "stop"})
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+            process.send("stop")
+            if process.wait(STOP_SECONDS) is None:
                 process.kill()
         self._thread.join()
         # A commit that was cut short leaves this; the next start would remove it too, but may never come.
@@ -161,65 +153,47 @@ class Supervisor:
         self._troubles.failed(sentence)
         status.write(self._settings.paths, "waiting", self.stats())
 
-    def _listen(self, process: PipedProcess) -> int:
-        """Hear what the worker tells until it ends; its exit code."""
+    def _listen(self, process: Child) -> int:
+        """Handle the worker's messages until it ends; its exit code."""
         with self._lock:
-            self._process = process
+            self._child = process
             self._former_errors = self._stats["errors"]
             self._former_misfits = self._stats["files_misfit"]
         if self._stopping.is_set():
             process.kill()
-        assert process.stdout is not None and process.stdin is not None
-        with Watch(process) as watch:
-            for line in process.stdout:
-                watch.heard()
-                self._hear(line)
-            exit_code = process.wait()
-        if watch.killed:
-            self._farewell = f"it hung: no sign of life for {heartbeat.HANG_SECONDS:g} s"
-        process.stdout.close()
-        with contextlib.suppress(OSError):  # what was still to be written has lost its reader
-            process.stdin.close()
-        return exit_code
+        while (message := process.receive(supervision.HANG_SECONDS)) is not None:
+            self._handle(message)
+        if process.hung:
+            self._replaced_because = f"it hung: no sign of life for {supervision.HANG_SECONDS:g} s"
+        return process.close(exit_seconds=child.EXIT_SECONDS)
 
-    def _started(self) -> PipedProcess:
+    def _started(self) -> Child:
         paths = self._settings.paths
         with _error_file(paths) as errors:
-            process = self._start_worker(errors)
-        first = {"root": str(paths.root), "settings": settings_file.as_sections(self._settings)}
-        self._order(process, {**first, "careful": bool(self._budget.deaths), **self._poison_files.orders()})
+            process = Child(child.start(WORKER, stderr=errors))
+        sections = settings_file.as_sections(self._settings)
+        is_careful = bool(self._budget.deaths)
+        process.send("begin", root=str(paths.root), settings=sections, careful=is_careful, **self._poison_files.orders())
         return process
 
-    def _order(self, process: PipedProcess, order: dict[str, Any]) -> None:
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(order).encode() + b"\n")
-            process.stdin.flush()
-        except (OSError, ValueError):
-            return  # it has died or its pipe is closed; whoever waits for it will see
-
-    def _hear(self, line: bytes) -> None:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            return  # the last words of a worker that was killed while it spoke
-        kind = event["event"]
+    def _handle(self, message: Message) -> None:
+        kind = message["event"]
         if kind == "reading":
-            self._poison_files.reading(event["name"])
+            self._poison_files.reading(message["name"])
         elif kind == "training":
-            self._poison_files.training(event["names"])
+            self._poison_files.training(message["names"])
         elif kind == "set_aside":
-            self._poison_files.file_left(event["name"])
+            self._poison_files.file_left(message["name"])
         elif kind in ("stats", "trouble"):
-            self._note(event["stats"])
+            self._note(message["stats"])
         if kind == "trouble":
-            self._say(f"[WARNING] {event['sentence']}; trying again in {event['retry_seconds']:.1f} s")
+            self._say(f"[WARNING] {message['sentence']}; trying again in {message['retry_seconds']:.1f} s")
         elif kind == "warning":
-            self._say(f"[WARNING] {event['sentence']}")
+            self._say(f"[WARNING] {message['sentence']}")
         elif kind == "refused":
-            self._refusal = event["sentence"]
-        elif kind == "farewell":
-            self._farewell = event["sentence"]
+            self._refusal = message["sentence"]
+        elif kind == "limit_exceeded":
+            self._replaced_because = message["sentence"]
 
     def _note(self, stats: dict[str, Any]) -> None:
         with self._lock:
@@ -237,9 +211,9 @@ class Supervisor:
         self._poison_files.worker_died()
         wait_seconds = self._budget.back_off(time.monotonic())
         sentence = f"the worker process died (exit code {exit_code}{_last_words(self._settings)})"
-        if self._farewell:
-            sentence = f"the worker process is replaced: {self._farewell}"
-            self._farewell = ""
+        if self._replaced_because:
+            sentence = f"the worker process is replaced: {self._replaced_because}"
+            self._replaced_because = ""
         if wait_seconds is None:
             self._give_up(f"{sentence}, {len(self._budget.deaths)} times in ten minutes")
             return False

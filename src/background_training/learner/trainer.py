@@ -13,7 +13,7 @@ from background_training.algo import ppo_update
 from background_training.episodes import alignment, buffer
 from background_training.episodes.buffer import DUPLICATE
 from background_training.errors import EpisodeError, ModelError
-from background_training.ipc.channel import Tell
+from background_training.ipc.json_lines import Send
 from background_training.learner import checkpoint, publish, recovery, retention
 from background_training.learner.checkpoint import Checkpoint
 from background_training.learner.counters import BatchResult
@@ -314,7 +314,7 @@ def _twin(item: Accepted, others: Iterable[Accepted]) -> Accepted | None:
 
 
 def open_trainer(
-    paths: Paths, settings: Settings, send: Tell, *, patient: bool, precautions: Precautions = NO_PRECAUTIONS
+    paths: Paths, settings: Settings, send: Send, *, patient: bool, precautions: Precautions = NO_PRECAUTIONS
 ) -> tuple[Trainer, Triage]:
     """Recover the root, apply the retention bounds, and return the trainer and its triage; the caller holds the worker lock.
 

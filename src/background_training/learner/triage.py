@@ -17,7 +17,7 @@ from background_training.episodes import alignment, buffer, episode_file
 from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED, Departure
 from background_training.episodes.episode import Episode
 from background_training.errors import EpisodeError, MachineError
-from background_training.ipc.channel import Tell
+from background_training.ipc.json_lines import Send
 from background_training.learner.file_age import CLOCK, WallClock
 from background_training.paths import MODEL_NAME, Paths
 from background_training.printable import visible
@@ -345,5 +345,5 @@ class Triage:
         return Excluded(name, sha256, signature, REJECTED, reason)
 
 
-def send_excluded(send: Tell, item: Excluded) -> None:
+def send_excluded(send: Send, item: Excluded) -> None:
     send("set_aside", name=visible(item.name), fate=item.fate, reason=item.reason)

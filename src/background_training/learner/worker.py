@@ -6,7 +6,6 @@ It holds no state that can't be lost. When its parent dies, stdin ends, and the 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import os
@@ -17,15 +16,15 @@ import traceback
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from background_training import settings_file
 from background_training.algo import ppo_update
 from background_training.errors import BackgroundTrainingError, LockUnavailableError, MachineError, ModelError
-from background_training.ipc import process_limits
-from background_training.ipc.channel import Tell, teller
-from background_training.ipc.heartbeat import Pulse
-from background_training.ipc.memory_limit import Growth
+from background_training.ipc import json_lines, process_limits
+from background_training.ipc.json_lines import Message, Send
+from background_training.ipc.process_limits import MemoryLimit
+from background_training.ipc.supervision import Heartbeat
 from background_training.learner.counters import BatchResult, Counters
 from background_training.learner.data_warnings import DataWarnings
 from background_training.learner.file_age import CLOCK
@@ -55,7 +54,7 @@ class Worker:
     def __init__(
         self,
         settings: Settings,
-        send: Tell,
+        send: Send,
         *,
         careful: bool,
         deadly: dict[str, str],
@@ -81,9 +80,9 @@ class Worker:
         self._retention_due = math.inf
         self._watcher: BufferWatcher | None = None
         self._known: dict[str, Any] = {}
-        self._pulse = Pulse(send)
-        self._growth = Growth(settings.learner.worker_memory_bytes, send)
-        self.throttle = Throttle(settings, self._stopping, self._show, self._pulse.beat)
+        self._heartbeat = Heartbeat(send)
+        self._memory_limit = MemoryLimit(settings.learner.worker_memory_bytes, send)
+        self.throttle = Throttle(settings, self._stopping, self._show, self._heartbeat.beat)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -98,9 +97,9 @@ class Worker:
             LockUnavailableError: the folder can't be locked. Only at the start; later on this is retried.
         """
         rounds = 0
-        while not self._stopping.is_set() and not self._growth.is_too_large():
+        while not self._stopping.is_set() and not self._memory_limit.is_exceeded():
             self._hint.clear()
-            self._pulse.beat()
+            self._heartbeat.beat()
             try:
                 # If the folder was deleted and made again, another learner may have locked the new one.
                 self._paths.data.mkdir(parents=True, exist_ok=True)
@@ -139,10 +138,10 @@ class Worker:
             self.throttle.wait_resumed(rescan)
         elif self._back_off_seconds:
             self._publish("waiting")
-            self._pulse.wait(self._stopping, self._back_off_seconds)
+            self._heartbeat.wait(self._stopping, self._back_off_seconds)
         else:
             self._publish("idle")
-            self._pulse.wait(self._hint, min(rescan, _UNFINISHED_WAIT_SECONDS) if self._counters.deferred else rescan)
+            self._heartbeat.wait(self._hint, min(rescan, _UNFINISHED_WAIT_SECONDS) if self._counters.deferred else rescan)
 
     def _watch(self) -> None:
         """Watch the buffer; watch the new folder if it has been removed and made again."""
@@ -166,7 +165,7 @@ class Worker:
             if times >= _FAULTS_UNTIL_LEFT_ALONE:
                 triage.always_defer(Path(doing.removeprefix("reading ")).name)
         self._trainer = trainer
-        self._growth.begin()
+        self._memory_limit.begin()
         bounded = any(dataclasses.asdict(self._settings.retention).values())
         self._retention_due = time.monotonic() + _RETENTION_SECONDS if bounded else math.inf
 
@@ -259,23 +258,22 @@ class Worker:
 
 
 def main() -> int:
-    """Run as `python -m background_training.learner.worker`; the first line of stdin holds the settings."""
-    orders, answers = sys.stdin.buffer, sys.stdout.buffer
-    # Otherwise a stray print would end up between the answers.
-    sys.stdout = sys.stderr
+    """Run as `python -m background_training.learner.worker`; the first message holds the settings."""
+    channel = json_lines.parent_channel()
     process_limits.lower_priority()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    first = json.loads(orders.readline())
+    first = channel.receive()
+    if first is None:
+        return 0  # the parent has died meanwhile
     settings = settings_file.from_sections(Path(first["root"]), first["settings"])
-    send = teller(answers)
     lock = RootLock(settings.paths.worker_lock)
-    worker = Worker(settings, send, lock=lock, **{key: first[key] for key in ("careful", "deadly", "alone")})
+    worker = Worker(settings, channel.send, lock=lock, **{key: first[key] for key in ("careful", "deadly", "alone")})
     ppo_update.set_rest(worker.throttle.rest)
-    threading.Thread(target=_obey, args=(orders, worker), daemon=True).start()
+    channel.listen(lambda message: _handle(message, worker), lambda: _stop(worker))
     try:
         worker.run()
     except BackgroundTrainingError as error:
-        send("refused", sentence=str(error), exit_code=error.exit_code)
+        channel.send("refused", sentence=str(error), exit_code=error.exit_code)
         return error.exit_code
     except Exception:  # noqa: BLE001  # the process's main: the supervisor reads the traceback and starts another worker
         traceback.print_exc()
@@ -283,11 +281,13 @@ def main() -> int:
     return 0
 
 
-def _obey(orders: BinaryIO, worker: Worker) -> None:
-    """Read orders until "stop" or the end of stdin, which means that the parent has died."""
-    for line in orders:
-        if json.loads(line).get("order") == "stop":
-            break
+def _handle(message: Message, worker: Worker) -> None:
+    if message["event"] == "stop":
+        _stop(worker)
+
+
+def _stop(worker: Worker) -> None:
+    """Stop because the parent asked for it, or is gone."""
     worker.stop()
     # Give a batch in progress a moment to finish; an interrupted one is trained again at the next start.
     time.sleep(_EXIT_GRACE_SECONDS)
@@ -297,5 +297,5 @@ def _obey(orders: BinaryIO, worker: Worker) -> None:
 if __name__ == "__main__":
     code = main()
     sys.stderr.flush()
-    # Not sys.exit: the thread that reads stdin would make the interpreter abort on its way out.
+    # Not sys.exit: a daemon thread inside a read of stdin makes the interpreter abort while it shuts down.
     os._exit(code)
