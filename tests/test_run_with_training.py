@@ -20,6 +20,7 @@ import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
 
+from background_training.ipc.json_lines import Channel
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import ledger_lines
 from background_training.storage import model_store
@@ -130,7 +131,9 @@ def test_the_policy_is_shown_without_exploring_too(root: Path, instances: str, m
     with contextlib.closing(GymnasiumGame("CartPole-v1")) as game:
         again = evaluation.returns_of(game, model, [one.seed for one in games][-len(last) :], greedy=True)
         monkeypatch.setattr(greedy_games, "LAST_SECONDS", PATIENCE_SECONDS)
-        greedy_games.follow(Paths(root), game, "CartPole-v1", greedy_games.Orders(io.BytesIO(b"last\n")))
+        greedy_games.follow(
+            Paths(root), game, "CartPole-v1", greedy_games.Orders(Channel(io.BytesIO(b'{"event": "last"}\n'), io.BytesIO()))
+        )
     assert again == last
     assert len(greedy_games.read(Paths(root))) - len(games) in (greedy_games.LAST_GAMES, greedy_games.LAST_GAMES + 1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -96,12 +95,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _follow(name: str, paths: Paths) -> int:
+    from background_training.ipc import json_lines
     from background_training.ipc.process_limits import lower_priority
     from background_training.runs import greedy_games
     from background_training.runs.gymnasium_game import GymnasiumGame
 
     lower_priority()
-    orders = greedy_games.Orders(sys.stdin.buffer)
+    orders = greedy_games.Orders(json_lines.parent_channel())
     game = GymnasiumGame(name)
     try:
         greedy_games.follow(paths, game, name, orders)

@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from background_training import command_lines
+from background_training import command_lines, printable
 from background_training.commands import common
 from background_training.errors import BackgroundTrainingError, SettingsError
-from background_training.ipc import child_process, process_limits
+from background_training.ipc import process_limits
 from background_training.learner.background_learner import BackgroundParallelLearner
 from background_training.settings import Settings
 
 if TYPE_CHECKING:
-    from background_training.runs.greedy_games import Beside, PlayingProcess
     from background_training.runs.run_log import GameLog
     from background_training.runs.run_state import RunState, RunStateFile
 
@@ -58,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     if options.games is not None and options.games < 1:
         raise SettingsError("--games", options.games, "a whole number, at least 1, is needed", "command line")
-    from background_training.runs import game_runner, root_game, run_log, run_state
+    from background_training.runs import game_runner, greedy_games, root_game, run_log, run_state
     from background_training.runs.runner import TrainingRun
 
     asked = _asked(options)
@@ -77,9 +73,11 @@ def _run(options: argparse.Namespace) -> int:
             learner = _started_learner(settings, options.quiet) if state.spec.training else None
             try:
                 log = run_log.RunLog(state_file, game_log, state, settings.training.save_freq)
-                with _greedy_games(settings) if learner is not None and not options.watch else nullcontext() as greedy:
+                with_greedy_games = learner is not None and not options.watch
+                beside = greedy_games.process_beside(settings.root, settings.games.game) if with_greedy_games else nullcontext()
+                with beside as greedy:
                     TrainingRun(settings, learner, log, games, greedy, quiet=options.quiet).run()
-                    return 0
+                return 0
             finally:
                 if learner is not None:
                     learner.stop()
@@ -125,38 +123,20 @@ def _chosen_run(options: argparse.Namespace, asked: Settings, file: RunStateFile
     given["training"] = False if options.no_training else None
     state, sentence = run_state.choose(file, log.earlier_numbers, fresh, given, options.resume)
     if sentence:
-        _say(sentence)
+        printable.say(sentence)
     return state
 
 
 def _started_learner(settings: Settings, quiet: bool) -> BackgroundParallelLearner | None:
-    say = (lambda sentence: None) if quiet else _say
+    say = (lambda sentence: None) if quiet else printable.say
     learner = BackgroundParallelLearner(settings=settings)
     try:
         learner.start()
     except (BackgroundTrainingError, OSError) as error:
-        # A game without a learner is still a game; its episodes wait in the buffer.
-        _say(f"[WARNING] Failed to start background learner: {error}")
+        # The games are played all the same; their episodes wait in the buffer.
+        printable.say(f"[WARNING] Failed to start background learner: {error}")
         return None
     say("[OK] Background parallel learner initialized and started")
     say("[INFO] Experience replay training will run in background")
     say(f"[INFO] Monitoring directory: {learner.data_dir}")
     return learner
-
-
-def _greedy_games(settings: Settings) -> AbstractContextManager[Beside | None]:
-    """Games without exploring beside the others, for the summary and the curve."""
-    from background_training.runs import greedy_games
-
-    arguments = ["--follow", "--root", str(settings.root), "--game", settings.games.game]
-
-    def start() -> PlayingProcess:
-        command = [sys.executable, "-m", "background_training", "evaluate", *arguments]
-        options = child_process.apart_from_terminal() | {"env": child_process.child_environment(dict(os.environ))}
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
-
-    return greedy_games.beside(start)
-
-
-def _say(sentence: str) -> None:
-    print(sentence, flush=True)

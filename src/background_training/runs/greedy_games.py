@@ -1,26 +1,29 @@
-"""Greedy games beside a run: how good its policy would be without exploring, one game for a version, in a process of its own."""
+"""Greedy games during a run: the return of its policy without exploration, one game per version, played in a child process."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import IO, BinaryIO, NamedTuple, Protocol
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 from background_training.errors import ModelError, ModelMissingError
+from background_training.ipc import child
+from background_training.ipc.child import Child
+from background_training.ipc.json_lines import Channel, Message
 from background_training.paths import Paths
 from background_training.runs import evaluation, run_log
 from background_training.runs.gymnasium_game import GymnasiumGame
 from background_training.storage import model_store
 
 SHARE = 0.05
-"""How much of the time is played, so that the games of the run and their learner notice nothing."""
+"""Share of the time that greedy games take, so that they do not slow the run and the learner down."""
 LAST_GAMES = 5
 LAST_SECONDS = 3.0
-"""With the last version so many games are played, begun within so long."""
+"""With the last version up to LAST_GAMES games are played, all started within LAST_SECONDS."""
 _LOOK_SECONDS = 0.2
 _GRACE_SECONDS = 2.0
 
@@ -46,7 +49,7 @@ def read(paths: Paths) -> list[GreedyGame]:
 
 
 def words(paths: Paths) -> str:
-    """How the newest version did; "" if nothing is known."""
+    """The mean return of the newest version; "" if there are no greedy games."""
     games = read(paths)
     returns = [game.episode_return for game in games if game.version == games[-1].version]
     if not returns:
@@ -55,87 +58,77 @@ def words(paths: Paths) -> str:
     return f"{sum(returns) / len(returns):.1f} (mean return of {played} of version {games[-1].version})"
 
 
-class PlayingProcess(Protocol):
-    """What is asked of it: the same as of subprocess.Popen."""
+class GreedyProcess:
+    """The child process that plays them during a run. If it fails, the run continues without greedy games."""
 
-    stdin: IO[bytes] | None
-
-    def wait(self, timeout: float | None = None) -> int: ...
-
-    def kill(self) -> None: ...
-
-
-class Beside:
-    """The process that plays them, for the run that started it. If it fails, the run has no greedy games; that is all."""
-
-    def __init__(self, process: PlayingProcess) -> None:
-        """`process` calls `follow`, with `orders` from its stdin."""
+    def __init__(self, process: Child) -> None:
+        """Take charge of a process that calls `follow`."""
         self._process = process
 
     def finish(self) -> None:
-        """Have some games played with the last version, and wait for them."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            self._process.stdin.write(b"last\n")
-            self._process.stdin.flush()
-            self._process.wait(LAST_SECONDS + _GRACE_SECONDS)
+        """Have the last games played with the newest version, and wait for them."""
+        self._process.send("last")
+        self._process.wait(LAST_SECONDS + _GRACE_SECONDS)
 
-    def stop(self) -> None:
-        """End it, whatever it does."""
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+    def close(self) -> None:
+        """Kill the process."""
+        self._process.close()
 
 
 @contextlib.contextmanager
-def beside(start: Callable[[], PlayingProcess]) -> Iterator[Beside | None]:
-    """Such a process, ended on the way out; None where the machine starts none."""
+def process_beside(root: Path, game: str) -> Iterator[GreedyProcess | None]:
+    """Start a greedy process, and kill it on leaving; None if the machine can't start one."""
+    arguments = ["evaluate", "--follow", "--root", str(root), "--game", game]
     try:
-        process = Beside(start())
+        process = GreedyProcess(Child(child.start("background_training", arguments)))
     except OSError:
         yield None
         return
     try:
         yield process
     finally:
-        process.stop()
+        process.close()
 
 
 class Orders:
-    """What the run says: "last" for the last games; the end of the stream for none at all."""
+    """The messages from the run: `last` asks for the last games; the end of the channel means none.
 
-    def __init__(self, stream: BinaryIO) -> None:
+    Attributes:
+        last: whether the last games are to be played.
+        over: set when the run has ended.
+    """
+
+    def __init__(self, channel: Channel) -> None:
         self.last = False
         self.over = threading.Event()
-        threading.Thread(target=self._listen, args=(stream,), daemon=True).start()
+        channel.listen(self._handle, self.over.set)
 
-    def _listen(self, stream: BinaryIO) -> None:
-        self.last = stream.readline().strip() == b"last"
+    def _handle(self, message: Message) -> None:
+        self.last = message["event"] == "last"
         self.over.set()
 
 
 def follow(paths: Paths, game: GymnasiumGame, name: str, orders: Orders) -> None:
-    """Play a greedy game with each new version, SHARE of the time at most, until there are no more orders.
+    """Play a greedy game with each new version, for SHARE of the time at most, until the run ends.
 
     Raises:
-        ModelError: the model is of another game.
+        ModelError: the model does not fit the game.
+        GameRaisedError: the game raised.
     """
     seed = evaluation.FIRST_SEED + len(read(paths))
     version = 0
     while not orders.over.is_set():
-        begun = time.perf_counter()
+        started = time.perf_counter()
         if (model := _newest(paths)) is not None and model.version > version:
             version = model.version
             _play(paths, game, name, model, seed)
             seed += 1
-            begun -= (time.perf_counter() - begun) * (1 / SHARE - 1)
-        orders.over.wait(max(_LOOK_SECONDS, time.perf_counter() - begun))
-    begun = time.perf_counter()
+            started -= (time.perf_counter() - started) * (1 / SHARE - 1)
+        orders.over.wait(max(_LOOK_SECONDS, time.perf_counter() - started))
+    started = time.perf_counter()
     if orders.last and (model := _newest(paths)) is not None:
         for number in range(LAST_GAMES):
-            if time.perf_counter() - begun < LAST_SECONDS:
+            if time.perf_counter() - started < LAST_SECONDS:
                 _play(paths, game, name, model, seed + number)
 
 

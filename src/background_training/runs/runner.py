@@ -16,7 +16,7 @@ from background_training.learner.training_log import TrainingLog
 from background_training.records import disk_forecast, pause_file
 from background_training.runs import greedy_games, learning_curve, progress
 from background_training.runs.game_runner import GameRunner
-from background_training.runs.greedy_games import Beside
+from background_training.runs.greedy_games import GreedyProcess
 from background_training.runs.gymnasium_game import LostGame
 from background_training.runs.progress import Show
 from background_training.runs.run_log import RunLog
@@ -37,7 +37,7 @@ class TrainingRun:
         learner: BackgroundParallelLearner | None,
         log: RunLog,
         games: GameRunner,
-        greedy: Beside | None,
+        greedy: GreedyProcess | None,
         *,
         quiet: bool,
     ) -> None:
