@@ -10,7 +10,7 @@ import numpy as np
 
 from background_training.commands import doctor
 from background_training.doctor import examination
-from background_training.doctor.facts import Facts
+from background_training.doctor.facts import DoctorFacts
 from background_training.paths import Paths
 from background_training.storage import model_store
 from tests import episodes, learner_runs
@@ -54,7 +54,7 @@ def play(root: Path, count: int = 12, first: int = 0, **more: Any) -> Paths:
     return paths
 
 
-def look(root: Path, *flags: str) -> Facts:
+def look(root: Path, *flags: str) -> DoctorFacts:
     return doctor.look(doctor.parser().parse_args(["--root", str(root), *flags]))
 
 

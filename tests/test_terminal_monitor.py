@@ -30,7 +30,7 @@ from background_training.monitor import history
 from background_training.monitor.facts import ModelFileFacts, Snapshot, StatusFacts
 from background_training.monitor.folder_census import FileFacts, FolderFacts
 from background_training.monitor.history import learning, whole_run
-from background_training.monitor.replays import Progress, ReplayCensus
+from background_training.monitor.replays import ReplayCensus, ReplayProgress
 from background_training.monitor.terminal import glyphs, layout, rows
 from background_training.monitor.terminal.flow import Flow
 from background_training.monitor.terminal.gatherer import NEWS_SECONDS, Gatherer, LiveFacts
@@ -91,7 +91,12 @@ SNAPSHOT = Snapshot(
 )
 RUN = whole_run(_games(500))
 FACTS = LiveFacts(
-    "/r/" + "a long root/" * 20 + "☃ 雪", SNAPSHOT, learning(_batches(30), _games(500)), *RUN, None, Progress(120, 34, "20 of 34")
+    "/r/" + "a long root/" * 20 + "☃ 雪",
+    SNAPSHOT,
+    learning(_batches(30), _games(500)),
+    *RUN,
+    None,
+    ReplayProgress(120, 34, "20 of 34"),
 )
 
 
@@ -261,8 +266,8 @@ def test_replays_are_counted_where_the_learner_was_given_some(paths: Paths, tmp_
         (tmp_path / "replays" / name).touch()
     for name in ("index.json", "0a.json"):
         (paths.replay_results / name).touch()
-    assert ReplayCensus(paths).look(settings) == Progress(2, 1)
-    assert ReplayCensus(paths).look({"replays": {"folder": "\0"}}) == Progress(0, 1)
+    assert ReplayCensus(paths).look(settings) == ReplayProgress(2, 1)
+    assert ReplayCensus(paths).look({"replays": {"folder": "\0"}}) == ReplayProgress(0, 1)
 
 
 # Looking

@@ -17,7 +17,7 @@ import pytest
 import web_pages
 from conftest import PATIENCE_SECONDS, PROMPT_SECONDS
 
-from background_training.monitor.web.listener import Gate
+from background_training.monitor.web.listener import RequestFilter
 
 pytestmark = pytest.mark.slow  # real processes
 
@@ -169,7 +169,7 @@ def test_port_80_needs_no_number() -> None:
     async def nothing(*_: object) -> None:
         raise AssertionError("not to be called")
 
-    gate = Gate(nothing, 80)
+    gate = RequestFilter(nothing, 80)
     scope = {"type": "http", "method": "GET", "headers": [(b"Host", b"localhost"), (b"Origin", b"http://localhost")]}
     assert gate.refusal_of(scope) == ""
 

@@ -16,7 +16,7 @@ from background_training.doctor.finding import Finding
 if TYPE_CHECKING:
     import argparse
 
-    from background_training.doctor.facts import Facts
+    from background_training.doctor.facts import DoctorFacts
 
 OLDEST_PYTHON = (3, 10)
 CORE_PACKAGES = {
@@ -73,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if findings else 0
 
 
-def look(options: argparse.Namespace) -> Facts:
+def look(options: argparse.Namespace) -> DoctorFacts:
     """All facts of one moment."""
     from background_training.commands import common
     from background_training.doctor import examination

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from background_training.doctor.facts import Facts
+from background_training.doctor.facts import DoctorFacts
 from background_training.doctor.finding import Trouble
 from background_training.episodes import data_checks
 from background_training.episodes.data_checks import DataWarning
@@ -14,7 +14,7 @@ FEWEST_GAMES = 5
 _VERSIONS_FOR_A_VERDICT = 10
 
 
-def _told(facts: Facts, look: Callable[[list[Episode]], DataWarning | None]) -> Trouble | None:
+def _told(facts: DoctorFacts, look: Callable[[list[Episode]], DataWarning | None]) -> Trouble | None:
     games = facts.episodes
     if len(games) < data_checks.FEWEST_GAMES or sum(game.steps for game in games) < data_checks.FEWEST_STEPS:
         return None
@@ -22,32 +22,32 @@ def _told(facts: Facts, look: Callable[[list[Episode]], DataWarning | None]) -> 
     return None if warning is None else Trouble(f"{warning.found}.", warning.cure)
 
 
-def constant_rewards(facts: Facts) -> Trouble | None:
+def constant_rewards(facts: DoctorFacts) -> Trouble | None:
     """No game earns more than any other: rewards are zero, or never differ."""
     return _told(facts, data_checks.constant_rewards)
 
 
-def shifted_rewards(facts: Facts) -> Trouble | None:
+def shifted_rewards(facts: DoctorFacts) -> Trouble | None:
     """Rewards answer the action before theirs, or after it."""
     return _told(facts, data_checks.shifted_rewards)
 
 
-def identical_games(facts: Facts) -> Trouble | None:
+def identical_games(facts: DoctorFacts) -> Trouble | None:
     """Every game is the same one."""
     return _told(facts, data_checks.identical_games)
 
 
-def unscaled_states(facts: Facts) -> Trouble | None:
+def unscaled_states(facts: DoctorFacts) -> Trouble | None:
     """Numbers of thousands stand beside small ones."""
     return _told(facts, data_checks.unscaled_states)
 
 
-def collapsed_policy(facts: Facts) -> Trouble | None:
+def collapsed_policy(facts: DoctorFacts) -> Trouble | None:
     """One action is all that is ever played."""
     return _told(facts, lambda games: data_checks.one_action(games, facts.model.actions))
 
 
-def games_without_the_model(facts: Facts) -> Trouble | None:
+def games_without_the_model(facts: DoctorFacts) -> Trouble | None:
     """The model advances, and the games still play with an old version of it, or with none."""
     games = _trained(facts)
     played = [game.policy_version for game in games if game.policy_version is not None]
@@ -64,7 +64,7 @@ def games_without_the_model(facts: Facts) -> Trouble | None:
     return Trouble(cause, cure)
 
 
-def games_that_do_not_say(facts: Facts) -> Trouble | None:
+def games_that_do_not_say(facts: DoctorFacts) -> Trouble | None:
     """Nothing tells which version played, nor how likely each action was."""
     games = _trained(facts)
     if len(games) < FEWEST_GAMES:
@@ -79,5 +79,5 @@ def games_that_do_not_say(facts: Facts) -> Trouble | None:
     return Trouble(cause, cure)
 
 
-def _trained(facts: Facts) -> list[Episode]:
+def _trained(facts: DoctorFacts) -> list[Episode]:
     return [seen.episode for seen in facts.trained if seen.episode is not None]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from background_training import settings_file
 from background_training.doctor import episodes, folders, learner, machine, records
-from background_training.doctor.facts import Facts
+from background_training.doctor.facts import DoctorFacts
 from background_training.doctor.finding import Finding, Trouble
 from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED
 from background_training.errors import SettingsError
@@ -16,7 +16,7 @@ from background_training.monitor import humanize
 from background_training.records import disk_forecast
 from background_training.settings import Settings
 
-Check = Callable[[Facts], "Trouble | None"]
+Check = Callable[[DoctorFacts], "Trouble | None"]
 
 CHECKS: tuple[Check, ...] = (
     machine.settings,
@@ -84,7 +84,7 @@ def name_of(check: Check) -> str:
     return check.__name__.replace("_", "-")
 
 
-def examine(facts: Facts) -> list[Finding]:
+def examine(facts: DoctorFacts) -> list[Finding]:
     """What all checks find, in their order."""
     findings = []
     for check in CHECKS:
@@ -94,12 +94,12 @@ def examine(facts: Facts) -> list[Finding]:
     return findings
 
 
-def gather(settings: Settings, settings_trouble: str, *, before_start: bool = False) -> Facts:
+def gather(settings: Settings, settings_trouble: str, *, before_start: bool = False) -> DoctorFacts:
     """All facts of one moment; nothing is changed, but for a few probe files that are gone when this returns."""
     paths = settings.paths
     machine_facts = machine.look(paths, os.environ)
     ledger = records.records(paths)
-    return Facts(
+    return DoctorFacts(
         paths=paths,
         settings=settings,
         settings_trouble=settings_trouble,
@@ -130,7 +130,7 @@ def load_settings(config: Path | None, root: Path | None) -> tuple[Settings, str
         return fallback, str(error)
 
 
-def notes(facts: Facts) -> list[tuple[str, str]]:
+def notes(facts: DoctorFacts) -> list[tuple[str, str]]:
     """What was seen, wrong or not."""
     counts, learner = facts.records.counts, facts.learner
     holder = f"; at work: {learner.holder.words}" if learner.holder else ""

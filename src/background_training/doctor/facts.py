@@ -36,7 +36,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineFacts:
     """The machine, as far as it matters to a root. `now` is in seconds since 1970.
 
     installed: optional packages that can be imported.
@@ -59,7 +59,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Places:
+class FolderReadings:
     """The root's folders, and what lies where.
 
     inside: the folder of which the root seems to be a part, as when `--root` names its data/; None if not.
@@ -101,7 +101,7 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Learner:
+class LearnerFacts:
     """Who is at work in the root.
 
     holder: of the learner's lock; None while it is free.
@@ -151,7 +151,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Model:
+class FoundModel:
     """The model file: what was found wrong with it, or what it holds.
 
     not_finite: names of arrays that hold NaN or infinity.
@@ -178,7 +178,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Records:
+class RecordFacts:
     """What the ledger tells.
 
     trouble: why it can't be read.
@@ -195,7 +195,7 @@ class Records:
 
 
 @dataclass(frozen=True)
-class Replays:
+class ReplayFacts:
     """The replays that the settings name; `skipped` counts by reason, None if nobody has read any yet."""
 
     folder_exists: bool = True
@@ -205,7 +205,7 @@ class Replays:
 
 
 @dataclass(frozen=True)
-class Facts:
+class DoctorFacts:
     """Everything that the checks look at.
 
     settings_trouble: why the settings can't be used; the rest then rests on the defaults.
@@ -215,12 +215,12 @@ class Facts:
 
     paths: Paths
     settings: Settings
-    machine: Machine
-    places: Places
-    learner: Learner
-    model: Model
-    records: Records
-    replays: Replays = Replays()
+    machine: MachineFacts
+    places: FolderReadings
+    learner: LearnerFacts
+    model: FoundModel
+    records: RecordFacts
+    replays: ReplayFacts = ReplayFacts()
     waiting: tuple[Seen, ...] = ()
     trained: tuple[Seen, ...] = ()
     settings_trouble: str = ""

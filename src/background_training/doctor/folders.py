@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from background_training.doctor.facts import Facts, Places
+from background_training.doctor.facts import DoctorFacts, FolderReadings
 from background_training.doctor.finding import Trouble
 from background_training.episodes import buffer, episode_file
 from background_training.errors import EpisodeError
@@ -20,13 +20,13 @@ _DEEPEST = 5
 _HARMLESS_NAMES = ("thumbs.db", "desktop.ini", ".ds_store", ".gitkeep", ".gitignore", "readme.md", "readme.txt")
 
 
-def look(paths: Paths, now: float) -> Places:
+def look(paths: Paths, now: float) -> FolderReadings:
     entries = list(_entries(paths.buffer))
     names = [entry.name for entry in entries if buffer.is_episode_name(entry.name)]
     ages = {entry.name: now - entry.stat(follow_symlinks=False).st_mtime for entry in _still_there(entries)}
     waiting = [name for name in names if name in ages]
     fresh = not waiting and not paths.ledger.exists()
-    return Places(
+    return FolderReadings(
         exists=paths.root.is_dir(),
         has_data=paths.data.is_dir(),
         inside=_root_around(paths.root),
@@ -159,7 +159,7 @@ _LONGEST_OWN_NAME = 150
 """data/archive/duplicate/ and a name of ours with what is written beside it, while it is written."""
 
 
-def nothing_here(facts: Facts) -> Trouble | None:
+def nothing_here(facts: DoctorFacts) -> Trouble | None:
     """No game has ever delivered anything to this folder."""
     if facts.places.has_data or facts.places.inside is not None:
         return None
@@ -172,7 +172,7 @@ def nothing_here(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Start the game or the learner with this --root, or give the --root that they use.")
 
 
-def part_of_a_root(facts: Facts) -> Trouble | None:
+def part_of_a_root(facts: DoctorFacts) -> Trouble | None:
     """`--root` names data/ or the buffer instead of the folder that holds them."""
     around = facts.places.inside
     if around is None:
@@ -183,7 +183,7 @@ def part_of_a_root(facts: Facts) -> Trouble | None:
     return Trouble(cause, f'Give --root "{around}" to game, learner and doctor.')
 
 
-def episodes_elsewhere(facts: Facts) -> Trouble | None:
+def episodes_elsewhere(facts: DoctorFacts) -> Trouble | None:
     """Episodes were written beside the buffer, or into a buffer inside the buffer."""
     if not facts.places.elsewhere or facts.places.inside is not None:
         return None
@@ -191,7 +191,7 @@ def episodes_elsewhere(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Move them there, and let the bot write there; RLAgent(root=...) wants the root, not the buffer.")
 
 
-def episodes_in_another_root(facts: Facts) -> Trouble | None:
+def episodes_in_another_root(facts: DoctorFacts) -> Trouble | None:
     """This root is empty, and one nearby is not."""
     if not facts.places.other_roots or not facts.places.has_data or facts.places.inside is not None:
         return None
@@ -199,7 +199,7 @@ def episodes_in_another_root(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Give the same --root (or LOCAL_TRAINING_ROOT) to game and learner.")
 
 
-def foreign_names(facts: Facts) -> Trouble | None:
+def foreign_names(facts: DoctorFacts) -> Trouble | None:
     """Files in the buffer do not end in .npz."""
     names = facts.places.foreign_names
     if not names:
@@ -210,7 +210,7 @@ def foreign_names(facts: Facts) -> Trouble | None:
     )
 
 
-def unfinished_files(facts: Facts) -> Trouble | None:
+def unfinished_files(facts: DoctorFacts) -> Trouble | None:
     """Files were begun and never got their final names."""
     names = facts.places.unfinished
     if not names:
@@ -220,7 +220,7 @@ def unfinished_files(facts: Facts) -> Trouble | None:
     return Trouble(cause, cure + "What is whole can be renamed by hand.")
 
 
-def not_writable(facts: Facts) -> Trouble | None:
+def not_writable(facts: DoctorFacts) -> Trouble | None:
     """The user of this process may not write what a learner has to write."""
     if in_the_way := facts.places.no_folders:
         cause = f"{_named(in_the_way)} is no folder, and the learner needs one there."
@@ -235,7 +235,7 @@ def not_writable(facts: Facts) -> Trouble | None:
     return Trouble(f"{what}{more}.", cure + "a folder that was once used with sudo or by an administrator is the usual reason.")
 
 
-def unreadable_episodes(facts: Facts) -> Trouble | None:
+def unreadable_episodes(facts: DoctorFacts) -> Trouble | None:
     """Episodes wait that this user may not read."""
     names = facts.places.unreadable
     if not names:
@@ -244,7 +244,7 @@ def unreadable_episodes(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Let the bot write files that the learner's user may read (umask 022), or run both as one user.")
 
 
-def files_from_the_future(facts: Facts) -> Trouble | None:
+def files_from_the_future(facts: DoctorFacts) -> Trouble | None:
     """Waiting episodes bear times that have not come yet."""
     late = [(name, seconds) for name, seconds in facts.places.future if seconds > _FUTURE_SECONDS]
     if not late:
@@ -255,7 +255,7 @@ def files_from_the_future(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Set the clock of the machine that plays, or that learns; until then no such file is ever too old.")
 
 
-def clock_behind(facts: Facts) -> Trouble | None:
+def clock_behind(facts: DoctorFacts) -> Trouble | None:
     """The machine's clock stands before the time at which the learner wrote last."""
     newest = facts.places.newest
     if newest is None or newest[1] - facts.machine.now < _FUTURE_SECONDS:
@@ -267,7 +267,7 @@ def clock_behind(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Set the clock (switch its synchronisation on): with a wrong one, fresh episodes may count as too old.")
 
 
-def path_too_long(facts: Facts) -> Trouble | None:
+def path_too_long(facts: DoctorFacts) -> Trouble | None:
     """Windows refuses paths of more than 260 characters unless told otherwise."""
     machine = facts.machine
     longest = len(str(facts.paths.root)) + max(_LONGEST_OWN_NAME, 40 + facts.places.longest_name)

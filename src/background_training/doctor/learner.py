@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from background_training import command_lines
-from background_training.doctor.facts import Facts, Holder, Learner
+from background_training.doctor.facts import DoctorFacts, Holder, LearnerFacts
 from background_training.doctor.finding import Trouble
 from background_training.monitor import facts, humanize, learner_state
 from background_training.paths import CHECKOUT, Paths
@@ -25,12 +25,12 @@ _LOCKS = Path("/proc/locks")
 _WORDS = 200
 
 
-def look(paths: Paths, now: float) -> Learner:
+def look(paths: Paths, now: float) -> LearnerFacts:
     card = file_lock.read_card(paths)
     holder = _holder(paths.learner_lock, card)
     status = facts.status_facts(paths)
     said = learner_state.state_words(status, now)
-    return Learner(
+    return LearnerFacts(
         status=status,
         status_words=said,
         silent=said.startswith(learner_state.NO_SIGN),
@@ -117,7 +117,7 @@ _AT_WORK = ("starting", "idle", "training", "waiting", "paused", "restarting")
 _OFTEN_RESTARTED = 2
 
 
-def no_learner(facts: Facts) -> Trouble | None:
+def no_learner(facts: DoctorFacts) -> Trouble | None:
     """Episodes pile up, and nobody trains on them."""
     places = facts.places
     learner = facts.learner
@@ -133,7 +133,7 @@ def no_learner(facts: Facts) -> Trouble | None:
     return Trouble(cause, f"Start one: {command_lines.command('learn', facts.paths.root)} (or with --drain).")
 
 
-def another_learner(facts: Facts) -> Trouble | None:
+def another_learner(facts: DoctorFacts) -> Trouble | None:
     """A learner is at work, and a second one wants to be."""
     learner = facts.learner
     if learner.holder is None or not (facts.about_to_start or learner.rivals):
@@ -149,7 +149,7 @@ def another_learner(facts: Facts) -> Trouble | None:
     return Trouble(humanize.visible(cause), "Stop that process first, or use another --root.")
 
 
-def orphaned_worker(facts: Facts) -> Trouble | None:
+def orphaned_worker(facts: DoctorFacts) -> Trouble | None:
     """A worker has outlived its learner, and keeps the next one waiting."""
     learner = facts.learner
     if learner.worker_holder is None or learner.holder is not None:
@@ -161,7 +161,7 @@ def orphaned_worker(facts: Facts) -> Trouble | None:
     return Trouble(humanize.visible(cause), cure)
 
 
-def learner_is_dead(facts: Facts) -> Trouble | None:
+def learner_is_dead(facts: DoctorFacts) -> Trouble | None:
     """The status says that it works; its process is gone. A lock needs no care: it went with its process."""
     learner = facts.learner
     if learner.holder is not None or learner.state not in _AT_WORK or not learner.silent:
@@ -170,7 +170,7 @@ def learner_is_dead(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Its lock is free; there is no lock file to delete. Start it again: it goes on where it was.")
 
 
-def stale_card(facts: Facts) -> Trouble | None:
+def stale_card(facts: DoctorFacts) -> Trouble | None:
     """What a killed learner wrote about itself still lies there, though nobody holds the lock."""
     learner = facts.learner
     if not learner.card_left_behind or learner_is_dead(facts) is not None:
@@ -179,7 +179,7 @@ def stale_card(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Nothing has to be deleted: the next learner takes the lock and writes a card of its own. Start it.")
 
 
-def learner_is_silent(facts: Facts) -> Trouble | None:
+def learner_is_silent(facts: DoctorFacts) -> Trouble | None:
     """Its process lives, and has said nothing for long."""
     learner = facts.learner
     if learner.holder is None or not learner.silent:
@@ -190,7 +190,7 @@ def learner_is_silent(facts: Facts) -> Trouble | None:
     )
 
 
-def learner_has_failed(facts: Facts) -> Trouble | None:
+def learner_has_failed(facts: DoctorFacts) -> Trouble | None:
     """It has given up, and says why."""
     if facts.learner.state != "failed":
         return None
@@ -198,7 +198,7 @@ def learner_has_failed(facts: Facts) -> Trouble | None:
     return Trouble(cause, f"Mend that cause and start it again. {_last_words(facts)}".strip())
 
 
-def machine_fails(facts: Facts) -> Trouble | None:
+def machine_fails(facts: DoctorFacts) -> Trouble | None:
     """It waits for the machine to do what it refused: disk full, no permission, input/output error."""
     if facts.learner.state != "waiting" or facts.learner.silent:
         return None
@@ -208,7 +208,7 @@ def machine_fails(facts: Facts) -> Trouble | None:
     )
 
 
-def worker_keeps_dying(facts: Facts) -> Trouble | None:
+def worker_keeps_dying(facts: DoctorFacts) -> Trouble | None:
     """The worker process has been replaced time and again."""
     restarts = _number(facts.learner.stats.get("worker_restarts"))
     if restarts < _OFTEN_RESTARTED or facts.learner.state not in _AT_WORK:
@@ -219,7 +219,7 @@ def worker_keeps_dying(facts: Facts) -> Trouble | None:
     return Trouble(cause, cure.strip())
 
 
-def paused(facts: Facts) -> Trouble | None:
+def paused(facts: DoctorFacts) -> Trouble | None:
     """The user has paused training, and may have forgotten it."""
     pause = facts.learner.pause
     if pause is None:
@@ -229,7 +229,7 @@ def paused(facts: Facts) -> Trouble | None:
     return Trouble(cause, f"{cure} Nothing is lost: the episodes wait, and do not grow too old by it.")
 
 
-def held_up(facts: Facts) -> Trouble | None:
+def held_up(facts: DoctorFacts) -> Trouble | None:
     """The governor or a game has kept training from going on for a while, and episodes wait."""
     learner = facts.learner
     waited = facts.places.oldest_waiting_seconds
@@ -241,7 +241,7 @@ def held_up(facts: Facts) -> Trouble | None:
     return Trouble(cause, cure + "logs/governor.log tells how often it gave way, and to whom.")
 
 
-def training_is_off(facts: Facts) -> Trouble | None:
+def training_is_off(facts: DoctorFacts) -> Trouble | None:
     """The learner runs, and has been told not to train."""
     running = (facts.learner.status.content or {}).get("settings")
     learner: Any = running.get("learner") if isinstance(running, dict) else None
@@ -252,7 +252,7 @@ def training_is_off(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Set it to true, and start the learner again.")
 
 
-def too_slow(facts: Facts) -> Trouble | None:
+def too_slow(facts: DoctorFacts) -> Trouble | None:
     """Games deliver faster than the learner takes; the oldest will be too old before their turn."""
     limit = facts.settings.learner.max_file_age
     waited = facts.places.oldest_waiting_seconds
@@ -264,12 +264,12 @@ def too_slow(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Play less at a time, or make a batch cheaper: lower learning.replay_ratio and learning.n_epochs.")
 
 
-def _waiting(facts: Facts) -> str:
+def _waiting(facts: DoctorFacts) -> str:
     places = facts.places
     return f"{humanize.plural(places.waiting, 'episode')} wait, the oldest for {humanize.duration(places.oldest_waiting_seconds)}"
 
 
-def _last_words(facts: Facts) -> str:
+def _last_words(facts: DoctorFacts) -> str:
     said = facts.learner.last_words
     return f"Its last words, in {facts.paths.worker_stderr}: {humanize.visible(said.splitlines()[-1], 200)}" if said else ""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from background_training import command_lines, settings_file
-from background_training.doctor.facts import Facts, Machine, Probe
+from background_training.doctor.facts import DoctorFacts, MachineFacts, Probe
 from background_training.doctor.finding import Trouble
 from background_training.errors import LockUnavailableError, MachineError
 from background_training.monitor import humanize
@@ -31,8 +31,8 @@ _PROBE_BYTES = 20_000
 _LONG_PATHS_KEY = r"SYSTEM\CurrentControlSet\Control\FileSystem"
 
 
-def look(paths: Paths, environment: Mapping[str, str]) -> Machine:
-    return Machine(
+def look(paths: Paths, environment: Mapping[str, str]) -> MachineFacts:
+    return MachineFacts(
         now=time.time(),
         platform=sys.platform,
         installed=frozenset(name for name in OPTIONAL_PACKAGES if util.find_spec(name) is not None),
@@ -158,7 +158,7 @@ _FAT = ("vfat", "exfat", "msdos", "fat", "fat32")
 _SYNCED = ("OneDrive", "Dropbox", "Google Drive", "GoogleDrive", "iCloud Drive", "Mobile Documents", "Nextcloud")
 
 
-def settings(facts: Facts) -> Trouble | None:
+def settings(facts: DoctorFacts) -> Trouble | None:
     """A file, a variable or a flag sets what does not exist, or to what is not allowed."""
     if not facts.settings_trouble:
         return None
@@ -166,7 +166,7 @@ def settings(facts: Facts) -> Trouble | None:
     return Trouble(f"the settings can't be used: {facts.settings_trouble}.", cure)
 
 
-def unknown_variables(facts: Facts) -> Trouble | None:
+def unknown_variables(facts: DoctorFacts) -> Trouble | None:
     """A variable looks like a setting of ours, and names none; every command and every agent refuses to start."""
     names = facts.machine.own_variables
     if not names:
@@ -179,7 +179,7 @@ def unknown_variables(facts: Facts) -> Trouble | None:
     return Trouble(cause, cure)
 
 
-def full_disk(facts: Facts) -> Trouble | None:
+def full_disk(facts: DoctorFacts) -> Trouble | None:
     """There is hardly any room for the next model and the next episodes."""
     free = facts.machine.free_bytes
     needed = max(_SCARCE_BYTES, facts.settings.governor.free_disk_bytes)
@@ -193,7 +193,7 @@ def full_disk(facts: Facts) -> Trouble | None:
     )
 
 
-def network_drive(facts: Facts) -> Trouble | None:
+def network_drive(facts: DoctorFacts) -> Trouble | None:
     """The root lies where locks and events can't be relied upon."""
     kind = facts.machine.file_system.casefold()
     if kind not in _NETWORK and kind not in _NETWORK_LIKE:
@@ -203,7 +203,7 @@ def network_drive(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Put the root on a local disk; games elsewhere may copy their episodes into its buffer.")
 
 
-def fat_disk(facts: Facts) -> Trouble | None:
+def fat_disk(facts: DoctorFacts) -> Trouble | None:
     """The root lies on a file system that can't move a file in one step."""
     if facts.machine.file_system.casefold() not in _FAT:
         return None
@@ -211,7 +211,7 @@ def fat_disk(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Put the root on a disk with NTFS, ext4, APFS or the like.")
 
 
-def synced_folder(facts: Facts) -> Trouble | None:
+def synced_folder(facts: DoctorFacts) -> Trouble | None:
     """A program that copies folders to a cloud has its hands on every file."""
     parts = facts.paths.root.parts
     found = [part for part in parts if any(part.casefold().startswith(name.casefold()) for name in _SYNCED)]
@@ -221,7 +221,7 @@ def synced_folder(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Put the root outside of folders that are copied to a cloud.")
 
 
-def no_locks(facts: Facts) -> Trouble | None:
+def no_locks(facts: DoctorFacts) -> Trouble | None:
     """Two holders of one lock were let in."""
     trouble = facts.machine.probe.lock_trouble
     if not trouble:
@@ -230,7 +230,7 @@ def no_locks(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Put the root on a local disk that locks files.")
 
 
-def slow_renames(facts: Facts) -> Trouble | None:
+def slow_renames(facts: DoctorFacts) -> Trouble | None:
     """Something looks at every new file before it lets go of it."""
     seconds = facts.machine.probe.seconds_per_file
     if seconds is None or seconds < _SLOW_SECONDS:
@@ -240,7 +240,7 @@ def slow_renames(facts: Facts) -> Trouble | None:
     return Trouble(cause, cure)
 
 
-def disk_clock(facts: Facts) -> Trouble | None:
+def disk_clock(facts: DoctorFacts) -> Trouble | None:
     """The disk gives files another time than the machine's."""
     difference = facts.machine.probe.clock_difference_seconds
     if difference is None or abs(difference) < _CLOCK_SECONDS:
@@ -250,7 +250,7 @@ def disk_clock(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Put the root on a local disk, or let both computers set their clocks by the network.")
 
 
-def no_events(facts: Facts) -> Trouble | None:
+def no_events(facts: DoctorFacts) -> Trouble | None:
     """The system gives no more watches, so that episodes are found by looking only."""
     trouble = facts.machine.watch_trouble
     if not trouble:
@@ -261,7 +261,7 @@ def no_events(facts: Facts) -> Trouble | None:
     return Trouble(cause, cure + "Or close programs that watch many files, such as editors and synchronisers.")
 
 
-def missing_extras(facts: Facts) -> Trouble | None:
+def missing_extras(facts: DoctorFacts) -> Trouble | None:
     """Something is switched on that needs a package which is not there."""
     installed, paths = facts.machine.installed, facts.paths
     if facts.settings.replays.folder and facts.settings.learner.enable_replay_analysis and "sc2reader" not in installed:
@@ -273,7 +273,7 @@ def missing_extras(facts: Facts) -> Trouble | None:
     return None
 
 
-def replays_folder(facts: Facts) -> Trouble | None:
+def replays_folder(facts: DoctorFacts) -> Trouble | None:
     """The folder of replays is not there, or holds none."""
     folder = facts.settings.replays.folder
     if not folder or (facts.replays.folder_exists and facts.replays.files):
@@ -283,7 +283,7 @@ def replays_folder(facts: Facts) -> Trouble | None:
     return Trouble(cause, "Name the folder in which StarCraft II saves replays, usually Documents/StarCraft II/Accounts/...")
 
 
-def replays_without_zerg(facts: Facts) -> Trouble | None:
+def replays_without_zerg(facts: DoctorFacts) -> Trouble | None:
     """Replays were read, and none of them had a Zerg player to learn from."""
     replays = facts.replays
     if replays.learnt is None or replays.learnt > 0 or not replays.skipped:

@@ -14,7 +14,7 @@ import numpy as np
 
 from background_training import command_lines
 from background_training.algo import batch
-from background_training.doctor.facts import Facts, Line, Model, Records, Replays, Seen
+from background_training.doctor.facts import DoctorFacts, FoundModel, Line, RecordFacts, ReplayFacts, Seen
 from background_training.doctor.finding import Trouble
 from background_training.episodes import alignment, buffer, episode_file
 from background_training.episodes.buffer import DELETED, DUPLICATE, REJECTED, STALE, TRAINED
@@ -34,17 +34,17 @@ _ARCHIVE_LOOKED_FOR = 200
 _REPLAYS_COUNTED = 100_000
 
 
-def records(paths: Paths) -> Records:
+def records(paths: Paths) -> RecordFacts:
     try:
         lines = list(ledger_lines.read_lines(paths.ledger))
     except (LedgerError, OSError) as error:
-        return Records(trouble=str(error))
+        return RecordFacts(trouble=str(error))
     chain, chains = "", {""}
     for _, group in ledger_lines.groups(lines):
         chain = ledger_lines.chain_after(chain, group)
         chains.add(chain)
     fates = [line for line in lines if line["fate"] not in (DELETED, *ledger_lines.OF_NO_FILE)]
-    return Records(
+    return RecordFacts(
         counts=ledger_lines.counts_of(lines),
         recent=fates[-RECENT_FATES:],
         chains=frozenset(chains),
@@ -62,15 +62,15 @@ def _gone(paths: Paths, lines: Sequence[Line]) -> Iterable[str]:
             yield str(line["name"])
 
 
-def model(paths: Paths) -> Model:
+def model(paths: Paths) -> FoundModel:
     try:
         found = model_store.read(paths.model)
     except ModelMissingError:
-        return Model(missing=True)
+        return FoundModel(missing=True)
     except (ModelError, OSError) as error:
-        return Model(trouble=str(error))
+        return FoundModel(trouble=str(error))
     floats = {name: array for name, array in found.arrays.items() if array.dtype.kind == "f"}
-    return Model(
+    return FoundModel(
         version=found.version,
         state_width=found.state_width,
         actions=found.actions,
@@ -88,7 +88,7 @@ def waiting_episodes(paths: Paths, limits: LimitSettings) -> tuple[Seen, ...]:
     return _read(paths.buffer, names, limits)
 
 
-def trained_episodes(paths: Paths, found: Records, limits: LimitSettings) -> tuple[Seen, ...]:
+def trained_episodes(paths: Paths, found: RecordFacts, limits: LimitSettings) -> tuple[Seen, ...]:
     """The episodes trained on last, oldest first."""
     names = [line.get("archived_as", line["name"]) for line in found.recent if line["fate"] == TRAINED]
     return _read(paths.archive, names, limits)
@@ -115,12 +115,12 @@ def _read(folder: Path, names: Sequence[str], limits: LimitSettings) -> tuple[Se
     return tuple(reversed(seen))
 
 
-def replays(paths: Paths, settings: ReplaySettings) -> Replays:
+def replays(paths: Paths, settings: ReplaySettings) -> ReplayFacts:
     if not settings.folder:
-        return Replays()
+        return ReplayFacts()
     folder = Path(settings.folder).expanduser()
     counts = _replay_counts(paths)
-    return Replays(
+    return ReplayFacts(
         folder_exists=folder.is_dir(),
         files=count_files(folder, REPLAY_SUFFIX, _REPLAYS_COUNTED),
         learnt=counts.get("learnt"),
@@ -163,7 +163,7 @@ _CURES = {
 }
 
 
-def model_unreadable(facts: Facts) -> Trouble | None:
+def model_unreadable(facts: DoctorFacts) -> Trouble | None:
     """The model file is there, and can't be used."""
     if not facts.model.trouble:
         return None
@@ -171,7 +171,7 @@ def model_unreadable(facts: Facts) -> Trouble | None:
     return Trouble(f"the model can't be read: {humanize.visible(facts.model.trouble, 400)}.", cure)
 
 
-def model_lost(facts: Facts) -> Trouble | None:
+def model_lost(facts: DoctorFacts) -> Trouble | None:
     """Episodes were trained on, and there is no model."""
     if not facts.model.missing or not facts.records.counts[TRAINED] or facts.learner.holder or facts.learner.worker_holder:
         return None
@@ -181,7 +181,7 @@ def model_lost(facts: Facts) -> Trouble | None:
     )
 
 
-def model_not_finite(facts: Facts) -> Trouble | None:
+def model_not_finite(facts: DoctorFacts) -> Trouble | None:
     """Weights are NaN or infinite: every probability of such a policy is."""
     names = facts.model.not_finite
     if not names:
@@ -193,7 +193,7 @@ def model_not_finite(facts: Facts) -> Trouble | None:
     )
 
 
-def loss_not_finite(facts: Facts) -> Trouble | None:
+def loss_not_finite(facts: DoctorFacts) -> Trouble | None:
     """An update would have made a number NaN or infinite, and was thrown away."""
     refused = str(facts.model.last_batch.get("refused") or "")
     loss = facts.learner.stats.get("last_loss")
@@ -204,7 +204,7 @@ def loss_not_finite(facts: Facts) -> Trouble | None:
     return Trouble(cause, "States or rewards are of absurd size: scale both to about 1. A learning_rate above 0.01 does it too.")
 
 
-def ledger_damaged(facts: Facts) -> Trouble | None:
+def ledger_damaged(facts: DoctorFacts) -> Trouble | None:
     """The list of fates can't be read."""
     if not facts.records.trouble:
         return None
@@ -212,7 +212,7 @@ def ledger_damaged(facts: Facts) -> Trouble | None:
     return Trouble(f"the ledger can't be read: {humanize.visible(facts.records.trouble, 400)}.", cure)
 
 
-def another_history(facts: Facts) -> Trouble | None:
+def another_history(facts: DoctorFacts) -> Trouble | None:
     """Model and ledger come from two places."""
     commit, records = facts.model.commit, facts.records
     if records.trouble or commit.get("kind") != "batch" or not facts.model.version:
@@ -228,7 +228,7 @@ def another_history(facts: Facts) -> Trouble | None:
     )
 
 
-def gone_from_the_archive(facts: Facts) -> Trouble | None:
+def gone_from_the_archive(facts: DoctorFacts) -> Trouble | None:
     """Somebody has deleted trained episodes by hand."""
     gone = facts.records.gone
     if not gone:
@@ -239,7 +239,7 @@ def gone_from_the_archive(facts: Facts) -> Trouble | None:
     return Trouble(cause, cure)
 
 
-def wrong_width(facts: Facts) -> Trouble | None:
+def wrong_width(facts: DoctorFacts) -> Trouble | None:
     """States are of another width than the model's."""
     example = _example(facts, "wrong-width", DOES_NOT_FIT_WIDTH)
     if not example:
@@ -250,7 +250,7 @@ def wrong_width(facts: Facts) -> Trouble | None:
     )
 
 
-def actions_outside(facts: Facts) -> Trouble | None:
+def actions_outside(facts: DoctorFacts) -> Trouble | None:
     """Actions are none of those that the model knows."""
     example = _example(facts, "action-out-of-range", DOES_NOT_FIT_ACTIONS)
     if not example:
@@ -263,7 +263,7 @@ def actions_outside(facts: Facts) -> Trouble | None:
     return Trouble(cause, cure)
 
 
-def not_finite(facts: Facts) -> Trouble | None:
+def not_finite(facts: DoctorFacts) -> Trouble | None:
     """States or rewards hold NaN or infinity."""
     example = _example(facts, "not-finite", "")
     if not example:
@@ -273,7 +273,7 @@ def not_finite(facts: Facts) -> Trouble | None:
     )
 
 
-def many_rejected(facts: Facts) -> Trouble | None:
+def many_rejected(facts: DoctorFacts) -> Trouble | None:
     """A good part of the files is unusable, for reasons that have no check of their own."""
     reasons = Counter(code for code in _rejected_codes(facts) if code not in _CHECKS_OF_THEIR_OWN)
     count = sum(reasons.values())
@@ -288,7 +288,7 @@ def many_rejected(facts: Facts) -> Trouble | None:
     )
 
 
-def _bound_to_be_rejected(facts: Facts) -> Trouble | None:
+def _bound_to_be_rejected(facts: DoctorFacts) -> Trouble | None:
     """A good part of what waits is unusable; but what may be in the middle of being written is given a minute."""
     fresh = facts.machine.now - _UNFINISHED_SECONDS
     bad = [seen for seen in facts.waiting if seen.reason and (seen.reason not in _MAY_BE_UNFINISHED or seen.modified < fresh)]
@@ -303,7 +303,7 @@ def _bound_to_be_rejected(facts: Facts) -> Trouble | None:
     return Trouble(f"{cause}: {humanize.name(example.name)}: {humanize.visible(example.found, 300)}.", cure)
 
 
-def mostly_stale(facts: Facts) -> Trouble | None:
+def mostly_stale(facts: DoctorFacts) -> Trouble | None:
     """Most files come too late."""
     stale = _share_of(facts, STALE)
     if not stale:
@@ -322,7 +322,7 @@ def mostly_stale(facts: Facts) -> Trouble | None:
     )
 
 
-def mostly_duplicates(facts: Facts) -> Trouble | None:
+def mostly_duplicates(facts: DoctorFacts) -> Trouble | None:
     """Most files were delivered before."""
     twins = _share_of(facts, DUPLICATE)
     if not twins:
@@ -338,7 +338,7 @@ def mostly_duplicates(facts: Facts) -> Trouble | None:
 DOES_NOT_FIT_WIDTH, DOES_NOT_FIT_ACTIONS = "width", "actions"
 
 
-def _example(facts: Facts, code: str, unfit: str) -> str:
+def _example(facts: DoctorFacts, code: str, unfit: str) -> str:
     """What was found in the newest file of this kind: rejected for it, or waiting and bound to be; "" if there is none."""
     model = facts.model
     for seen in reversed(facts.waiting):
@@ -365,14 +365,14 @@ def _example(facts: Facts, code: str, unfit: str) -> str:
     return f"{humanize.name(lines[-1]['name'])}: {humanize.visible(_words_of(lines[-1]), 300)}{more}"
 
 
-def _share_of(facts: Facts, fate: str) -> Sequence[Line]:
+def _share_of(facts: DoctorFacts, fate: str) -> Sequence[Line]:
     """The newest files of this fate, if they are the better part of all."""
     recent = facts.records.recent
     lines = [line for line in recent if line["fate"] == fate]
     return lines if len(lines) > _SHARE_OF_OTHERS * len(recent) else []
 
 
-def _rejected_codes(facts: Facts) -> list[str]:
+def _rejected_codes(facts: DoctorFacts) -> list[str]:
     return [_code(line) for line in facts.records.recent if line["fate"] == REJECTED]
 
 

@@ -65,7 +65,7 @@ def version_marks(versions: npt.NDArray[Any], most: int = 6) -> list[tuple[int, 
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupResults:
     """What is known of the games against one opponent, or on one map."""
 
     name: str
@@ -75,7 +75,7 @@ class Group:
     mean_return: float
 
 
-def groups(games: Records, field: str, most: int = 10) -> tuple[list[Group], int]:
+def groups(games: Records, field: str, most: int = 10) -> tuple[list[GroupResults], int]:
     """The groups with the most games, and how many more there are; games without a name are in none."""
     named = games[games[field] != b""]
     names, inverse = np.unique(named[field], return_inverse=True)
@@ -92,7 +92,7 @@ def groups(games: Records, field: str, most: int = 10) -> tuple[list[Group], int
     means = _divided(summed(np.nan_to_num(returns) * known), counted)
     largest = np.lexsort((names, -total))[:most]
     found = [
-        Group(metrics.text_of(bytes(names[at])), int(total[at]), int(won[at]), int(decided[at]), float(means[at]))
+        GroupResults(metrics.text_of(bytes(names[at])), int(total[at]), int(won[at]), int(decided[at]), float(means[at]))
         for at in largest
     ]
     return found, len(names) - len(found)
@@ -132,7 +132,7 @@ def distribution(games: Records, bins: int = 24) -> Distribution | None:
 
 
 @dataclass(frozen=True)
-class Rates:
+class Throughput:
     """Games a minute and steps a second, in stretches of `seconds` that begin at `moments`."""
 
     moments: Floats
@@ -141,7 +141,7 @@ class Rates:
     steps_per_second: Floats
 
 
-def rates(games: Records, span_seconds: float = 3600.0, most: int = 60) -> Rates | None:
+def rates(games: Records, span_seconds: float = 3600.0, most: int = 60) -> Throughput | None:
     """The throughput of the last hour in which games were trained; None without a game."""
     if not len(games):
         return None
@@ -156,7 +156,7 @@ def rates(games: Records, span_seconds: float = 3600.0, most: int = 60) -> Rates
     places = np.maximum(moments[recent], edges[0])
     count, _ = np.histogram(places, edges, weights=weights[recent])
     steps, _ = np.histogram(places, edges, weights=(weights * games["steps"])[recent])
-    return Rates(
+    return Throughput(
         np.asarray(edges[:-1], np.float64),
         seconds,
         np.asarray(60.0 * count / seconds, np.float64),

@@ -56,7 +56,7 @@ class BuildOrders:
 
 
 @dataclass(frozen=True)
-class Opening:
+class OpeningShare:
     """How many players of a group opened like this, and when they began what, in seconds: 10 % / median / 90 %."""
 
     text: str
@@ -65,21 +65,21 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Group:
+class OpeningGroup:
     """Players of one start supply, against one race."""
 
     start_supply: str
     opponent: str
     players: int
-    openings: tuple[Opening, ...]
+    openings: tuple[OpeningShare, ...]
 
 
-def groups(content: Mapping[str, Any]) -> list[Group]:
+def groups(content: Mapping[str, Any]) -> list[OpeningGroup]:
     """The groups of a summary, whatever their result, the largest first; what has not the right form is passed over."""
     return sorted(_groups(content), key=lambda group: -group.players)
 
 
-def _groups(content: Mapping[str, Any]) -> Iterator[Group]:
+def _groups(content: Mapping[str, Any]) -> Iterator[OpeningGroup]:
     for supply, opponents in _items(content.get("groups")):
         for opponent, results in _items(opponents):
             anyhow = dict(_items(results)).get("any")
@@ -87,10 +87,10 @@ def _groups(content: Mapping[str, Any]) -> Iterator[Group]:
             if isinstance(anyhow, Mapping) and isinstance(players, int):
                 listed = anyhow.get("openings")
                 openings = [_opening(item) for item in (listed if isinstance(listed, list) else ())[:MOST_OPENINGS]]
-                yield Group(str(supply), str(opponent), players, tuple(item for item in openings if item is not None))
+                yield OpeningGroup(str(supply), str(opponent), players, tuple(item for item in openings if item is not None))
 
 
-def _opening(item: Any) -> Opening | None:
+def _opening(item: Any) -> OpeningShare | None:
     if not isinstance(item, Mapping) or not isinstance(item.get("share"), (int, float)):
         return None
     seconds: Any = item
@@ -98,7 +98,7 @@ def _opening(item: Any) -> Opening | None:
         seconds = seconds.get(key) if isinstance(seconds, Mapping) else None
     pool = tuple(seconds.get(key) for key in ("p10", "median", "p90")) if isinstance(seconds, Mapping) else ()
     sound = len(pool) == 3 and all(isinstance(value, (int, float)) for value in pool)
-    return Opening(str(item.get("text", "?")), float(item["share"]), pool if sound else None)  # type: ignore[arg-type]
+    return OpeningShare(str(item.get("text", "?")), float(item["share"]), pool if sound else None)  # type: ignore[arg-type]
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
@@ -111,7 +111,7 @@ _MOST = 20_000
 
 
 @dataclass(frozen=True)
-class Progress:
+class ReplayProgress:
     """files: replays in the learner's folder, 0 if none is set; read: those whose result is kept; summary: what they taught."""
 
     files: int
@@ -127,9 +127,9 @@ class ReplayCensus:
         self._build_orders = BuildOrders(paths.build_orders)
         self._clock = clock
         self._due = float("-inf")
-        self._last: Progress | None = None
+        self._last: ReplayProgress | None = None
 
-    def look(self, settings: object) -> Progress | None:
+    def look(self, settings: object) -> ReplayProgress | None:
         """The progress; None where there are no replays.
 
         Args:
@@ -142,7 +142,7 @@ class ReplayCensus:
         files = count_files(Path(folder).expanduser(), REPLAY_SUFFIX, _MOST) if folder else 0
         read = count_files(self._results, ".json", _MOST) - os.path.exists(self._results / "index.json")
         taught: Any = (self._build_orders.look() or {}).get("summary", "")
-        found = Progress(files, max(read, 0), str(taught)[:200])
+        found = ReplayProgress(files, max(read, 0), str(taught)[:200])
         self._last = found if files or read > 0 else None
         spent = self._clock() - begun
         self._due = begun + spent + max(LOOK_SECONDS, REST_FACTOR * spent)

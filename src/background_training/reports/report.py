@@ -17,7 +17,7 @@ from background_training import command_lines, html_page
 from background_training.algo import intervals
 from background_training.algo.intervals import Estimate, Stretch
 from background_training.episodes.buffer import DELETED, DUPLICATE, REJECTED, STALE, TRAINED
-from background_training.reports.run_facts import RunFacts, Sample
+from background_training.reports.run_facts import GameSample, RunFacts
 
 MOST_STRETCHES = 40
 MOST_NAMES = 12
@@ -139,8 +139,8 @@ class _Writer:
         )
         return shown
 
-    def _groups(self, title: str, column: str, name_of: Callable[[Sample], str]) -> list[str]:
-        members: dict[str, list[Sample]] = {}
+    def _groups(self, title: str, column: str, name_of: Callable[[GameSample], str]) -> list[str]:
+        members: dict[str, list[GameSample]] = {}
         for sample in self._facts.samples:
             if name_of(sample):
                 members.setdefault(name_of(sample), []).append(sample)

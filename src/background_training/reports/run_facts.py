@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Sample:
+class GameSample:
     """What one trained episode's file says of itself.
 
     number: which trained game it is, from 1.
@@ -71,7 +71,7 @@ class RunFacts:
     steps: Floats
     versions: Floats
     stale_steps: Floats = field(default_factory=lambda: np.empty(0))
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[GameSample, ...] = ()
     fates: Counter[str] = field(default_factory=Counter)
     reasons: tuple[Reason, ...] = ()
     waiting: int = 0
@@ -143,7 +143,7 @@ def _model(paths: Paths) -> tuple[int, Mapping[str, Any], str]:
     return model.version, model.manifest, ""
 
 
-def _samples(paths: Paths, trained: Sequence[Line], most: int) -> Iterable[Sample]:
+def _samples(paths: Paths, trained: Sequence[Line], most: int) -> Iterable[GameSample]:
     for index in np.unique(np.linspace(0, len(trained) - 1, min(most, len(trained))).astype(int)):
         line = trained[index]
         path = paths.archive / line.get("archived_as", line["name"])
@@ -154,7 +154,7 @@ def _samples(paths: Paths, trained: Sequence[Line], most: int) -> Iterable[Sampl
             continue  # deleted since, or too large for a look in passing
         played, meta = episode.policy_version, episode.meta
         lag = None if played is None else max(int(line["seq"]) - 1 - played, 0)
-        yield Sample(int(index) + 1, moment, lag, _won(meta), *(_text(meta.get(key)) for key in ("opponent", "map", "game")))
+        yield GameSample(int(index) + 1, moment, lag, _won(meta), *(_text(meta.get(key)) for key in ("opponent", "map", "game")))
 
 
 def _won(meta: Mapping[str, Any]) -> bool | None:

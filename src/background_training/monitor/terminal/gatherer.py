@@ -14,7 +14,7 @@ from background_training.monitor import facts
 from background_training.monitor.facts import Snapshot, StatusFacts
 from background_training.monitor.folder_census import FolderCensus
 from background_training.monitor.history import Floats, Learning, learning, whole_run
-from background_training.monitor.replays import Progress, ReplayCensus
+from background_training.monitor.replays import ReplayCensus, ReplayProgress
 from background_training.monitor.terminal.flow import Flow, Rates
 from background_training.paths import Paths
 from background_training.records.disk_forecast import ForecastWatch
@@ -44,7 +44,7 @@ class LiveFacts:
     all_games: int = 0
     whole_run: Floats = field(default_factory=lambda: np.empty(0))
     rates: Rates | None = None
-    replays: Progress | None = None
+    replays: ReplayProgress | None = None
 
 
 @dataclass

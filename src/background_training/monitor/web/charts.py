@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from background_training.algo import intervals
 from background_training.monitor import history, humanize
-from background_training.monitor.history import Floats, Group
+from background_training.monitor.history import Floats, GroupResults
 from background_training.monitor.web import echarts
 from background_training.monitor.web.echarts import Trace
 from background_training.monitor.web.view import Chart
@@ -81,16 +81,16 @@ def _groups(games: Records, field: str) -> Chart:
     return Chart(drawn, note=f"Share of games won, in percent; behind it 95 % intervals and games.{rest}")
 
 
-def _name(group: Group) -> str:
+def _name(group: GroupResults) -> str:
     return humanize.visible(group.name, 40)
 
 
-def _share(group: Group) -> str:
+def _share(group: GroupResults) -> str:
     share = intervals.share_of(group.won, group.decided)
     return f"{100 * share.low:.0f}-{100 * share.high:.0f} % of {group.decided:,}"
 
 
-def _returns_of(found: Sequence[Group]) -> list[str]:
+def _returns_of(found: Sequence[GroupResults]) -> list[str]:
     return [f"{group.mean_return:.3g} in {group.games:,}" for group in found]
 
 

@@ -135,7 +135,7 @@ LOG_LINES = 60
 
 
 @dataclass(frozen=True)
-class Facts:
+class PageFacts:
     """One look.
 
     root: what a person would give to --root.
@@ -163,11 +163,11 @@ class Watcher:
         self._build_orders = BuildOrders(paths.build_orders)
         self._metrics = MetricsReader(paths)
 
-    def look(self) -> Facts:
+    def look(self) -> PageFacts:
         """What there is to see now; never an exception for what may lie there."""
         self._metrics.look()
         batches, games = self._metrics.batches, self._metrics.games
-        return Facts(
+        return PageFacts(
             root=os.fspath(self._paths.root),
             snapshot=self._reader.snapshot(),
             ledger=self._ledger.look(),

@@ -43,7 +43,7 @@ _HEADERS = (
 )
 
 
-class Gate:
+class RequestFilter:
     """An ASGI application around another one.
 
     It promises that no page of another site, no name that was made to lead here (DNS rebinding) and no frame around

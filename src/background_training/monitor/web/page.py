@@ -13,7 +13,7 @@ from nicegui import Client, app, ui
 
 from background_training.monitor.advice import Advice
 from background_training.monitor.web.charts import WINDOWS
-from background_training.monitor.web.view import CARDS, Card, Chart, Table, View, plain_html
+from background_training.monitor.web.view import CARDS, Card, Chart, PageTable, View, plain_html
 
 Ask = Callable[[str], Awaitable[tuple[list[str], str]]]
 Tell = Callable[[str, bool], Awaitable[tuple[bool, str]]]
@@ -256,7 +256,7 @@ class _TableCard:
         self._holder = ui.element("div").classes("bt-scroll")
         self._note = ui.label("").classes("bt-note")
 
-    def show(self, table: Table) -> None:
+    def show(self, table: PageTable) -> None:
         self._note.set_text(table.note)
         self._note.set_visibility(bool(table.note))
         self._holder.clear()
@@ -267,7 +267,7 @@ class _TableCard:
                 ui.label(table.empty).classes("bt-empty")
 
 
-def _rows(table: Table) -> None:
+def _rows(table: PageTable) -> None:
     with ui.element("table").classes("bt-table" + (" many" if len(table.heads) > _FEW_COLUMNS else "")):
         for tag, cells in (("th", table.heads), *(("td", row) for row in table.rows)):
             with ui.element("tr"):

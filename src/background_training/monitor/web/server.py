@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from background_training.monitor.web import charts, episode_search, listener, view
-from background_training.monitor.web.facts import Facts, Watcher
-from background_training.monitor.web.listener import Gate
+from background_training.monitor.web.facts import PageFacts, Watcher
+from background_training.monitor.web.listener import RequestFilter
 from background_training.monitor.web.page import Page, application
 from background_training.monitor.web.view import Chart, View
 from background_training.paths import Paths
@@ -43,7 +43,7 @@ def serve(paths: Paths, port: int, say: Callable[[str], None]) -> None:
     with listener.bound(port) as listening:
         port = listening.getsockname()[1]
         site = Site(paths)
-        gate = Gate(application(site.page, site.begin), port)
+        gate = RequestFilter(application(site.page, site.begin), port)
         lines = [f"[OK] The monitor is at http://{listener.ADDRESS}:{port}/ (on this machine only)"]
         lines += [f"[INFO] To pause the learner from the page, or to resume it, it asks for this token: {site.token}"]
         lines += ["[INFO] Ctrl+C ends the monitor; the learner goes on."]
@@ -59,7 +59,7 @@ class Site:
         self._pages: set[Page] = set()
         self._somebody_looks = asyncio.Event()
         self._newest: View | None = None
-        self._facts: Facts | None = None
+        self._facts: PageFacts | None = None
         self._looked_at = float("-inf")
         self._look_seconds = 0.0
         self._charts: dict[str, Chart] = {}

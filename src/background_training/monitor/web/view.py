@@ -11,7 +11,7 @@ from background_training import command_lines
 from background_training.episodes.buffer import DUPLICATE, REJECTED, STALE, TRAINED
 from background_training.monitor import advice, humanize, learner_state, replays
 from background_training.monitor.advice import Advice
-from background_training.monitor.web.facts import Facts, deleted
+from background_training.monitor.web.facts import PageFacts, deleted
 from background_training.records import episode_fate
 
 
@@ -55,7 +55,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """Rows of texts below heads; or the words in their place where there are none."""
 
     heads: tuple[str, ...]
@@ -83,10 +83,10 @@ class View:
     moment: str = ""
     paused: bool = False
     charts: Mapping[str, Chart] = field(default_factory=dict)
-    tables: Mapping[str, Table] = field(default_factory=dict)
+    tables: Mapping[str, PageTable] = field(default_factory=dict)
 
 
-def view(facts: Facts, charts: Mapping[str, Chart]) -> View:
+def view(facts: PageFacts, charts: Mapping[str, Chart]) -> View:
     """Put the page together."""
     snapshot = facts.snapshot
     content = snapshot.status.content or {}
@@ -112,7 +112,7 @@ def _mood(said: str, content: Mapping[str, Any]) -> str:
     return GOOD if content.get("state") in ("idle", "training", "starting", "restarting") else QUIET
 
 
-def _tiles(facts: Facts) -> list[tuple[str, str]]:
+def _tiles(facts: PageFacts) -> list[tuple[str, str]]:
     stats = learner_state.current_stats(facts.snapshot)
     version = facts.snapshot.model.version
     waiting = f"{facts.snapshot.buffer.count:,}"
@@ -126,7 +126,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str]]:
     return [*shown, ("Waiting", waiting), ("Workers", workers if stats else UNKNOWN), ("Governor", governor)]
 
 
-def _fates(facts: Facts) -> Table:
+def _fates(facts: PageFacts) -> PageTable:
     ledger = facts.ledger
     said = {
         TRAINED: "trained on, exactly once",
@@ -142,27 +142,27 @@ def _fates(facts: Facts) -> Table:
     notes += [f"{ledger.read_share:.0%} of the ledger has been read so far."] if ledger.read_share < 1 else []
     damaged = humanize.plural(ledger.damaged, "line")
     notes += [f"{damaged} of the ledger can't be read; {command_lines.command('doctor')} shows more."] if ledger.damaged else []
-    return Table(("fate", "episodes", ""), tuple(rows), note=" ".join(notes))
+    return PageTable(("fate", "episodes", ""), tuple(rows), note=" ".join(notes))
 
 
-def _reasons(facts: Facts) -> Table:
+def _reasons(facts: PageFacts) -> PageTable:
     rows = [
         (fate, kind, f"{count:,}", humanize.visible(seen, _LONGEST_TEXT)) for fate, kind, count, seen in facts.ledger.reasons[:12]
     ]
     rest = len(facts.ledger.reasons) - len(rows)
     note = f"And {humanize.plural(rest, 'more reason')}." if rest > 0 else ""
-    return Table(("fate", "reason", "episodes", "the newest one"), tuple(rows), "No file was set aside.", note)
+    return PageTable(("fate", "reason", "episodes", "the newest one"), tuple(rows), "No file was set aside.", note)
 
 
 def _sentences(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     return [episode_fate.sentence(line) for line in lines if isinstance(line.get("sha256"), str)]
 
 
-def _openings(facts: Facts) -> Table:
+def _openings(facts: PageFacts) -> PageTable:
     heads = ("players", "opening", "share", "pool, 10 % / median / 90 %")
     empty = f"No replays have been analysed: {command_lines.command('replays')} DIR does it, or the learner (replays.folder)."
     if facts.build_orders is None:
-        return Table(heads, (), empty)
+        return PageTable(heads, (), empty)
     rows = []
     for group in replays.groups(facts.build_orders):
         opponent, supply = humanize.visible(group.opponent, 20), humanize.visible(group.start_supply, 10)
@@ -171,7 +171,7 @@ def _openings(facts: Facts) -> Table:
             pool = " / ".join(f"{seconds:.0f} s" for seconds in opening.pool_seconds) if opening.pool_seconds else UNKNOWN
             rows.append((who, humanize.visible(opening.text, _LONGEST_TEXT), f"{opening.share:.0%}", pool))
     summary = humanize.visible(facts.build_orders.get("summary", ""), _LONGEST_TEXT)
-    return Table(heads, tuple(rows[:40]), "No replay taught a build order.", summary)
+    return PageTable(heads, tuple(rows[:40]), "No replay taught a build order.", summary)
 
 
 def plain_html(view: View, title: str) -> str:
@@ -188,7 +188,7 @@ def plain_html(view: View, title: str) -> str:
     )
 
 
-def _table(table: Table) -> str:
+def _table(table: PageTable) -> str:
     heads = _cells("th", table.heads)
     rows = "".join(f"<tr>{_cells('td', row)}</tr>" for row in table.rows)
     return f"<table><tr>{heads}</tr>{rows}</table><p>{escape(table.note)}</p>"
