@@ -111,24 +111,24 @@ def monitor(root: Path) -> None:
 def terminal(root: Path) -> None:
     """The monitor's live screen, while a game is learnt in an empty root."""
     sys.path.insert(0, str(CHECKOUT))
-    from background_training.monitor.terminal import drawing, glyphs, layout
-    from background_training.monitor.terminal.gatherer import Gatherer
+    from background_training.monitor.terminal import screen
+    from background_training.monitor.terminal.live_facts import LiveReader
     from background_training.paths import Paths
 
     command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--game", GAME, "--seed", "0", "--quiet"]
     process = subprocess.Popen([*command, "--root", str(root)], stdout=subprocess.DEVNULL)
     try:
-        gatherer, began = Gatherer(Paths(root), time.time()), time.monotonic()
-        facts = gatherer.look()
+        reader, began = LiveReader(Paths(root), time.time()), time.monotonic()
+        facts = reader.look()
         while time.monotonic() - began < TERMINAL_SECONDS:
             time.sleep(0.1)
-            facts = gatherer.look() or facts
+            facts = reader.look() or facts
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert facts is not None
-    shown = layout.screen(replace(facts, root="my_bot"), *TERMINAL, glyphs.BLOCKS)
-    picture = drawing.picture(shown, "python tools/monitor_background_training.py --root my_bot")
+    shown = screen.screen(replace(facts, root="my_bot"), *TERMINAL, screen.BLOCKS)
+    picture = screen.picture(shown, "python tools/monitor_background_training.py --root my_bot")
     (IMAGES / "monitor_terminal.svg").write_text(picture, encoding="utf-8")
 
 

@@ -20,9 +20,7 @@ from conftest import PATIENCE_SECONDS, wait_until
 from background_training.monitor import dashboard, learner_state
 from background_training.monitor.facts import ModelFileFacts, ModelWatch, Reader, Snapshot, StatusFacts
 from background_training.monitor.folder_census import FolderFacts
-from background_training.monitor.terminal import layout
-from background_training.monitor.terminal.gatherer import Gatherer
-from background_training.monitor.terminal.glyphs import BLOCKS
+from background_training.monitor.terminal.live_facts import LiveReader
 from background_training.monitor.web import facts, view
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import status
@@ -38,13 +36,14 @@ GOVERNED = {"state": "giving way", "reason": "other programs use 97 %"}
 def _shown(paths: Paths) -> dict[str, str]:
     """What each monitor shows of a root, as text."""
     snapshot = Reader(paths, time.time()).snapshot()
-    live = Gatherer(paths, time.time()).look()
+    live = LiveReader(paths, time.time()).look()
     assert live is not None
-    rows = layout.screen(live, 160, 60, BLOCKS)
+    screen = pytest.importorskip("background_training.monitor.terminal.screen", reason="rich is not installed")
+    rows = screen.screen(live, 160, 60, screen.BLOCKS)
     page = view.view(facts.Watcher(paths).look(), {})
     return {
         "plain": "\n".join(line.text for line in dashboard.lines(snapshot)),
-        "live": "\n".join("".join(text for text, _ in row) for row in rows),
+        "live": "\n".join(row.plain for row in rows),
         "page": "\n".join(f"{label}: {value}" for label, value in page.tiles) + "\n".join(item.seen for item in page.advice),
     }
 

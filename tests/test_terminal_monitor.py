@@ -31,15 +31,18 @@ from background_training.monitor.facts import ModelFileFacts, Snapshot, StatusFa
 from background_training.monitor.folder_census import FileFacts, FolderFacts
 from background_training.monitor.history import learning, whole_run
 from background_training.monitor.replays import ReplayCensus, ReplayProgress
-from background_training.monitor.terminal import glyphs, layout, rows
-from background_training.monitor.terminal.flow import Flow
-from background_training.monitor.terminal.gatherer import NEWS_SECONDS, Gatherer, LiveFacts
-from background_training.monitor.terminal.glyphs import ASCII, BLOCKS
+from background_training.monitor.terminal.live_facts import LOOK_SECONDS, LiveFacts, LiveReader, QueueFlow
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import metrics, pause_file, status
 from background_training.records.metrics import BATCHES, GAMES
 from background_training.records.status import EMPTY_STATS
 from tests.json_values import json_values
+
+pytest.importorskip("rich", reason="rich is not installed")
+from rich.cells import cell_len
+
+from background_training.monitor.terminal import screen
+from background_training.monitor.terminal.screen import ASCII, BLOCKS
 
 SCRIPT = CHECKOUT / "tools" / "monitor_background_training.py"
 NOW = 1_700_000_000.0
@@ -101,14 +104,14 @@ FACTS = LiveFacts(
 
 
 def _text(facts: LiveFacts, width: int, height: int, **more: Any) -> str:
-    return "\n".join("".join(text for text, _ in row) for row in layout.screen(facts, width, height, BLOCKS, **more))
+    return "\n".join(row.plain for row in screen.screen(facts, width, height, BLOCKS, **more))
 
 
 def _fits(facts: LiveFacts, width: int, height: int) -> None:
-    shown = layout.screen(facts, width, height, BLOCKS)
+    shown = screen.screen(facts, width, height, BLOCKS)
     assert len(shown) == height
-    assert {rows.width_of(row) for row in shown} == {width}
-    assert all(text.isprintable() and style in rows.STYLES for row in shown for text, style in row)
+    assert {cell_len(row.plain) for row in shown} == {width}
+    assert all(row.plain.isprintable() for row in shown)
 
 
 # What it shows, and how it fits
@@ -137,7 +140,7 @@ def test_a_small_screen_keeps_what_matters_and_cuts_no_advice() -> None:
 def test_a_wide_screen_shows_more_and_higher_curves() -> None:
     """Two columns, the log, files and figures that a small one has no room for."""
     small, wide = _text(FACTS, 80, 24), _text(FACTS, 160, 50)
-    for wanted in ("Log ", "new.npz", "gradient", "Freshness", "Batch Size:      39 games", "20 of 34"):
+    for wanted in ("Log ", "new.npz", "gradient", "Staleness", "Batch Size:      39 games", "20 of 34"):
         assert wanted in wide and wanted not in small
     assert sum(line.count("█") > 20 for line in wide.splitlines()) > 3
     assert "34 read of 120" in wide and "counted" not in wide and "(30s ago)" in wide
@@ -166,7 +169,7 @@ def test_any_status_can_be_shown(value: Any) -> None:
         {"stats": dict.fromkeys(EMPTY_STATS, value), "governor": {"state": value, "reason": value}},
     ):
         if isinstance(content, dict):
-            flow = Flow()
+            flow = QueueFlow()
             flow.note(content)
             snapshot = dataclasses.replace(SNAPSHOT, status=StatusFacts(content))
             for size in ((80, 24), (160, 40)):
@@ -177,20 +180,20 @@ def test_any_status_can_be_shown(value: Any) -> None:
 def test_wrapped_lines_fit(text: str, width: int, most: int) -> None:
     """No line is wider than asked, wide signs and accents among them; nothing is lost that is not marked so."""
     plain = "".join(sign for sign in text if sign.isprintable())
-    lines = glyphs.wrapped(plain, width, most)
-    assert len(lines) <= most and all(glyphs.width_of(line) <= width for line in lines)
+    lines = screen.wrapped(plain, width, most)
+    assert len(lines) <= most and all(cell_len(line) <= width for line in lines)
     if not (lines and lines[-1].endswith("...")):
         assert "".join("".join(lines).split()) == "".join(plain.split())
-    assert glyphs.width_of(glyphs.cut_left(plain, width)) <= width
+    assert cell_len(screen.cut_left(plain, width)) <= width
 
 
 def test_curves_and_bars_say_what_the_numbers_say() -> None:
     """The least value has a mark, the greatest fills its column, what is unknown leaves a gap."""
-    assert glyphs.chart([0.0, 5.0, float("nan"), 10.0], 1, BLOCKS, 0.0, 10.0) == ["▁▅ █"]
-    high = glyphs.chart([0.0, 5.0, 10.0], 2, BLOCKS, 0.0, 10.0)
+    assert screen.chart([0.0, 5.0, float("nan"), 10.0], 1, BLOCKS, 0.0, 10.0) == ["▁▅ █"]
+    high = screen.chart([0.0, 5.0, 10.0], 2, BLOCKS, 0.0, 10.0)
     assert high == ["  █", "▁██"] or high == [" ▁█", "▁██"]
-    assert glyphs.chart([3.0, 3.0], 1, ASCII, 3.0, 3.0) == ["-="] or len(glyphs.chart([3.0, 3.0], 1, ASCII, 3.0, 3.0)[0]) == 2
-    assert [glyphs.bar(share, 10, ASCII) for share in (0.0, 0.001, 0.5, 0.999, 1.0, 7.0)] == [
+    assert screen.chart([3.0, 3.0], 1, ASCII, 3.0, 3.0) == ["-="] or len(screen.chart([3.0, 3.0], 1, ASCII, 3.0, 3.0)[0]) == 2
+    assert [screen.bar(share, 10, ASCII) for share in (0.0, 0.001, 0.5, 0.999, 1.0, 7.0)] == [
         ("", "." * 10),
         ("#", "." * 9),
         ("#" * 5, "." * 5),
@@ -198,7 +201,7 @@ def test_curves_and_bars_say_what_the_numbers_say() -> None:
         ("#" * 10, ""),
         ("#" * 10, ""),
     ]
-    assert glyphs.glyphs_for("utf-8") is BLOCKS and glyphs.glyphs_for("cp437") is ASCII and glyphs.glyphs_for("ascii") is ASCII
+    assert screen.glyphs_for("utf-8") is BLOCKS and screen.glyphs_for("cp437") is ASCII and screen.glyphs_for("ascii") is ASCII
 
 
 def test_figures_are_what_a_slow_loop_says() -> None:
@@ -242,7 +245,7 @@ def _counts(moment: float, trained: int, waiting: int, rejected: int = 0) -> dic
 
 def test_rates_are_those_of_the_last_minute() -> None:
     """Ten come in a second, eight are trained on, one is set aside; after a minute of silence nothing is known."""
-    flow = Flow()
+    flow = QueueFlow()
     assert flow.rates(NOW) is None
     for second in range(200):
         flow.note(_counts(NOW + second, 8 * second, second, second))
@@ -276,24 +279,24 @@ def test_replays_are_counted_where_the_learner_was_given_some(paths: Paths, tmp_
 def test_a_look_without_news_is_none_and_news_are_seen_soon(paths: Paths) -> None:
     """Within one second the same is told once. A pause is seen at once; status, log and games twice a second."""
     clock = FakeClock(NOW)
-    gatherer = Gatherer(paths, NOW, clock)
-    assert gatherer.look() is not None and gatherer.look() is None
+    reader = LiveReader(paths, NOW, clock)
+    assert reader.look() is not None and reader.look() is None
     status.write(paths, "idle", {**EMPTY_STATS, "model_version": 3})
-    assert gatherer.look() is None
-    clock.advance(NEWS_SECONDS + 0.01)
-    seen = gatherer.look()
+    assert reader.look() is None
+    clock.advance(LOOK_SECONDS + 0.01)
+    seen = reader.look()
     assert seen is not None and (seen.snapshot.status.content or {})["stats"]["model_version"] == 3
     pause_file.pause(paths)
-    seen = gatherer.look()
+    seen = reader.look()
     assert seen is not None and seen.snapshot.pause is not None
     pause_file.resume(paths)
     episodes.write(paths.buffer, "game.npz")
     learner_runs.drain(paths.root)
-    clock.advance(NEWS_SECONDS + 0.01)
-    seen = gatherer.look()
+    clock.advance(LOOK_SECONDS + 0.01)
+    seen = reader.look()
     assert seen is not None and seen.learning.games == 1 and seen.snapshot.log_lines and seen.snapshot.pause is None
-    clock.advance(NEWS_SECONDS + 0.01)
-    assert gatherer.look() is None
+    clock.advance(LOOK_SECONDS + 0.01)
+    assert reader.look() is None
 
 
 # Drawing
@@ -307,23 +310,22 @@ class _Terminal(io.StringIO):
 def test_only_what_has_changed_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same screen again costs nothing; another second costs its row."""
     monkeypatch.setenv("TERM", "xterm-256color")
-    drawing = pytest.importorskip("background_training.monitor.terminal.drawing", reason="rich is not installed")
     out = _Terminal()
-    assert drawing.can_draw(out)
-    canvas = drawing.Canvas(out)
+    assert screen.can_draw(out)
+    canvas = screen.Canvas(out)
     canvas.enter()
-    shown = layout.screen(FACTS, 80, 24, canvas.signs)
+    shown = screen.screen(FACTS, 80, 24, canvas.signs)
     canvas.draw(shown)
     first = len(out.getvalue())
     canvas.draw(shown)
     assert len(out.getvalue()) == first > 80 * 20
     later = dataclasses.replace(FACTS, snapshot=dataclasses.replace(SNAPSHOT, now=NOW + 1))
-    canvas.draw(layout.screen(later, 80, 24, canvas.signs))
+    canvas.draw(screen.screen(later, 80, 24, canvas.signs))
     assert len(out.getvalue()) - first < 500
     canvas.leave()
     canvas.leave()
     assert out.getvalue().count("\x1b[?1049h") == out.getvalue().count("\x1b[?1049l") == 1
-    assert drawing.picture(shown, "monitor").startswith("<svg")
+    assert screen.picture(shown, "monitor").startswith("<svg")
 
 
 # In a real terminal
@@ -393,15 +395,14 @@ def _live(root: Path, *command: str) -> Iterator[_Live]:
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pseudo-terminal")
 def test_keys_pause_resume_and_quit(paths: Paths) -> None:
     """One key each, without Enter; the screen says what it did, and in the end the terminal is as before."""
-    pytest.importorskip("rich", reason="rich is not installed")
     with _live(paths.root) as live:
         live.wait_shown(b"BACKGROUND TRAINING")
         live.press(b"\x1b[Ax")  # an arrow key and one without a meaning
         live.press(b"p")
-        live.wait_shown(b"r goes on")
+        live.wait_shown(b"press r to resume")
         assert pause_file.read(paths) is not None
         live.press(b"R")
-        live.wait_shown(b"It goes on")
+        live.wait_shown(b"Resumed")
         assert pause_file.read(paths) is None
         live.press(b"q")
     assert live.seen.count(b"\x1b[?1049l") == 1 and live.seen.endswith(b"Monitoring stopped; the learner goes on.\r\n")
@@ -412,7 +413,6 @@ def test_keys_pause_resume_and_quit(paths: Paths) -> None:
 @pytest.mark.parametrize("end", ["ctrl-c", "term", "quit-from-background"])
 def test_the_terminal_is_given_back_however_it_ends(paths: Paths, end: str) -> None:
     """Ctrl+C, a signal, Ctrl+Z with a way back: cursor, screen and echo are as before."""
-    pytest.importorskip("rich", reason="rich is not installed")
     with _live(paths.root) as live:
         live.wait_shown(b"q ")
         pressed = time.monotonic()

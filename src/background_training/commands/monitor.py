@@ -105,9 +105,9 @@ def _can_draw() -> bool:
     if not sys.stdout.isatty() or util.find_spec("rich") is None:
         return False
     # Only now, as it is an extra.
-    from background_training.monitor.terminal import drawing
+    from background_training.monitor.terminal import screen
 
-    return drawing.can_draw(sys.stdout)
+    return screen.can_draw(sys.stdout)
 
 
 def _show_live(paths: Paths, seconds: float | None) -> None:

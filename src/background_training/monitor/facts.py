@@ -6,20 +6,20 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from background_training.errors import ModelError, ModelMissingError
-from background_training.monitor.folder_census import MEASURED_PER_LOOK, FolderCensus, FolderFacts
+from background_training.monitor.folder_census import MEASURED_PER_LOOK, REST_FACTOR, FolderCensus, FolderFacts
 from background_training.paths import Paths
 from background_training.records import status
 from background_training.records.disk_forecast import Forecast, ForecastWatch
 from background_training.records.pause_file import Pause, PauseWatch
 from background_training.storage import model_store
-from background_training.storage.atomic_files import Signature, free_bytes, signature_of
+from background_training.storage.atomic_files import Signature, free_bytes, signature, signature_of
 
 
 @dataclass(frozen=True)
@@ -74,34 +74,68 @@ _MODEL_REST_FACTOR = 100.0
 
 
 class Reader:
-    """Looks at one root, again and again."""
+    """Looks at one root, again and again; status and log are read again only when their files have changed."""
 
-    def __init__(self, paths: Paths, started: float, measured_per_look: int = MEASURED_PER_LOOK) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        started: float,
+        measured_per_look: int = MEASURED_PER_LOOK,
+        *,
+        rest_factor: float = REST_FACTOR,
+        log_lines: int = LOG_LINES,
+    ) -> None:
         """`started` is when the monitoring began, in seconds since 1970."""
         self._paths = paths
         self._started = started
         self._pauses = PauseWatch(paths)
         self._disk = ForecastWatch(paths)
         self._model = ModelWatch(paths.model)
-        self._buffer = FolderCensus(paths.buffer, measured_per_look=measured_per_look)
-        self._archive = FolderCensus(paths.archive, measured_per_look=measured_per_look)
+        self._buffer, self._archive = (
+            FolderCensus(folder, measured_per_look=measured_per_look, rest_factor=rest_factor)
+            for folder in (paths.buffer, paths.archive)
+        )
+        self._log_lines = log_lines
+        self._status_seen: Signature | None = None
+        self._log_seen: Signature | None = None
+        self._status = StatusFacts(None, is_there=False)
+        self._log: tuple[str, ...] = ()
 
-    def snapshot(self) -> Snapshot:
-        """What there is to see now. A fault of the machine becomes a word on the screen, never an exception."""
-        now = time.time()
+    def pause(self) -> Pause | None:
+        """The user's pause alone, which costs one system call."""
+        return self._pauses.look()
+
+    def snapshot(self, now: float | None = None) -> Snapshot:
+        """The present state at `now` (by default the wall clock). A fault of the machine is shown as text, never raised."""
+        now = time.time() if now is None else now
+        seen = _signature(self._paths.status)
+        if seen is None or seen != self._status_seen:
+            self._status, self._status_seen = status_facts(self._paths), seen
+        elif self._status.content is not None:
+            self._status = replace(self._status, writer_is_gone=writer_is_gone(self._status.content))
+        seen = _signature(self._paths.training_log)
+        if seen is None or seen != self._log_seen:
+            self._log, self._log_seen = last_lines(self._paths.training_log, self._log_lines), seen
         return Snapshot(
             started=self._started,
             now=now,
             buffer=self._buffer.look(now),
             archive=self._archive.look(now),
             model=self._model.look(),
-            status=(status := status_facts(self._paths)),
+            status=self._status,
             log_path=str(self._paths.training_log),
-            log_lines=last_lines(self._paths.training_log, LOG_LINES),
+            log_lines=self._log,
             free_disk_bytes=free_bytes(self._paths.root),
-            disk=self._disk.look((status.content or {}).get("settings")),
+            disk=self._disk.look((self._status.content or {}).get("settings")),
             pause=self._pauses.look(),
         )
+
+
+def _signature(path: Path) -> Signature | None:
+    try:
+        return signature(path)
+    except OSError:
+        return None
 
 
 class ModelWatch:
