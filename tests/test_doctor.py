@@ -20,7 +20,7 @@ from background_training.doctor import examination, records
 from background_training.paths import CHECKOUT, Paths
 from background_training.storage import atomic_files, model_store
 from tests import commands, doctor_roots, learner_runs
-from tests.doctor_roots import drop, found
+from tests.doctor_roots import drop, found, look
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +165,7 @@ def test_episodes_that_nobody_trains_on(played):
     drop(played.buffer, "new.npz", 99, 12)
     assert found(played.root) == {}
     drop(played.buffer, "old.npz", 98, 12, age_seconds=300)
-    assert "2 episodes wait, the oldest for 5m" in _only(played, "no-learner")
+    assert "2 episodes waiting, the oldest for 5m" in _only(played, "no-learner")
 
 
 def test_states_of_another_width(played):
@@ -207,11 +207,21 @@ def test_many_rejected_files(played):
     assert "5 of the last 17" in words and "4 of them as 'not-a-zip'" in words and "numpy.savez" in words
 
 
+def test_a_single_bad_file_among_many_is_a_note(played):
+    """It is named as one that will be rejected, though it is no fault of the setup."""
+    for number in range(10):
+        drop(played.buffer, f"sound{number}.npz", 50 + number, 12)
+    (played.buffer / "x_broken.npz").write_bytes(b"no episode")
+    facts = look(played.root)
+    assert examination.examine(facts) == []
+    assert "1 of the 11 newest waiting files will be rejected, such as x_" in dict(examination.notes(facts))["Unusable"]
+
+
 def test_a_file_where_a_folder_has_to_be(played):
     """Made by a script that wrote to the folder before it was there."""
     played.buffer.rmdir()
     played.buffer.touch()
-    assert f"{played.buffer} is no folder" in _only(played, "not-writable")
+    assert f"{played.buffer} is not a folder" in _only(played, "not-writable")
 
 
 def test_cures_are_for_reasons_that_exist():
@@ -290,7 +300,7 @@ def test_the_same_game_again_and_again(root):
     assert "12 of the last 12 games are the same" in _only(paths, "identical-games")
 
 
-@pytest.mark.parametrize(("version", "words"), [(0, "no model at all"), (2, "by version 2")])
+@pytest.mark.parametrize(("version", "words"), [(0, "without a model"), (2, "by version 2")])
 def test_games_that_play_without_the_model(played, version, words):
     """The version that plays never advances."""
     for number in range(60):

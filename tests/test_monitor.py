@@ -93,7 +93,7 @@ def test_dashboard_says_what_the_guides_show() -> None:
         "Model exists",
         "Model updated 3m 17s ago!",
         "Version:      12",
-        "State:        idle (last heard of 2s ago)",
+        "State:        idle (last update 2s ago)",
         "Files Processed:      40",
         "Average Loss:         0.1235",
         "TRAINING LOG (Last 10 lines)",
@@ -162,10 +162,10 @@ def _state(updated_at: object, state: str = "idle", gone: bool = False, **more: 
 
 def test_dead_learner_is_not_taken_for_a_living_one() -> None:
     """A learner that was killed leaves its last words behind; their age tells, and its process."""
-    assert _state(NOW - 4) == "idle (last heard of 4s ago)"
-    assert _state(NOW - 4, gone=True) == "idle (last heard of 4s ago)"
-    assert _state(NOW - 10, gone=True) == "NO SIGN OF LIFE for 10s (it was idle); its process is gone from this machine"
-    assert _state(NOW - 303).startswith("NO SIGN OF LIFE for 5m 3s (it was idle)")
+    assert _state(NOW - 4) == "idle (last update 4s ago)"
+    assert _state(NOW - 4, gone=True) == "idle (last update 4s ago)"
+    assert _state(NOW - 10, gone=True) == "NOT RESPONDING for 10s (it was idle); its process is gone from this machine"
+    assert _state(NOW - 303).startswith("NOT RESPONDING for 5m 3s (it was idle)")
     assert _state(NOW - 303, "stopped", gone=True) == "stopped 5m 3s ago"
     assert _state(NOW - 303, "failed", gone=True) == "failed 5m 3s ago"
 
@@ -174,13 +174,13 @@ def test_slow_rescan_is_no_death() -> None:
     """A learner that is set to look every minute is silent for a minute."""
     settings = {"learner": {"rescan_seconds": 60.0}}
     assert _state(NOW - 61, gone=True, settings=settings).startswith("idle")
-    assert _state(NOW - 211, settings=settings).startswith("NO SIGN OF LIFE for 3m 31s")
+    assert _state(NOW - 211, settings=settings).startswith("NOT RESPONDING for 3m 31s")
 
 
 @pytest.mark.parametrize("moment", [None, "yesterday", [], float("nan"), float("inf"), 10**400])
 def test_unusable_time_is_said(moment: object) -> None:
     """A status without a usable time proves neither life nor death."""
-    assert _state(moment) == "idle; status.json does not say when"
+    assert _state(moment) == "idle; status.json has no valid time"
 
 
 def test_clocks_that_differ_are_said() -> None:
@@ -351,7 +351,7 @@ def test_broken_status_is_said(paths: Paths, text: str) -> None:
     """A status.json that is cut, of another kind, or absurdly deep is a word on the screen."""
     paths.status.write_text(text, "utf-8")
     shown = _text(facts.Reader(paths, NOW).snapshot())
-    assert "status.json can't be read" in shown or "status.json does not say when" in shown
+    assert "status.json can't be read" in shown or "status.json has no valid time" in shown
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders")

@@ -405,7 +405,7 @@ def test_keys_pause_resume_and_quit(paths: Paths) -> None:
         live.wait_shown(b"Resumed")
         assert pause_file.read(paths) is None
         live.press(b"q")
-    assert live.seen.count(b"\x1b[?1049l") == 1 and live.seen.endswith(b"Monitoring stopped; the learner goes on.\r\n")
+    assert live.seen.count(b"\x1b[?1049l") == 1 and live.seen.endswith(b"Monitoring stopped; the learner continues.\r\n")
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_texts_from_files_are_escaped(paths: Paths) -> None:
     stats = {"files_processed": HOSTILE, "errors": 1, "last_error": HOSTILE, "governor": HOSTILE}
     content = {"schema": 1, "state": HOSTILE, "updated_at": time.time(), "stats": stats, "governor": {"state": HOSTILE}}
     paths.status.write_text(json.dumps(content), "utf-8")
-    first = _first(paths, "last heard of")
+    first = _first(paths, "last update")
     assert "<img" not in first and "<script" not in first and html.escape(HOSTILE[:30]) in first
 
 

@@ -92,6 +92,13 @@ def test_others_are_refused(server: web_pages.Server, lines: list[str], why: str
     assert body.startswith(b"Refused: ") and why.encode() in body and len(body) < 200
 
 
+@pytest.mark.parametrize("path", ["/nothing", "/index.html", "//", "/a/../b", "/.env"])
+def test_an_unknown_path_costs_no_page(server: web_pages.Server, path: str) -> None:
+    """404 in one line of text, not a whole page."""
+    status, body = _asked(server, "Host: 127.0.0.1:PORT", path=path)
+    assert status == 404 and len(body) < 100
+
+
 @pytest.mark.parametrize("lines", [[], ["Host: 127.0.0.1:PORT", "Host: evil.example"]])
 def test_a_request_needs_one_host(server: web_pages.Server, lines: list[str]) -> None:
     """Without a Host, or with two, nobody can tell what was meant."""

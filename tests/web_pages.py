@@ -53,7 +53,7 @@ def server(root: Path, *, ends_by: int = signal.SIGINT) -> Iterator[Server]:
         assert process.poll() is None, "the server has ended by itself"
         process.send_signal(ends_by)
         rest, complaints = process.communicate(timeout=PATIENCE_SECONDS)
-        assert (process.returncode, rest, complaints) == (0, "Monitoring stopped; the learner goes on.\n", "")
+        assert (process.returncode, rest, complaints) == (0, "Monitoring stopped; the learner continues.\n", "")
     finally:
         if process.poll() is None:
             process.kill()

@@ -41,8 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--once", action="store_true", help="show it once, whole, and exit")
     parser.add_argument("--plain", action="store_true", help="show lines of text only, also on a terminal")
     parser.add_argument("--interval", type=float, metavar="S", help="seconds between two looks (0.5; with plain lines 2)")
-    parser.add_argument("--pause", action="store_true", help="let the learner stand still, until --resume, and exit")
-    parser.add_argument("--resume", action="store_true", help="let it go on, and exit")
+    parser.add_argument("--pause", action="store_true", help="pause the learner until --resume, and exit")
+    parser.add_argument("--resume", action="store_true", help="resume it, and exit")
     parser.add_argument("--web", action="store_true", help="show it as a page for a browser on this machine")
     parser.add_argument("--port", type=int, default=8765, metavar="P", help="port of the page (8765; 0: any that is free)")
     return parser
@@ -64,13 +64,13 @@ def _monitor(options: argparse.Namespace) -> int:
             _show(paths, options.interval or dashboard.REFRESH_SECONDS, once=options.once)
         else:
             _show_live(paths, options.interval)
-            printable.say("Monitoring stopped; the learner goes on.")
+            printable.say("Monitoring stopped; the learner continues.")
     except KeyboardInterrupt:
-        printable.say("\nMonitoring stopped; the learner goes on.")
+        printable.say("\nMonitoring stopped; the learner continues.")
     except OSError as error:
         if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
             raise
-        # Whoever read along has read enough, or the terminal is gone. Without this, the interpreter complains at its end.
+        # The reader of the pipe or the terminal is gone. Otherwise the interpreter prints an error at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -88,7 +88,7 @@ def _tell_learner(paths: Paths, options: argparse.Namespace) -> int:
 
 
 def _show(paths: Paths, seconds: float, *, once: bool) -> None:
-    # Asked once, it may take its time to measure all files; live, the rest follows at the next looks.
+    # With --once all files are measured at once; live, the rest follows at the next looks.
     reader = Reader(paths, time.time(), NAMES_KEPT if once else MEASURED_PER_LOOK)
     screen, metrics = Screen(sys.stdout, overwrite=not once), MetricsReader(paths)
     while True:
@@ -124,5 +124,5 @@ def _serve(paths: Paths, port: int) -> int:
 
     with contextlib.suppress(KeyboardInterrupt):
         server.serve(paths, port, printable.say)
-    printable.say("Monitoring stopped; the learner goes on.")
+    printable.say("Monitoring stopped; the learner continues.")
     return 0

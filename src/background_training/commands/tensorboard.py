@@ -40,7 +40,7 @@ def _export(options: argparse.Namespace) -> int:
         else:
             _follow(paths, follower)
     except KeyboardInterrupt:
-        printable.say("\nExporting stopped; the learner goes on.")
+        printable.say("\nExport stopped; the learner continues.")
     finally:
         follower.close()
     return 0
@@ -57,7 +57,7 @@ def _first_look(follower: Follower) -> int:
 def _follow(paths: Paths, follower: Follower) -> None:
     batches = _first_look(follower)
     _tell(paths, batches)
-    printable.say("[INFO] Ctrl+C ends it; the learner goes on.")
+    printable.say("[INFO] Ctrl+C ends it; the learner continues.")
     trouble = ""
     while True:
         time.sleep(LOOK_SECONDS)
@@ -69,7 +69,7 @@ def _follow(paths: Paths, follower: Follower) -> None:
         if batches and not before:
             _tell(paths, batches)
         if found and found != trouble:
-            printable.say(f"[WARNING] Not written: {found}; it is tried again.")
+            printable.say(f"[WARNING] Not written: {found}; retrying.")
         trouble = found
 
 
@@ -77,4 +77,4 @@ def _tell(paths: Paths, batches: int) -> None:
     if batches:
         printable.say(f'[OK] Batches in the event files: {batches:,}. To see them: tensorboard --logdir "{paths.tensorboard}"')
     else:
-        printable.say(f"[INFO] No batch has been trained yet in {paths.root}, as far as its metrics history tells.")
+        printable.say(f"[INFO] No batch has been trained yet in {paths.root}, according to its metrics history.")

@@ -1,4 +1,4 @@
-"""Mistakes that the newest episodes show: traps for learning, and games that play without the model. Pure."""
+"""Checks of the newest episodes: data that is hard to learn from, and games that play without the model. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def identical_games(facts: DoctorFacts) -> Trouble | None:
 
 
 def unscaled_states(facts: DoctorFacts) -> Trouble | None:
-    """Numbers of thousands stand beside small ones."""
+    """Some state features are in the thousands, others small."""
     return _told(facts, data_checks.unscaled_states)
 
 
@@ -56,16 +56,14 @@ def games_without_the_model(facts: DoctorFacts) -> Trouble | None:
     behind = facts.model.version - max(played)
     if behind < _VERSIONS_FOR_A_VERDICT or len(set(played)) > 1:
         return None
-    what = "a policy of version 0, which is no model at all" if played[-1] == 0 else f"version {played[-1]}"
-    cause = (
-        f"the last {len(games)} trained games were played by {what}, while the model has come to version {facts.model.version}."
-    )
+    what = "a policy of version 0, that is, without a model" if played[-1] == 0 else f"version {played[-1]}"
+    cause = f"the last {len(games)} trained games were played by {what}, while the model is at version {facts.model.version}."
     cure = "Give RLAgent the learner's root and training=True: it looks for a newer model before each game. Else call refresh()."
     return Trouble(cause, cure)
 
 
 def games_that_do_not_say(facts: DoctorFacts) -> Trouble | None:
-    """Nothing tells which version played, nor how likely each action was."""
+    """Neither the version that played nor the actions' probabilities are recorded."""
     games = _trained(facts)
     if len(games) < FEWEST_GAMES:
         return None
@@ -74,8 +72,8 @@ def games_that_do_not_say(facts: DoctorFacts) -> Trouble | None:
         return None
     missing = [name for name in ("policy_version", "log_probs") if getattr(games[-1], name) is None]
     cause = f"the last {len(games)} trained games do not record {' and '.join(missing)}: "
-    cause += "nobody can tell whether they are played with the model."
-    cure = "RLAgent records both; your own writer should add them (docs/reference/episode-format.md): learning is faster."
+    cause += "it is unknown whether they are played with the model."
+    cure = "RLAgent records both. Your own writer should add them (docs/reference/episode-format.md): learning is faster."
     return Trouble(cause, cure)
 
 

@@ -104,8 +104,8 @@ def gather(settings: Settings, settings_trouble: str, *, before_start: bool = Fa
         settings=settings,
         settings_trouble=settings_trouble,
         machine=machine_facts,
-        # The model after the ledger: a learner at work writes them in the other order, so a model that is older than
-        # the ledger is one that somebody else has put there.
+        # The model after the ledger: a running learner writes them in the other order, so a model that is older than
+        # the ledger was put there by another program.
         records=ledger,
         model=records.model(paths),
         places=folders.look(paths, machine_facts.now),
@@ -120,7 +120,7 @@ def gather(settings: Settings, settings_trouble: str, *, before_start: bool = Fa
 
 def load_settings(config: Path | None, root: Path | None) -> tuple[Settings, str]:
     """The settings, or the defaults and why the settings can't be used."""
-    # Misspelt variables have a check of their own, and keep none of the others from being made.
+    # Misspelt variables have a check of their own and must not stop the other checks.
     strange = settings_file.unknown_variables(os.environ)
     environment = {name: value for name, value in os.environ.items() if name not in strange}
     try:
@@ -131,7 +131,7 @@ def load_settings(config: Path | None, root: Path | None) -> tuple[Settings, str
 
 
 def notes(facts: DoctorFacts) -> list[tuple[str, str]]:
-    """What was seen, wrong or not."""
+    """Facts for the head of the report."""
     counts, learner = facts.records.counts, facts.learner
     holder = f"; at work: {learner.holder.words}" if learner.holder else ""
     fates = ", ".join(f"{counts[fate]:,} {fate}" for fate in (TRAINED, STALE, DUPLICATE, REJECTED))
@@ -140,6 +140,17 @@ def notes(facts: DoctorFacts) -> list[tuple[str, str]]:
         ("Root", humanize.visible(facts.paths.root)),
         ("Learner", humanize.visible(f"{learner.status_words}{holder}")),
         ("Episodes", f"{facts.places.waiting:,} waiting, {fates}"),
+        *_unusable(facts),
         ("Model", version),
         *([("Disk", f"{facts.disk.sentence}. {facts.disk.remedy}")] if facts.disk else []),
     ]
+
+
+def _unusable(facts: DoctorFacts) -> list[tuple[str, str]]:
+    """Waiting files that will be rejected: a note, as a few bad files among many sound ones are no fault of the setup."""
+    bad = records.unusable_waiting(facts)
+    if not bad:
+        return []
+    count = f"{len(bad)} of the {humanize.plural(len(facts.waiting), 'newest waiting file')} will be rejected"
+    newest = bad[-1]
+    return [("Unusable", f"{count}, such as {humanize.name(newest.name)}: {humanize.visible(newest.found, 200)}")]

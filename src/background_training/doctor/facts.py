@@ -1,4 +1,4 @@
-"""What a doctor knows of one root and its machine at one moment: plain values, without a file or a clock behind them."""
+"""All facts about one root and its machine at one moment, as plain values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Probe:
     trouble: why they could not be written; "" if they could, and if nothing was tried.
     seconds_per_file: the median time from opening one to its final name; None if not known.
     clock_difference_seconds: the disk's clock minus the machine's; None if not known.
-    lock_trouble: why a lock keeps nobody out; "" if it does.
+    lock_trouble: why locks don't work here; "" if they do.
     """
 
     trouble: str = ""
@@ -60,13 +60,13 @@ class MachineFacts:
 
 @dataclass(frozen=True)
 class FolderReadings:
-    """The root's folders, and what lies where.
+    """The root's folders and their contents.
 
     inside: the folder of which the root seems to be a part, as when `--root` names its data/; None if not.
-    elsewhere: folders with episodes in which no learner looks, and how many lie there.
+    elsewhere: folders with episodes that no learner reads, and their number.
     other_roots: likewise of other roots nearby; looked for only while this one has seen no episode.
     not_writable: folders and files that this user may not write, and who owns them.
-    no_folders: what lies where a folder has to be.
+    no_folders: what is found where a folder has to be.
     foreign_names: files in the buffer whose names don't end in .npz.
     unfinished: names in the buffer that say "still being written", and have stood still for a minute.
     future: waiting files from the future, and by how many seconds.
@@ -94,7 +94,7 @@ class FolderReadings:
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds a lock, as far as the system or the learner's card tells; pid 0 if neither does."""
+    """A process that holds a lock, according to the system or the learner's card; pid 0 if unknown."""
 
     pid: int
     words: str
@@ -102,14 +102,14 @@ class Holder:
 
 @dataclass(frozen=True)
 class LearnerFacts:
-    """Who is at work in the root.
+    """Processes that work in the root.
 
     holder: of the learner's lock; None while it is free.
     worker_holder: of the worker's lock, likewise.
-    card_left_behind: whether the card of a learner that is gone still lies there.
+    card_left_behind: whether the card of a dead learner is still there.
     rivals: processes of ours that play in the same root and would have a learner of their own, but for the lock.
-    last_words: what a worker last said before it died.
-    pause: the user's own, while it holds.
+    last_words: the worker's last output before it died.
+    pause: the user's pause, if any.
     """
 
     status: StatusFacts
@@ -179,12 +179,12 @@ class FoundModel:
 
 @dataclass(frozen=True)
 class RecordFacts:
-    """What the ledger tells.
+    """The content of the ledger.
 
     trouble: why it can't be read.
     recent: the newest fates, oldest first; deletions and summaries left out.
     chains: the links of its hash chain, the empty one before the first batch among them.
-    gone: trained episodes among the newest that lie in the archive no more, and whose deletion nobody recorded.
+    gone: trained episodes among the newest that are missing from the archive without a recorded deletion.
     """
 
     trouble: str = ""
@@ -196,7 +196,7 @@ class RecordFacts:
 
 @dataclass(frozen=True)
 class ReplayFacts:
-    """The replays that the settings name; `skipped` counts by reason, None if nobody has read any yet."""
+    """The replays that the settings name; `skipped` counts by reason, None if none was read yet."""
 
     folder_exists: bool = True
     files: int = 0
@@ -210,7 +210,7 @@ class DoctorFacts:
 
     settings_trouble: why the settings can't be used; the rest then rests on the defaults.
     waiting, trained: the newest episodes in the buffer and in the archive, oldest first.
-    about_to_start: whether somebody wants to start a learner now, so that one at work is in the way.
+    about_to_start: whether a learner is to be started now, so that a running one is a problem.
     """
 
     paths: Paths

@@ -1,4 +1,4 @@
-"""What a check finds, and how it is told; with nothing but the standard library, as that may be all there is."""
+"""What a check finds, and the report; standard library only, as other packages may be missing."""
 
 from __future__ import annotations
 

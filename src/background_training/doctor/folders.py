@@ -76,7 +76,7 @@ def _is_foreign(entry: os.DirEntry[str]) -> bool:
 
 
 def _root_around(root: Path) -> Path | None:
-    """The root whose data/, buffer/, models/ or logs/ somebody has named instead of it."""
+    """The root of which this folder is data/, buffer/, models/ or logs/."""
     for above in (root.parent, root.parent.parent):
         around = Paths(above)
         if root in (around.data, around.buffer, around.archive, around.models, around.logs) and around.data.is_dir():
@@ -85,7 +85,7 @@ def _root_around(root: Path) -> Path | None:
 
 
 def _strays(paths: Paths) -> Iterator[tuple[str, int]]:
-    """Folders below the root that hold episodes, and in which nobody looks for any; and how many files lie there."""
+    """Folders below the root with episodes that no learner reads, and the number of files."""
     known = {paths.archive, paths.models, paths.logs, paths.game_voice, paths.replay_results}
     left = _LOOKED_AT
     folders = [(paths.root, 0)]
@@ -105,7 +105,7 @@ def _strays(paths: Paths) -> Iterator[tuple[str, int]]:
 
 
 def _is_episode(path: Path) -> bool:
-    """Whether a file that lies in a strange place is an episode; other programs write .npz files too."""
+    """Whether a file outside the buffer is an episode; other programs write .npz files too."""
     try:
         episode_file.read(path.read_bytes())
     except (EpisodeError, OSError):
@@ -140,7 +140,7 @@ def _owner(path: Path) -> str:
     try:
         return f"belongs to {path.owner()}"
     except (OSError, KeyError, NotImplementedError):
-        return "belongs to somebody else"
+        return "belongs to another user"
 
 
 def _newest(paths: Paths) -> tuple[str, float] | None:
@@ -160,7 +160,7 @@ _LONGEST_OWN_NAME = 150
 
 
 def nothing_here(facts: DoctorFacts) -> Trouble | None:
-    """No game has ever delivered anything to this folder."""
+    """No game has ever written an episode here."""
     if facts.places.has_data or facts.places.inside is not None:
         return None
     what = "holds no data/" if facts.places.exists else "does not exist"
@@ -187,15 +187,15 @@ def episodes_elsewhere(facts: DoctorFacts) -> Trouble | None:
     """Episodes were written beside the buffer, or into a buffer inside the buffer."""
     if not facts.places.elsewhere or facts.places.inside is not None:
         return None
-    cause = f"episodes lie in {_counts(facts.places.elsewhere)}, where no learner looks; it looks in {facts.paths.buffer} only."
-    return Trouble(cause, "Move them there, and let the bot write there; RLAgent(root=...) wants the root, not the buffer.")
+    cause = f"episodes are in {_counts(facts.places.elsewhere)}, where no learner looks; it looks in {facts.paths.buffer} only."
+    return Trouble(cause, "Move them there, and let the bot write there; RLAgent(root=...) takes the root, not the buffer.")
 
 
 def episodes_in_another_root(facts: DoctorFacts) -> Trouble | None:
     """This root is empty, and one nearby is not."""
     if not facts.places.other_roots or not facts.places.has_data or facts.places.inside is not None:
         return None
-    cause = f"no episode has come to {facts.paths.root} yet, but episodes lie in {_counts(facts.places.other_roots)}."
+    cause = f"no episode has come to {facts.paths.root} yet, but there are episodes in {_counts(facts.places.other_roots)}."
     return Trouble(cause, "Give the same --root (or LOCAL_TRAINING_ROOT) to game and learner.")
 
 
@@ -204,18 +204,18 @@ def foreign_names(facts: DoctorFacts) -> Trouble | None:
     names = facts.places.foreign_names
     if not names:
         return None
-    cause = f"nobody takes {_files(len(names))} in the buffer, such as {_named(names)}: the name has to end in .npz."
+    cause = f"no learner takes {_files(len(names))} in the buffer, such as {_named(names)}: the name has to end in .npz."
     return Trouble(
         cause, "Save episodes with numpy.savez under a name that ends in .npz; docs/reference/episode-format.md shows how."
     )
 
 
 def unfinished_files(facts: DoctorFacts) -> Trouble | None:
-    """Files were begun and never got their final names."""
+    """Files were never renamed to their final names."""
     names = facts.places.unfinished
     if not names:
         return None
-    cause = f"{_files(len(names))} in the buffer, such as {_named(names)}, say by name 'still being written', for over a minute."
+    cause = f"{_files(len(names))} in the buffer, such as {_named(names)}, are named as unfinished for over a minute."
     cure = "The writer died, or never renames: write to .NAME.npz.part, close the file, then os.replace it to NAME.npz. "
     return Trouble(cause, cure + "What is whole can be renamed by hand.")
 
@@ -223,7 +223,7 @@ def unfinished_files(facts: DoctorFacts) -> Trouble | None:
 def not_writable(facts: DoctorFacts) -> Trouble | None:
     """The user of this process may not write what a learner has to write."""
     if in_the_way := facts.places.no_folders:
-        cause = f"{_named(in_the_way)} is no folder, and the learner needs one there."
+        cause = f"{_named(in_the_way)} is not a folder, and the learner needs one there."
         return Trouble(cause, "Move it away: the learner makes the folders that it lacks.")
     denied = facts.places.not_writable
     refused = facts.machine.probe.trouble
@@ -240,19 +240,19 @@ def unreadable_episodes(facts: DoctorFacts) -> Trouble | None:
     names = facts.places.unreadable
     if not names:
         return None
-    cause = f"{_files(len(names))} in the buffer, such as {_named(names)}, can't be read by this user; they wait for ever."
+    cause = f"{_files(len(names))} in the buffer, such as {_named(names)}, can't be read by this user; they wait forever."
     return Trouble(cause, "Let the bot write files that the learner's user may read (umask 022), or run both as one user.")
 
 
 def files_from_the_future(facts: DoctorFacts) -> Trouble | None:
-    """Waiting episodes bear times that have not come yet."""
+    """Waiting episodes have modification times in the future."""
     late = [(name, seconds) for name, seconds in facts.places.future if seconds > _FUTURE_SECONDS]
     if not late:
         return None
     name, seconds = max(late, key=lambda item: item[1])
     cause = f"{_files(len(late))} in the buffer have modification times in the future, {_named([name])} by "
     cause += f"{humanize.duration(seconds)}: clocks differ."
-    return Trouble(cause, "Set the clock of the machine that plays, or that learns; until then no such file is ever too old.")
+    return Trouble(cause, "Set the clock of the machine that plays, or that learns; until then such files never become stale.")
 
 
 def clock_behind(facts: DoctorFacts) -> Trouble | None:
@@ -264,7 +264,7 @@ def clock_behind(facts: DoctorFacts) -> Trouble | None:
     cause = (
         f"this machine's clock says {humanize.moment(facts.machine.now)}, and {path} was written at {humanize.moment(moment)}."
     )
-    return Trouble(cause, "Set the clock (switch its synchronisation on): with a wrong one, fresh episodes may count as too old.")
+    return Trouble(cause, "Set the clock (switch its synchronisation on): with a wrong one, fresh episodes may count as stale.")
 
 
 def path_too_long(facts: DoctorFacts) -> Trouble | None:

@@ -44,7 +44,7 @@ def look(paths: Paths, now: float) -> LearnerFacts:
 
 
 def _holder(lock: Path, card: dict[str, Any] | None) -> Holder | None:
-    """Who holds a lock: as the kernel tells where it does, else as the card does, if its process lives."""
+    """The holder of a lock: from the kernel where possible, else from the card if its process exists."""
     pid = _holder_by_kernel(lock)
     if pid is None and card and isinstance(card.get("pid"), int) and 0 < card["pid"] < 2**31 and psutil.pid_exists(card["pid"]):
         pid = card["pid"]
@@ -52,7 +52,7 @@ def _holder(lock: Path, card: dict[str, Any] | None) -> Holder | None:
 
 
 def _holder_by_kernel(lock: Path) -> int | None:
-    """The process id; -1 if nobody holds it, 0 if somebody does who can't be seen, None where the kernel does not say."""
+    """The process id; -1 if it is free, 0 if the holder is not visible, None if the kernel gives no information."""
     try:
         inode = os.stat(lock).st_ino
         lines = _LOCKS.read_text("ascii").splitlines()
@@ -118,7 +118,7 @@ _OFTEN_RESTARTED = 2
 
 
 def no_learner(facts: DoctorFacts) -> Trouble | None:
-    """Episodes pile up, and nobody trains on them."""
+    """Episodes pile up without a learner."""
     places = facts.places
     learner = facts.learner
     if (
@@ -129,12 +129,12 @@ def no_learner(facts: DoctorFacts) -> Trouble | None:
         or places.oldest_waiting_seconds < _WAITED_SECONDS
     ):
         return None
-    cause = f"{_waiting(facts)}, and no learner is at work in {facts.paths.root}."
+    cause = f"{_waiting(facts)}, and no learner is running in {facts.paths.root}."
     return Trouble(cause, f"Start one: {command_lines.command('learn', facts.paths.root)} (or with --drain).")
 
 
 def another_learner(facts: DoctorFacts) -> Trouble | None:
-    """A learner is at work, and a second one wants to be."""
+    """A learner is running, and a second one is to be started."""
     learner = facts.learner
     if learner.holder is None or not (facts.about_to_start or learner.rivals):
         return None
@@ -150,11 +150,11 @@ def another_learner(facts: DoctorFacts) -> Trouble | None:
 
 
 def orphaned_worker(facts: DoctorFacts) -> Trouble | None:
-    """A worker has outlived its learner, and keeps the next one waiting."""
+    """A worker has outlived its learner, and blocks the next one."""
     learner = facts.learner
     if learner.worker_holder is None or learner.holder is not None:
         return None
-    cause = f"the worker's lock is held by {learner.worker_holder.words}, and there is no learner it could belong to."
+    cause = f"the worker's lock is held by {learner.worker_holder.words}, and no learner is running that could own it."
     cure = (
         "If that is a --drain, let it finish. A worker left behind by a killed game ends within seconds; end it if it does not."
     )
@@ -162,16 +162,16 @@ def orphaned_worker(facts: DoctorFacts) -> Trouble | None:
 
 
 def learner_is_dead(facts: DoctorFacts) -> Trouble | None:
-    """The status says that it works; its process is gone. A lock needs no care: it went with its process."""
+    """The status is that of a running learner, but its process is gone; its lock was released with it."""
     learner = facts.learner
     if learner.holder is not None or learner.state not in _AT_WORK or not learner.silent:
         return None
     cause = f"the learner was killed or its machine went down: {learner.status_words}."
-    return Trouble(cause, "Its lock is free; there is no lock file to delete. Start it again: it goes on where it was.")
+    return Trouble(cause, "Its lock is free; there is no lock file to delete. Start it again: it continues from the last commit.")
 
 
 def stale_card(facts: DoctorFacts) -> Trouble | None:
-    """What a killed learner wrote about itself still lies there, though nobody holds the lock."""
+    """The card of a killed learner is still there, though the lock is free."""
     learner = facts.learner
     if not learner.card_left_behind or learner_is_dead(facts) is not None:
         return None
@@ -180,31 +180,31 @@ def stale_card(facts: DoctorFacts) -> Trouble | None:
 
 
 def learner_is_silent(facts: DoctorFacts) -> Trouble | None:
-    """Its process lives, and has said nothing for long."""
+    """Its process exists, but has not written a status for long."""
     learner = facts.learner
     if learner.holder is None or not learner.silent:
         return None
     cause = f"{learner.holder.words} has the learner's lock, and its status is old: {learner.status_words}."
     return Trouble(
-        humanize.visible(cause), "If nothing changes for some minutes, end that process and start it again: nothing is lost."
+        humanize.visible(cause), "If nothing changes for some minutes, end that process and start it again: no data is lost."
     )
 
 
 def learner_has_failed(facts: DoctorFacts) -> Trouble | None:
-    """It has given up, and says why."""
+    """It has given up."""
     if facts.learner.state != "failed":
         return None
-    cause = f"the learner has given up: {humanize.visible(facts.learner.stats.get('last_error') or 'it did not say why', 400)}."
-    return Trouble(cause, f"Mend that cause and start it again. {_last_words(facts)}".strip())
+    cause = f"the learner has given up: {humanize.visible(facts.learner.stats.get('last_error') or 'no reason recorded', 400)}."
+    return Trouble(cause, f"Fix that and start it again. {_last_words(facts)}".strip())
 
 
 def machine_fails(facts: DoctorFacts) -> Trouble | None:
-    """It waits for the machine to do what it refused: disk full, no permission, input/output error."""
+    """It waits because of an error of the machine: disk full, no permission, input/output error."""
     if facts.learner.state != "waiting" or facts.learner.silent:
         return None
-    error = humanize.visible(facts.learner.stats.get("last_error") or "it does not say for what", 400)
+    error = humanize.visible(facts.learner.stats.get("last_error") or "no error recorded", 400)
     return Trouble(
-        f"the learner waits for a fault of the machine to pass: {error}.", "Mend it; the learner tries again by itself."
+        f"the learner is waiting because of a disk or permission error: {error}.", "Fix it; the learner retries by itself."
     )
 
 
@@ -226,23 +226,25 @@ def paused(facts: DoctorFacts) -> Trouble | None:
         return None
     cause = f"{facts.paths.root} is paused, {humanize.visible(pause.words)}: nothing is trained there, now and after a restart."
     cure = f"To continue: {command_lines.command('monitor', facts.paths.root)} --resume (or r in the monitor)."
-    return Trouble(cause, f"{cure} Nothing is lost: the episodes wait, and do not grow too old by it.")
+    return Trouble(cause, f"{cure} No data is lost: the episodes wait, and do not become stale because of it.")
 
 
 def held_up(facts: DoctorFacts) -> Trouble | None:
-    """The governor or a game has kept training from going on for a while, and episodes wait."""
+    """The throttle or a game has held training up for a while, and episodes wait."""
     learner = facts.learner
     waited = facts.places.oldest_waiting_seconds
     if learner.state != "paused" or learner.silent or learner.pause is not None or waited < _WAITED_SECONDS:
         return None
-    reason = humanize.visible(learner.governor.get("reason") or learner.stats.get("governor") or "it does not say why", 300)
-    cause = f"the learner stands still ({reason}) while {_waiting(facts)}."
-    cure = "Close other programs, or call busy() for shorter times. Limits: governor.* in docs/reference/settings.md. "
-    return Trouble(cause, cure + "logs/governor.log tells how often it gave way, and to whom.")
+    reason = humanize.visible(learner.governor.get("reason") or learner.stats.get("governor") or "no reason recorded", 300)
+    cause = f"the learner is idle ({reason}) while {_waiting(facts)}."
+    cure = (
+        "Close programs that use the CPU, or call busy() for shorter; governor.* in docs/reference/settings.md sets the limits. "
+    )
+    return Trouble(cause, cure + "logs/governor.log lists each throttling and its cause.")
 
 
 def training_is_off(facts: DoctorFacts) -> Trouble | None:
-    """The learner runs, and has been told not to train."""
+    """The learner runs with training switched off."""
     running = (facts.learner.status.content or {}).get("settings")
     learner: Any = running.get("learner") if isinstance(running, dict) else None
     off = isinstance(learner, dict) and learner.get("enable_model_training") is False
@@ -253,25 +255,27 @@ def training_is_off(facts: DoctorFacts) -> Trouble | None:
 
 
 def too_slow(facts: DoctorFacts) -> Trouble | None:
-    """Games deliver faster than the learner takes; the oldest will be too old before their turn."""
+    """Games outrun the learner; the oldest episodes will become stale before they are read."""
     limit = facts.settings.learner.max_file_age
     waited = facts.places.oldest_waiting_seconds
     if facts.learner.holder is None or facts.learner.silent or facts.learner.state not in ("idle", "training"):
         return None
     if not limit or not limit / 2 < waited <= limit or facts.places.waiting < 2 * facts.settings.learner.batch_size:
         return None
-    cause = f"{_waiting(facts)}; after {humanize.duration(limit)} they are too old."
+    cause = f"{_waiting(facts)}; after {humanize.duration(limit)} they are stale."
     return Trouble(cause, "Play less at a time, or make a batch cheaper: lower learning.replay_ratio and learning.n_epochs.")
 
 
 def _waiting(facts: DoctorFacts) -> str:
     places = facts.places
-    return f"{humanize.plural(places.waiting, 'episode')} wait, the oldest for {humanize.duration(places.oldest_waiting_seconds)}"
+    return (
+        f"{humanize.plural(places.waiting, 'episode')} waiting, the oldest for {humanize.duration(places.oldest_waiting_seconds)}"
+    )
 
 
 def _last_words(facts: DoctorFacts) -> str:
     said = facts.learner.last_words
-    return f"Its last words, in {facts.paths.worker_stderr}: {humanize.visible(said.splitlines()[-1], 200)}" if said else ""
+    return f"Its last output, in {facts.paths.worker_stderr}: {humanize.visible(said.splitlines()[-1], 200)}" if said else ""
 
 
 def _number(value: object) -> float:

@@ -79,11 +79,11 @@ def _lock_trouble(path: Path) -> str:
     except LockUnavailableError as error:
         return error.cause
     except MachineError:
-        return ""  # it can't be written; that is another mistake, and is told as such
+        return ""  # it can't be written, which has a check of its own
     finally:
         with contextlib.suppress(OSError):
             atomic_files.remove_if_there(path)
-    return "" if held else "a lock that nobody else can know of is held"
+    return "" if held else "a lock with a random name is held"
 
 
 def watch_trouble(folder: Path) -> str:
@@ -110,7 +110,7 @@ def _limit(name: str) -> str:
 
 
 def file_system_of(folder: Path) -> str:
-    """The kind of the disk that a folder lies on, or would lie on; "" if the system does not say."""
+    """The file system that a folder is on, or would be on; "" if unknown."""
     if sys.platform == "win32" and str(folder).startswith("\\\\"):
         return "remote"
     try:
@@ -180,7 +180,7 @@ def unknown_variables(facts: DoctorFacts) -> Trouble | None:
 
 
 def full_disk(facts: DoctorFacts) -> Trouble | None:
-    """There is hardly any room for the next model and the next episodes."""
+    """There is hardly any space for the next model and episodes."""
     free = facts.machine.free_bytes
     needed = max(_SCARCE_BYTES, facts.settings.governor.free_disk_bytes)
     if free is None or free >= needed:
@@ -194,17 +194,17 @@ def full_disk(facts: DoctorFacts) -> Trouble | None:
 
 
 def network_drive(facts: DoctorFacts) -> Trouble | None:
-    """The root lies where locks and events can't be relied upon."""
+    """The root is on a drive without reliable locks and events."""
     kind = facts.machine.file_system.casefold()
     if kind not in _NETWORK and kind not in _NETWORK_LIKE:
         return None
     what = "a network drive" if kind in _NETWORK else "a folder of another system"
-    cause = f"{facts.paths.root} lies on {what} ({kind}): locks may keep nobody out, events don't come, renames may be slow."
+    cause = f"{facts.paths.root} lies on {what} ({kind}): locks may not work, file events don't arrive, renames may be slow."
     return Trouble(cause, "Put the root on a local disk; games elsewhere may copy their episodes into its buffer.")
 
 
 def fat_disk(facts: DoctorFacts) -> Trouble | None:
-    """The root lies on a file system that can't move a file in one step."""
+    """The root is on a file system without atomic renames."""
     if facts.machine.file_system.casefold() not in _FAT:
         return None
     cause = f"{facts.paths.root} lies on {facts.machine.file_system}, where a power cut may lose a file that is being moved."
@@ -212,7 +212,7 @@ def fat_disk(facts: DoctorFacts) -> Trouble | None:
 
 
 def synced_folder(facts: DoctorFacts) -> Trouble | None:
-    """A program that copies folders to a cloud has its hands on every file."""
+    """A cloud synchroniser opens every file of the root."""
     parts = facts.paths.root.parts
     found = [part for part in parts if any(part.casefold().startswith(name.casefold()) for name in _SYNCED)]
     if not found:
@@ -222,7 +222,7 @@ def synced_folder(facts: DoctorFacts) -> Trouble | None:
 
 
 def no_locks(facts: DoctorFacts) -> Trouble | None:
-    """Two holders of one lock were let in."""
+    """Two processes got one lock."""
     trouble = facts.machine.probe.lock_trouble
     if not trouble:
         return None
@@ -231,7 +231,7 @@ def no_locks(facts: DoctorFacts) -> Trouble | None:
 
 
 def slow_renames(facts: DoctorFacts) -> Trouble | None:
-    """Something looks at every new file before it lets go of it."""
+    """A scanner opens every new file before it can be renamed."""
     seconds = facts.machine.probe.seconds_per_file
     if seconds is None or seconds < _SLOW_SECONDS:
         return None
@@ -241,7 +241,7 @@ def slow_renames(facts: DoctorFacts) -> Trouble | None:
 
 
 def disk_clock(facts: DoctorFacts) -> Trouble | None:
-    """The disk gives files another time than the machine's."""
+    """The disk's clock differs from the machine's."""
     difference = facts.machine.probe.clock_difference_seconds
     if difference is None or abs(difference) < _CLOCK_SECONDS:
         return None
@@ -251,7 +251,7 @@ def disk_clock(facts: DoctorFacts) -> Trouble | None:
 
 
 def no_events(facts: DoctorFacts) -> Trouble | None:
-    """The system gives no more watches, so that episodes are found by looking only."""
+    """The system grants no more file watches, so that episodes are found by polling only."""
     trouble = facts.machine.watch_trouble
     if not trouble:
         return None

@@ -56,7 +56,7 @@ def _gone(paths: Paths, lines: Sequence[Line]) -> Iterable[str]:
     deleted = ledger_lines.deleted_hashes(lines)
     newest = [line for line in lines if line["fate"] == TRAINED and line["sha256"] not in deleted][-_ARCHIVE_LOOKED_FOR:]
     for line in newest:
-        # What was committed a moment ago, or before a crash, may still lie in the buffer.
+        # A file that was committed a moment ago, or before a crash, may still be in the buffer.
         places = (paths.archive / line.get("archived_as", line["name"]), paths.buffer / line["name"])
         if not any(os.path.lexists(place) for place in places):
             yield str(line["name"])
@@ -167,7 +167,7 @@ def model_unreadable(facts: DoctorFacts) -> Trouble | None:
     """The model file is there, and can't be used."""
     if not facts.model.trouble:
         return None
-    cure = "Start the learner: it keeps the file as .broken and goes on from the newest sound one in models/history."
+    cure = "Start the learner: it keeps the file as .broken and continues from the newest valid one in models/history."
     return Trouble(f"the model can't be read: {humanize.visible(facts.model.trouble, 400)}.", cure)
 
 
@@ -205,7 +205,7 @@ def loss_not_finite(facts: DoctorFacts) -> Trouble | None:
 
 
 def ledger_damaged(facts: DoctorFacts) -> Trouble | None:
-    """The list of fates can't be read."""
+    """The ledger can't be read."""
     if not facts.records.trouble:
         return None
     cure = "Restore data/ledger.jsonl from a copy; else set it and the model aside, and drop data/archive into the buffer again."
@@ -213,7 +213,7 @@ def ledger_damaged(facts: DoctorFacts) -> Trouble | None:
 
 
 def another_history(facts: DoctorFacts) -> Trouble | None:
-    """Model and ledger come from two places."""
+    """Model and ledger do not belong together."""
     commit, records = facts.model.commit, facts.records
     if records.trouble or commit.get("kind") != "batch" or not facts.model.version:
         return None
@@ -221,7 +221,7 @@ def another_history(facts: DoctorFacts) -> Trouble | None:
     known = commit.get("chain") in records.chains or commit.get("previous_chain") in records.chains
     if begins or (known and (len(records.chains) > 1 or facts.model.version == 1)):
         return None
-    cause = f"{facts.paths.model} and {facts.paths.ledger} tell different histories: one of them was replaced or deleted by hand."
+    cause = f"{facts.paths.model} and {facts.paths.ledger} have different histories: one of them was replaced or deleted by hand."
     return Trouble(
         cause,
         f"Put back the one that was replaced; or {command_lines.command('rebuild')}; or {command_lines.command('rollback')}.",
@@ -251,11 +251,11 @@ def wrong_width(facts: DoctorFacts) -> Trouble | None:
 
 
 def actions_outside(facts: DoctorFacts) -> Trouble | None:
-    """Actions are none of those that the model knows."""
+    """Actions are outside the model's action space."""
     example = _example(facts, "action-out-of-range", DOES_NOT_FIT_ACTIONS)
     if not example:
         return None
-    cause = f"actions lie outside of what the model knows: {example}."
+    cause = f"actions are outside the model's action space: {example}."
     cure = (
         "Count actions from 0, and say in meta what there is (action_count, action_space) before the first batch; or use a new "
         "--root."
@@ -288,10 +288,15 @@ def many_rejected(facts: DoctorFacts) -> Trouble | None:
     )
 
 
-def _bound_to_be_rejected(facts: DoctorFacts) -> Trouble | None:
-    """A good part of what waits is unusable; but what may be in the middle of being written is given a minute."""
+def unusable_waiting(facts: DoctorFacts) -> list[Seen]:
+    """Waiting files that will be rejected; those that may still be being written are given a minute."""
     fresh = facts.machine.now - _UNFINISHED_SECONDS
-    bad = [seen for seen in facts.waiting if seen.reason and (seen.reason not in _MAY_BE_UNFINISHED or seen.modified < fresh)]
+    return [seen for seen in facts.waiting if seen.reason and (seen.reason not in _MAY_BE_UNFINISHED or seen.modified < fresh)]
+
+
+def _bound_to_be_rejected(facts: DoctorFacts) -> Trouble | None:
+    """A good part of the waiting files is unusable."""
+    bad = unusable_waiting(facts)
     reasons = Counter(seen.reason for seen in bad if seen.reason not in _CHECKS_OF_THEIR_OWN)
     count = sum(reasons.values())
     if not count or count < _SHARE_OF_REJECTED * len(facts.waiting):
@@ -304,7 +309,7 @@ def _bound_to_be_rejected(facts: DoctorFacts) -> Trouble | None:
 
 
 def mostly_stale(facts: DoctorFacts) -> Trouble | None:
-    """Most files come too late."""
+    """Most files are stale."""
     stale = _share_of(facts, STALE)
     if not stale:
         return None
@@ -323,7 +328,7 @@ def mostly_stale(facts: DoctorFacts) -> Trouble | None:
 
 
 def mostly_duplicates(facts: DoctorFacts) -> Trouble | None:
-    """Most files were delivered before."""
+    """Most files are duplicates."""
     twins = _share_of(facts, DUPLICATE)
     if not twins:
         return None
@@ -350,7 +355,7 @@ def _example(facts: DoctorFacts, code: str, unfit: str) -> str:
         try:
             episode = alignment.aligned(seen.episode, layout)
         except EpisodeError:
-            continue  # names, of which its own reason tells
+            continue  # action or feature names, which have a reason of their own
         if unfit == DOES_NOT_FIT_WIDTH and episode.state_width != model.state_width:
             return f"{humanize.name(seen.name)} has states of {episode.state_width} numbers, the model takes {model.state_width}"
         if unfit == DOES_NOT_FIT_ACTIONS and episode.state_width == model.state_width:

@@ -1,4 +1,4 @@
-"""What is wrong, as far as the learner's own words and the folders tell, and what to do about it. Pure."""
+"""What is wrong, according to status and folders, and what to do about it. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _URGENT_DAYS = 3.0
 
 @dataclass(frozen=True)
 class Advice:
-    """One thing to know: how bad it is, what was seen, and what to do."""
+    """One problem: its level, what was found, and what to do."""
 
     level: str
     seen: str
@@ -29,10 +29,10 @@ class Advice:
 
 
 def advice(snapshot: Snapshot, root: str) -> list[Advice]:
-    """All there is to say, the worst first.
+    """All problems, the worst first.
 
     Args:
-        root: as a person would give it to --root.
+        root: as given to --root.
     """
     content = snapshot.status.content or {}
     stats = content.get("stats")
@@ -48,9 +48,9 @@ def _life(snapshot: Snapshot, root: str) -> Iterator[Advice]:
     waiting = humanize.plural(snapshot.buffer.count, "episode")
     if content is None:
         if _disk_is_full(snapshot):
-            return  # a learner that runs there could not say so
+            return  # a running learner could not write its status
         if snapshot.status.is_there:
-            yield Advice(ERROR, said, "It is written anew by the next learner. Until then the folders and the ledger are shown.")
+            yield Advice(ERROR, said, "The next learner replaces it. Until then the folders and the ledger are shown.")
         elif snapshot.buffer.count:
             yield Advice(WARNING, f"{waiting} in the buffer, and no learner has run here yet", f"Start one: {start}")
         else:
@@ -58,9 +58,11 @@ def _life(snapshot: Snapshot, root: str) -> Iterator[Advice]:
     elif said.startswith(learner_state.NO_SIGN):
         yield Advice(ERROR, said, f"Nothing is lost. Look at logs/worker_stderr.txt, then start it again: {start}")
     elif content.get("state") == "failed":
-        yield Advice(ERROR, f"The learner has given up ({said})", f"Mend what it names below, then start it again: {start}")
+        yield Advice(ERROR, f"The learner has given up ({said})", f"Fix the error shown below, then start it again: {start}")
     elif content.get("state") == "waiting":
-        yield Advice(ERROR, "The learner waits for a fault of the machine to pass", "See the last error. It goes on by itself.")
+        yield Advice(
+            ERROR, "The learner is waiting because of a disk or permission error", "See the last error. It retries by itself."
+        )
     elif content.get("state") == "stopped" and snapshot.buffer.count >= _MANY_WAIT:
         yield Advice(WARNING, f"{waiting} wait, and the learner was stopped", f"Start it again: {start}")
 
@@ -72,7 +74,7 @@ def _disk_is_full(snapshot: Snapshot) -> bool:
 def _disk(snapshot: Snapshot) -> Iterator[Advice]:
     if _disk_is_full(snapshot):
         free = humanize.size(int(snapshot.free_disk_bytes or 0))
-        cure = "Make room. A learner that runs goes on by itself then; until then it may not even be able to write its status."
+        cure = "Free some space. A running learner then continues by itself; until then it may be unable to write its status."
         yield Advice(ERROR, f"The disk is full: {free} are free", cure)
     elif snapshot.disk is not None and snapshot.disk.days < SOON_DAYS:
         yield Advice(WARNING if snapshot.disk.days < _URGENT_DAYS else NOTE, snapshot.disk.sentence, snapshot.disk.remedy)
@@ -82,7 +84,7 @@ def _pause(snapshot: Snapshot) -> Iterator[Advice]:
     if snapshot.pause is not None:
         waiting = humanize.plural(snapshot.buffer.count, "episode")
         seen = f"Training is paused, {humanize.visible(snapshot.pause.words)}; {waiting} wait"
-        yield Advice(WARNING, seen, "To go on: r in the terminal monitor, or its command with --resume")
+        yield Advice(WARNING, seen, "To resume: r in the terminal monitor, or its command with --resume")
 
 
 def _folders(snapshot: Snapshot) -> Iterator[Advice]:
@@ -105,15 +107,15 @@ def _errors(stats: Mapping[str, Any], root: str) -> Iterator[Advice]:
         yield Advice(ERROR, seen, doctor)
     if _count(stats, "worker_restarts"):
         seen = f"The worker process died and was replaced {humanize.plural(_count(stats, 'worker_restarts'), 'time')}"
-        yield Advice(WARNING, seen, "Its last words are in logs/worker_stderr.txt. Nothing is lost by it.")
+        yield Advice(WARNING, seen, "Its last output is in logs/worker_stderr.txt. No data is lost.")
     if stats.get("last_misfit"):
         misfits = humanize.plural(_count(stats, "files_misfit"), "episode")
         seen = f"{misfits} of another game: {humanize.visible(stats['last_misfit'], 300)}"
         yield Advice(WARNING, seen, "One root holds one game. Give each its own --root.")
     guard = stats.get("rollbacks")
     if isinstance(guard, int) and guard > 0:
-        cure = "It happens when a run has learnt something wrong; docs/how-to/troubleshooting.md tells what may help."
-        yield Advice(WARNING, f"The guard went back to an earlier version {humanize.plural(guard, 'time')}", cure)
+        cure = "Performance had dropped significantly; docs/how-to/troubleshooting.md lists what may help."
+        yield Advice(WARNING, f"The regression guard rolled back to an earlier version {humanize.plural(guard, 'time')}", cure)
 
 
 def _fates(stats: Mapping[str, Any], root: str) -> Iterator[Advice]:
@@ -123,13 +125,13 @@ def _fates(stats: Mapping[str, Any], root: str) -> Iterator[Advice]:
     if came < _FEW:
         return
     if stale > _MOSTLY * came:
-        cure = "Start the learner beside the game, or raise learner.max_file_age (0: never too old)."
-        yield Advice(WARNING, f"{stale:,} of {came:,} files were too old when their turn came", cure)
+        cure = "Start the learner beside the game, or raise learner.max_file_age (0: never stale)."
+        yield Advice(WARNING, f"{stale:,} of {came:,} files were stale when they were read", cure)
     if rejected > _MOSTLY * came:
         cure = f"The reasons are below. {command_lines.command('doctor', root)} shows more."
-        yield Advice(WARNING, f"{rejected:,} of {came:,} files could not be used", cure)
+        yield Advice(WARNING, f"{rejected:,} of {came:,} files were rejected", cure)
     if duplicate > _MOSTLY * came:
-        yield Advice(WARNING, f"{duplicate:,} of {came:,} files had come before", "Give each game an episode_id of its own.")
+        yield Advice(WARNING, f"{duplicate:,} of {came:,} files were duplicates", "Give each game an episode_id of its own.")
 
 
 def _count(stats: Mapping[str, Any], key: str) -> int:

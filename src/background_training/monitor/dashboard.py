@@ -95,13 +95,13 @@ def _folder(title: str, folder: FolderFacts, now: float, status: tuple[str, str]
 def _buffer_words(folder: FolderFacts) -> tuple[str, str]:
     if folder.arrived:
         return f"+{humanize.plural(folder.arrived, 'new file')} detected!", "Recent Files"
-    return ("no new files since the last look" if folder.count else "empty; nothing waits"), "Recent Files"
+    return ("no new files" if folder.count else "empty"), "Recent Files"
 
 
 def _archive_words(folder: FolderFacts) -> tuple[str, str]:
     if folder.arrived:
         return f"+{humanize.plural(folder.arrived, 'file')} archived (training completed)", "Recently Archived"
-    return "nothing archived since the last look", "Recently Archived"
+    return "nothing newly archived", "Recently Archived"
 
 
 def _model(model: ModelFileFacts, now: float) -> list[Line]:
@@ -173,9 +173,9 @@ def _statistics(snapshot: Snapshot) -> list[Line]:
 
 
 def _games(learning: Learning) -> list[Line]:
-    """What the newest games tell, as the live screen's curves do."""
+    """Results of the newest games, as in the live screen's curves."""
     mean = f"{humanize.number(learning.mean_return, '.4g')} of {humanize.plural(learning.games, 'game')}"
-    won = f"{learning.won} of {learning.decided}" if learning.decided else "no result is known"
+    won = f"{learning.won} of {learning.decided}" if learning.decided else "no results recorded"
     shown = [Line(f"NEWEST GAMES (at most {GAMES})", USEFUL)]
     return shown + _rows([("Mean Return", mean, USEFUL), ("Won", won, USEFUL)])
 
@@ -197,25 +197,25 @@ class Screen:
     """Shows one dashboard after the other: over the last one, cut to the screen, or whole and below it."""
 
     def __init__(self, out: TextIO, *, overwrite: bool) -> None:
-        """`overwrite` is heeded on a terminal only; a pipe or a file gets every dashboard whole."""
+        """`overwrite` applies to a terminal only; a pipe or a file gets every dashboard whole."""
         self._out = out
         self._is_terminal = overwrite and out.isatty()
         self._first = True
         if self._is_terminal and sys.platform == "win32":
-            os.system("")  # an old console heeds escape codes only after a shell has run in it
+            os.system("")  # an old console interprets escape codes only after a shell has run in it
 
     def show(self, shown: Sequence[Line]) -> None:
         """Show the lines.
 
         Raises:
-            BrokenPipeError: whoever read along has closed the pipe.
+            BrokenPipeError: the reader has closed the pipe.
         """
         if not self._is_terminal:
             text = "\n".join(line.text for line in shown) + "\n"
         else:
             columns, rows = shutil.get_terminal_size()
             kept = [text[: columns - 1] for text in fitted(shown, rows - 1)]
-            # Overwritten, not cleared first: a cleared screen would flicker at every refresh.
+            # Overwritten, not cleared first: otherwise the screen would flicker at every refresh.
             body = "".join(f"{text}{_END_OF_LINE}\n" for text in kept)
             text = f"{_CLEAR if self._first else ''}{_HOME}{body}{_END_OF_SCREEN}"
         self._first = False

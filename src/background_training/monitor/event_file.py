@@ -27,7 +27,7 @@ _ONES = np.uint32(0xFFFFFFFF)
 
 
 def beginning(moment: float) -> bytes:
-    """The first records of a file: its version, and that whatever other files of the folder say is to be forgotten."""
+    """The first records of a file: its version, and a restart that makes readers discard the folder's other files."""
     version = _moment(moment) + _field(3, _FILE_VERSION)
     forget = _moment(moment) + b"\x10\x00" + _field(7, b"\x08\x01")  # SessionLog.START at step 0
     return _framed([version, forget])

@@ -24,9 +24,9 @@ from background_training.storage.atomic_files import Signature, free_bytes, sign
 
 @dataclass(frozen=True)
 class ModelFileFacts:
-    """The published model; None for what is not known, and `trouble` says why.
+    """The published model; None if unknown, with the reason in `trouble`.
 
-    version: what the file itself says, and not what a learner said when it last wrote its status.
+    version: read from the file itself, not from an older status.json.
     """
 
     path: str
@@ -38,11 +38,11 @@ class ModelFileFacts:
 
 @dataclass(frozen=True)
 class StatusFacts:
-    """What logs/status.json says.
+    """The content of logs/status.json.
 
     content: as src/background_training/records/status.py writes it; None when there is none that can be read.
     is_there: whether there is a file at all.
-    writer_is_gone: whether no process of this machine bears its writer's number.
+    writer_is_gone: whether no process of this machine has its writer's process id.
     """
 
     content: Mapping[str, Any] | None
@@ -52,7 +52,7 @@ class StatusFacts:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that is shown at once; moments are in seconds since 1970, what is not known is None."""
+    """Everything shown at one moment; times are in seconds since 1970, None if unknown."""
 
     started: float
     now: float
@@ -149,7 +149,7 @@ class ModelWatch:
         self._facts = ModelFileFacts(str(path), "no model yet")
 
     def look(self) -> ModelFileFacts:
-        """What is published now; of a large model that changes all the time, what was published a moment ago."""
+        """What is published now; a large model that changes often may be a moment old."""
         try:
             found = os.lstat(self._path)
         except FileNotFoundError:
@@ -168,7 +168,7 @@ class ModelWatch:
         version, trouble = None, ""
         self._seen = signature_of(found)
         try:
-            # As an agent reads it, so that a model that no game could play with is not shown as a sound one.
+            # As an agent reads it: otherwise a model that no game can load would be shown as valid.
             version = model_store.read(self._path, model_store.POLICY_KEYS).version
         except ModelMissingError:
             return self._unread("no model yet")
@@ -193,7 +193,7 @@ def status_facts(paths: Paths) -> StatusFacts:
 
 
 def writer_is_gone(content: Mapping[str, Any]) -> bool:
-    """Whether no process of this machine bears the number of a status's writer."""
+    """Whether no process of this machine has the process id of a status's writer."""
     pid = content.get("writer_pid")
     return isinstance(pid, int) and 0 < pid < 2**31 and not psutil.pid_exists(pid)
 

@@ -1,4 +1,4 @@
-"""Counts and measures the episodes of a folder over and over, without asking for every file each time."""
+"""Counts and measures the episodes of a folder repeatedly, without a stat() of every file each time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from background_training.episodes.buffer import is_episode_name
 NEWEST_SHOWN = 3
 MEASURED_PER_LOOK = 20_000
 MEASURED_ANEW = 1_000
-"""Up to so many files are all measured at every look, as foreign writers make theirs grow in place."""
+"""Up to this many files are all measured at every look, as other writers let files grow in place."""
 NAMES_KEPT = 200_000
 REST_FACTOR = 20.0
-"""A look that took long is followed by a rest of so many times its length: 5 % of a core at most."""
+"""A slow look is followed by a rest of this many times its length: 5 % of a core at most."""
 LONGEST_TRUST_SECONDS = 60.0
-"""For so long at most an unchanged folder time counts as proof that nothing has changed; network drives keep old ones."""
+"""An unchanged folder time is trusted for this long at most, as network drives may cache an old one."""
 _COARSEST_FOLDER_TIME_SECONDS = 2.0
 
 
@@ -37,7 +37,7 @@ class FileFacts:
 class FolderFacts:
     """One folder of episodes, as the last look found it.
 
-    trouble: why nothing is known; "" when something is.
+    trouble: why the folder can't be read; "" if it can.
     count: episode files in it.
     measured: of how many of them the size is known; `total_bytes` is the sum of those.
     newest: the newest of the measured ones, newest first.
@@ -56,11 +56,11 @@ class FolderFacts:
 
 
 class FolderCensus:
-    """What one folder holds, look by look.
+    """The episodes of one folder, counted repeatedly.
 
-    It promises an exact count, and bounded work: a look lists the names at most once and measures a bounded number of
-    files, the unknown ones with the greatest names first, as ours begin with their date. So the size of a folder of
-    100,000 files is known after some looks, and "at least" so much until then. What is shown may be old by
+    The count is exact and the work bounded: a look lists the names at most once and measures a bounded number of
+    files, unmeasured ones with the greatest names first, as ours begin with their date. So the size of a folder of
+    100,000 files is complete after some looks, and "at least" that much until then. The facts may be old by
     `rest_factor` times the length of a look; `looked_at` says how old.
     """
 
@@ -152,7 +152,7 @@ class FolderCensus:
         return names, count
 
     def _measure(self) -> None:
-        """Ask for the size and time of files not known yet, a bounded number of them."""
+        """Read size and time of files not measured yet, a bounded number of them."""
         unknown = [name for name, facts in self._known.items() if facts is None]
         if len(unknown) > self._measured_per_look:
             unknown = heapq.nlargest(self._measured_per_look, unknown)
@@ -160,5 +160,5 @@ class FolderCensus:
             try:
                 status = os.lstat(os.path.join(self._path, name))
             except OSError:
-                continue  # moved on meanwhile, or not ours to see; either way there is nothing to add
+                continue  # moved meanwhile, or not accessible
             self._known[name] = (status.st_size, status.st_mtime)

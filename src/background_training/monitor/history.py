@@ -66,7 +66,7 @@ def version_marks(versions: npt.NDArray[Any], most: int = 6) -> list[tuple[int, 
 
 @dataclass(frozen=True)
 class GroupResults:
-    """What is known of the games against one opponent, or on one map."""
+    """Results of the games against one opponent, or on one map."""
 
     name: str
     games: int
@@ -100,7 +100,7 @@ def groups(games: Records, field: str, most: int = 10) -> tuple[list[GroupResult
 
 @dataclass(frozen=True)
 class Distribution:
-    """Shares of the games, in percent, between edges; the outermost hold what lies beyond, too."""
+    """Shares of the games, in percent, between edges; the outermost bins include values beyond them."""
 
     edges: Floats
     first: Floats
@@ -192,7 +192,7 @@ FIGURES += ("staleness_versions", "staleness_seconds", "cpu_percent", "memory_mb
 
 @dataclass(frozen=True)
 class Learning:
-    """What the last GAMES games and the newest batches tell; NaN is not known.
+    """Statistics of the last GAMES games and of the newest batches; NaN if unknown.
 
     games: how many there are; won, decided: of those whose result is known.
     returns: of each of them, oldest first.
@@ -215,7 +215,7 @@ class Learning:
 
 
 def learning(batches: Records, games: Records) -> Learning:
-    """Put it together."""
+    """Compute them from the metrics history."""
     newest = games[-GAMES:]
     returns = newest["episode_return"].astype(np.float64)
     results = newest["result"]

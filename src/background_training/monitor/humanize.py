@@ -1,4 +1,4 @@
-"""Numbers and foreign texts as words for the screen: sizes, durations, moments, and nothing that moves a cursor."""
+"""Numbers and foreign texts for people: sizes, durations, moments, and text without control characters."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def duration(seconds: float) -> str:
 
 
 def ago(then: float, now: float) -> str:
-    """How long ago a moment was; a moment that is still to come tells of clocks that differ."""
+    """Age of a moment; one in the future means that clocks differ."""
     if then > now + _CLOCKS_AGREE_SECONDS:
         return f"{duration(then - now)} in the future (the clocks differ)"
     return f"{duration(now - then)} ago"
 
 
 def moment(seconds: float) -> str:
-    """A moment in local time; what no calendar holds is said to be unknown."""
+    """A moment in local time; "unknown" if it is out of the calendar's range."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
@@ -62,7 +62,7 @@ def visible(text: object, longest: int = 1000) -> str:
 
 
 def number(value: Any, form: str) -> str:
-    """A number in the given format; anything else, as a damaged status may hold, as it is."""
+    """A number in the given format; other values, as in a damaged status, are shown as text."""
     try:
         return format(value, form)
     except (TypeError, ValueError):

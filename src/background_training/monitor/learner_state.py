@@ -1,4 +1,4 @@
-"""Whether the learner is running, judged by its last status and its age, and which of its figures still hold."""
+"""Whether the learner is running, judged by the age of its last status, and which of its figures are still valid."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from background_training.monitor import humanize
 from background_training.monitor.facts import Snapshot, StatusFacts
 
 DEFAULT_RESCAN_SECONDS = 5.0
-NO_SIGN = "NO SIGN OF LIFE"
-"""How the words about a silent learner begin."""
+NO_SIGN = "NOT RESPONDING"
+"""Prefix of the text about a learner that does not respond."""
 _GONE_AFTER_RESCANS_AND_SECONDS = (1, 3.0)
 _SILENT_AFTER_RESCANS_AND_SECONDS = (3, 30.0)
 """A long batch and a back-off of 30 s are silences that end by themselves."""
@@ -21,7 +21,7 @@ _LIVE_STATS = ("active_workers", "governor", "workers_allowed")
 
 
 def state_words(status: StatusFacts, now: float) -> str:
-    """The learner's state in words, with its age; a silent learner is not taken for a living one.
+    """The learner's state in words, with its age; one that has been silent for too long is reported as not responding.
 
     Args:
         now: seconds since 1970.
@@ -31,7 +31,7 @@ def state_words(status: StatusFacts, now: float) -> str:
         return "status.json can't be read" if status.is_there else "no learner has run here yet (there is no status.json)"
     state, written = humanize.visible(content.get("state", "unknown"), 40), _moment(content)
     if written is None:
-        return f"{state}; status.json does not say when"
+        return f"{state}; status.json has no valid time"
     age, spoken = now - written, humanize.ago(written, now)
     if state in _ENDED:
         return f"{state} {spoken}"
@@ -39,7 +39,7 @@ def state_words(status: StatusFacts, now: float) -> str:
         return f"{NO_SIGN} for {humanize.duration(age)} (it was {state}); its process is gone from this machine"
     if age > _limit(content, *_SILENT_AFTER_RESCANS_AND_SECONDS):
         return f"{NO_SIGN} for {humanize.duration(age)} (it was {state}); it hangs, was killed, or trains a very long batch"
-    return f"{state} (last heard of {spoken})"
+    return f"{state} (last update {spoken})"
 
 
 def is_running(status: StatusFacts, now: float) -> bool:
@@ -71,7 +71,7 @@ def current_stats(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def throttle(snapshot: Snapshot) -> tuple[str, str]:
-    """What the governor lets the learner do now, and why; ("", "") without a running learner, or if it does not say."""
+    """The throttle's present state and its reason; ("", "") without a running learner or a recorded state."""
     if not is_running(snapshot.status, snapshot.now):
         return "", ""
     governed: Any = (snapshot.status.content or {}).get("governor")
@@ -81,7 +81,7 @@ def throttle(snapshot: Snapshot) -> tuple[str, str]:
 
 
 def _limit(content: Mapping[str, Any], rescans: int, seconds: float) -> float:
-    """Seconds of silence that are usual: an idle learner speaks at each rescan of the buffer."""
+    """Usual seconds between two statuses: an idle learner writes one at each rescan of the buffer."""
     rescan: Any = content.get("settings")
     for key in ("learner", "rescan_seconds"):
         rescan = rescan.get(key) if isinstance(rescan, Mapping) else None

@@ -53,7 +53,7 @@ _FIELDS = {
 
 
 def columns(batches: Records) -> dict[str, Floats]:
-    """By the tag, a value for each batch; NaN where nothing is known."""
+    """For each tag, one value per batch; NaN if unknown."""
     found = {tag: batches[field].astype(np.float64) for tag, field in _FIELDS.items()}
     return found | {tag: work_out(batches) for tag, work_out in _WORKED_OUT.items()}
 
@@ -88,11 +88,11 @@ Show = Callable[[int, int], None]
 
 
 class Follower:
-    """Writes one point a batch and tag, as far as it has come at each look.
+    """Writes one point per batch and tag, those that are new at each look.
 
-    It promises that whoever reads the folder finds each batch of the present history once. One that was killed, whenever, is
-    gone on from where it was. When the learner has made its history shorter, or it is another one, a new file takes the place
-    of the one before, and begins by telling readers to forget that. It does not promise that a point outlives its record in
+    Readers of the folder find each batch of the present history exactly once. After a kill at any point, the next one
+    continues from there. When the history was compacted or replaced, a new file takes the place
+    of the former one, and begins with a record that makes readers discard it. A point is not kept longer than its record in
     the history.
     """
 
@@ -110,11 +110,11 @@ class Follower:
         """Write what is new; how many batches there are now.
 
         Args:
-            show: told how many batches of how many have been made ready, now and then; the first look may take minutes.
+            show: called with the batches done and in total; the first look may take minutes.
 
         Raises:
             BackgroundTrainingError: another follower writes this root's files.
-            OSError: the machine failed; the next look writes everything anew.
+            OSError: the machine failed; the next look writes everything again.
         """
         self._reader.look()
         batches, edition = self._reader.batches, self._reader.edition[0]
@@ -133,7 +133,7 @@ class Follower:
         return len(batches)
 
     def close(self) -> None:
-        """Let others write."""
+        """Release the folder for other writers."""
         if self._is_locked:
             self._lock.release()
             self._is_locked = False
@@ -147,7 +147,7 @@ class Follower:
         self._is_locked = True
 
     def _write_all(self, batches: Records, show: Show | None) -> None:
-        """Go on with the newest file if it is the beginning of what is to be there, torn or not; else begin another one."""
+        """Append to the newest file if it is a prefix of the wanted content; otherwise start another one."""
         atomic_files.make_folder(self._folder, durable=False)
         data = event_file.beginning(float(batches["moment"][0])) + _points(batches, 0, show)
         former = [
@@ -164,14 +164,14 @@ class Follower:
         newest = former[-1].name[len(BEGIN) : -len(END)] if former else ""
         number = max(int(self._clock()), int(newest) + 1 if newest.isdecimal() else 0)
         file = self._folder / f"{BEGIN}{number:010d}{END}"
-        # Not under a hidden form of its name, which TensorBoard would read as well.
+        # Not under a variant of its name: TensorBoard would read that as well.
         building = self._folder / _BUILDING
         atomic_files.write_atomically(building, data, durable=False)
         atomic_files.retry_while_shared(lambda: os.replace(building, file))
         for path in former:
-            with contextlib.suppress(OSError):  # on Windows somebody may have it open: it goes the next time
+            with contextlib.suppress(OSError):  # on Windows a reader may have it open: it is removed the next time
                 if path == former[-1]:
-                    # A TensorBoard that is reading it would not get over its loss, and not find the next one.
+                    # Truncated, not removed: a TensorBoard that is reading it would otherwise not find the next one.
                     os.truncate(path, 0)
                 else:
                     atomic_files.remove_if_there(path)

@@ -87,7 +87,7 @@ def comparison(groups: Sequence[tuple[str, Estimate]], what: str, *, is_share: b
     for row, (_, estimate) in enumerate(groups):
         axes.plot([estimate.low, estimate.high], [row, row], color=_BLUE, linewidth=6, alpha=0.3, solid_capstyle="butt")
         axes.plot([estimate.value], [row], "o", color=_BLUE)
-    # Dollars would begin a formula, and a formula of a stranger's may be no formula at all.
+    # Otherwise a dollar sign in a name would start a formula, and an invalid formula raises.
     labels = [f"{name} ({estimate.games:,})".replace("$", r"\$") for name, estimate in groups]
     axes.set_yticks(range(len(groups)), labels)
     axes.set_ylim(len(groups) - 0.5, -0.5)

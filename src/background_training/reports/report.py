@@ -171,9 +171,9 @@ class _Writer:
             return []
         words = f"Mean {lags.mean():.1f} versions, half of the games at most {np.median(lags):.0f}, the oldest {lags.max():.0f}."
         silent = len(self._facts.samples) - len(lags)
-        words += f" {_games(silent)} do not say which version played." if silent else ""
+        words += f" {_games(silent)} do not record the version that played." if silent else ""
         picture = self._picture("staleness", "How old the policy was that played", lambda: _pictures().staleness(lags))
-        return ["<h2>How fresh the games were</h2>", picture, f'<p class="small">{escape(words)}</p>', self._sampling()]
+        return ["<h2>Staleness of the games</h2>", picture, f'<p class="small">{escape(words)}</p>', self._sampling()]
 
     def _sampling(self) -> str:
         seen, all_games = len(self._facts.samples), len(self._facts.returns)
@@ -187,19 +187,19 @@ class _Writer:
         facts = self._facts
         words = {
             TRAINED: "trained on, exactly once",
-            STALE: "set aside: too old when their turn came",
-            DUPLICATE: "set aside: delivered before",
-            REJECTED: "set aside: unusable",
+            STALE: "stale: older than the limit when read",
+            DUPLICATE: "duplicates of files that were already processed",
+            REJECTED: "rejected: unusable",
         }
         rows = [(fate, f"{facts.fates[fate]:,}", sentence) for fate, sentence in words.items()]
-        rows.append(("waiting", f"{facts.waiting:,}", "lie in the buffer"))
+        rows.append(("waiting", f"{facts.waiting:,}", "in the buffer"))
         deleted = sum(count for fate, count in facts.fates.items() if fate.startswith(f"{DELETED} "))
         rows += [(DELETED, f"{deleted:,}", "of the above, deleted since to keep the archive small")] if deleted else []
         shown = ["<h2>What became of every episode</h2>", html_page.table(("fate", "episodes", ""), rows, numbers=(1,))]
         if facts.reasons:
             reasons = [(r.fate, r.kind, f"{r.count:,}", self._plain(r.example)) for r in facts.reasons[:_REASONS_SHOWN]]
             shown += [
-                "<h3>Left out, and why</h3>",
+                "<h3>Not trained, and why</h3>",
                 html_page.table(("fate", "reason", "episodes", "the newest one"), reasons, numbers=(2,)),
             ]
         if len(facts.reasons) > _REASONS_SHOWN:

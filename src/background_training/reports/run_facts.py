@@ -1,4 +1,4 @@
-"""Gathers what a report tells of one root: ledger, model, a sample of the archive. Changes nothing."""
+"""Gathers the facts of a report on one root: ledger, model, a sample of the archive. Changes nothing."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GameSample:
-    """What one trained episode's file says of itself.
+    """The metadata of one trained episode.
 
     number: which trained game it is, from 1.
-    lag: how many versions old the policy was that played; None if it does not say.
+    lag: how many versions old the policy was that played; None if not recorded.
     won: True or False if a result is known.
     """
 
@@ -54,7 +54,7 @@ class GameSample:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why files were set aside, how many, and what was found in the newest one."""
+    """Why files were rejected, stale or duplicates: their number, and an example."""
 
     fate: str
     kind: str
@@ -64,8 +64,8 @@ class Reason:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything that the report tells. returns, steps, versions: one per trained game, in the order of training;
-    stale_steps: one per game that came too late, as far as the ledger knows."""
+    """Everything in the report. returns, steps, versions: one per trained game, in the order of training;
+    stale_steps: one per stale game, if the ledger has its steps."""
 
     returns: Floats
     steps: Floats
@@ -114,7 +114,7 @@ def gather(settings: Settings, sampled: int = SAMPLED_EPISODES) -> RunFacts:
 
 
 def private_words(paths: Paths) -> list[str]:
-    """What a page for strangers must not hold: where the root lies, whose it is, and what the machine is called."""
+    """Private words for a page that is published: the root's path, the user's name and the machine's."""
     words = {str(paths.root), os.path.realpath(paths.root), str(Path.home()), platform.node()}
     with contextlib.suppress(OSError, KeyError, ImportError):  # a user without a name
         words.add(getpass.getuser())
@@ -167,7 +167,7 @@ def _text(value: object) -> str:
 
 
 def _reasons(lines: Iterable[Line]) -> list[Reason]:
-    """The reasons of files that were set aside, the most frequent first."""
+    """The reasons of files that were not trained, the most frequent first."""
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], str] = {}
     for line in lines:

@@ -1,1 +1,1 @@
-"""The monitor as a live screen of a terminal, with keys: what it shows, how that fits, and how it is drawn."""
+"""The monitor as a live screen of a terminal, with keys."""

@@ -73,7 +73,7 @@ class QueueFlow:
 class LiveFacts:
     """One look.
 
-    root: as a person would give it to --root.
+    root: as given to --root.
     all_games, whole_run: the number of games, and means of their returns from the first to the last.
     """
 

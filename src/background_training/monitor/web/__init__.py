@@ -1,1 +1,1 @@
-"""The monitor as a page on this machine: what it shows, who may see it, and how it is drawn."""
+"""The monitor as a page on this machine: what it shows, which requests it answers, and how it is drawn."""

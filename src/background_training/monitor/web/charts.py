@@ -55,7 +55,7 @@ def _curve(games: Records, window: int) -> Chart:
 def _returns(games: Records) -> Chart:
     spread = history.distribution(games)
     if spread is None:
-        return Chart(None, "It takes two games to tell how the returns are spread." if len(games) else _NO_GAMES)
+        return Chart(None, "A distribution needs at least two games." if len(games) else _NO_GAMES)
     middles = (spread.edges[:-1] + spread.edges[1:]) / 2
     names = [f"{middle:.3g}" for middle in middles]
     first = Trace(f"first {humanize.plural(spread.first_games, 'game')}", _list(spread.first))
@@ -121,7 +121,7 @@ def _over_versions(
         columns = [batches[name].astype(np.float64) for name in ("version", *lines)]
         x, *means = history.bucket_means(columns, weights, _POINTS)
         if not any(np.isfinite(mean).any() for mean in means):
-            return Chart(None, "Not known of any batch yet.")
+            return Chart(None, "Not recorded for any batch yet.")
         drawn = [Trace(name, _list(mean), on_right) for (name, on_right), mean in zip(lines.values(), means, strict=True)]
         return Chart(echarts.lines(_list(np.round(x)), drawn, left=left, right=right, whole=whole), note=note)
 
@@ -145,7 +145,7 @@ _OVER_VERSIONS: dict[str, Callable[[Records], Chart]] = {
         "How old the policy that played was, and how long the games had waited, when they were trained on.",
     ),
     "waiting": _over_versions(
-        {"waiting": ("files waiting", False), "set_aside": ("set aside with it", False)},
+        {"waiting": ("files waiting", False), "set_aside": ("not trained", False)},
         "files",
         "",
         "Seen when each batch was done.",
@@ -153,9 +153,9 @@ _OVER_VERSIONS: dict[str, Callable[[Records], Chart]] = {
     ),
     "resources": _over_versions(
         {
-            "cpu_percent": ("its processor", False),
-            "others_cpu_percent": ("others'", False),
-            "memory_mb": ("its memory", True),
+            "cpu_percent": ("training CPU", False),
+            "others_cpu_percent": ("other programs", False),
+            "memory_mb": ("training memory", True),
         },
         "%",
         "MB",
@@ -169,7 +169,7 @@ _OVER_VERSIONS: dict[str, Callable[[Records], Chart]] = {
         {"entropy": ("entropy", False), "kl": ("KL to the policy that played", True)},
         "nats",
         "nats",
-        "Entropy falls as the bot makes up its mind; near 0 it has stopped to explore.",
+        "Entropy falls as the policy becomes deterministic; near 0 it no longer explores.",
     ),
 }
 

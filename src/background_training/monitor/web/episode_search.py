@@ -1,4 +1,4 @@
-"""What became of the episodes that somebody looks for: from the end of the ledger backwards, and in the buffer."""
+"""Search for the fate of episodes: from the end of the ledger backwards, and in the buffer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Found:
 
 
 def search(paths: Paths, query: str, clock: Callable[[], float] = time.monotonic) -> Found:
-    """Look for a piece of a file's name or hash, a fate, or a piece of a reason.
+    """Search for a part of a file name, hash, fate or reason.
 
     It reads no further back than it must to find MOST_FOUND files, and gives up after three seconds.
     """
@@ -84,7 +84,7 @@ def _sentence(text: bytes) -> list[str]:
     try:
         return [episode_fate.sentence(line)]
     except (KeyError, TypeError, ValueError):
-        return []  # a line that somebody else has written
+        return []  # a line of another program
 
 
 def _lines_backwards(path: Path, needle: bytes, is_late: Callable[[], bool]) -> Iterator[bytes | None]:

@@ -28,7 +28,7 @@ _TRAINED_MARK = b'"fate": "trained"'
 
 @dataclass(frozen=True)
 class LedgerFacts:
-    """What a ledger has said so far.
+    """What has been read of a ledger so far.
 
     counts: files by their fate, and "deleted <fate>" for those deleted since.
     reasons: (fate, kind of reason, count, the newest one's words), the most frequent first.
@@ -47,10 +47,10 @@ class LedgerFacts:
 
 
 class LedgerFollower:
-    """Reads a ledger bit by bit, so that one of a million lines is read at the pace of a bystander.
+    """Reads a ledger in bounded parts, so that one of a million lines is read without slowing the learner down.
 
     It promises counts that are those of the whole file once `read_share` is 1, and bounded memory. A file that was
-    replaced, by a shortened one say, is read anew. It locks nothing, and holds the file open only while it reads.
+    replaced, for example by a compacted one, is read from the start. It locks nothing.
     """
 
     def __init__(self, path: Path, *, bytes_per_look: int = BYTES_PER_LOOK) -> None:
@@ -59,7 +59,7 @@ class LedgerFollower:
         self._begin()
 
     def look(self) -> LedgerFacts:
-        """Take in the next stretch of the file, and tell what is known by now."""
+        """Read the next part of the file and return the facts so far."""
         trouble = ""
         try:
             self._take_in()
@@ -127,7 +127,7 @@ class LedgerFollower:
 
 
 def deleted(counts: Mapping[str, int]) -> int:
-    """How many files were deleted since, of whatever fate."""
+    """How many files were deleted since, whatever their fate."""
     return sum(count for fate, count in counts.items() if fate.startswith(f"{DELETED} "))
 
 
@@ -138,7 +138,7 @@ LOG_LINES = 60
 class PageFacts:
     """One look.
 
-    root: what a person would give to --root.
+    root: as given to --root.
     batches, games: the metrics history; valid until the next look.
     mark: equal marks tell of an equal history.
     """
@@ -154,7 +154,7 @@ class PageFacts:
 
 
 class Watcher:
-    """Looks at one root again and again. A look costs little beyond what is new, and changes nothing."""
+    """Reads one root repeatedly. A look costs little beyond what is new, and changes nothing."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -164,7 +164,7 @@ class Watcher:
         self._metrics = MetricsReader(paths)
 
     def look(self) -> PageFacts:
-        """What there is to see now; never an exception for what may lie there."""
+        """The present facts; never an exception, whatever is found there."""
         self._metrics.look()
         batches, games = self._metrics.batches, self._metrics.games
         return PageFacts(

@@ -23,6 +23,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _NAMES = ("127.0.0.1", "localhost")
 _METHODS = ("GET", "HEAD")
+_PAGES = ("/", "/favicon.ico")
+_LIBRARY = "/_nicegui"
+"""Prefix of the scripts, styles and the websocket of NiceGUI."""
 _OWN_SITE = ("same-origin", "none")
 _CHANNEL = "/_nicegui_ws/"
 """Where the page's websocket is. Over plain HTTP it would hold a connection for half a minute at each poll."""
@@ -64,15 +67,18 @@ class RequestFilter:
             await self.app(scope, receive, send)
             return
         refusal = self.refusal_of(scope)
-        if not refusal:
+        is_known = scope.get("path") in _PAGES or scope.get("path", "").startswith(_LIBRARY)
+        if not refusal and (is_known or scope["type"] == "websocket"):
             await self.app(scope, receive, _with_headers(send))
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": refusal})
         else:
+            # An unknown path is answered here: the library would build a whole page for it.
+            status, text = (403, f"Refused: {refusal}") if refusal else (404, "There is only one page: /")
             heads = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
-            await send({"type": "http.response.start", "status": 403, "headers": heads})
-            await send({"type": "http.response.body", "body": f"Refused: {refusal}\n".encode()})
+            await send({"type": "http.response.start", "status": status, "headers": heads})
+            await send({"type": "http.response.body", "body": f"{text}\n".encode()})
 
     def refusal_of(self, scope: Mapping[str, Any]) -> str:
         """Why a request is refused; "" for one that may pass.
@@ -101,7 +107,7 @@ class RequestFilter:
 
 
 def _with_headers(send: Send) -> Send:
-    """Add what browsers have to heed to each answer."""
+    """Add the security headers to each response."""
     ours = {name for name, _ in _HEADERS}
 
     async def sending(message: MutableMapping[str, Any]) -> None:
@@ -120,18 +126,18 @@ macOS lets a process open."""
 REQUEST_SECONDS = 10.0
 """For a whole request, headers and body, from the connection's beginning or from the answer before on."""
 ANSWER_SECONDS = 60.0
-"""For taking a whole answer. A browser on a machine that is busy may be slow; whoever reads nothing at all is not."""
+"""For taking a whole answer. A browser on a busy machine may be slow, but reads something."""
 GREETING_SECONDS = 10.0
 """For the first message on a websocket, which the page's script sends as soon as it is open."""
 _CLOSING_SECONDS = 1
 
 
 class Server(uvicorn.Server):
-    """Serves an application; says that it has started once it has, and ends in good order also by a Ctrl+C before that."""
+    """Serves an application; reports when it has started, and shuts down cleanly also on a Ctrl+C before that."""
 
     def __init__(self, application: Application, has_started: Callable[[], None]) -> None:
-        # No log of requests: what is wrong is shown on the page, or ends the command. No limit_concurrency either: it counts
-        # connections that have sent nothing, and answers everybody else with 503 because of them.
+        # No access log: errors are shown on the page or end the command. No limit_concurrency either: it counts
+        # idle connections too, and would answer real ones with 503 because of them.
         config = uvicorn.Config(
             application,
             log_level="error",
@@ -229,7 +235,7 @@ class BoundedHttp(H11Protocol):
 
 
 class BoundedWebsocket(WSProtocol):
-    """A websocket that has to say something soon. Of too many, a silent one is closed, or else the new one is."""
+    """A websocket with a time limit for its first message. At the limit, a silent one is closed, or else the new one."""
 
     since = 0.0
     _timer: asyncio.TimerHandle | None = None
@@ -249,14 +255,14 @@ class BoundedWebsocket(WSProtocol):
             min(silent or [self], key=lambda other: other.since).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._heard()
+        self._stop_timer()
         super().connection_lost(exc)
 
     def handle_message(self, event: events.TextMessage | events.BytesMessage) -> None:
-        self._heard()
+        self._stop_timer()
         super().handle_message(event)
 
-    def _heard(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""The page in the browser, drawn by NiceGUI: elements that show a view, and ask for nothing but what a person does on them."""
+"""The page in the browser, drawn by NiceGUI: elements that show a view and react to the user's input."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ICON = (
 
 
 def application(page: Callable[[], Awaitable[None]], on_startup: Callable[[], Awaitable[None]]) -> FastAPI:
-    """An ASGI application of this one page. Nothing is kept of what browsers were sent: who loses touch loads the page again."""
+    """An ASGI application of this one page. A client that loses its connection reloads it."""
     outer = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.config.socket_io_js_transports = ["websocket"]
     app.on_startup(on_startup)
@@ -90,14 +90,14 @@ class Page:
     def show_first(self, view: View) -> None:
         """Put the figures into the first response: as plain HTML, and into the elements that the script draws from it.
 
-        Charts are left out, so that the response stays small and is drawn at once.
+        Without the charts, so that the response stays small.
         """
         ui.add_head_html(_REFRESH)
         ui.add_body_html(plain_html(view, TITLE))
         self.show(dataclasses.replace(view, charts={}))
 
     def show(self, view: View) -> None:
-        """Bring the page up to date; what has not changed is not sent again."""
+        """Bring the page up to date; unchanged parts are not sent again."""
         if self._changed("head", (view.root, view.state, view.mood)):
             self._root.set_text(view.root)
             self._state.set_text(view.state)
@@ -110,7 +110,7 @@ class Page:
         if self._changed("advice", view.advice):
             self._fill(self._advice, lambda: _advice(view.advice))
         if self._changed("newest", view.newest):
-            self._fill(self._newest, lambda: _listed(view.newest, "No file was set aside."))
+            self._fill(self._newest, lambda: _listed(view.newest, "No file was rejected, stale or a duplicate."))
         if self._changed("log", view.log):
             self._log.set_text(view.log)
         if view.charts:
@@ -149,7 +149,7 @@ class Page:
             choice.on_value_change(lambda event: self._dark.set_value({"auto": None, "light": False, "dark": True}[event.value]))
 
     def _build_question(self) -> None:
-        """What is asked before the learner is told anything: the token, once for this page."""
+        """The dialog that asks for the token before the first pause or resume of this page."""
         with ui.dialog() as dialog, ui.card().classes("bt-token"):
             ui.label("Pausing and resuming need the token that the monitor has printed in its terminal.").classes("bt-note")
             token = ui.input("token").props('dense outlined autofocus autocomplete=off maxlength=100 aria-label="token"')
@@ -159,7 +159,7 @@ class Page:
                 ui.button("Cancel", on_click=dialog.close).props("dense no-caps flat")
 
         async def told(given: str) -> None:
-            # What the button says now is what its reader wants, whatever has become of the root meanwhile.
+            # The button's present label decides, even if the root has been paused elsewhere meanwhile.
             right, sentence = await self._tell(given.strip(), not self._paused)
             self._token = given if right else ""
             answer.set_text("" if right else sentence)
@@ -216,7 +216,7 @@ class Page:
         )
         self._answer = ui.label("").classes("bt-note")
         self._results = ui.element("div").classes("bt-found")
-        ui.label("Set aside last").classes("bt-note")
+        ui.label("Not trained, newest first").classes("bt-note")
         self._newest = ui.element("div").classes("bt-found")
 
         async def searched() -> None:

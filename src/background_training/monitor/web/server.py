@@ -1,4 +1,4 @@
-"""Serves the page on this machine only, and gathers what it shows as long as somebody looks."""
+"""Serves the page on this machine only, and reads what it shows while a page is open."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from background_training.records import pause_file
 
 LOOK_SECONDS = 0.75
 REST_FACTOR = 20.0
-"""A look that took long is followed by a rest of so many times its length: 5 % of a core at most."""
+"""A slow look is followed by a rest of this many times its length: 5 % of a core at most."""
 _FRESH_SECONDS = 2 * LOOK_SECONDS
 _FIRST_SECONDS = 1.0
-"""For so long the first response waits for a new look; where a look takes longer, it holds the figures of the one before."""
+"""The first response waits this long for the very first look; later ones hold the figures of the last look at once."""
 _TOKEN_BYTES = 12
 _WRONG_TOKEN_SECONDS = 1.0
 
@@ -46,18 +46,18 @@ def serve(paths: Paths, port: int, say: Callable[[str], None]) -> None:
         gate = RequestFilter(application(site.page, site.begin), port)
         lines = [f"[OK] The monitor is at http://{listener.ADDRESS}:{port}/ (on this machine only)"]
         lines += [f"[INFO] To pause the learner from the page, or to resume it, it asks for this token: {site.token}"]
-        lines += ["[INFO] Ctrl+C ends the monitor; the learner goes on."]
+        lines += ["[INFO] Ctrl+C ends the monitor; the learner continues."]
         listener.Server(gate, lambda: say("\n".join(lines))).run(sockets=[listening])
 
 
 class Site:
-    """All that look: one thread's looks, shown on every page that is open."""
+    """All open pages: one thread reads, every page shows the result."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._watcher = Watcher(paths)
         self._pages: set[Page] = set()
-        self._somebody_looks = asyncio.Event()
+        self._page_is_open = asyncio.Event()
         self._newest: View | None = None
         self._facts: PageFacts | None = None
         self._looked_at = float("-inf")
@@ -69,17 +69,17 @@ class Site:
         self._asked: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
         self.token = secrets.token_urlsafe(_TOKEN_BYTES)
-        self._telling = asyncio.Lock()
+        self._wrong_token = asyncio.Lock()
 
     async def begin(self) -> None:
-        """Begin to look, in the server's own loop; a first time at once, so that the first response need not wait for it."""
-        self._looking = asyncio.create_task(self._look_again_and_again())
+        """Start looking, in the server's loop; a first time at once, so that the first response need not wait for it."""
+        self._looking = asyncio.create_task(self._look_repeatedly())
         self._asked = asyncio.create_task(self._look())
 
     async def page(self) -> None:
         """Build a page that holds the present figures already in its first response; its charts come over the websocket."""
         present = await self._present()
-        page = Page(self._answer, self._told)
+        page = Page(self._answer, self._pause_or_resume)
         if present is not None:
             page.show_first(present)
 
@@ -87,17 +87,17 @@ class Site:
             if self._newest is not None:
                 page.show(self._newest)
             self._pages.add(page)
-            self._somebody_looks.set()
+            self._page_is_open.set()
 
         page.client.on_connect(opened)
         page.client.on_disconnect(lambda: self._pages.discard(page))
         page.client.on_delete(lambda: self._pages.discard(page))
 
-    async def _look_again_and_again(self) -> None:
+    async def _look_repeatedly(self) -> None:
         while True:
             if not self._pages:
-                self._somebody_looks.clear()
-                await self._somebody_looks.wait()
+                self._page_is_open.clear()
+                await self._page_is_open.wait()
             await self._look()
             await self._draw()
             if self._newest is not None:
@@ -106,24 +106,25 @@ class Site:
             await asyncio.sleep(max(LOOK_SECONDS, REST_FACTOR * self._look_seconds))
 
     async def _present(self) -> View | None:
-        """A view of now; the one before where a look takes too long, and None if there is none yet."""
+        """The newest view, which may be old if no page was open; the first one is waited for, None if it takes too long."""
         if time.monotonic() - self._looked_at > max(_FRESH_SECONDS, 3 * self._look_seconds):
             if self._asked is None or self._asked.done():
                 self._asked = asyncio.create_task(self._look())
-            await asyncio.wait({self._asked}, timeout=_FIRST_SECONDS)
+            if self._newest is None:
+                await asyncio.wait({self._asked}, timeout=_FIRST_SECONDS)
         return self._newest
 
     async def _look(self) -> None:
         async with self._reading:
             begun = time.monotonic()
-            # In a thread: a drive that does not answer must not keep the page from being closed.
+            # In a thread: otherwise a drive that does not respond would block the server's loop.
             self._facts = await asyncio.to_thread(self._watcher.look)
             self._newest = view.view(self._facts, self._charts)
             self._looked_at = time.monotonic()
             self._look_seconds = self._looked_at - begun
 
     async def _draw(self) -> None:
-        """Draw the charts anew. A long history takes a while: they may come late for that, but what is new besides may not."""
+        """Redraw the charts. For a long history this takes a while, so it does not delay the other figures."""
         async with self._reading:
             begun, facts = time.monotonic(), self._facts
             if facts is None or self._newest is None or facts.mark == self._mark or begun < self._charts_due:
@@ -132,18 +133,18 @@ class Site:
             self._newest = dataclasses.replace(self._newest, charts=self._charts)
             self._charts_due = time.monotonic() + REST_FACTOR * (time.monotonic() - begun)
 
-    async def _told(self, token: str, pause: bool) -> tuple[bool, str]:
-        """Pause the learner or let it go on, for whoever knows the token; whether they do, and a sentence."""
+    async def _pause_or_resume(self, token: str, pause: bool) -> tuple[bool, str]:
+        """Pause or resume the learner, given the token; returns whether the token is right, and a sentence."""
         if not secrets.compare_digest(token.encode("utf-8", "replace"), self.token.encode()):
-            async with self._telling:  # whoever guesses, on however many pages, guesses once in a while
+            async with self._wrong_token:  # one wrong guess at a time, over all pages
                 await asyncio.sleep(_WRONG_TOKEN_SECONDS)
-            return False, "That is not the token. It changes whenever the monitor is started."
+            return False, "Wrong token. It changes each time the monitor is started."
         change = pause_file.pause if pause else pause_file.resume
         try:
             await asyncio.to_thread(change, self._paths)
         except OSError as error:
             return True, f"Not done: {error.strerror or error}"
-        return True, "Paused: episodes wait." if pause else "It goes on."
+        return True, "Paused: episodes wait." if pause else "Resumed."
 
     async def _answer(self, query: str) -> tuple[list[str], str]:
         found = await asyncio.to_thread(episode_search.search, self._paths, query)
@@ -152,6 +153,6 @@ class Site:
         note = "" if found.complete else f"The newest {len(found.sentences)}; there are more, so ask for more of the name."
         if not found.sentences:
             note = (
-                "No file of this name has come here, as far as the ledger still knows." if found.complete else "Not found in 3 s."
+                "No such file in the ledger (older entries may have been compacted)." if found.complete else "Not found in 3 s."
             )
         return list(found.sentences), f"{note} {found.trouble}".strip()

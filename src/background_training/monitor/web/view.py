@@ -29,16 +29,16 @@ CARDS = (
     Card("curve", "Learning curve", "curve", wide=True),
     Card("opponents", "By opponent", "chart"),
     Card("maps", "By map", "chart"),
-    Card("returns", "How the returns are spread", "chart"),
-    Card("staleness", "How fresh the games are", "chart"),
+    Card("returns", "Distribution of returns", "chart"),
+    Card("staleness", "Staleness of the games", "chart"),
     Card("throughput", "Throughput", "chart"),
     Card("waiting", "Backlog", "chart"),
-    Card("resources", "Processor and memory", "chart"),
+    Card("resources", "CPU and memory", "chart"),
     Card("stages", "Where the time goes", "chart"),
     Card("losses", "Losses", "chart"),
     Card("policy", "Exploration, and size of the steps", "chart"),
     Card("fates", "What became of every episode", "table"),
-    Card("reasons", "Set aside, and why", "table"),
+    Card("reasons", "Not trained, and why", "table"),
     Card("search", "Look for an episode", "search", wide=True),
     Card("openings", "Build orders from replays", "table", wide=True),
     Card("log", "Training log", "log", wide=True),
@@ -87,7 +87,7 @@ class View:
 
 
 def view(facts: PageFacts, charts: Mapping[str, Chart]) -> View:
-    """Put the page together."""
+    """Build the view."""
     snapshot = facts.snapshot
     content = snapshot.status.content or {}
     said = learner_state.state_words(snapshot.status, snapshot.now)
@@ -130,12 +130,12 @@ def _fates(facts: PageFacts) -> PageTable:
     ledger = facts.ledger
     said = {
         TRAINED: "trained on, exactly once",
-        STALE: "set aside: too old when their turn came",
-        DUPLICATE: "set aside: delivered before",
-        REJECTED: "set aside: unusable",
+        STALE: "stale: older than the limit when read",
+        DUPLICATE: "duplicates of files that were already processed",
+        REJECTED: "rejected: unusable",
     }
     rows = [(fate, f"{ledger.counts.get(fate, 0):,}", sentence) for fate, sentence in said.items()]
-    rows.append(("waiting", f"{facts.snapshot.buffer.count:,}", "lie in the buffer"))
+    rows.append(("waiting", f"{facts.snapshot.buffer.count:,}", "in the buffer"))
     gone = deleted(ledger.counts)
     rows += [("deleted", f"{gone:,}", "of the above, deleted since to keep the archive small")] if gone else []
     notes = [f"The ledger {humanize.visible(ledger.trouble)}."] if ledger.trouble else []
@@ -151,7 +151,9 @@ def _reasons(facts: PageFacts) -> PageTable:
     ]
     rest = len(facts.ledger.reasons) - len(rows)
     note = f"And {humanize.plural(rest, 'more reason')}." if rest > 0 else ""
-    return PageTable(("fate", "reason", "episodes", "the newest one"), tuple(rows), "No file was set aside.", note)
+    return PageTable(
+        ("fate", "reason", "episodes", "the newest one"), tuple(rows), "No file was rejected, stale or a duplicate.", note
+    )
 
 
 def _sentences(lines: Sequence[Mapping[str, Any]]) -> list[str]:
