@@ -1,1 +1,1 @@
-"""The contract between games and learner: what an episode is, how its file lies on the disk, and every move of that file."""
+"""The contract between games and learner: episodes, their files, and every move of those files."""

@@ -23,7 +23,7 @@ _SHOWN_NAMES = 30
 
 
 def named_by(layout: ModelLayout, episode: Episode) -> ModelLayout:
-    """The layout with the names that the episode records, where none are known yet."""
+    """The layout with the episode's names where it has none."""
     found = dataclasses.replace(layout)
     if not layout.state_names and episode.state_width == layout.state_width:
         found = dataclasses.replace(found, state_names=names_in(episode.meta.get("state_names"), layout.state_width))
@@ -34,14 +34,14 @@ def named_by(layout: ModelLayout, episode: Episode) -> ModelLayout:
 
 
 def aligned(episode: Episode, layout: ModelLayout) -> Episode:
-    """The episode with its features and actions in the model's order; the very same object if they are already.
+    """The episode with its features and actions in the model's order; the same object if nothing changes.
 
-    Names that both know decide; otherwise positions. An episode of the game before the model was widened gets 0 for each
+    Names decide where both have them, otherwise positions. An episode of the game before the model was widened gets 0 for each
     added feature, and a mask that makes the added actions illegal, as they were when it was played.
 
     Raises:
         EpisodeError: "other-names": it has features or actions that the model lacks, or lacks some that it always had;
-            "action-out-of-range": an action beyond its own names. What else does not fit is left to `batch.check_fits`.
+            "action-out-of-range": an action beyond its own names. `batch.check_fits` checks the rest.
     """
     states = names_in(episode.meta.get("state_names"), episode.state_width)
     places = _places("features", states, episode.state_width, layout.state_names, layout.state_width, layout.former_widths)
@@ -105,7 +105,7 @@ def _with_actions(episode: Episode, layout: ModelLayout) -> Episode:
 def _places(
     what: str, found: Sequence[str], count: int, needed: Sequence[str], size: int, former: Sequence[int]
 ) -> list[int] | None:
-    """Where each of the model's features or actions stands in the episode, -1 where it is not; None: all as it is.
+    """Index in the episode of each of the model's features or actions, -1 where missing; None: unchanged.
 
     Raises:
         EpisodeError: "other-names".
@@ -121,7 +121,7 @@ def _places(
 
 
 def grown(episode: Episode, layout: ModelLayout) -> ModelLayout | None:
-    """The layout with what an episode has besides, if its agent asks for that (`grow` in its meta); else None."""
+    """The layout widened by an episode's further names, if its agent requests that (`grow` in its meta); otherwise None."""
     if episode.meta.get("grow") is not True:
         return None
     features = added(names_in(episode.meta.get("state_names"), episode.state_width), layout.state_names)
@@ -140,14 +140,14 @@ def grown(episode: Episode, layout: ModelLayout) -> ModelLayout | None:
 
 
 def command_adding(what: str, names: Sequence[str]) -> str:
-    """Which command adds these features or actions to a model, in words."""
+    """The command that adds these features or actions to a model, for a message."""
     option = "--add-feature" if what == "features" else "--add-action"
     added = f"{option} {' '.join(names[:_SHOWN_NAMES])}"
     return f"{command_lines.command('widen')} {added} gives the model what is new and keeps what it has learnt"
 
 
 def different(what: str, found: Sequence[str], needed: Sequence[str]) -> tuple[str, str]:
-    """What was found and what is needed, in words, where two lists of names are not the same set."""
+    """What was found and what is needed, for a message, where two lists of names differ as sets."""
     more = [name for name in found if name not in set(needed)]
     missing = [name for name in needed if name not in set(found)]
     parts = [f"without {_listed(missing)}"] if missing else []

@@ -1,8 +1,11 @@
 """The life of an episode file: deposited, waiting, then trained, stale, duplicate or rejected.
 
-Every move of an episode is in this file. Games deposit; the one process that holds the root's worker lock moves
-what waits to where it belongs. Nothing here deletes an episode: a file leaves the buffer only after its bytes
-bear a name in the archive.
+Every move of an episode file is in this module. Games deposit; the process that holds the root's worker lock moves files
+out of the buffer. Nothing here deletes an episode: a file is removed from the buffer only after its bytes have a name in
+the archive.
+
+A foreign writer may replace a file at any moment, also between the last check and the call that removes its name. So the name
+is not removed but renamed into a folder where no other process writes; there the file is checked again.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from background_training.storage.atomic_files import Signature, signature_of
 
 TRAINED, STALE, DUPLICATE, REJECTED = "trained", "stale", "duplicate", "rejected"
 DELETED = "deleted"
-"""The fate of an episode that was trained or set aside long ago, and has been deleted since to keep the archive bounded."""
+"""The fate of an archived episode that retention has deleted."""
 
 _KEPT_NAME = re.compile(r"(?![.-])[A-Za-z0-9._-]{1,120}\Z")
 _WINDOWS_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)")
@@ -38,11 +41,11 @@ _ANY_PARTIAL = re.compile(r"\..+\.part\Z", re.DOTALL)
 
 @dataclass(frozen=True)
 class Departure:
-    """One waiting file on its way out of the buffer.
+    """A waiting file to be moved out of the buffer.
 
-    signature: of the file that was read (see atomic_files.signature), or None to move whatever bears the name.
-    data: its bytes, kept for the rare case that the name has been given to a newer file meanwhile.
-    note: the text of the reason file beside it; "" for none.
+    signature: of the file that was read (see atomic_files.signature), or None to move any file of that name.
+    data: its bytes, kept in case the file has been replaced by a newer one meanwhile.
+    note: the text of its reason file; "" for none.
     """
 
     name: str
@@ -62,7 +65,7 @@ def deposit(paths: Paths, arrays: Mapping[str, Any], result: str = "Unknown", *,
 
     Raises:
         EpisodeError: the arrays make no episode.
-        OSError: the machine failed; no learner will see anything of it.
+        OSError: the operating system failed; no learner will see a partial file.
     """
     return deposit_packed(paths, episode_file.pack(arrays), result, durable=durable)
 
@@ -71,7 +74,7 @@ def deposit_packed(paths: Paths, data: bytes, result: str = "Unknown", *, durabl
     """Drop the bytes of an episode file into the buffer, as `deposit` does.
 
     Raises:
-        OSError: the machine failed; no learner will see anything of it.
+        OSError: the operating system failed; no learner will see a partial file.
     """
     word = re.sub(r"[^A-Za-z0-9]", "", result) or "Unknown"
     name = f"game_{time.strftime('%Y%m%d_%H%M%S')}_{word[:40]}_{secrets.token_hex(4)}{EPISODE_SUFFIX}"
@@ -88,21 +91,21 @@ def waiting_names(paths: Paths) -> list[str]:
         OSError: the buffer can't be listed; that does not mean that it is empty.
     """
     listed = os.listdir(paths.buffer)
-    # With 100,000 files a learner starts that much sooner: nearly all names are plain, and for them this is the same.
+    # Faster start with 100,000 files: for plain names, nearly all, this is equivalent.
     names = [name for name in listed if (name.endswith(EPISODE_SUFFIX) and name[0] != ".") or is_episode_name(name)]
     return sorted(names) if "".join(names).isascii() else sorted(names, key=os.fsencode)
 
 
 def is_episode_name(name: str) -> bool:
-    """Whether a file of this name is meant to be taken; hidden names are still being written."""
+    """Whether a file of this name is an episode; hidden names are still being written."""
     return name.casefold().endswith(EPISODE_SUFFIX) and not name.startswith(".")
 
 
 def check_movable(paths: Paths, name: str, status: os.stat_result) -> None:
-    """Refuse what this user may see in the buffer and not move: another one's folder, or any file in a sticky buffer.
+    """Reject a file that this user may not move: another user's folder, or a file in a sticky buffer.
 
     Raises:
-        PermissionError: it will never leave the buffer; the others shall not wait for it.
+        PermissionError: it can't be moved out of the buffer; other files must not wait for it.
     """
     owner = os.geteuid() if hasattr(os, "geteuid") else 0
     movable = not stat.S_ISDIR(status.st_mode) or os.access(paths.buffer / name, os.R_OK | os.W_OK | os.X_OK)
@@ -128,7 +131,7 @@ def stored_name(paths: Paths, fate: str, name: str, sha256: str, taken: Iterable
 
 
 def is_free(paths: Paths, fate: str, stored_as: str, name: str) -> bool:
-    """Whether a name in the folder of a fate is free, or borne by `name` itself, half moved before a crash."""
+    """Whether a name in the folder of a fate is free, or already taken by `name` itself, half moved before a crash."""
     target = folder_of(paths, fate) / stored_as
     if not atomic_files.exists(target):
         return True
@@ -139,11 +142,11 @@ def is_free(paths: Paths, fate: str, stored_as: str, name: str) -> bool:
 
 
 def move_out(paths: Paths, departures: Iterable[Departure], *, durable: bool) -> None:
-    """Give every departing file its name in the archive, then take the name in the buffer away.
+    """Give every file its name in the archive, then remove its name in the buffer.
 
-    Safe to repeat after a crash at any point, once `put_all_back` was called: what has moved stays as it is.
-    With `durable`, the new names are on the disk before the first old one goes, so that not even a power cut on a file
-    system with two-step renames loses a file.
+    Safe to repeat after a crash at any point, once `put_all_back` was called: files that were moved are skipped.
+    With `durable`, the new names are on the disk before the first old one is removed, so that no power cut loses a file,
+    even on a file system without atomic renames.
 
     Raises:
         OSError: the machine failed; call again later with the same departures.
@@ -178,7 +181,7 @@ def _arrive(paths: Paths, departure: Departure, *, durable: bool) -> bool:
     try:
         status = os.lstat(source)
     except FileNotFoundError:
-        # Moved before; or somebody has taken it away, and what was trained on must not be missing in the archive.
+        # Moved before, or removed by another program: a trained episode must not be missing in the archive.
         _archive_from_memory(departure, target, durable=durable)
         return False
     if not _is_the_one(departure, status):
@@ -186,7 +189,7 @@ def _arrive(paths: Paths, departure: Departure, *, durable: bool) -> bool:
         return False
     try:
         linked = durable and _linked(source, target, status)
-        # Looked at again under a name that nobody replaces: the old one may have been given away since the first look.
+        # Checked again under a name that no other process replaces: the file may have been replaced since the first check.
         arrived = _is_the_one(departure, os.lstat(target)) if linked else _moved(paths, departure, target)
         if linked and not arrived:
             atomic_files.remove_if_there(target)  # the second name of a newer file
@@ -204,18 +207,18 @@ def _is_the_one(departure: Departure, status: os.stat_result) -> bool:
 
 
 def _is_there_still(source: Path, departure: Departure) -> bool:
-    """Whether the file bears its old name after all: then it was the machine that failed to move it."""
+    """Whether the file still has its old name: then the move itself failed."""
     return atomic_files.exists(source) and _is_the_one(departure, os.lstat(source))
 
 
 def _archive_from_memory(departure: Departure, target: Path, *, durable: bool) -> None:
-    """Write the file's bytes where it should have moved: its old name belongs to a newer file now, or to none."""
+    """Write the file's bytes to the target: its old name now belongs to a newer file, or to none."""
     if departure.data is not None and not atomic_files.exists(target):
         atomic_files.write_atomically(target, departure.data, durable=durable)
 
 
 def _linked(source: Path, target: Path, status: os.stat_result) -> bool:
-    """Give the file a second name; False where the disk knows no such thing.
+    """Create a hard link; False where the file system has none.
 
     Raises:
         FileExistsError: the name is taken by another file.
@@ -235,7 +238,7 @@ def _linked(source: Path, target: Path, status: os.stat_result) -> bool:
 
 
 def _twin_made(source: Path, target: Path) -> bool:
-    """Make an empty folder's like: a folder can't have two names. False for one that holds something."""
+    """Create an empty copy of an empty folder, which can't be linked. False for one that is not empty."""
     if os.listdir(source):
         return False
     if not atomic_files.exists(target):
@@ -246,7 +249,7 @@ def _twin_made(source: Path, target: Path) -> bool:
 
 
 def _moved(paths: Paths, departure: Departure, target: Path) -> bool:
-    """Move the file by way of the folder aside; False, with everything as it was, if its name belongs to a newer one."""
+    """Move the file via the intermediate folder; False, with nothing changed, if it was replaced by a newer one."""
     aside = take_aside(paths, departure.name)
     try:
         if _is_the_one(departure, os.lstat(aside)):
@@ -261,7 +264,7 @@ def _moved(paths: Paths, departure: Departure, target: Path) -> bool:
 
 
 def _leave(paths: Paths, name: str, target: Path) -> None:
-    """Remove the old name, unless it has meanwhile been given to another file."""
+    """Remove the old name, unless it belongs to another file meanwhile."""
     source = paths.buffer / name
     try:
         if not atomic_files.is_half_moved(source, target):
@@ -281,8 +284,8 @@ def _leave(paths: Paths, name: str, target: Path) -> None:
 def sweep_partials(paths: Paths) -> list[str]:
     """Remove partial files whose writers are gone; return their names.
 
-    A writer of ours holds a mark that dies with it, so its death is proven. Of a foreign writer's partial file in the
-    buffer nothing is known, and it is left alone; in the other folders nobody but us writes.
+    A writer of ours holds a lock that ends with it, which proves that it is gone. Partial files of foreign writers in the
+    buffer are not touched; in the other folders only this project writes.
     """
     partials = _matching(paths.buffer, _OUR_PARTIAL)
     for folder in (paths.stale, paths.duplicate, paths.rejected, paths.data, paths.models, paths.history):
@@ -295,16 +298,16 @@ def _matching(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 
 NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EINVAL}
-"""How a disk says that it gives no file a second name."""
+"""Errors of file systems without hard links."""
 
 
 def take_aside(paths: Paths, name: str) -> Path:
-    """Rename what bears a name in the buffer now to where it can be looked at; return where that is.
+    """Rename a file of the buffer into the intermediate folder, where it can be checked; return its path.
 
-    Whoever is killed before he has decided over it leaves it to `put_all_back`.
+    A process that is killed before it moves the file on leaves it to `put_all_back`.
 
     Raises:
-        FileNotFoundError: nothing bears the name, or the folder aside is gone.
+        FileNotFoundError: the file or the intermediate folder does not exist.
     """
     aside = paths.leaving / name
     if atomic_files.exists(aside):
@@ -314,10 +317,10 @@ def take_aside(paths: Paths, name: str) -> Path:
 
 
 def put_back(paths: Paths, aside: Path) -> None:
-    """Return a file to its name in the buffer; to another one if that has been given to a still newer file.
+    """Return a file to its name in the buffer, or to another one if that is taken by a newer file.
 
     Raises:
-        OSError: the machine failed; it lies aside still.
+        OSError: the operating system failed; the file is still in the intermediate folder.
     """
     target = paths.buffer / aside.name
     while not _returned(aside, target):
@@ -326,7 +329,7 @@ def put_back(paths: Paths, aside: Path) -> None:
 
 def _returned(aside: Path, target: Path) -> bool:
     try:
-        # A rename could overwrite a file that has come since; a second name can't.
+        # A rename could overwrite a newer file; a hard link can't.
         os.link(aside, target, follow_symlinks=False)
     except FileExistsError:
         if not os.path.samestat(os.lstat(aside), os.lstat(target)):
@@ -343,6 +346,6 @@ def _returned(aside: Path, target: Path) -> bool:
 
 
 def put_all_back(paths: Paths) -> None:
-    """Return what a process that was killed has left aside; the caller holds the worker lock."""
+    """Return the files that a killed process left in the intermediate folder; the caller holds the worker lock."""
     for name in sorted(os.listdir(paths.leaving)):
         put_back(paths, paths.leaving / name)

@@ -1,4 +1,4 @@
-"""What an episode is: the steps of one game, or of a stretch of one, checked."""
+"""An episode: the checked steps of one game, or of a segment of one."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _BRACKET = re.compile(r"[\[\]{}]")
 
 @dataclass(frozen=True)
 class Episode:
-    """The steps of one game, already checked: finite, one of each per step.
+    """The checked steps of one game: finite values, one of each array per step.
 
     Letters: T steps, S features, A actions.
 
-    states: [T, S] float32, what the policy saw.
-    actions: [T] int64, what it did, 0..A-1; for other kinds than Discrete [T, D], as their `ActionSpace` has it.
-    rewards: [T] float32, what that action earned.
+    states: [T, S] float32, input of the policy.
+    actions: [T] int64, 0..A-1; for other kinds than Discrete [T, D], see their `ActionSpace`.
+    rewards: [T] float32, reward of the action.
     log_probs: [T] float32 or None, log-probability of the action under the policy that played.
     policy_version: model version that played, or None.
     action_mask: [T, A] bool or None, True where an action was legal.
     terminated: False when the game was cut off, or this is a segment of a longer one.
     final_state: [S] float32 or None, the state after the last step.
     episode_id: unique text, or "".
-    meta: the writer's own remarks.
-    action_space: what the writer declares of the actions, by mask or meta; None: Discrete, of a number it does not say.
+    meta: further facts by the writer.
+    action_space: the writer's declaration by mask or meta; None: Discrete, of unknown size.
     """
 
     states: Array
@@ -74,19 +74,19 @@ class Episode:
         return float(np.sum(self.rewards, dtype=np.float64))
 
     def as_arrays(self) -> dict[str, Array]:
-        """The arrays of the steps by name, for functions that look at an episode; copies, so that they may be changed."""
+        """Copies of the arrays of the steps by name."""
         named = {"states": self.states, "actions": self.actions, "rewards": self.rewards}
         optional = {"log_probs": self.log_probs, "action_mask": self.action_mask, "final_state": self.final_state}
         return {name: array.copy() for name, array in {**named, **optional}.items() if array is not None}
 
 
 def from_arrays(arrays: Mapping[str, Any], limits: LimitSettings | None = None) -> Episode:
-    """Check raw arrays, as a game or a file delivers them, and make an Episode of them.
+    """Check raw arrays of a game or a file and make an Episode of them.
 
     Args:
         arrays: at least `states` [T, ...], `actions` [T] or [T, D], `rewards` [T]; further keys of the format are optional,
-            unknown keys are ignored. uint8 states are scaled by 1/255, further axes of a state are flattened. As writers
-            in other languages may lack scalars, whole numbers and texts: [T, 1] counts as [T], one element as a scalar,
+            unknown keys are ignored. uint8 states are scaled by 1/255, further axes of a state are flattened. For writers
+            in other languages, which may lack scalars, integers and texts: [T, 1] counts as [T], one element as a scalar,
             floats without a fraction as whole numbers, 0 and 1 as a bool, and bytes that are UTF-8 as a text.
 
     Raises:
@@ -148,7 +148,7 @@ def scaled_pixels(raw: Array) -> Array:
     if raw.dtype != np.uint8:
         return raw
     scaled = raw.astype(np.float32, order="C")
-    scaled /= np.float32(255)  # in place: a second copy would take the reader above its bound of memory
+    scaled /= np.float32(255)  # in place: a second copy would exceed the reader's memory limit
     return scaled
 
 
@@ -220,7 +220,7 @@ def _text(name: str, raw: Any, longest: int) -> str:
     if value.size != 1 or value.dtype.kind != "U":
         raise EpisodeError("wrong-dtype", f"{name} is of type {value.dtype}, shape {value.shape}", "one text is needed")
     value = value.reshape(())
-    # Python would take a letter beyond Unicode into a str, and stumble over it when the text is written somewhere.
+    # NumPy accepts code points beyond Unicode, which raise later when the text is written.
     if value.dtype.itemsize and int(np.frombuffer(value.astype("=" + value.dtype.str[1:]).tobytes(), np.uint32).max()) > 0x10FFFF:
         raise EpisodeError("wrong-dtype", f"{name} holds letters beyond Unicode", "a text is needed")
     text = str(value)
@@ -245,7 +245,7 @@ def _meta(raw: Any) -> Mapping[str, Any]:
     text = json.dumps(dict(raw)) if isinstance(raw, Mapping) else _text("meta", raw, 100_000)
     if not text:
         return {}
-    # Python's own bound depends on how deep the caller is: what was trained on could not be read in a recovery.
+    # Python's own limit depends on the depth of the caller's stack: recovery might fail to read a trained episode.
     if (depth := _nesting(text)) > _DEEPEST_META:
         raise EpisodeError("bad-meta", f"meta is nested {depth} deep", f"{_DEEPEST_META} at most is needed")
     try:
@@ -258,7 +258,7 @@ def _meta(raw: Any) -> Mapping[str, Any]:
 
 
 def _nesting(text: str) -> int:
-    """How deep the lists and objects of a JSON text lie within one another."""
+    """Maximum nesting of lists and objects in a JSON text."""
     if text.count("[") + text.count("{") <= _DEEPEST_META:
         return 1
     depth = deepest = 0
@@ -279,7 +279,7 @@ _OR_DECLARED = "for other kinds of actions, an action_space in meta (docs/refere
 
 
 class _CheckedActions(NamedTuple):
-    """What was done, which actions were legal, and the kind that the writer declares; None: Discrete, of unknown number."""
+    """Actions, legal actions, and the declared action space; None: Discrete, of unknown size."""
 
     actions: Array
     mask: Array | None
@@ -287,7 +287,7 @@ class _CheckedActions(NamedTuple):
 
 
 def _checked_actions(raw: Array, raw_mask: Any, meta: Mapping[str, Any], steps: int, limits: LimitSettings) -> _CheckedActions:
-    """Check the arrays `actions` and `action_mask` of an episode of so many steps.
+    """Check the arrays `actions` and `action_mask` of an episode of this many steps.
 
     Raises:
         EpisodeError: "wrong-dtype", "wrong-shape", "not-finite", "action-out-of-range", "illegal-action",
@@ -340,12 +340,12 @@ def _mask(raw: Any, steps: int, limits: LimitSettings) -> Array:
 
 
 def without_column(values: Array) -> Array:
-    """[T, 1] as [T], which languages of matrices can't write; any other shape as it is."""
+    """[T, 1] as [T], for languages that have matrices only; any other shape unchanged."""
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def whole_numbers(values: Array) -> Array:
-    """Floats without a fraction as int64, for writers whose language has no integers; anything else as it is."""
+    """Floats without a fraction as int64, for languages without integers; anything else unchanged."""
     if values.dtype.kind != "f" or not values.size or not max(-float(values.min()), float(values.max())) <= 2**53:
         return values
     numbers = values.astype(np.int64)
@@ -357,7 +357,7 @@ def _whole_json(value: Any) -> Any:
 
 
 def _declared(meta: Mapping[str, Any], limits: LimitSettings) -> ActionSpace | None:
-    """The kind that the meta declares. What is no object with a kind is a remark of the writer's own."""
+    """The action space that the meta declares. Anything else under action_space is ignored."""
     said = meta.get("action_space")
     if isinstance(said, dict) and "kind" in said:
         said = {**said, **{name: _whole_json(said[name]) for name in ("count", "size") if name in said}}
@@ -369,7 +369,7 @@ def _declared(meta: Mapping[str, Any], limits: LimitSettings) -> ActionSpace | N
             found, needed = error.args
             raise EpisodeError("bad-meta", f"action_space in meta: {found}", f"{needed} (limits.max_actions)") from None
     count = _whole_json(meta.get("action_count"))
-    # A new model is made with as many actions as its first episodes declare.
+    # A new model gets as many actions as its first episodes declare.
     if count is not None and (type(count) is not int or not 1 <= count <= limits.max_actions):
         needed = f"a whole number from 1 to {limits.max_actions} (limits.max_actions) is needed"
         raise EpisodeError("bad-meta", f"action_count in meta is {ascii(count)[:40]}", needed)

@@ -18,15 +18,15 @@ from background_training.storage import atomic_files, npz_reader
 _ARRAYS = frozenset((*REQUIRED, *OPTIONAL))
 _PER_STEP = (*REQUIRED, "log_probs", "action_mask")
 _OTHER_BYTES = 2_000_000
-"""Room for what an episode has beside its steps: a meta of 100,000 letters, headers, a final state."""
+"""Allowance for everything but the steps: a meta of 100,000 characters, headers, a final state."""
 
 
 def read(data: bytes, limits: LimitSettings | None = None) -> Episode:
     """Make an Episode of the bytes of a file.
 
     Raises:
-        EpisodeError: anything about them is unusable; `reason` is one of those of bounded_npz.read and
-            episode.from_arrays, or "unreadable". "unfinished" and "empty" may mend themselves while a writer is at work.
+        EpisodeError: anything about them is unusable; `reason` is one of those of npz_reader.read and
+            episode.from_arrays, or "unreadable". "unfinished" and "empty" may be temporary while a writer is running.
     """
     limits = limits or LimitSettings()
     try:
@@ -36,7 +36,7 @@ def read(data: bytes, limits: LimitSettings | None = None) -> Episode:
         raise EpisodeError(error.reason, error.found, error.needed) from None
     except (EpisodeError, MemoryError):
         raise
-    except Exception as error:  # the boundary: whatever a file makes Python raise is a fault of that file
+    except Exception as error:  # the parser's boundary: any exception is a fault of the file
         found = f"the episode can't be read ({type(error).__name__}: {ascii(str(error))[1:-1][:100]})"
         raise EpisodeError("unreadable", found, "an episode as docs/reference/episode-format.md has it is needed") from error
 
@@ -60,18 +60,17 @@ def pack(arrays: Mapping[str, Any]) -> bytes:
 
 
 def in_parts(arrays: Mapping[str, Any], limits: LimitSettings | None = None) -> list[Mapping[str, Any]]:
-    """The episode itself, or if it is beyond the limits of a reader, stretches of it that are not.
+    """The episode itself, or segments of it if it exceeds the limits of a reader.
 
-    Every part but the last is not terminated, and ends with the state in which the next one begins as its `final_state`; an
-    `episode_id` gets the number of the part behind it, and `part` in the meta tells it. What is wrong with the arrays is
-    found by `pack`.
+    Every part but the last is not terminated and has the first state of the next part as its `final_state`; the number of the
+    part is appended to `episode_id` and stored as `part` in the meta. Invalid arrays are rejected by `pack`.
     """
     limits = limits or LimitSettings()
     plain = {name: np.asarray(arrays[name]) for name in _PER_STEP if arrays.get(name) is not None}
     steps = len(plain["states"]) if plain.keys() >= {*REQUIRED} and plain["states"].ndim else 0
     if not steps or any(value.shape[:1] != (steps,) for value in plain.values()):
         return [arrays]
-    # As bounded_npz counts: the file, a copy as float32, and another where the numbers lie unaligned; int64 actions.
+    # As npz_reader counts: the file, a float32 copy, and another one for unaligned arrays; int64 actions.
     bytes_per_step = sum(value.nbytes * (1 if value.itemsize == 1 else 2) + 8 * value.size for value in plain.values()) // steps
     longest = min(limits.max_steps, (limits.max_memory_bytes - _OTHER_BYTES) // max(bytes_per_step, 1))
     if steps <= longest or longest < 1:

@@ -1,4 +1,4 @@
-"""Episodes on their way to the buffer: kept in memory while the disk refuses them, and never in the game's way."""
+"""Deposit episodes; keep them in memory while the disk fails, without blocking the game."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MAX_WAITING_BYTES = 64_000_000
 class Outbox:
     """Deposits episodes; what can't be deposited now is tried again with each further one.
 
-    It promises never to raise for a fault of the machine, and never to hold more than `max_waiting_bytes`; it does
-    not promise that an episode survives the end of the game while the disk is still full. What is given up is
-    counted in `given_up` and said once per episode.
+    It never raises for a failure of the operating system and never holds more than `max_waiting_bytes`. It does not guarantee
+    that an episode survives the end of the process while the disk is still full. Dropped episodes are counted in `given_up`
+    and logged.
     """
 
     def __init__(self, paths: Paths, *, durable: bool = True, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
@@ -33,7 +33,7 @@ class Outbox:
 
     @property
     def waiting(self) -> int:
-        """Episodes that the disk has not taken yet."""
+        """Number of episodes that are not deposited yet."""
         return len(self._waiting)
 
     def deposit(self, arrays: Mapping[str, Any], result: str) -> Path | None:
@@ -44,7 +44,7 @@ class Outbox:
         Raises:
             EpisodeError: the arrays make no episode.
         """
-        # Packed at once: what is no episode must be refused now, not when the disk is back.
+        # Packed at once: an invalid episode must be rejected now, not when the disk works again.
         parts = [episode_file.pack(part) for part in episode_file.in_parts(arrays)]
         self._waiting.extend((part, result) for part in parts)
         path = self.retry()

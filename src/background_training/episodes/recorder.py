@@ -1,4 +1,4 @@
-"""The episode that is being played, step by step, until it is whole."""
+"""Record the episode that is being played, step by step."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LARGEST, _WIDEST = LimitSettings().max_magnitude, LimitSettings().max_state_wid
 
 
 class Recording:
-    """Collects the steps of one game; a reward belongs to the action before it.
+    """Collects the steps of one game; a reward belongs to the preceding action.
 
     Attributes:
-        faults: what was wrong with the data of some steps, by step; a game with faults makes no sound episode.
+        faults: invalid data by step; a game with faults is not saved.
     """
 
     def __init__(self) -> None:
@@ -53,11 +53,11 @@ class Recording:
         self._masks.append(mask)
 
     def mark_fault(self, found: str) -> None:
-        """Note that the newest step's data are unsound."""
+        """Record that the newest step's data are invalid."""
         self.faults.setdefault(max(len(self.actions) - 1, 0), found)
 
     def forget_last_step(self) -> None:
-        """Take the newest step out, with its rewards and faults."""
+        """Remove the newest step with its rewards and faults."""
         for steps in (self.states, self.actions, self.rewards, self._log_probs, self._masks):
             steps.pop()
         self.faults.pop(len(self.actions), None)
@@ -120,7 +120,7 @@ def _stacked(states: Sequence[Array]) -> Array:
 
 
 def recorded_state(state: Any, vector: Array) -> Array:
-    """What the file holds of a state whose `state_vector` is `vector`: pixels stay uint8, a quarter of the size."""
+    """The form of a state in a file; `vector` is its `state_vector`. Pixels stay uint8, a quarter of the size."""
     raw = np.asarray(state)
     return raw.reshape(-1).copy() if raw.dtype == np.uint8 else vector
 
@@ -132,7 +132,7 @@ def state_vector(state: Any, names: Sequence[str] = ()) -> Array:
         names: of the features, for messages, where they are known.
 
     Raises:
-        EpisodeError: it is empty, or holds what no episode file may hold: better now than when the game is over.
+        EpisodeError: it is empty or invalid in an episode file; found now rather than at the end of the game.
     """
     try:
         raw = np.asarray(state)
@@ -154,7 +154,7 @@ def state_vector(state: Any, names: Sequence[str] = ()) -> Array:
 
 
 def _unusable_features(state: Array, names: Sequence[str]) -> EpisodeError:
-    """Which numbers of a state [S] are NaN, infinite or beyond all bounds: the first, and how many more."""
+    """Describe the invalid numbers of a state [S]: the first one and how many more."""
     with np.errstate(invalid="ignore"):
         bad = np.flatnonzero(~(np.abs(state.astype(np.float64)) <= _LARGEST))
     first = int(bad[0])

@@ -1,4 +1,4 @@
-"""The interface behind which every kind of action lies: what an action is, and how likely a network makes each."""
+"""The interface of action spaces and of the distributions over their actions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Choice(NamedTuple):
 
 
 class ActionDistribution(ABC):
-    """How likely each action is in each of B states. Actions are [B] numbers for Discrete, else [B, D]."""
+    """A distribution over actions in each of B states. Actions are [B] for Discrete, otherwise [B, D]."""
 
     @abstractmethod
     def log_probs(self, actions: Array) -> Array:
@@ -37,8 +37,8 @@ class ActionDistribution(ABC):
         """The gradient of -strength * log pi(action) - entropy * H(pi) by the network's outputs, [B, A], and H(pi), [B].
 
         Args:
-            strengths: [B], how much likelier each action should become.
-            entropy: weight of the bonus for keeping options open.
+            strengths: [B], weight of each action's log-probability.
+            entropy: weight of the entropy bonus.
         """
 
     @abstractmethod
@@ -47,7 +47,7 @@ class ActionDistribution(ABC):
 
     @abstractmethod
     def sampled(self, noise: Array | None) -> tuple[Array, Array]:
-        """An action for each state, and its log-probability [B] float32; the likeliest ones for None.
+        """Sample an action for each state; return it with its log-probability [B] float32. None: the most likely actions.
 
         Args:
             noise: of `ActionSpace.noise`.
@@ -55,7 +55,7 @@ class ActionDistribution(ABC):
 
 
 class ActionSpace(ABC):
-    """All actions of a game. Frozen: equal spaces are equal, and can be keys. D numbers make one action."""
+    """All actions of a game; frozen and hashable. An action consists of D numbers."""
 
     kind: ClassVar[str]
     """Its name in files."""
@@ -67,25 +67,25 @@ class ActionSpace(ABC):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """A, how many numbers a network answers for it."""
+        """A, number of network outputs."""
 
     @property
     @abstractmethod
     def words(self) -> str:
-        """What an action is, for messages: "actions 0 to 3"."""
+        """Description of an action, for messages: "actions 0 to 3"."""
 
     @property
     @abstractmethod
     def name_count(self) -> int:
-        """How many names its actions have: one for each of A actions, or else for each of D numbers."""
+        """Number of names: one for each of A actions, or for each of D numbers of an action."""
 
     @abstractmethod
     def as_json(self) -> Any:
-        """What files say of it; `kinds.of_json` makes the space of it again."""
+        """Its JSON form in files; `registry.of_json` is the inverse."""
 
     @abstractmethod
     def checked(self, raw: Array, steps: int) -> Array:
-        """The actions [T] or [T, D] of an episode, in the type that the learner takes.
+        """The actions [T] or [T, D] of an episode, in the type of the learner.
 
         Raises:
             EpisodeError: "wrong-dtype", "wrong-shape", "not-finite" or "action-out-of-range".
@@ -93,15 +93,15 @@ class ActionSpace(ABC):
 
     @abstractmethod
     def distribution(self, outputs: Array, mask: Array | None = None) -> ActionDistribution:
-        """What outputs [B, A] of a network mean; with a mask [B, A], bool, for the legal actions only."""
+        """The distribution given by outputs [B, A]; with a mask [B, A], bool, over the legal actions only."""
 
     @abstractmethod
     def noise(self, rng: np.random.Generator, count: int) -> Array:
-        """What `ActionDistribution.sampled` needs to draw so many actions."""
+        """Random numbers for `ActionDistribution.sampled` to draw this many actions."""
 
     @abstractmethod
     def none(self, count: int) -> Array:
-        """So many actions that do not matter."""
+        """This many placeholder actions."""
 
     def check_legal(self, mask: Array, actions: Array) -> None:
         """Refuse a mask [T, A], or actions that it forbids.
@@ -113,7 +113,7 @@ class ActionSpace(ABC):
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What an episode's meta says of it."""
+        """Its entries in an episode's meta."""
         return {"action_space": self.as_json()}
 
     def check_mask(self, mask: Array, states: tuple[int, ...] = ()) -> None:
@@ -144,7 +144,7 @@ class ActionSpace(ABC):
         return np.array(actions, self.none(0).dtype)
 
     def name_of(self, action: Any, names: Sequence[str]) -> str:
-        """What an action is called."""
+        """The name of an action."""
         numbers = [f"{number:.4g}" for number in np.asarray(action).tolist()]
         return ", ".join(f"{name} {number}" for name, number in zip(names, numbers, strict=True)) if names else " ".join(numbers)
 
@@ -161,7 +161,7 @@ def no_legal_action() -> EpisodeError:
 
 
 def check_rows(raw: Array, steps: int, width: int, words: str) -> None:
-    """Refuse actions that are not `width` numbers for each of so many steps.
+    """Refuse actions that are not `width` numbers for each step.
 
     Raises:
         EpisodeError: "wrong-shape".

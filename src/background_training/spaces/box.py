@@ -16,7 +16,7 @@ from background_training.spaces.action_space import ActionDistribution, ActionSp
 Array = npt.NDArray[Any]
 
 FARTHEST = 7.25
-"""tanh of it is 1 - 1e-6: an action nearer to its bound counts as being there, or float32 could not tell where it is."""
+"""tanh of it is 1 - 1e-6: nearer to a bound, float32 could not resolve an action."""
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(8)
 _WEIGHTS /= math.sqrt(2.0 * math.pi)
@@ -25,8 +25,8 @@ _LOG_ROOT = 0.5 * math.log(2.0 * math.pi)
 
 @dataclass(frozen=True)
 class Box(ActionSpace):
-    """D real numbers, number d between low[d] and high[d]. A network answers D means, and behind them D logarithms of
-    deviations; zeros make all actions about equally likely."""
+    """D real numbers, number d between low[d] and high[d]. A network outputs D means followed by D logarithms of
+    deviations; zeros give about a uniform distribution."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -109,8 +109,8 @@ LARGEST_LOG_DEVIATION = 40.0
 class SquashedGaussian(ActionDistribution):
     """a = middle + half * tanh(x), x ~ N(mean, deviation^2), each number by itself.
 
-    log pi(a) = sum log N(x) - log(half * (1 - tanh(x)^2)). What does not depend on the network, it has in common with
-    any other squashed Gaussian: so KL is that of the Gaussians themselves.
+    log pi(a) = sum log N(x) - log(half * (1 - tanh(x)^2)). The squashing terms cancel in the KL
+    divergence, which is that of the Gaussians.
 
     Source: Haarnoja et al. 2018, appendix C.
     """
@@ -119,7 +119,7 @@ class SquashedGaussian(ActionDistribution):
         width = len(space.low)
         self._space = space
         self._mean = outputs[:, :width]
-        # Otherwise a model that somebody else wrote could overflow in the middle of a game; no policy that was learnt comes near.
+        # Otherwise a foreign model could overflow during a game; trained policies stay far below.
         self._log_deviation = np.clip(outputs[:, width:], -LARGEST_LOG_DEVIATION, LARGEST_LOG_DEVIATION)
         self._deviation = np.exp(self._log_deviation)
 

@@ -77,7 +77,7 @@ class Discrete(ActionSpace):
             raise no_legal_action()
 
     def choose(self, outputs: Array, mask: Array | None, rng: np.random.Generator, greedy: bool) -> Choice:
-        """As any kind's, but in plain floats: NumPy's overhead on a handful of numbers would be most of the time."""
+        """As in the base class, but with Python floats: NumPy's overhead would dominate for a few numbers."""
         logits: list[float] = outputs.tolist()
         if mask is not None:
             logits = [logit if legal else -math.inf for logit, legal in zip(logits, mask, strict=True)]

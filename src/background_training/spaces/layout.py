@@ -1,4 +1,4 @@
-"""The layout of a model: which feature stands where in a state, and what its actions are called."""
+"""The layout of a model: the names and order of its features and actions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_NAME = 100
 class ModelLayout:
     """The features of a state and the actions, in the model's order.
 
-    state_names, action_names: empty while they are not known; then positions alone count.
+    state_names, action_names: empty while unknown; then only positions count.
     former_sizes: (features, outputs) that the model had before it was widened. What was added stands behind them.
     """
 
@@ -35,7 +35,7 @@ class ModelLayout:
 
 
 def of_model(manifest: Mapping[str, Any], state_width: int, actions: ActionSpace) -> ModelLayout:
-    """The layout that a manifest describes; what in it makes no sense counts as not said."""
+    """The layout that a manifest describes; invalid entries are ignored."""
     names = names_in(manifest.get("action_names"), actions.name_count)
     sizes = manifest.get("former_sizes")
     pairs = [pair for pair in (sizes if isinstance(sizes, list) else []) if _is_pair(pair)]
@@ -49,7 +49,7 @@ def of_model(manifest: Mapping[str, Any], state_width: int, actions: ActionSpace
 
 
 def names_in(said: Any, count: int | None = None) -> tuple[str, ...]:
-    """The names in a list of distinct texts, `count` of them; empty for anything else: then it names nothing."""
+    """The names in a list of distinct texts, `count` of them; empty for anything else."""
     if not isinstance(said, (list, tuple)) or not all(isinstance(name, str) for name in said):
         return ()
     names = shortened(said)
@@ -62,14 +62,14 @@ def shortened(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def added(own: Sequence[str], known: Sequence[str]) -> list[str]:
-    """What is new in `own`, in its order, if that holds all that is known; else, or where one names nothing, nothing."""
+    """The names of `own` that `known` lacks, in order; none unless `own` contains all of `known`, or if one of them is empty."""
     if not own or not known or not set(known) < set(own):
         return []
     return [name for name in own if name not in set(known)]
 
 
 def are_placeholders(names: Sequence[str]) -> bool:
-    """Whether these are what an agent calls actions that nobody has named."""
+    """Whether these are an agent's default names of unnamed actions."""
     return all(name == f"action_{number}" for number, name in enumerate(names))
 
 

@@ -1,4 +1,4 @@
-"""Several choices at once, each one of so many: a softmax for each, independent of the others in the same state."""
+"""Several discrete numbers at once: an independent softmax for each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class MultiDiscrete(ActionSpace):
-    """D whole numbers, number d from 0 to sizes[d] - 1. Outputs and masks of all of them lie behind one another."""
+    """D whole numbers, number d from 0 to sizes[d] - 1. Outputs and masks are concatenated."""
 
     sizes: tuple[int, ...]
 
@@ -77,7 +77,7 @@ class MultiDiscrete(ActionSpace):
             raise no_legal_action()
 
     def _parts(self) -> Iterator[slice]:
-        """Where the outputs of each number lie."""
+        """Slices of the outputs of each number."""
         start = 0
         for size in self.sizes:
             yield slice(start, start + size)

@@ -1,4 +1,4 @@
-"""All kinds of actions by their names in files."""
+"""Action spaces by their names in files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Write a file whole or not at all, read it whole, move it without ever overwriting.
+"""Write a file atomically, read it whole, move it without ever overwriting.
 
-Every change the project makes to its folders goes through these few functions, so that the rules of all
-systems live in one place: flushes where a power cut needs them, and Windows' habit of refusing to replace or
-open a file for the moment in which somebody else (a reader, a virus scanner) has it open.
+Every change of the project's folders goes through these functions, so that platform rules are in one place: flushes for
+durability across power cuts, and retries on Windows, which refuses to replace or open a file while another process
+(a reader, a virus scanner) has it open.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RETRY_WAITS_SECONDS = (0.02, 0.04, 0.08, 0.16, 0.3, 0.4, 0.6)  # 1.6 s in all
 
 
 class NotARegularFileError(OSError):
-    """The name leads to a folder, link, pipe or device."""
+    """The path is a folder, link, pipe or device."""
 
 
 def retry_while_shared(action: Callable[[], Result], sleep: Callable[[float], None] = time.sleep) -> Result:
@@ -61,8 +61,8 @@ def partial_path(path: Path) -> Path:
 def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
     """Put `data` under the name `path`, whole or not at all, replacing what was there.
 
-    A reader in another process sees the old bytes or the new ones. With `durable`, so does whoever looks
-    after a power cut; without, the name may then hold an empty or cut file.
+    A reader in another process sees the old bytes or the new ones. With `durable`, this holds after a power cut too;
+    without, the file may then be empty or truncated.
 
     Raises:
         OSError: nothing has changed under `path`; a partial file beside it may remain and is overwritten next time.
@@ -74,7 +74,7 @@ def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
         if durable:
             os.fsync(file.fileno())
         if fcntl is not None:
-            # Before the file is closed, and with it the mark: else a sweep could take the finished partial away.
+            # Before closing, which releases the mark: otherwise a sweep could remove the finished partial file.
             os.replace(partial, path)
     if fcntl is None:
         retry_while_shared(lambda: os.replace(partial, path))
@@ -83,7 +83,7 @@ def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
 
 
 def _open_partial(path: Path) -> tuple[BinaryIO, Path]:
-    """Open the partial file of `path` for this writer alone, by another name if another writer is at it."""
+    """Open the partial file of `path` exclusively, under another name if another writer holds it."""
     partial = partial_path(path)
     file = _take(partial)
     if file is None:
@@ -94,15 +94,15 @@ def _open_partial(path: Path) -> tuple[BinaryIO, Path]:
 
 
 def _take(partial: Path) -> BinaryIO | None:
-    """Open a partial file, empty; None if another writer has it, or a sweep takes it away at this moment."""
+    """Open a partial file, empty; None if another writer has it, or a sweep removes it at this moment."""
     if fcntl is None:
-        with contextlib.suppress(OSError):  # what a dead writer left can be removed, what a living one has open can't
+        with contextlib.suppress(OSError):  # fails for a file that a running writer has open
             os.unlink(partial)
         try:
             return open(partial, "xb")
         except FileExistsError:
             return None
-    # Not emptied before it is ours: a finished one may be getting its final name right now.
+    # Truncated only after it is ours: a finished one may be about to be renamed.
     flags = os.O_WRONLY | os.O_CREAT | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_CLOEXEC")
     file = open(os.open(partial, flags, 0o666), "wb")  # noqa: SIM115  # the caller closes it
     try:
@@ -119,13 +119,13 @@ def _take(partial: Path) -> BinaryIO | None:
 
 
 def mark_as_being_written(descriptor: int) -> bool:
-    """Hold a mark on an open file that the kernel takes away when this process dies, however it dies.
+    """Hold a lock on an open file, which the kernel releases when this process dies.
 
-    Windows needs none: there an open file can't be removed. On a file system without locks there is no mark,
-    and `remove_if_abandoned` leaves the file alone.
+    Windows needs none: an open file can't be removed there. On a file system without locks there is no mark,
+    and `remove_if_abandoned` does not remove the file.
 
     Returns:
-        False if somebody else holds the mark.
+        False if another process holds the mark.
     """
     if fcntl is not None:
         try:
@@ -136,7 +136,7 @@ def mark_as_being_written(descriptor: int) -> bool:
 
 
 def remove_if_abandoned(path: Path) -> bool:
-    """Remove a partial file of ours if no living process is writing it; True if it is gone."""
+    """Remove a partial file of ours if no running process is writing it; True if it was removed."""
     if fcntl is None:
         try:
             os.unlink(path)
@@ -158,7 +158,7 @@ def remove_if_abandoned(path: Path) -> bool:
 
 
 def append_whole(path: Path, data: bytes, *, durable: bool) -> None:
-    """Add `data` to the end of `path` in one write; with `durable`, return only when the disk has it."""
+    """Add `data` to the end of `path` in one write; with `durable`, return only when it is on the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _flag("O_BINARY") | _flag("O_CLOEXEC"), 0o666)
     try:
         written = os.write(descriptor, data)
@@ -171,7 +171,7 @@ def append_whole(path: Path, data: bytes, *, durable: bool) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut. Windows has no such call; there it does nothing."""
+    """Flush the directory, so that its names survive a power cut. Does nothing on Windows, which has no such call."""
     if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY | _flag("O_CLOEXEC"))
@@ -182,7 +182,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path, *, durable: bool) -> None:
-    """Make `folder` unless it is there; its parent must be."""
+    """Create `folder` unless it exists; its parent must exist."""
     try:
         os.mkdir(folder)
     except FileExistsError:
@@ -193,7 +193,7 @@ def make_folder(folder: Path, *, durable: bool) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether the name is taken, by anything. Unlike os.path.exists, an input/output error is not a "no"."""
+    """Whether the name is taken, by anything. Unlike os.path.exists, an input/output error is raised."""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -204,7 +204,7 @@ def exists(path: Path) -> bool:
 def move(source: Path, target: Path) -> None:
     """Rename `source` to `target`, which must be free.
 
-    Meant for the one process that holds the root's lock: between look and rename nobody else makes the name.
+    For the process that holds the root's lock only: no other process creates the name between check and rename.
 
     Raises:
         FileExistsError: the name is taken by another file. Nothing has changed.
@@ -222,7 +222,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def is_half_moved(source: Path, target: Path) -> bool:
-    """Whether the two names are what a power cut in the middle of a move leaves: one file, or a folder emptied into another.
+    """Whether a power cut interrupted a move between the names: both are one file, or `source` is an emptied folder.
 
     Raises:
         FileNotFoundError: one of them is not there.
@@ -243,13 +243,13 @@ def remove_if_there(path: Path) -> bool:
 
 
 def read_regular_file(path: Path, max_bytes: int | None = None) -> bytes:
-    """Read a whole file, never following a link and never waiting on a pipe.
+    """Read a whole file without following a link or blocking on a pipe.
 
     Raises:
         NotARegularFileError: a folder, link, pipe, socket or device; nothing was opened.
-        FileNotFoundError: nothing of that name.
+        FileNotFoundError: it does not exist.
         OverflowError: it is longer than `max_bytes`; nothing was read.
-        OSError: the machine failed. This says nothing about the file.
+        OSError: the operating system failed; the file may be sound.
     """
     descriptor = _opened_to_read(path)
     try:
@@ -265,7 +265,7 @@ def read_regular_file(path: Path, max_bytes: int | None = None) -> bytes:
 
 
 def open_regular_file(path: Path) -> BinaryIO:
-    """Open a file that is too large to be read as a whole; the caller closes it.
+    """Open a file that is too large to read whole; the caller closes it.
 
     Raises:
         NotARegularFileError, FileNotFoundError, OSError: as `read_regular_file` does.
@@ -287,7 +287,7 @@ def _opened_to_read(path: Path) -> int:
 
 
 def _read_to_end(descriptor: int, size: int, max_bytes: int | None) -> bytes:
-    """Read a file of about `size` bytes; one that grows meanwhile until it is longer than `max_bytes`."""
+    """Read a file of about `size` bytes; one that grows meanwhile, until it exceeds `max_bytes`."""
     parts = [os.read(descriptor, size + 1)]
     length = len(parts[0])
     while max_bytes is None or length <= max_bytes:
@@ -312,7 +312,7 @@ def _kind(mode: int) -> str:
 
 
 def _flag(name: str) -> int:
-    """An os.open flag that not every system has; 0 where it is missing."""
+    """An os.open flag, or 0 where the platform lacks it."""
     return int(getattr(os, name, 0))
 
 
@@ -321,15 +321,15 @@ Signature = tuple[int, int, int]
 
 
 def signature_of(status: os.stat_result) -> Signature:
-    """The signature of a file whose status is known already."""
+    """The signature from a stat result."""
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def signature(path: Path) -> Signature | None:
-    """The signature of what bears this name now; None if there is no such file.
+    """The signature of the file; None if it does not exist.
 
     Raises:
-        OSError: it can't be asked for; that does not mean that it is not there.
+        OSError: stat failed; the file may exist.
     """
     try:
         return signature_of(os.stat(path))
@@ -338,7 +338,7 @@ def signature(path: Path) -> Signature | None:
 
 
 def free_bytes(folder: Path) -> float | None:
-    """Bytes that are free on the disk of a folder that need not be there yet; None if the system does not say."""
+    """Free bytes on the disk of a folder, which need not exist yet; None if unknown."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:

@@ -1,4 +1,4 @@
-"""One learner per root, and one process that changes its model: locks that die with their holder."""
+"""Locks that end with their holder: one learner per root, and one process that changes its model."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _FAULTS_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, 
 class RootLock:
     """An exclusive lock on a file, held until `release`, the end of this object, or the death of this process.
 
-    It promises that no two processes on this machine hold it, whatever dies when. It does not promise this
-    across machines; a folder that can't be locked at all is refused rather than trusted.
+    It guarantees that no two processes on this machine hold it at once, even if processes are killed. It gives no guarantee
+    across machines; a folder that can't be locked is refused.
     """
 
     def __init__(self, path: Path) -> None:
-        # For any thread of the process: a learner that began on a full disk is locked by one and released by another.
+        # Not thread-local: a learner that started on a full disk is locked by one thread and released by another.
         self._lock = filelock.FileLock(str(path), timeout=0, thread_local=False)
         self._held: os.stat_result | None = None
 
     def try_acquire(self) -> bool:
-        """Take the lock; False if another holder has it.
+        """Take the lock; False if another process holds it.
 
         Raises:
-            LockUnavailableError: the file system does not lock.
+            LockUnavailableError: the file system does not support locks.
             MachineError: the lock's file can't be made or opened.
         """
         try:
@@ -57,7 +57,7 @@ class RootLock:
         return True
 
     def wait_acquired(self, timeout_seconds: float) -> bool:
-        """Take the lock as soon as its holder lets go or dies; False after the time is up."""
+        """Take the lock as soon as it is released; False after the timeout."""
         deadline = time.monotonic() + timeout_seconds
         while not self.try_acquire():
             if time.monotonic() >= deadline:
@@ -66,13 +66,13 @@ class RootLock:
         return True
 
     def renew(self, timeout_seconds: float) -> bool:
-        """Take the lock; again, if its file has been replaced, as when the folder was deleted and made again.
+        """Take the lock, again if its file was replaced, for example when the folder was deleted and recreated.
 
         Returns:
-            Whether it had to be taken: what was known of the folder may no longer be true.
+            Whether it had to be taken: cached facts about the folder may be outdated then.
 
         Raises:
-            AnotherLearnerError: somebody else has it, and keeps it for longer than the time given.
+            AnotherLearnerError: another process still holds it after the timeout.
             OSError: the machine failed; the folder is gone, say.
         """
         file = Path(self._lock.lock_file)
@@ -87,7 +87,7 @@ class RootLock:
         return True
 
     def check(self) -> None:
-        """Make sure that the lock still keeps others out.
+        """Check that the lock still excludes others.
 
         Raises:
             MachineError: its file has been removed or replaced.
@@ -96,7 +96,7 @@ class RootLock:
             raise MachineError(f"holding {self._lock.lock_file}", "the folder has been deleted, or made again, meanwhile")
 
     def _is_held(self) -> bool:
-        """Whether the file that was locked is still the one that bears the name."""
+        """Whether the locked file still has its name."""
         file = Path(self._lock.lock_file)
         return self._held is not None and atomic_files.exists(file) and os.path.samestat(self._held, os.lstat(file))
 
@@ -117,7 +117,7 @@ class RootLock:
 
 
 class LearnerLock:
-    """The lock of the one learner of a root, with a card that tells others who holds it."""
+    """The lock of the learner of a root, with a file that describes its holder."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -144,7 +144,7 @@ class LearnerLock:
         atomic_files.write_atomically(self._card, json.dumps(card).encode(), durable=False)
 
     def release(self) -> None:
-        # The card first: a card without a holder would name a stranger's process later.
+        # The card first: a card without a holder could name an unrelated process later.
         with contextlib.suppress(OSError):
             atomic_files.remove_if_there(self._card)
         self._lock.release()
@@ -179,8 +179,8 @@ def both_locks(paths: Paths) -> Iterator[None]:
 
 
 def read_card(paths: Paths) -> dict[str, Any]:
-    """What the learner that took the lock last has said about itself: pid, command, since. Empty if nobody has, or has
-    gone in order; a card alone does not prove that its process lives."""
+    """Process id, command and start of the last holder of the lock. Empty if none, or after a regular end; a card does not
+    prove that its process is running."""
     try:
         card = json.loads(atomic_files.read_regular_file(_card_path(paths), max_bytes=10_000))
     except (OSError, ValueError, OverflowError, RecursionError):

@@ -1,7 +1,7 @@
 """The model file: read whole, committed by one rename, kept for a while in models/history.
 
-A model is a flat dict of arrays (policy, value network, optimiser, normalisers: see learning.py), a version that
-counts commits, and a manifest: a JSON object with what a reader may want to know and what recovery needs.
+A model is a flat dict of arrays (policy, value network, optimiser, normalizers: see training_state.py), a version that
+counts commits, and a manifest: a JSON object with facts for readers and the commit record for recovery.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ FORMAT = 1
 POLICY_KEYS = ("W1", "b1", "W2", "b2", "W3", "b3")
 MAX_MODEL_BYTES = 2_000_000_000
 MAX_VERSION = 999_999_999
-"""What the nine digits of a name in models/history can hold; at a commit a second, 31 years."""
+"""Limit of the nine digits of a name in models/history; 31 years at one commit a second."""
 
 MAX_HIDDEN = 4096
-"""The most that learning.hidden_size allows."""
+"""The maximum of learning.hidden_size."""
 
 LARGEST_WEIGHT = 1e20
 """Of any layer but the first, which holds the scaling of the states as well; the outputs of such layers stay within float32."""
@@ -53,7 +53,7 @@ _PARTS_PER_POLICY = 16
 """How many times the policy's size all arrays of a model may have together: two networks, two moments each, normalisers."""
 
 _PACKED_SHARE = 20
-"""How many times the file's size its arrays may have: trained weights hardly pack at all, so more is no network."""
+"""How many times the file's size its arrays may have: trained weights are hardly compressible."""
 
 _SMALL_BYTES = 1_000_000
 _LARGE_FILE_BYTES = 64_000_000
@@ -62,7 +62,7 @@ Windows, and models are replaced all the time."""
 
 _MANIFEST_LETTERS = 9_999_999
 _MANIFEST_VALUES = 500_000
-"""Enough for the ledger lines of the largest batch, and few enough that Python takes no more than some 50 MB for them."""
+"""Enough for the ledger lines of the largest batch; Python takes about 50 MB for them at most."""
 
 _MAX_COUNT = 2**53
 _COUNTS = ("episodes_trained", "steps_trained", "batches_trained", "samples_trained")
@@ -83,25 +83,25 @@ class Model:
 
     @property
     def actions(self) -> ActionSpace:
-        """What the policy chooses among: as the manifest says, or else one of as many actions as it has outputs."""
+        """The action space: from the manifest, otherwise Discrete with one action per output."""
         outputs = int(self.arrays["W3"].shape[1])
         said = self.manifest.get("action_space")
         return Discrete(outputs) if said is None else registry.of_json(said, outputs)
 
     @property
     def action_names(self) -> tuple[str, ...]:
-        """What the actions are called, or the numbers that make one."""
+        """Names of the actions, or of the numbers of an action."""
         return self.given_action_names or tuple(f"action_{index}" for index in range(self.actions.name_count))
 
     @property
     def given_action_names(self) -> tuple[str, ...]:
-        """What the manifest calls the actions; empty if it has no names, or not as many as there are actions."""
+        """The manifest's names of the actions; empty if it has none or a wrong number."""
         names = tuple(self.manifest.get("action_names") or ())
         return names if len(names) == self.actions.name_count else ()
 
     @property
     def layout(self) -> ModelLayout:
-        """What its features and actions are called, in its order."""
+        """Names of features and actions, in the model's order."""
         return layouts.of_model(self.manifest, self.state_width, self.actions)
 
 
@@ -114,7 +114,7 @@ def pack(arrays: Mapping[str, Array], version: int, manifest: Mapping[str, Any])
 def unpack(
     data: bytes, file: str, wanted: Collection[str] | None = None, check_sizes: Callable[[int, int], None] | None = None
 ) -> Model:
-    """Make a Model of the bytes of a file, which anybody may have written: it is checked as a whole.
+    """Make a Model of the bytes of an untrusted file, checking all of it.
 
     Sizes are checked by the headers of the arrays, before any large one is unpacked: beside `data`, the wanted arrays are all
     the memory that is taken, and some 100 MB at most for the text of the manifest.
@@ -126,7 +126,7 @@ def unpack(
 
     Raises:
         ModelError: it is damaged, of an unknown format, its policy does not fit together or could overflow while it plays, or
-            what it says of itself is not possible.
+            its manifest is impossible.
     """
 
     def approve(headers: Mapping[str, NpyHeader]) -> None:
@@ -150,7 +150,7 @@ def unpack(
         raise ModelError(file, error.found, error.needed) from None
     except (ModelError, MemoryError):
         raise
-    except Exception as error:  # the boundary: whatever a file makes Python raise is a fault of that file
+    except Exception as error:  # the parser's boundary: any exception is a fault of the file
         found = f"it can't be read ({type(error).__name__}: {ascii(str(error))[1:-1][:100]})"
         raise ModelError(file, found, "a model committed by this project is needed") from error
 
@@ -205,7 +205,7 @@ def _check_headers(path: Path) -> None:
 
 
 def commit(paths: Paths, data: bytes, *, durable: bool) -> None:
-    """Publish the bytes of a model. The rename inside is the commit point of a batch."""
+    """Publish the bytes of a model. The rename is the commit point of a batch."""
     atomic_files.write_atomically(paths.model, data, durable=durable)
 
 
@@ -214,14 +214,14 @@ def history_path(paths: Paths, version: int) -> Path:
 
 
 def history_versions(paths: Paths) -> list[int]:
-    """Versions that lie in the history, oldest first."""
+    """Versions in the history, oldest first."""
     with os.scandir(paths.history) as entries:
         matches = [_HISTORY_NAME.match(entry.name) for entry in entries]
     return sorted(int(match.group(1)) for match in matches if match)
 
 
 def keep_in_history(paths: Paths, version: int, data: bytes, *, durable: bool) -> None:
-    """Make sure that the history holds this version."""
+    """Store this version in the history unless it is there."""
     path = history_path(paths, version)
     try:
         if len(data) == os.stat(path).st_size:
@@ -253,7 +253,7 @@ def _manifest(raw: Array | None, file: str) -> dict[str, Any]:
 
 
 def _check_manifest(manifest: Mapping[str, Any], file: str) -> None:
-    """Refuse a manifest whose values are of other types than this project's readers count on."""
+    """Reject a manifest with values of unexpected types."""
 
     def is_text_list(value: Any) -> bool:
         return isinstance(value, list) and all(type(name) is str for name in value)
@@ -275,12 +275,12 @@ def _check_manifest(manifest: Mapping[str, Any], file: str) -> None:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value out of JSON is a whole number that can be counted on with."""
+    """Whether a JSON value is a valid counter."""
     return type(value) is int and 0 <= value < _MAX_COUNT
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value out of JSON is a finite number."""
+    """Whether a JSON value is a finite number."""
     return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < _MAX_COUNT)
 
 
@@ -289,7 +289,7 @@ def _shown(value: Any) -> str:
 
 
 def _check_shapes(headers: Mapping[str, NpyHeader], file_bytes: int, file: str) -> None:
-    """Refuse by the headers alone what is no network, or would take more memory than one."""
+    """Reject by the headers alone what is no network or would take too much memory."""
     missing = [name for name in POLICY_KEYS if name not in headers]
     if missing:
         raise ModelError(file, f"{', '.join(missing)} is missing", "the arrays W1 b1 W2 b2 W3 b3 are needed")
@@ -317,15 +317,15 @@ def _check_shapes(headers: Mapping[str, NpyHeader], file_bytes: int, file: str) 
 
 
 def _check_weights(arrays: Mapping[str, Array], file: str) -> None:
-    """Refuse a policy that holds NaN, or that could overflow for a state that may be played."""
+    """Reject a policy that holds NaN, or that could overflow for an allowed state."""
     if not all(np.isfinite(arrays[name]).all() for name in POLICY_KEYS):
         raise ModelError(file, "the policy holds values that are not finite numbers", "finite numbers are needed")
     later = max(float(np.abs(arrays[name]).max()) for name in POLICY_KEYS[2:])
-    # Of all states within the limits, the largest sum that a first hidden unit can get.
+    # The largest input of a first hidden unit over all states within the limits.
     first = np.abs(arrays["W1"]).sum(axis=0, dtype=np.float64) * _LARGEST_STATE + np.abs(arrays["b1"]).astype(np.float64)
     if later > LARGEST_WEIGHT or float(first.max()) > LARGEST_FIRST_SUM:
         needed = f"weights of size {LARGEST_WEIGHT:g} at most, and a first layer that no state can make overflow, are needed"
-        raise ModelError(file, "a weight of the policy is beyond all measure", needed)
+        raise ModelError(file, "a weight of the policy is too large", needed)
 
 
 def _check_actions(model: Model, file: str) -> None:

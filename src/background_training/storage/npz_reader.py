@@ -1,6 +1,6 @@
-"""Read a stranger's .npz within bounds: nothing is unpickled, and no memory is taken on the file's word alone.
+"""Read an untrusted .npz within bounds: nothing is unpickled, and declared sizes are checked before memory is allocated.
 
-numpy.load(allow_pickle=False) trusts the sizes a file declares and accepts overlapping members; here every
+numpy.load(allow_pickle=False) trusts the sizes that a file declares and accepts overlapping members; here every
 declaration is checked against the others and against a limit before anything is unpacked.
 """
 
@@ -40,12 +40,12 @@ _NUMPY_HEADER = re.compile(
 _PYTHON_2_SIZE = re.compile(rb"(?<=[(, ])(\d+)L(?=[,) ])")
 
 _NOISY_LITERAL = re.compile(rb"\\|^[^'\"]*\d[A-Za-z_]|['\"][^'\"]*[ (,]\d+[A-Za-z_]")
-"""What Python's parser would print a warning about on somebody's console: escapes, and numbers that end in letters."""
+"""What Python's parser would print a warning about: escapes, and numbers that end in letters."""
 
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What an array is, as its header says; its numbers start at `data_start`."""
+    """Dtype and shape of an array from its header; its data start at `data_start`."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -79,7 +79,7 @@ def read_header(name: str, start: bytes | memoryview) -> NpyHeader:
 
 
 def _literal(name: str, text: bytes) -> dict[str, Any]:
-    """The header of a writer that spells it in its own way."""
+    """Parse a header that is not spelt as NumPy does."""
     text = _PYTHON_2_SIZE.sub(rb"\1", text)
     if _NOISY_LITERAL.search(text):
         raise _bad_header(name)
@@ -107,7 +107,7 @@ def _checked_header(name: str, fields: dict[str, Any], data_start: int) -> NpyHe
     if not isinstance(descr, str) or not _DTYPE.match(descr):
         raise NpzError("wrong-dtype", f"{name} is of type {ascii(descr)[:60]}", "bool, integer, float or text is needed")
     sound = isinstance(shape, tuple) and len(shape) <= 8 and isinstance(fortran_order, bool)
-    # NumPy can't name an empty array whose other sizes multiply beyond its reach.
+    # NumPy can't represent an empty array whose other sizes overflow.
     if not sound or any(type(size) is not int or size < 0 for size in shape) or math.prod(filter(None, shape)) >= 2**58:
         raise NpzError("bad-header", f"{name} declares the shape {ascii(shape)[:60]}", "a tuple of possible sizes is needed")
     return NpyHeader(_dtype(descr), shape, fortran_order, data_start)
@@ -121,7 +121,7 @@ def _dtype(descr: str) -> np.dtype[Any]:
 MAX_MEMBERS = 10_000
 _FREE_MEMBERS = 100
 _MEMBER_BYTES = 200
-"""What it takes to check that a member beyond the first hundred lies beside the others."""
+"""Memory for checking a member beyond the first hundred for overlaps."""
 _MAX_COMMENT_BYTES = 65535
 _END_RECORD = struct.Struct("<4s4H2LH")
 _ZIP64_LOCATOR = struct.Struct("<4sLQL")
@@ -167,12 +167,12 @@ def read(
         data: the whole file.
         max_memory_bytes: what `data`, the unpacked and aligned arrays and a float32 copy of each may take together.
         wanted: names of the arrays to unpack; None unpacks all. Any other member may have any name and any content: only
-            that it lies beside the others is checked. So may members that are not called *.npy.
+            that it does not overlap the others is checked. So may members that are not called *.npy.
         approve: called with the headers of all wanted arrays by name before any large array is unpacked; what it raises
             ends the reading.
 
     Returns:
-        Read-only arrays by name, without the suffix ".npy"; aligned, wherever in the file they lie.
+        Read-only arrays by name, without the suffix ".npy"; aligned, whatever their offset in the file.
 
     Raises:
         NpzError: "empty", "unfinished", "not-a-zip", "too-many-members", "bad-zip", "overlapping-members",
@@ -236,10 +236,10 @@ def _checked_members(data: Content, max_memory_bytes: int, wanted: Collection[st
 
 
 def _aligned(values: Array) -> Array:
-    """The same numbers at an address that is a multiple of their size.
+    """The same values at an aligned address.
 
-    NumPy multiplies other matrices by way of copies, which lie another way round and take another way through the BLAS:
-    a model that was read back would go on in other last bits than the one in memory.
+    NumPy copies unaligned matrices before a product, in another memory order, which takes another path through the BLAS:
+    training a model that was read back would give other last bits than training the one in memory.
     """
     if values.flags.aligned:
         return values
@@ -249,7 +249,7 @@ def _aligned(values: Array) -> Array:
 
 
 def _memory_bytes(member: _Member, header: NpyHeader, count: int) -> int:
-    """What a member takes once it is unpacked, aligned, put in order, and copied to float32; a text, copied as it is."""
+    """Memory for a member once it is unpacked, aligned, reordered, and copied to float32; for a text, a plain copy."""
     unpacked = member.declared_bytes if member.method == _DEFLATED else 0
     start = header.data_start + (member.data_start if member.method == _STORED else 0)
     if start % header.dtype.alignment and header.dtype != np.float32:  # aligned float32 needs no further copy
@@ -259,7 +259,7 @@ def _memory_bytes(member: _Member, header: NpyHeader, count: int) -> int:
 
 
 def _members(data: Content, count: int, start: int, end: int, wanted: Collection[str] | None) -> list[_Member]:
-    """The members that hold the wanted arrays; of all others only the places are checked."""
+    """The members of the wanted arrays; of all others only the offsets are checked."""
     members: list[_Member] = []
     spans: list[tuple[int, int]] = []
     names = None if wanted is None else {name.encode() + _SUFFIX: name for name in wanted}
@@ -302,7 +302,7 @@ def _end_record(data: Content) -> tuple[int, int, int]:
     if position < 0 or position + _END_RECORD.size > len(data):
         raise NpzError("unfinished", "the end of the zip archive is missing", "a complete file is needed")
     _, disk, first_disk, here, total, size, start, comment = _END_RECORD.unpack_from(data, position)
-    # Bytes after the end are harmless: some transfers fill the last block up.
+    # Bytes after the end are harmless: some transfers pad the last block.
     sound = not disk and not first_disk and here == total and position + _END_RECORD.size + comment <= len(data)
     end = position
     locator = position - _ZIP64_LOCATOR.size
@@ -366,7 +366,7 @@ def _zip64_sizes(extra: bytes, *sizes: int) -> tuple[int, int, int]:
 
 
 def _shown(name: str | bytes) -> str:
-    """A name that anybody may have chosen, for a message."""
+    """An untrusted name, for a message."""
     return ascii(name).removeprefix("b")[1:-1][:60]
 
 
@@ -407,7 +407,7 @@ def _unpack(data: Content, member: _Member, at_most: int | None = None) -> bytes
 
 
 def _inflate(member: _Member, packed: memoryview, wanted: int, *, whole: bool) -> bytes | memoryview:
-    # One byte more than declared shows a stream that goes on, without ever unpacking the rest of it.
+    # One byte more than declared detects a longer stream without unpacking all of it.
     limit = wanted + 1 if whole else max(1, wanted)
     try:
         if limit <= _UNPACKED_AT_ONCE_BYTES:
@@ -424,7 +424,7 @@ def _inflate(member: _Member, packed: memoryview, wanted: int, *, whole: bool) -
 
 
 def _inflated_piecewise(packed: memoryview, limit: int) -> memoryview:
-    """Unpack at most `limit` bytes. In pieces: zlib alone holds the whole twice while it puts its own together."""
+    """Unpack at most `limit` bytes. In pieces: zlib itself holds the whole twice while it joins its output."""
     unpacker, content, filled = zlib.decompressobj(-15), bytearray(limit), 0
     for start in range(0, len(packed), _PIECE_BYTES):
         piece: bytes | memoryview = packed[start : start + _PIECE_BYTES]

@@ -1,4 +1,4 @@
-"""Write an .npz byte for byte as NumPy does, in a fraction of its time: a model of 25 arrays is written for each batch.
+"""Write an .npz byte for byte as NumPy does, but faster: a model of 25 arrays is written for each batch.
 
 NumPy goes through the zip module, a file object and a Python header for each array; here each member is two structures and
 its bytes. A test compares the bytes with NumPy's.
