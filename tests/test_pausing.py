@@ -168,7 +168,7 @@ def test_a_paused_learner_trains_nothing_and_then_everything(paths: Paths, monke
             process.send_signal(signal.SIGINT)
             said.append(process.communicate(timeout=PATIENCE_SECONDS)[0])
 
-    assert "is paused, by" in said[0] and "is already paused" in said[1] and "goes on" in said[3]
+    assert "is paused, by" in said[0] and "is already paused" in said[1] and "is resumed" in said[3]
     assert all(text.startswith("[WARNING]") and "so nothing is trained" in text for text in (said[2], said[4]))
     assert "--resume" in reason and "Paused:" in shown
     assert episodes.fates(paths)["buffer"] == []

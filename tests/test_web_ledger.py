@@ -134,7 +134,7 @@ def test_search_knows_what_waits_and_strange_names(paths: Paths) -> None:
 
     waiting, rejected = episode_search.search(paths, "wörk").sentences
 
-    assert waiting == "wörk <b>.npz: waits in the buffer for its turn"
+    assert waiting == "wörk <b>.npz: waits in the buffer"
     assert rejected.startswith(r"wörk\n\x1b.npz: rejected, with version 1, because rewards has 3 steps")
     (paths.buffer / ".wörk.npz.part").unlink()
 

@@ -22,14 +22,14 @@ _WEEK_SECONDS = 604_800.0
 _DAY_SECONDS = 86_400.0
 _LOOK_SECONDS = 60.0
 SOON_DAYS = 30.0
-"""From here on it is worth a word where nobody asked for it."""
+"""A forecast below this is reported unasked."""
 
 
 @dataclass(frozen=True)
 class GrowthRate:
     """How fast a root has grown over its newest games.
 
-    games: how many were looked at.
+    games: the size of the sample.
     games_per_second: from the times at which their files were written.
     archive_bytes, ledger_bytes: of one game.
     """
@@ -50,7 +50,7 @@ class Forecast:
 
 
 def forecast(growth: GrowthRate | None, free: float | None, retention: RetentionSettings) -> Forecast | None:
-    """When `free` bytes are used up; None if that is not known, or everything that grows is bounded already."""
+    """When `free` bytes are used up; None if unknown, or if everything that grows is bounded."""
     if growth is None or free is None:
         return None
     archive_is_bounded = bool(retention.archive_files or retention.archive_bytes or retention.archive_days)
@@ -69,7 +69,7 @@ def forecast(growth: GrowthRate | None, free: float | None, retention: Retention
 
 
 def measured_growth(paths: Paths) -> GrowthRate | None:
-    """From the last lines of the ledger and their files; None where these are too few, or all came at once."""
+    """From the last lines of the ledger and their files; None if these are too few or of one moment."""
     try:
         with open(paths.ledger, "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -96,7 +96,7 @@ def look(paths: Paths, retention: RetentionSettings) -> Forecast | None:
 
 
 class ForecastWatch:
-    """The forecast for a monitor: looked at again once a minute."""
+    """The forecast for a monitor, updated once a minute."""
 
     def __init__(self, paths: Paths, clock: Callable[[], float] = time.monotonic) -> None:
         self._paths, self._clock = paths, clock
@@ -122,7 +122,7 @@ def _retention_of(settings: object) -> RetentionSettings:
 def _size_and_time(path: Path) -> tuple[int, float] | None:
     try:
         found = os.stat(path)
-    except (OSError, ValueError):  # deleted since, or a name that no file can have
+    except (OSError, ValueError):  # deleted since, or an impossible file name
         return None
     return found.st_size, found.st_mtime
 

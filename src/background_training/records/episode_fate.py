@@ -1,4 +1,4 @@
-"""What became of an episode file: from the ledger, the buffer and the archive."""
+"""The fate of an episode file, from the ledger, the buffer and the archive, and its reason in words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from background_training.storage import atomic_files
 
 
 def fates_of(paths: Paths, lines: Iterable[Mapping[str, Any]], name: str | None) -> Iterable[dict[str, Any]]:
-    """Everything that is known of a file, oldest first; of all files for None.
+    """All records of a file, oldest first; of all files for None.
 
     Args:
         lines: the ledger's.
@@ -53,16 +53,17 @@ def sentence(fate: Mapping[str, Any]) -> str:
     if kind == buffer.TRAINED:
         text = f"trained in {version} ({fate.get('steps', '?')} steps, return {fate.get('return', '?')})"
     elif kind == "forgotten or never seen":
-        return f"{name}: not among what the ledger still holds; its oldest lines were left out (retention.ledger_lines)"
+        return f"{name}: not among what the ledger still holds; its oldest lines were removed (retention.ledger_lines)"
     elif kind in ("waiting", "never seen"):
-        return f"{name}: {'waits in the buffer for its turn' if kind == 'waiting' else 'no file of this name has come here'}"
+        nowhere = "no such file in the ledger, the buffer or the archive"
+        return f"{name}: {'waits in the buffer' if kind == 'waiting' else nowhere}"
     elif kind == "not in the ledger":
         cause = "put there by hand, or older than the ledger"
         if fate.get("shortened"):
             cause = "its line was removed to keep the ledger short (retention.ledger_lines), or it was put there by hand"
         return f"{name}: in {fate['found_in']}, without a line in the ledger: {cause}"
     else:
-        text = f"{kind}, with {version}, because {fate.get('reason', 'of a reason that was not noted')}"
+        text = f"{kind}, with {version}, because {fate.get('reason', 'of an unrecorded reason')}"
     text += f", and deleted since: {fate[buffer.DELETED]}" if buffer.DELETED in fate else ""
     stored = f"; stored as {fate['archived_as']}" if "archived_as" in fate else ""
     return f"{name}: {text}{stored} [sha256 {fate['sha256'][:12] or 'none'}]"

@@ -1,20 +1,18 @@
 """The fate of every episode: data/ledger.jsonl, one JSON line each, only ever appended to.
 
-It is the memory for duplicates and the list from which the model can be rebuilt. What a line of a trained
-episode says stands in the model file too, until it is here; so a crash between the two loses nothing.
+It is the memory for duplicates and the list from which the model can be rebuilt. The lines of a batch are committed inside
+the model file first, so a crash between the two loses nothing.
 
-Its index: what the lines of a ledger amount to, kept beside it, so that a start parses the newest lines and not a million.
-
-It is derived data, and never a second truth. The ledger itself says what to believe: when an index has been written, the
-ledger gets a `checkpoint` line with the sha256 of the index file. An index is used only if
+The ledger's index, a file beside it, holds what its lines amount to, so that a start parses only the newest of a million
+lines. It is derived data. When an index has been written, the ledger gets a `checkpoint` line with the sha256 of the index
+file. An index is used only if
 
 - the newest checkpoint line of the ledger names the sha256 of the whole index file,
 - the ledger still begins with the very bytes that the index was made of (their hash is in the index), and
 - the code that made it is the code that reads it.
 
-Otherwise it is as if it were not there, and all lines are parsed. So an index that is lost, torn, stale, of another root or
-forged costs time and nothing else, whatever checksum it bears. It promises nothing against a person who writes checkpoint
-lines into the ledger: who edits the ledger can as well delete lines of it.
+Otherwise it is ignored, and all lines are parsed. So an index that is lost, torn, stale, of another root or forged costs
+only time. It is no protection against a person who edits the ledger.
 """
 
 from __future__ import annotations
@@ -64,15 +62,15 @@ _LOOSE_SHARE = 32
 
 
 def key_of(text: str) -> int:
-    """64 bits that stand for a text; two texts may share them, so whoever looks up compares what the lines say."""
+    """A 64-bit hash of a text. Two texts may collide, so a lookup has to compare the lines themselves."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 class LineIndex:
-    """Places by key: a sorted array, and a small dict of the newest, which joins it from time to time."""
+    """Places of lines by key, about 16 bytes each: a sorted array, and a small dict of the newest, merged into it in batches."""
 
     def __init__(self, keys: Numbers | None = None, places: Numbers | None = None) -> None:
-        """Go on from what `arrays` gave, or from nothing."""
+        """Start from the result of `arrays`, or empty."""
         self._keys = np.empty(0, np.uint64) if keys is None else keys
         self._places = np.empty(0, np.uint64) if places is None else places
         self._loose: dict[int, list[int]] = {}
@@ -103,22 +101,22 @@ class LineIndex:
 
 
 FEWEST_LINES = 10_000
-"""It is not worth a file before, and made again after so many lines more."""
+"""Fewest new lines for which the index is written."""
 _SHARE = 32
-"""Nor before the ledger has grown by this part of it: so its price for each line stays the same, however many there are."""
+"""Nor before the ledger has grown by 1/_SHARE of its lines, so that the cost per line stays constant."""
 _MODULES = ("ledger.py", "ledger_lines.py")
 _SEAL = b'"fate": "checkpoint", "end": '
-"""How the newest such line about an index is found. No name or reason can hold these bytes, as quotes in them are escaped."""
+"""How the newest line about an index is found. No name or reason can hold these bytes, as quotes in them are escaped."""
 _SEARCHED_BYTES, _SEARCHED_SHARE = 16_000_000, 8
 _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What was kept.
+    """The content of an index file.
 
-    end: bytes of the ledger that it stands for.
-    facts: as JSON keeps them; "size" and "remember_newest" among them.
+    end: the number of bytes of the ledger that it covers.
+    facts: JSON values, with "size" and "remember_newest" among them.
     """
 
     end: int
@@ -127,30 +125,30 @@ class Kept:
 
 
 class LedgerIndex:
-    """Keeps it in a file, now and then, and finds it again."""
+    """Writes the index file when it is due, and reads it back."""
 
     def __init__(self, path: Path | None) -> None:
-        """None: keep nothing, find nothing."""
+        """None: no index."""
         self._path = path
         self._lines = 0
         self._digest = hashlib.blake2b()
 
     def known(self, ledger: Path, remember_newest: int) -> Kept | None:
-        """What was kept of this ledger, with at least so many of its newest lines; None on any doubt."""
+        """The index of this ledger, with at least `remember_newest` of its newest lines; None on any doubt."""
         if self._path is None:
             return None
         try:
             return self._known(self._path, ledger, remember_newest)
         except FileNotFoundError:
             return None
-        except Exception as error:  # noqa: BLE001  # whatever is wrong with derived data, the ledger is there to be read
+        except Exception as error:  # noqa: BLE001  # derived data: whatever is wrong with it, the ledger itself is read
             logger.info("%s is not used: %s: %s", self._path, type(error).__name__, error)
             return None
 
     def _known(self, path: Path, ledger: Path, remember_newest: int) -> Kept | None:
         data = atomic_files.read_regular_file(path)
         with atomic_files.open_regular_file(ledger) as file:
-            # Nothing of the index is parsed before the ledger has vouched for its bytes.
+            # Nothing of the index is parsed before its hash has been found in the ledger.
             if _sealed(file) != hashlib.sha256(data).hexdigest():
                 return None
             kept, made_of, code = _decoded(data)
@@ -164,15 +162,15 @@ class LedgerIndex:
         return kept
 
     def add(self, data: bytes) -> None:
-        """The ledger goes on with this. Hashed as it was parsed or appended: read again later, it might have changed."""
+        """Add bytes of the ledger to the hash, as they are parsed or appended: read again later, they might have changed."""
         if self._path is not None:
             self._digest.update(data)
 
     def checkpoint_if_due(self, lines: int, kept: Callable[[], Kept]) -> dict[str, Any] | None:
-        """Write it once there are so many new lines that it is worth it.
+        """Write the index if there are enough new lines.
 
         Returns:
-            The line for the caller to append to the ledger; None if it is not due, or can't be written, which is no harm.
+            The line for the caller to append to the ledger; None if the index is not due or can't be written.
         """
         if self._path is None or lines - self._lines < max(FEWEST_LINES, lines // _SHARE):
             return None
@@ -190,7 +188,7 @@ class LedgerIndex:
 
 
 def _sealed(file: BinaryIO) -> str | None:
-    """The sha256 of the index that the newest checkpoint line names; of an older line nobody needs an index any more."""
+    """The sha256 in the newest checkpoint line about an index; only the end of the file is searched."""
     size = file.seek(0, io.SEEK_END)
     begin = max(0, size - max(_SEARCHED_BYTES, size // _SEARCHED_SHARE))
     file.seek(begin)
@@ -223,7 +221,7 @@ def _encoded(kept: Kept, digest: str) -> bytes:
 
 
 def _decoded(data: bytes) -> tuple[Kept, str, str]:
-    """What was kept, the hash of the bytes that it was made of, and which code made it."""
+    """The content, the hash of the ledger bytes that it was made of, and the hash of the code that made it."""
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         said = json.loads(arrays["facts"].tobytes())
         numbers = range(sum(name.startswith("keys_") for name in arrays.files))
@@ -233,7 +231,7 @@ def _decoded(data: bytes) -> tuple[Kept, str, str]:
 
 @functools.cache
 def _code() -> str:
-    """Stands for the code that decides what the lines amount to; "" where that can't be read."""
+    """A hash of the code that evaluates the lines; "" if it can't be read."""
     folder = Path(__file__).parent
     try:
         return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _MODULES)).hexdigest()
@@ -242,11 +240,11 @@ def _code() -> str:
 
 
 _KEPT = ("counts", "last_group", "newest_published", "former_chain", "guard_checkpoint", "_newest_seq")
-"""What a ledger's index holds besides lines and places."""
+"""The attributes of a ledger that its index holds besides lines and places."""
 
 
 class Ledger:
-    """What the ledger file says, held for quick questions: of each line no more than where to find it again.
+    """The ledger file in a form for fast lookups; of each line only its place is kept.
 
     It promises that what `append` returned from is in the file (and with `durable` on the disk). It does not
     promise to notice another process that writes to the file: that is what the root's lock is for.
@@ -256,8 +254,8 @@ class Ledger:
         """Read the file, and cut a torn end off it.
 
         Args:
-            remember_newest: how many lines of trained episodes to keep whole in `newest`.
-            index: where to keep what the lines amount to, see LedgerIndex; None: nowhere, all of them are read.
+            remember_newest: how many lines of trained episodes to keep in `newest`.
+            index: the path of the index file; None: no index, all lines are parsed.
 
         Raises:
             LedgerError: it is damaged in the middle.
@@ -297,17 +295,17 @@ class Ledger:
 
     @property
     def last_seq(self) -> int:
-        """The newest version whose batch the ledger knows; 0 if none."""
+        """The newest version with a batch in the ledger; 0 if none."""
         return int(self.last_group[0]["seq"]) if self.last_group else 0
 
     @property
     def newest_seq(self) -> int:
-        """The newest version that any line names, be it only as the one at which a file was set aside."""
+        """The newest version in any line, including those of files that were not trained on."""
         return self._newest_seq
 
     @property
     def chain(self) -> str:
-        """The hash chain over all batches; that of the model file is the same when both tell one history."""
+        """The hash chain over all batches; equal to that of the model file when both have the same history."""
         return chain_after(self.former_chain, self.last_group) if self.last_group else ""
 
     @property
@@ -331,11 +329,11 @@ class Ledger:
         self._checkpoint_if_due()
 
     def keep_guard(self, state: Mapping[str, Any]) -> None:
-        """Record what the guard makes of all lines so far, so that its next start reads only those after it."""
+        """Record the guard's state after all lines so far, so that its next start reads only the later ones."""
         self.append([{"seq": self._newest_seq, "sha256": "", "name": "", "fate": CHECKPOINT, "guard": state}])
 
     def record_published(self, version: int, commit: Mapping[str, Any], data: bytes) -> Line:
-        """Make sure that there is a line about a model that was published; return it."""
+        """Append the line of a published model unless it is there already; return it."""
         by = commit.get("by", BY_HAND if "reason" in commit else BY_ANOTHER_PROGRAM)
         fate = ROLLED_BACK if by == BY_GUARD else PUBLISHED
         line = {"seq": version, "sha256": hashlib.sha256(data).hexdigest(), "name": MODEL_NAME, "fate": fate, "by": by}
@@ -351,16 +349,16 @@ class Ledger:
         return None if line is None else (line["name"], line["seq"], line.get("archived_as", line["name"]))
 
     def sha256_of_id(self, episode_id: str) -> str | None:
-        """The hash of the trained episode that bears this id."""
+        """The hash of the trained episode with this id."""
         line = self._found(self._by_id, "episode_id", episode_id)
         return None if line is None else str(line["sha256"])
 
     def has(self, line: Line) -> bool:
-        """Whether this verdict has been recorded before; of an episode that came back after a crash, say."""
+        """Whether this verdict is recorded already, for example of a file that is read again after a crash."""
         return bool(self._marks.places(_mark(line)))
 
     def _found(self, index: LineIndex, field: str, wanted: str) -> Line | None:
-        """The newest line of a trained episode that says this in a field, read back from the file."""
+        """The newest line of a trained episode with this value in a field, read back from the file."""
         for place in reversed(index.places(key_of(wanted))):
             with open(self.path, "rb") as file:
                 file.seek(place)
@@ -410,6 +408,6 @@ class Ledger:
 
 
 def _mark(line: Line) -> int:
-    # With its place: what is delivered again after it was moved gets another one, and is a delivery of its own.
+    # With the stored name: the same file delivered again after its move is stored under another one and gets its own line.
     parts = [line["name"], line["sha256"], line["fate"], line.get("reason", ""), line.get("archived_as")]
     return key_of(json.dumps(parts))

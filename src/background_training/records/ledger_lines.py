@@ -1,4 +1,4 @@
-"""The lines of data/ledger.jsonl: what stands in one, which of them are whole, and what they amount to together."""
+"""The lines of data/ledger.jsonl: their keys, which of them are sound, and what can be computed from them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from background_training.storage import atomic_files
 Line = Mapping[str, Any]
 
 SUMMARY = "summary"
-"""The fate in the first line of a ledger whose oldest lines were left out; it holds their counts."""
+"""The fate in the first line of a compacted ledger; it holds the counts of the removed lines."""
 
 CHECKPOINT = "checkpoint"
-"""The fate of a line that tells of no file, but of what all lines before it amount to."""
+"""The fate of a line about no file, but about all lines before it: the hash of their index, or the guard's state."""
 
 OF_NO_FILE = (SUMMARY, CHECKPOINT)
-"""The fates of lines that tell of no file and no model."""
+"""The fates of lines about neither a file nor a model."""
 
 
 PUBLISHED, ROLLED_BACK = "published", "rolled back"
-"""The fates of a model that became a version without being trained; the latter by the guard."""
+"""The fates of a version that was published without training; the latter by the guard."""
 
 BY_GUARD, BY_HAND, BY_ANOTHER_PROGRAM = "guard", "hand", "another program"
-"""Who did so."""
+"""By whom."""
 
 RECONSTRUCTED = "reconstructed"
-"""Marks a line that the ledger had lost and that was made again from what lies in the archive. Of a trained episode
-among them it is known that it was, but not in which batch: it serves as memory, and nothing is trained again from it."""
+"""Marks a line that the ledger had lost and that was reconstructed from the archive. The batch of such an episode is
+unknown: the line serves to recognise duplicates, and is never replayed."""
 
 UNKNOWN_VERSION = 0
 """The version in such a line."""
@@ -45,7 +45,7 @@ ALIGNED = "aligned"
 
 
 def is_of_history(line: Line) -> bool:
-    """Whether a line tells of an episode and of the batch in which it was trained."""
+    """Whether a line is that of a trained episode in a known batch."""
     return bool(line["fate"] == TRAINED and not line.get(RECONSTRUCTED))
 
 
@@ -57,8 +57,8 @@ def next_chain(previous: str, seq: int, batch: Sequence[Line]) -> str:
 
 
 def chain_after(former: str, group: Sequence[Line]) -> str:
-    """The link that a whole batch adds; the chain begins anew where the batch names a base, or where older lines
-    have been left out ("start", see retention.py)."""
+    """The link that a whole batch adds; the chain starts again where the batch names a base, or where older lines
+    have been removed ("start", see retention.py)."""
     begins = group[0].get("base") or group[0].get("start")
     return next_chain(begins["chain"] if begins else former, group[0]["seq"], group)
 
@@ -68,7 +68,7 @@ def encode(lines: Iterable[Line]) -> bytes:
 
 
 def read_lines(path: Path, begin: int = 0) -> Iterator[dict[str, Any]]:
-    """The lines of a ledger, oldest first and one by one, from this byte on; a torn last one is left out.
+    """The lines of a ledger, oldest first, streamed from this byte on; a torn last one is left out.
 
     Raises:
         LedgerError: a damaged line stands between sound ones; raised after those before it.
@@ -91,7 +91,7 @@ def groups(lines: Iterable[Line]) -> Iterator[tuple[int, list[Line]]]:
 
 
 def since_base(lines: Iterable[Line]) -> list[Line]:
-    """The lines of trained episodes since history last began anew."""
+    """The lines of trained episodes since the newest base."""
     newest: list[Line] = []
     for line in lines:
         if not is_of_history(line):
@@ -105,13 +105,13 @@ def since_base(lines: Iterable[Line]) -> list[Line]:
 def deleted_hashes(lines: Iterable[Line]) -> set[str]:
     """The hashes of the trained episodes that retention has deleted from the archive since.
 
-    A line of its own says so, or a mark in the episode's: in a ledger without its oldest lines one has to do for both.
+    A deletion has a line of its own, or, in a compacted ledger, a mark in the episode's line.
     """
     return {line["sha256"] for line in lines if line.get("was", line["fate"] if DELETED in line else "") == TRAINED}
 
 
 def counts_of(lines: Iterable[Line]) -> Counter[str]:
-    """How many files met which fate; "deleted trained" are those deleted after they were trained."""
+    """The number of files by fate; "deleted trained" are trained ones that were deleted later."""
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(counts_in(line))
@@ -144,15 +144,15 @@ _LONGEST_LINE = 16_000_000
 def sound_lines(path: Path, begin: int = 0, count: int = 0) -> Iterator[tuple[dict[str, Any], bytes]]:
     """The sound lines, each with its bytes, its line feed included.
 
-    A true iterator: whatever the file's length, it holds one line. It reads up to where the file ends when it is opened, and
-    keeps it open meanwhile, so the lines are those of one moment even if the file is appended to or replaced.
+    A true iterator, with one line in memory. It reads up to the size of the file at opening, and keeps the file open, so
+    the lines are those of one moment even if the file is appended to or replaced.
 
     Args:
-        begin: how many bytes to leave out; a line begins there.
-        count: how many lines these are, for the message.
+        begin: how many bytes to skip; a line must begin there.
+        count: the number of lines in them, for the message.
 
     Raises:
-        LedgerError: after the last one, a sound line follows on a damaged one. Raised at the end, after the sound ones.
+        LedgerError: a sound line follows a damaged one. Raised after the sound lines before the damage.
     """
     try:
         file = atomic_files.open_regular_file(path)
@@ -175,17 +175,17 @@ def sound_lines(path: Path, begin: int = 0, count: int = 0) -> Iterator[tuple[di
 
 
 def _texts(file: BinaryIO, begin: int) -> Iterator[bytes]:
-    """The file line by line; one without an end, or too long to be ours, in pieces that have no line feed at their end."""
+    """The file line by line; a line without a line feed, or one that is too long, in pieces without a line feed."""
     left = os.fstat(file.fileno()).st_size - begin
     file.seek(begin)
-    # What is appended while we read may be there in part only, and would look like damage.
+    # A line that is appended meanwhile may be incomplete, and would look like damage.
     while left > 0 and (text := file.readline(min(left, _LONGEST_LINE))):
         left -= len(text)
         yield text
 
 
 def parse(text: bytes) -> dict[str, Any] | None:
-    """One line of a ledger; None where it is damaged."""
+    """A parsed line; None if it is damaged."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):
@@ -194,7 +194,7 @@ def parse(text: bytes) -> dict[str, Any] | None:
 
 
 def is_sound(line: dict[str, Any]) -> bool:
-    """Whether a line can be worked with; not whether it is true: that is what the chain is for."""
+    """Whether the keys of a line have the right types; the chain is what proves their values."""
     for key in _NEEDED:
         if key not in line:
             return False
@@ -211,7 +211,7 @@ def is_sound(line: dict[str, Any]) -> bool:
 
 
 def cut(path: Path, sound_bytes: int, *, durable: bool) -> None:
-    """Leave only the sound bytes of the file; make an empty one where there is none."""
+    """Truncate the file to its sound bytes; create it if it is missing."""
     try:
         size = os.stat(path).st_size
     except FileNotFoundError:

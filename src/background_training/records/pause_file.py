@@ -1,6 +1,6 @@
-"""The user's word that training is to stand still: said in a file of the root, taken back, and for how long it has held.
+"""The user's pause of training: a file in the root, its removal, and the record of past pauses.
 
-As long as data/paused.json is there, whatever it holds, the root is paused. What it tells is for people.
+As long as data/paused.json exists, whatever its content, the root is paused. Its content is for people.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Pause:
 
     @property
     def words(self) -> str:
-        """What a person reads: "by ann since 2026-03-01 14:05:09"."""
+        """For messages: "by ann since 2026-03-01 14:05:09"."""
         by = f"by {self.by} " if self.by else ""
         return f"{by}since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.since))}"
 
 
 def pause(paths: Paths, now: float | None = None) -> bool:
-    """Ask the learner of a root to stand still, now and after every restart, until `resume`; False if it was paused already.
+    """Pause the training of a root, across restarts, until `resume`; False if it was paused already.
 
     Raises:
         OSError: the machine failed; FileNotFoundError where there is no data folder.
@@ -51,24 +51,24 @@ def pause(paths: Paths, now: float | None = None) -> bool:
 
 
 def resume(paths: Paths, now: float | None = None) -> bool:
-    """Let the learner go on, and keep in mind how long it has stood still; False if nothing was paused.
+    """End the pause and record its duration; False if the root was not paused.
 
     Raises:
-        OSError: the machine failed; the root is paused still.
+        OSError: the machine failed; the root is still paused.
     """
     standing = read(paths)
     if standing is None:
         return False
     over = Pause(standing.since, standing.by, time.time() if now is None else now)
-    # First the memory, and flushed: killed in between, we are asked again, and that pause is then told of once all the same;
-    # and were it lost in a power cut, what has waited for its end would be too old.
+    # The record first, and flushed. Killed in between, the user repeats the command, and the pause is still recorded once.
+    # If the record were lost in a power cut, episodes that waited for the end of the pause would count as stale.
     kept = [*(former for former in _former(paths) if former.since != over.since), over][-_KEPT:]
     atomic_files.write_atomically(paths.pauses, json.dumps([asdict(former) for former in kept]).encode(), durable=True)
     return atomic_files.remove_if_there(paths.paused)
 
 
 def read(paths: Paths) -> Pause | None:
-    """The pause that holds now, or None. Of a file that was made by hand, its time counts."""
+    """The present pause, or None. For a file that was made by hand, its mtime counts."""
     try:
         since = os.lstat(paths.paused).st_mtime
     except OSError:
@@ -81,16 +81,16 @@ def read(paths: Paths) -> Pause | None:
 
 
 def sentence(paths: Paths, *, changed: bool) -> str:
-    """What is said to the user who has asked for a pause or its end."""
+    """The answer to a user who has asked for a pause or its end."""
     standing = read(paths)
     if standing is None:
-        return f"[OK] {paths.root} {'goes on' if changed else 'was not paused'}: episodes are trained on as they come."
+        return f"[OK] {paths.root} {'is resumed' if changed else 'was not paused'}: episodes are trained on as they arrive."
     already = "" if changed else "already "
     return f"[OK] {paths.root} is {already}paused, {standing.words}: episodes wait, and do not grow too old. --resume ends it."
 
 
 class PauseWatch:
-    """Looks at a root's pause again and again; a look costs one question to the file system, unless there is news."""
+    """Polls the pause of a root; a poll without a change costs one stat call."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -98,7 +98,7 @@ class PauseWatch:
         self._pause: Pause | None = None
 
     def look(self) -> Pause | None:
-        """The pause that holds now."""
+        """The present pause, or None."""
         try:
             seen = signature_of(os.lstat(self._paths.paused))
         except OSError:
@@ -110,7 +110,7 @@ class PauseWatch:
 
 
 def seconds_since(paths: Paths, moment: float, now: float) -> float:
-    """For how many seconds between two moments, in seconds since 1970, the root was paused: time in which no file grows old."""
+    """For how many seconds between two moments, in seconds since 1970, the root was paused; files don't age in that time."""
     standing = read(paths)
     pauses = [*_former(paths), *([standing] if standing else [])]
     total, reach = 0.0, moment
@@ -131,7 +131,7 @@ def _former(paths: Paths) -> list[Pause]:
 
 
 def _pause_of(content: Any) -> Pause | None:
-    """A pause as a file tells of it; None for what is none."""
+    """A pause from the content of a file; None if it is malformed."""
     if not isinstance(content, dict):
         return None
     since, by, until = content.get("since"), content.get("by"), content.get("until")
@@ -142,7 +142,7 @@ def _pause_of(content: Any) -> Pause | None:
 
 
 def _is_moment(value: Any) -> TypeGuard[float]:
-    """Whether a calendar holds it."""
+    """Whether a value is a plausible time in seconds since 1970."""
     return isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value < 4e9
 
 

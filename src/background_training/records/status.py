@@ -41,7 +41,7 @@ def write(paths: Paths, state: str, stats: Mapping[str, Any], **more: Any) -> No
 
 
 def read(paths: Paths) -> dict[str, Any] | None:
-    """The newest snapshot, or None if there is none that can be read."""
+    """The newest snapshot; None if there is none or it can't be read."""
     try:
         text = atomic_files.read_regular_file(paths.status, max_bytes=10_000_000)
         content = json.loads(text, parse_int=_countable)
@@ -51,10 +51,10 @@ def read(paths: Paths) -> dict[str, Any] | None:
 
 
 def _countable(digits: str) -> int:
-    """A whole number that readers may calculate with.
+    """An integer within the range of a float, so that readers can calculate with it.
 
     Raises:
-        OverflowError: it is beyond what a float can hold.
+        OverflowError: it is beyond that range.
     """
     float(number := int(digits))
     return number
