@@ -91,10 +91,10 @@ def test_the_card_names_this_process_and_goes_with_the_lock(paths: Paths):
 
 @pytest.mark.parametrize("card", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff" * 20_000])
 def test_a_broken_card_changes_nothing_but_the_words(card: bytes, paths: Paths, holder: subprocess.Popen[bytes]):
-    """The lock decides, the card only tells."""
+    """The lock decides; the card is only used for the message."""
     (paths.data / ".learner.json").write_bytes(card)
 
-    with pytest.raises(AnotherLearnerError, match="has not said who it is"):
+    with pytest.raises(AnotherLearnerError, match="an unknown process"):
         LearnerLock(paths).acquire()
 
 
