@@ -10,7 +10,7 @@ import pytest
 
 from background_training.errors import SettingsError
 from background_training.paths import default_root
-from background_training.settings import LearnerSettings, LearningSettings, LimitSettings, Settings, needed
+from background_training.settings import LearnerSettings, LearningSettings, LimitSettings, Settings, in_recorded_names, needed
 
 SECTIONS = [field.name for field in dataclasses.fields(Settings) if field.name != "root"]
 FIELDS = [
@@ -106,3 +106,11 @@ def test_settings_travel_to_another_process():
     settings = Settings().with_values("flags", learner={"batch_size": 3})
 
     assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_a_text_of_a_version_is_made_again_with_the_names_it_was_written_with():
+    """The reason of a rejected update is part of a version's bytes, and names a setting."""
+    text = "a reward was more than learning.reject_reward_ratio times the largest return so far"
+
+    assert in_recorded_names(text, {"reward_jump": 3000.0}) == text.replace("reject_reward_ratio", "reward_jump")
+    assert in_recorded_names(text, dataclasses.asdict(LearningSettings())) == text

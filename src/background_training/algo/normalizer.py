@@ -97,19 +97,19 @@ def merged(one: Normalizer, other: Normalizer) -> Normalizer:
     )
 
 
-def faded(normaliser: Normalizer, longest: float) -> Normalizer:
+def faded(normalizer: Normalizer, longest: float) -> Normalizer:
     """The same mean and variance with at most the weight of `longest` rows, so that newer rows count for more."""
-    if np.max(normaliser.count) <= longest:
-        return normaliser
-    share = longest / np.maximum(normaliser.count, longest)
-    count = longest if np.ndim(normaliser.count) == 0 else np.minimum(normaliser.count, longest)
-    return Normalizer(count, normaliser.mean, normaliser.squares * share, normaliser.lowest, normaliser.highest)
+    if np.max(normalizer.count) <= longest:
+        return normalizer
+    share = longest / np.maximum(normalizer.count, longest)
+    count = longest if np.ndim(normalizer.count) == 0 else np.minimum(normalizer.count, longest)
+    return Normalizer(count, normalizer.mean, normalizer.squares * share, normalizer.lowest, normalizer.highest)
 
 
-def widened(normaliser: Normalizer, numbers: int) -> Normalizer:
+def widened(normalizer: Normalizer, numbers: int) -> Normalizer:
     """The normalizer with this many further features at the end, without observations."""
     if numbers == 0:
-        return normaliser
-    count = np.concatenate([np.broadcast_to(normaliser.count, normaliser.mean.shape), np.zeros(numbers)])
-    rows = (normaliser.mean, normaliser.squares, normaliser.lowest, normaliser.highest)
+        return normalizer
+    count = np.concatenate([np.broadcast_to(normalizer.count, normalizer.mean.shape), np.zeros(numbers)])
+    rows = (normalizer.mean, normalizer.squares, normalizer.lowest, normalizer.highest)
     return Normalizer(count, *(np.concatenate([row, np.zeros(numbers)]) for row in rows))

@@ -132,9 +132,9 @@ def from_arrays(arrays: Mapping[str, Array], actions: ActionSpace, source: str) 
         policy=Network(*(reader.floats(name, shape) for name, shape in zip(Network._fields, parts, strict=True))),
         actor=reader.trainable("actor", policy.size_of(width, hidden, actions.outputs)),
         critic=reader.trainable("critic", policy.size_of(width, hidden, 1)),
-        observations=reader.normaliser("observations", width),
-        returns=reader.normaliser("returns", 1),
-        advantages=reader.normaliser("advantages", 1),
+        observations=reader.normalizer("observations", width),
+        returns=reader.normalizer("returns", 1),
+        advantages=reader.normalizer("advantages", 1),
         **dict(zip(COUNTERS, reader.counters(), strict=True)),
     )
 
@@ -191,7 +191,7 @@ class _Reader:
             raise ModelError(self.source, f"{name}_second_moment holds a negative number", "means of squares are needed")
         return Trainable(weights, Moments(first, second, self._count(f"{name}_optimizer_steps")))
 
-    def normaliser(self, name: str, width: int) -> Normalizer:
+    def normalizer(self, name: str, width: int) -> Normalizer:
         rows = self.floats(f"{name}_normaliser", (len(_ROWS) + 1, width), np.float64)
         counts = rows[-1]
         count = float(counts[0]) if (counts == counts[0]).all() else counts.copy()
