@@ -31,7 +31,7 @@ from episodes import ACTION_COUNT, STATE_WIDTH, Copies, arrays
 from background_training import BackgroundParallelLearner
 from background_training.algo import train_step
 from background_training.episodes import episode
-from background_training.ipc.load_hints import GameVoice
+from background_training.ipc.load_hints import LoadHints
 from background_training.paths import Paths
 from background_training.settings import LearnerSettings, LearningSettings, Settings
 
@@ -105,7 +105,7 @@ def _worth(piece: Work, seconds: float) -> Work:
     return work
 
 
-def _frames(work: Work, seconds: float, voice: GameVoice | None) -> Frames:
+def _frames(work: Work, seconds: float, voice: LoadHints | None) -> Frames:
     """Milliseconds of work of each frame, and how many of them it was kept waiting; what is late is late, as in a game."""
     frames = []
     begun = due = time.perf_counter()
@@ -129,7 +129,7 @@ def _nobody(kind: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _learner(kind: str) -> Iterator[GameVoice | None]:
+def _learner(kind: str) -> Iterator[LoadHints | None]:
     """A learner as `kind` says, and the game's voice if it speaks."""
     with tempfile.TemporaryDirectory(prefix="game frames ") as folder:
         paths = Paths(Path(folder) / "root")
@@ -138,7 +138,7 @@ def _learner(kind: str) -> Iterator[GameVoice | None]:
             what = f"the learner to be {kind}"
             harness.wait_until(lambda: learner.get_stats()["models_trained"] > 0 or kind == IDLE, 60.0, what)
             harness.wait_until(lambda: learner.get_stats()["active_workers"] > 0, 60.0, what)
-            voice = GameVoice(paths)
+            voice = LoadHints(paths)
             yield voice if kind == SPEAKING else None
             voice.close()
 

@@ -20,7 +20,7 @@ from conftest import PROMPT_SECONDS, wait_until
 
 from background_training import BackgroundParallelLearner
 from background_training.algo import ppo_update
-from background_training.ipc.load_hints import GameVoice
+from background_training.ipc.load_hints import LoadHints
 from background_training.paths import Paths
 from background_training.records import status
 
@@ -80,8 +80,8 @@ def _worker_seconds() -> float:
 
 
 @contextmanager
-def _voice(paths: Paths) -> Iterator[GameVoice]:
-    voice = GameVoice(paths)
+def _voice(paths: Paths) -> Iterator[LoadHints]:
+    voice = LoadHints(paths)
     try:
         yield voice
     finally:

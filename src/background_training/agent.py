@@ -22,7 +22,7 @@ from background_training.episodes import episode, episode_file
 from background_training.episodes.outbox import Outbox
 from background_training.episodes.recorder import Recording, recorded_state, state_vector
 from background_training.errors import BackgroundTrainingError, EpisodeError, SettingsError
-from background_training.ipc.load_hints import GameVoice
+from background_training.ipc.load_hints import LoadHints
 from background_training.paths import MODEL_NAME, Paths
 from background_training.settings import LearningSettings
 from background_training.spaces import ActionSpace, Choice
@@ -142,7 +142,7 @@ class RLAgent:
         self._policy = AgentPolicy(self._paths, path, chosen, names, width, action_space, states, grow)
         self.episode_count = 0
         self.outbox = Outbox(self._paths)
-        self.voice = GameVoice(self._paths)
+        self.voice = LoadHints(self._paths)
         self._rng = np.random.default_rng(seed)
         self._is_seeded = seed is not None
         self._process = _this_process()
@@ -592,7 +592,7 @@ class RLAgent:
             return
         self._process, self._is_forked = process, True
         self.outbox = Outbox(self._paths)
-        self.voice = GameVoice(self._paths)
+        self.voice = LoadHints(self._paths)
         if not self._is_seeded:
             self._rng = np.random.default_rng()
         self._drop_unfinished("its process was forked")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from background_training.ipc.load_hints import GameListener
+from background_training.ipc.load_hints import LoadHintReader
 from background_training.learner import throttle_policy
 from background_training.learner.machine_readings import MachineReadings
 from background_training.learner.throttle_policy import Decision, LoadSample
@@ -48,7 +48,7 @@ class Throttle:
         self._show = show
         self._beat = beat
         self._clock = clock
-        self._listener = GameListener(settings.paths)
+        self._listener = LoadHintReader(settings.paths)
         self._pauses = PauseWatch(settings.paths)
         self._readings = MachineReadings(settings.paths.root) if settings.governor.enabled else None
         self._log = TrainingLog(settings.paths.governor_log, _LOG_BYTES)
@@ -101,7 +101,7 @@ class Throttle:
             pause = self._pauses.look()
             seen["user_pause"] = pause.words if pause else ""
             if self._readings is not None:
-                seen["game"], seen["game_remark"] = self._listener.hear(moment, time.time())
+                seen["game"], seen["game_remark"] = self._listener.read(moment, time.time())
         if self._readings is not None and moment >= self._reading_due:
             self._reading_due = moment + self._settings.check_seconds
             seen |= dataclasses.asdict(self._readings.take())

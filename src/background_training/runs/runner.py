@@ -8,7 +8,7 @@ from contextlib import suppress
 from background_training import printable
 from background_training.episodes import buffer
 from background_training.errors import BackgroundTrainingError, GameFailedError, WorkerError
-from background_training.ipc.load_hints import GameVoice
+from background_training.ipc.load_hints import LoadHints
 from background_training.learner import console, training_log
 from background_training.learner.back_pressure import BackPressure
 from background_training.learner.background_learner import BackgroundParallelLearner
@@ -56,7 +56,7 @@ class TrainingRun:
         self._quiet = quiet
         self._losses = TrainingLog(settings.paths.lost_games_log, settings.learner.log_bytes)
         self._report_wait_at = time.monotonic() + WAIT_SECONDS
-        self._load_hints = GameVoice(settings.paths)
+        self._load_hints = LoadHints(settings.paths)
         # At least two, so that one can be played while another is trained on.
         most = max(2, settings.games.max_episodes_ahead * settings.games.instances) if settings.games.max_episodes_ahead else 0
         self._back_pressure = BackPressure(learner, most, self._load_hints.free)

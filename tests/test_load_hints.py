@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from background_training import RLAgent
-from background_training.ipc.frame_pace import FramePace
-from background_training.ipc.load_hints import GameListener, GameVoice
+from background_training.ipc.load_hints import FramePace, LoadHintReader, LoadHints
 from background_training.paths import CHECKOUT, Paths
 
 MICROSECONDS_PER_FRAME = 20.0
@@ -26,9 +25,9 @@ MICROSECONDS_PER_FRAME = 20.0
 DYING_GAME = """
 import os, sys
 from pathlib import Path
-from background_training.ipc.load_hints import GameVoice
+from background_training.ipc.load_hints import LoadHints
 from background_training.paths import Paths
-voice = GameVoice(Paths(Path(sys.argv[1])))
+voice = LoadHints(Paths(Path(sys.argv[1])))
 voice.busy(60.0)
 os._exit(9)
 """
@@ -44,8 +43,8 @@ class Clock:
         return self.now
 
 
-def _heard(listener: GameListener, clock: Clock) -> str:
-    return listener.hear(clock.now, time.time())[0]
+def _heard(listener: LoadHintReader, clock: Clock) -> str:
+    return listener.read(clock.now, time.time())[0]
 
 
 def _write(paths: Paths, text: str, name: str = "mine.txt") -> Path:
@@ -67,16 +66,16 @@ def test_a_silent_game_writes_nothing(paths: Paths) -> None:
     agent.get_action([0.0])
 
     assert not paths.game_voice.exists()
-    assert GameListener(paths).hear(0.0, time.time()) == ("", "")
+    assert LoadHintReader(paths).read(0.0, time.time()) == ("", "")
 
 
 def test_the_agents_words_are_heard(paths: Paths) -> None:
     """busy, free and frame times of an agent reach a listener, and are gone with the agent."""
-    agent, listener = RLAgent(root=paths.root, action_names=["a", "b"]), GameListener(paths)
+    agent, listener = RLAgent(root=paths.root, action_names=["a", "b"]), LoadHintReader(paths)
     heard = []
     for speak in (agent.free, agent.busy, functools.partial(_play, agent, 100)):
         speak()
-        heard.append(listener.hear(time.monotonic(), time.time())[0])
+        heard.append(listener.read(time.monotonic(), time.time())[0])
     del agent, speak
     gc.collect()
 
@@ -87,7 +86,7 @@ def test_the_agents_words_are_heard(paths: Paths) -> None:
 def test_frames_that_get_slower_are_said_at_once(paths: Paths) -> None:
     """With the second slow frame of a game at 60 FPS the learner can know, and what is usual is in the remark."""
     clock = Clock()
-    voice, listener = GameVoice(paths, clock), GameListener(paths)
+    voice, listener = LoadHints(paths, clock), LoadHintReader(paths)
     for _ in range(100):
         clock.now += 1 / 60
         voice.frame(1 / 60)
@@ -96,7 +95,7 @@ def test_frames_that_get_slower_are_said_at_once(paths: Paths) -> None:
     voice.frame(0.025)
     assert _heard(listener, clock) == "steady"
     voice.frame(0.025)
-    word, remark = listener.hear(clock.now, time.time())
+    word, remark = listener.read(clock.now, time.time())
     voice.close()
 
     assert word == "slow" and remark.startswith("25.0 ms, usually 16.")
@@ -105,7 +104,7 @@ def test_frames_that_get_slower_are_said_at_once(paths: Paths) -> None:
 def test_a_word_that_is_not_said_again_expires(paths: Paths) -> None:
     """A game that hangs or dies holds nothing up for longer than its last word holds."""
     clock = Clock()
-    voice, listener = GameVoice(paths, clock), GameListener(paths)
+    voice, listener = LoadHints(paths, clock), LoadHintReader(paths)
     voice.busy(5.0)
 
     assert _heard(listener, clock) == "busy"
@@ -125,16 +124,16 @@ def test_the_last_word_of_a_killed_game_expires(paths: Paths) -> None:
     (name,) = os.listdir(paths.game_voice)
     now = time.time()
 
-    assert GameListener(paths).hear(0.0, now)[0] == "busy"
-    assert GameListener(paths).hear(0.0, now + 61.0)[0] == ""
+    assert LoadHintReader(paths).read(0.0, now)[0] == "busy"
+    assert LoadHintReader(paths).read(0.0, now + 61.0)[0] == ""
     assert (paths.game_voice / name).exists()
-    assert GameListener(paths).hear(0.0, now + 7200.0)[0] == ""
+    assert LoadHintReader(paths).read(0.0, now + 7200.0)[0] == ""
     assert not (paths.game_voice / name).exists()
 
 
 def test_no_word_holds_for_longer_than_a_minute(paths: Paths) -> None:
     """Also when a game asks for a day."""
-    clock, listener = Clock(), GameListener(paths)
+    clock, listener = Clock(), LoadHintReader(paths)
     _write(paths, "busy 86400")
 
     assert _heard(listener, clock) == "busy"
@@ -147,12 +146,12 @@ def test_a_foreign_game_needs_one_line(paths: Paths, line: str) -> None:
     """A word in a text file is enough, with or without seconds and remarks."""
     _write(paths, line)
 
-    assert GameListener(paths).hear(0.0, time.time())[0] == "busy"
+    assert LoadHintReader(paths).read(0.0, time.time())[0] == "busy"
 
 
 def test_a_foreign_game_may_tell_its_frame_times(paths: Paths) -> None:
     """`frame 0.033`, again and again: what is usual, and what is slow, is found out by the learner."""
-    clock, listener = Clock(), GameListener(paths)
+    clock, listener = Clock(), LoadHintReader(paths)
     for number in range(60):
         clock.now += 0.1
         path = _write(paths, "frame 0.0167")
@@ -172,7 +171,7 @@ def test_nonsense_is_silence(tmp_path_factory: pytest.TempPathFactory, line: byt
     paths.game_voice.mkdir(parents=True)
     (paths.game_voice / "x.txt").write_bytes(line)
 
-    assert GameListener(paths).hear(0.0, time.time())[0] in ("", "busy", "slow", "steady", "free")
+    assert LoadHintReader(paths).read(0.0, time.time())[0] in ("", "busy", "slow", "steady", "free")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +179,7 @@ def test_nonsense_is_silence(tmp_path_factory: pytest.TempPathFactory, line: byt
 )
 def test_what_is_no_sentence_leaves_the_former_word(paths: Paths, line: str) -> None:
     """A half-written line changes nothing."""
-    clock, listener = Clock(), GameListener(paths)
+    clock, listener = Clock(), LoadHintReader(paths)
     _write(paths, "free 30")
     assert _heard(listener, clock) == "free"
     _write(paths, line)
@@ -190,8 +189,8 @@ def test_what_is_no_sentence_leaves_the_former_word(paths: Paths, line: str) -> 
 
 def test_the_busiest_of_several_games_counts(paths: Paths) -> None:
     """One in a menu does not speak for one in a fight; when that one falls silent, the other's word counts."""
-    clock, listener = Clock(), GameListener(paths)
-    games = [GameVoice(paths, clock) for _ in range(2)]
+    clock, listener = Clock(), LoadHintReader(paths)
+    games = [LoadHints(paths, clock) for _ in range(2)]
     games[0].free()
     games[1].busy()
     first = _heard(listener, clock)
@@ -204,7 +203,7 @@ def test_the_busiest_of_several_games_counts(paths: Paths) -> None:
 def test_a_folder_that_can_not_be_written_stops_no_game(paths: Paths) -> None:
     """The game goes on, and is not slowed down by trying at every frame."""
     paths.game_voice.write_text("not a folder")
-    voice = GameVoice(paths)
+    voice = LoadHints(paths)
 
     for _ in range(100):
         voice.frame(0.016)
@@ -215,7 +214,7 @@ def test_a_folder_that_can_not_be_written_stops_no_game(paths: Paths) -> None:
 def test_a_frame_costs_the_game_microseconds(paths: Paths) -> None:
     """In processor time, at a pace that makes it renew its word, over ten minutes of a game at 60 FPS."""
     clock = Clock()
-    voice = GameVoice(paths, clock)
+    voice = LoadHints(paths, clock)
     begun, frames = time.process_time(), 36_000
     for number in range(frames):
         clock.now += 1 / 60
@@ -229,7 +228,7 @@ def test_a_frame_costs_the_game_microseconds(paths: Paths) -> None:
 def test_the_learner_stands_still_until_the_usual_pace_is_known(paths: Paths) -> None:
     """Otherwise a learner that was at work before the game's first frame were part of what is usual."""
     clock = Clock()
-    voice, listener = GameVoice(paths, clock), GameListener(paths)
+    voice, listener = LoadHints(paths, clock), LoadHintReader(paths)
     heard = []
     for number in range(60):
         clock.now += 1 / 60
