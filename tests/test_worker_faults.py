@@ -298,7 +298,7 @@ def test_the_back_off_grows_and_is_bounded(paths: Paths, monkeypatch: pytest.Mon
     heard = _Heard()
     worker = Worker(learner_runs.settings(paths.root), heard, careful=False, deadly={})
     for _ in range(10):
-        worker._in_trouble("the disk is full")
+        worker._note_failure("the disk is full")
 
     waits = [facts["retry_seconds"] for event, facts in heard.events if event == "trouble"]
     assert waits[:4] == [0.5, 1.0, 2.0, 4.0]
