@@ -22,21 +22,22 @@ _INTRODUCTION = """# Settings
 
 Made from `src/background_training/settings.py` by `python docs/make_settings.py`; a test checks that it is up to date.
 
-Settings come from four places, and later ones win:
+Settings come from four places; later ones win:
 
-1. `config/default.yaml`, which holds every default,
-2. the file that `--config FILE` names, which needs to hold only what differs,
-3. the environment: `LOCAL_TRAINING_<SECTION>_<KEY>`, for example `LOCAL_TRAINING_LEARNER_BATCH_SIZE=5`; a few have a name of
-   their own as well, given below. Empty variables count as not set. Names that begin with `LOCAL_TRAINING_X_` are left to
-   your own scripts,
-4. flags of the command.
+1. the defaults (in a checkout: `config/default.yaml`, which lists them all),
+2. the file that `--config FILE` names; it needs to hold only what differs,
+3. the environment: `LOCAL_TRAINING_<SECTION>_<KEY>`, for example `LOCAL_TRAINING_LEARNER_BATCH_SIZE=5`; a few settings have a
+   variable of their own as well, given below. Empty variables count as not set. Names that begin with `LOCAL_TRAINING_X_` are
+   reserved for your own scripts,
+4. command-line options.
 
-An unknown key or variable, a value of the wrong type or out of its range is an error (exit code 2) that names the key, the value,
-what is allowed or the nearest known name, and where it was found; in a bot, `RLAgent` and the learner raise it. Whole numbers do
-where numbers are asked for.
+An unknown key or variable, a value of the wrong type, or one out of its range is an error (exit code 2). The message names the
+key, the value, what is allowed or the nearest known name, and where it was found; in a bot, `RLAgent` and the learner raise it.
+Integers are accepted where floats are expected.
 
-The root, the folder that holds `data/`, `models/` and `logs/`, is no part of a section: `root: DIR` at the top of a file, the
-variable `LOCAL_TRAINING_ROOT`, or `--root DIR`. By default it is the folder `local_training/` of the checkout.
+The root, the folder that holds `data/`, `models/` and `logs/`, belongs to no section: `root: DIR` at the top of a file, the
+variable `LOCAL_TRAINING_ROOT`, or `--root DIR`. The default is `local_training/` of a checkout, else `local_training/` in the
+current folder.
 
 ```yaml
 # mine.yaml, used by: python run_with_training.py --config mine.yaml
@@ -47,7 +48,8 @@ learning:
   gamma: 0.995
 ```
 
-What the values of `learning` do, and when to touch them, is in [learning](../explanation/learning.md).
+When to change which: [choose settings](../how-to/choose-settings.md). How they enter the update:
+[learning](../explanation/learning.md).
 """
 
 _FORMER_NAMES = """

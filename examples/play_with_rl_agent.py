@@ -1,6 +1,6 @@
 """Play a game that has a loop of its own with RLAgent: python examples/play_with_rl_agent.py [GAMES] [--root DIR]
 
-The game knows nothing of learning, and the agent nothing of the game. Start a learner beside it, before or after:
+Game and agent are independent of each other: three lines connect them. Start a learner, before or after it:
 python tools/background_parallel_learner.py
 """
 

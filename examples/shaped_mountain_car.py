@@ -1,10 +1,10 @@
-"""MountainCar-v0 with a reward that says whether the car gains energy, so that it can be learnt from whole games.
+"""MountainCar-v0 with a reward for gaining energy, so that it can be learnt from whole games.
 
     python run_with_training.py --game examples.shaped_mountain_car:ShapedMountainCar-v0 --root mountain --games 400
     python tools/evaluate.py --game MountainCar-v0 --root mountain
 
-The game itself pays -1 for each of at most 200 steps: until the flag is reached by chance, no game is better than any
-other, and nothing can be learnt. The shaping pays the growth of a potential on top. A reward of the form gamma * after -
+The game itself gives -1 for each of at most 200 steps: until the flag is reached by chance, all games have the same return,
+and nothing can be learnt. The shaping pays the growth of a potential on top. A reward of the form gamma * after -
 before, with the learner's own gamma, leaves the best policy as it is (Ng, Harada and Russell, "Policy invariance under
 reward transformations", 1999), so the model is good at the game without it too.
 """
