@@ -234,7 +234,6 @@ def test_no_two_classes_of_one_name():
 SEVERAL_CLASSES = {
     "RestartBudget",
     "SharedMemory",
-    "Watch",
 }
 
 

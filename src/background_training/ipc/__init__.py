@@ -1,1 +1,1 @@
-"""Child processes and what is said between processes."""
+"""Child processes: start, messages, watchdog, limits, end; and the load hints of games."""
