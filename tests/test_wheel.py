@@ -99,7 +99,8 @@ def _environment(folder: Path) -> Installed:
 
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """An environment with the wheel and its dependencies, and a stranger's config/default.yaml in its site-packages.
+    """An environment with the wheel and its dependencies, and in its site-packages what other packages may have brought: a
+    config/default.yaml, and backports of modules that Python has.
 
     Dependencies are those of the running environment. A .pth file adds their folders, whose own .pth files, as that of an
     editable installation, Python does not read.
@@ -111,6 +112,10 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     (made.site / "dependencies.pth").write_text("\n".join(folders) + "\n", "utf-8")
     found = made.run(made.python, "-c", "import background_training; print(background_training.__file__)", cwd=made.site.parent)
     assert Path(found.strip()).parent == made.site / "background_training"
+    for name in ("argparse", "pathlib", "uuid", "socket", "json"):
+        (made.site / f"{name}.py").write_text(
+            'raise ImportError("a backport for old Pythons, which must not come before the real one")'
+        )
     (made.site / "config").mkdir()
     (made.site / "config" / "default.yaml").write_text("of_another_package: true\n")
     return made
@@ -134,6 +139,8 @@ def _check_programs_of_bot(installed: Installed, bot: Path, program: str, root: 
         folder.chmod(mode & ~0o222)
     try:
         installed.run(installed.python, "my_bot.py", cwd=bot)
+        errors = Paths(bot / root).logs / "worker_stderr.txt"
+        assert not errors.exists() or errors.read_text() == ""
         options = [] if root == "local_training" else ["--root", root]
         installed.run(installed.script, "learn", "--drain", "--quiet", *options, cwd=bot)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,10 @@ _CHECKOUT = PACKAGE_PARENT.parent
 _IS_CHECKOUT = PACKAGE_PARENT.name == "src" and (_CHECKOUT / "run_with_training.py").is_file() and (_CHECKOUT / "tools").is_dir()
 CHECKOUT = _CHECKOUT if _IS_CHECKOUT else None
 """The folder that holds run_with_training.py, local_training/ and tools/; None where the package is installed from a wheel."""
+
+CHILD_FOLDER = Path(sys.prefix) if CHECKOUT is None else PACKAGE_PARENT
+"""Where child processes start: `python -m` looks here first. Not in site-packages, as packages bring backports of modules that
+Python has (`pip install argparse`), and those would come before the real ones."""
 
 
 def default_root() -> Path:

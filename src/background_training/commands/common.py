@@ -41,6 +41,15 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def find_modules_of_current_folder() -> None:
+    """Let `--game module:ID` name a module of the current folder, which a console script does not look into.
+
+    The path ends with it, so that no file there shadows an installed module. Child processes get the same path.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def output_file(text: str) -> Path:
     """The file that a user wants written; it is renamed into place, which would put it where a device or a pipe was."""
     path = Path(text)

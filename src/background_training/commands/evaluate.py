@@ -60,6 +60,7 @@ class _Contender(NamedTuple):
 
 
 def _run(options: argparse.Namespace) -> int:
+    common.find_modules_of_current_folder()
     from background_training.ipc.process_limits import lower_priority
     from background_training.runs import evaluation, root_game
     from background_training.runs.gymnasium_game import GymnasiumGame

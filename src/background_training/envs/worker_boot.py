@@ -14,8 +14,8 @@ import sys
 from background_training.envs import worker_platform
 
 BOOT_CODE = (
-    "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from background_training.envs import worker_boot; worker_boot.main(sys.argv[2:])"
+    "import sys; del sys.path[0]; import json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from background_training.envs import worker_boot; worker_boot.main(sys.argv[1:])"
 )
 
 

@@ -77,8 +77,8 @@ def launch(start_method: str, memory: Any, stderr: Any) -> Launched:
 def boot_command(kind: str, *details: object) -> list[str]:
     """The command line that becomes a worker without loading the caller's main module."""
     executable = os.fsdecode(multiprocessing.spawn.get_executable() or sys.executable)
-    search_path = json.dumps([entry or str(Path.cwd()) for entry in sys.path])
-    return [executable, "-c", worker_boot.BOOT_CODE, _PACKAGE_PARENT, search_path, kind, *map(str, details)]
+    search_path = json.dumps([*(entry or str(Path.cwd()) for entry in sys.path), _PACKAGE_PARENT])
+    return [executable, "-c", worker_boot.BOOT_CODE, search_path, kind, *map(str, details)]
 
 
 def worker_environment() -> dict[str, str]:

@@ -16,7 +16,7 @@ from background_training.ipc.json_lines import Channel, Message
 from background_training.ipc.process_group import ProcessGroup
 from background_training.ipc.process_limits import limit_blas_threads
 from background_training.ipc.supervision import ALIVE, LOOKS, Watchdog
-from background_training.paths import PACKAGE_PARENT
+from background_training.paths import CHILD_FOLDER, PACKAGE_PARENT
 
 EXIT_SECONDS = 5.0
 """How long a child may take to exit after it has closed its output."""
@@ -57,7 +57,7 @@ def start(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        cwd=PACKAGE_PARENT,  # where "-m" looks first; the caller's folder may hold modules of the same names
+        cwd=CHILD_FOLDER,  # where "-m" looks first; the caller's folder may hold modules of the same names
         env=environment(),
         **process_group.start_options(own_group=own_group),
     )
@@ -67,8 +67,9 @@ def environment() -> dict[str, str]:
     """The environment of a child: our packages are found, as are the caller's; one BLAS thread; texts are UTF-8."""
     inherited = dict(os.environ)
     limit_blas_threads(inherited)
-    paths = [str(PACKAGE_PARENT), *filter(None, inherited.get("PYTHONPATH", "").split(os.pathsep))]
-    paths += [entry if entry else os.getcwd() for entry in sys.path]
+    # In the caller's order, so that a module of Python's own is never looked for in site-packages.
+    paths = [*filter(None, inherited.get("PYTHONPATH", "").split(os.pathsep)), *(entry or os.getcwd() for entry in sys.path)]
+    paths.append(str(PACKAGE_PARENT))
     return {**inherited, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONIOENCODING": "utf-8"}
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -138,8 +136,6 @@ class GymnasiumGame:
         """
         try:
             # A game of one's own need not know of render modes.
-            if ":" in game and os.getcwd() not in sys.path:
-                sys.path.append(os.getcwd())  # last, so that no file there shadows an installed module
             asked: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
             self._env = gymnasium.make(game, **asked)
             self._observations = self._env.observation_space
