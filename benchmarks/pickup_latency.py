@@ -6,7 +6,6 @@ Both from the rename into the buffer, with the governor off. The peer makes the 
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import threading
@@ -26,6 +25,7 @@ from episodes import ACTION_COUNT, STATE_WIDTH, Copies, arrays
 
 from background_training.algo import train_step
 from background_training.episodes import episode
+from background_training.ipc.json_lines import Message
 from background_training.learner.supervisor import Supervisor
 from background_training.paths import Paths
 from background_training.settings import GovernorSettings, LearningSettings, Settings
@@ -67,10 +67,9 @@ class _Listening(Supervisor):
         self.trained = threading.Condition()
         self._in_hand: list[str] = []
 
-    def _hear(self, line: bytes) -> None:
+    def _handle(self, event: Message) -> None:
         moment = time.perf_counter()
-        super()._hear(line)
-        event = json.loads(line)
+        super()._handle(event)
         if event["event"] != "training":
             return
         self.read_at.update(dict.fromkeys(event["names"], moment))

@@ -160,7 +160,7 @@ def test_killed_again_and_again_under_load(paths: Paths, tmp_path: Path) -> None
     counted = Counter(name for name, _ in learner_runs.trained(paths))
     lost, twice = set(deposited) - set(counted), [name for name, times in counted.items() if times > 1]
     print(f"{sum(kills.values())} kills {dict(kills)}, {len(deposited)} episodes, version {done['model_version']}, {reads} reads")
-    assert not lost and not twice and set(counted) == set(deposited)
+    assert not lost and not twice and set(counted) == set(deposited), (sorted(lost)[:3], twice[:3], episodes.fates(paths))
     assert (torn, backwards) == (0, 0) and reads > 0
     found = episodes.fates(paths)
     assert found["buffer"] == [] and sorted(deposited) == found["trained"]
