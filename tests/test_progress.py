@@ -11,7 +11,7 @@ import pytest
 from fakes import FakeClock
 
 from background_training.commands import common, rebuild, tensorboard
-from background_training.commands.common import Progress
+from background_training.commands.common import ProgressBar
 from background_training.paths import Paths
 
 
@@ -24,7 +24,7 @@ class _Terminal(io.StringIO):
 def test_in_a_pipe_a_line_every_ten_seconds(seconds_each: float, lines: int) -> None:
     """A short command prints none, a long one is never silent for longer than its next piece of work."""
     out, clock = io.StringIO(), FakeClock()
-    progress = Progress("replays", out=out, clock=clock)
+    progress = ProgressBar("replays", out=out, clock=clock)
     for done in range(1, 32):
         clock.advance(seconds_each)
         progress.show(done, 31)
@@ -35,7 +35,7 @@ def test_in_a_pipe_a_line_every_ten_seconds(seconds_each: float, lines: int) -> 
 def test_on_a_terminal_a_bar_that_is_redrawn() -> None:
     """Every piece of work shows at once; the end leaves the line."""
     out, clock = _Terminal(), FakeClock()
-    progress = Progress("replays", out=out, clock=clock)
+    progress = ProgressBar("replays", out=out, clock=clock)
     for done in (1, 2):
         clock.advance(0.5)
         progress.show(done, 4)
@@ -46,10 +46,10 @@ def test_on_a_terminal_a_bar_that_is_redrawn() -> None:
 def test_a_quiet_one_and_an_empty_one_say_nothing() -> None:
     """Neither a division by nothing nor an empty line."""
     out = _Terminal()
-    Progress("replays", enabled=False, out=out).show(1, 2)
-    Progress("replays", out=out).end()
+    ProgressBar("replays", enabled=False, out=out).show(1, 2)
+    ProgressBar("replays", out=out).end()
     assert out.getvalue() == ""
-    Progress("replays", out=out).show(0, 0)
+    ProgressBar("replays", out=out).show(0, 0)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _folder(text: str) -> Path:
-    """A folder's name; an empty one, as of a script's unset variable, would mean the folder where one stands."""
+    """A folder's name; an empty one, as from an unset variable of a script, would mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("the name of a folder is needed, and it is empty")
     return Path(text)
@@ -51,7 +51,7 @@ def find_modules_of_current_folder() -> None:
 
 
 def output_file(text: str) -> Path:
-    """The file that a user wants written; it is renamed into place, which would put it where a device or a pipe was."""
+    """The name of an output file; since it is renamed into place, it must not be a device or a pipe."""
     path = Path(text)
     if not text or (path.exists() and not path.is_file()):
         raise argparse.ArgumentTypeError(f"the name of a file is needed, and {text!r} is none")
@@ -59,7 +59,7 @@ def output_file(text: str) -> Path:
 
 
 def check_there_is_a_run(paths: Paths) -> None:
-    """Make no folders under a mistyped name.
+    """Refuse a root without data, so that a mistyped name makes no folders.
 
     Raises:
         MachineError: no learner has worked in this root.
@@ -98,7 +98,7 @@ _REASONS = {
     errno.EINVAL: "the file system allows no such name",
     errno.ELOOP: "its links lead in a circle",
 }
-"""What the numbers of the system's errors mean, in words."""
+"""The system's error numbers in words."""
 
 
 def check_root(root: Path) -> None:
@@ -109,7 +109,7 @@ def check_root(root: Path) -> None:
         MachineError: the machine does not let this user reach it, or make it.
     """
     try:
-        os.stat(root / "data")  # below it: a root that may not be entered is of no use
+        os.stat(root / "data")  # a path below it, since the root must be enterable
     except ValueError:  # a NUL, or letters that no file system can store
         raise _no_root(root, "a name without NUL and half letters is needed") from None
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def check_root(root: Path) -> None:
 
 
 def make_root(root: Path) -> None:
-    """Make a root's folder, if it is not there; for commands that write to it.
+    """Make a root's folder if it is missing; for commands that write to it.
 
     Raises:
         SettingsError, MachineError: as `check_root` does.
@@ -160,12 +160,12 @@ def _file_in_the_way(root: Path) -> str:
 
 
 def reason_of(error: OSError) -> str:
-    """Why the machine failed, in words; the system's own where we have none."""
+    """Why the machine failed, in words; the system's own text if `_REASONS` has none."""
     return _REASONS.get(error.errno or 0, error.strerror or str(error))
 
 
 def answer(text: str) -> None:
-    """Print what was asked for; whoever reads along may go away when he has seen enough, which ends no command."""
+    """Print a result; a reader that closes the pipe, such as head, does not end the command."""
     with contextlib.suppress(BrokenPipeError):
         print(text)
 
@@ -184,7 +184,7 @@ def run(
     options = parser.parse_args(arguments)
     _print_what_the_console_lacks_as_escapes()
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    with contextlib.suppress(ValueError):  # only a main thread may say what a signal means
+    with contextlib.suppress(ValueError):  # only the main thread may set a handler
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = command(options)
@@ -196,17 +196,17 @@ def run(
         return _failed(error, error.exit_code, options.debug)
     except OSError as error:
         return _failed(error, MachineError.exit_code, options.debug)
-    except Exception as error:  # noqa: BLE001  # the process's main: whatever it is, it becomes a line and a code
+    except Exception as error:  # noqa: BLE001  # the process's main: it becomes a line and an exit code
         if script.was_interrupted(error):
             return script.INTERRUPTED
         return _failed(error, 1, options.debug)
 
 
 def _write_out() -> None:
-    """Write what stdout still holds, rather than leave it to the end of the process, which would have a code of its own.
+    """Flush stdout here and not at the end of the process, which would set an exit code of its own.
 
     Raises:
-        OSError: the disk is full, say; but not that nobody reads any more.
+        OSError: the disk is full, for example; not for a closed pipe.
     """
     if sys.stdout is None:
         return
@@ -235,16 +235,15 @@ def _failed(error: Exception, exit_code: int, debug: bool) -> int:
 
 
 def _print_what_the_console_lacks_as_escapes() -> None:
-    """Else a file's name that Windows' console has no letters for would end a command."""
+    """Print characters that the console lacks as escapes; otherwise a file name would end a command on Windows."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-class Progress:
-    """How far a long piece of work has come, on stderr.
+class ProgressBar:
+    """Shows the progress of a long command on stderr.
 
-    On a terminal a bar that is redrawn; elsewhere a line of its own every ten seconds, so that a log or a pipe is not silent
-    for minutes and not flooded either, and a short command prints none.
+    On a terminal it is a bar that is redrawn, elsewhere a line every ten seconds: enough for a log, and none for a short command.
     """
 
     def __init__(
@@ -258,7 +257,7 @@ class Progress:
         self._is_open = False
 
     def show(self, done: int, total: int) -> None:
-        """So many of so many are done."""
+        """Show that `done` of `total` are done."""
         now = self._clock()
         if not self._enabled or (not self._is_terminal and now - self._said < _PIPED_SECONDS):
             return
@@ -273,7 +272,7 @@ class Progress:
             print(f"[INFO] {words}", file=self._out, flush=True)
 
     def end(self) -> None:
-        """Leave the bar's line, if there is one."""
+        """End the bar's line, if there is one."""
         if self._is_open:
             print(file=self._out)
             self._is_open = False

@@ -93,7 +93,7 @@ def _rebuilt(paths: Paths, options: argparse.Namespace) -> Checkpoint:
     else:
         made = replay_log.replay(paths, begin.groups, begin.start, begin.before)
     newest = None
-    progress = common.Progress("versions")
+    progress = common.ProgressBar("versions")
     try:
         for done, newest in enumerate(made, 1):  # noqa: B007  # the last one is wanted
             progress.show(done, len(begin.groups))

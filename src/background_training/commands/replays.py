@@ -84,7 +84,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _read_all(archive: ReplayArchive, options: argparse.Namespace) -> None:
     """Read until nothing new is found; with --watch, until interrupted."""
-    progress = common.Progress("replays", enabled=not options.quiet)
+    progress = common.ProgressBar("replays", enabled=not options.quiet)
     retry_failed = options.retry_failed
     try:
         while True:
@@ -102,7 +102,7 @@ def _read_all(archive: ReplayArchive, options: argparse.Namespace) -> None:
         archive.write_summary()
 
 
-def _read(archive: ReplayArchive, waiting: list[str], progress: common.Progress) -> None:
+def _read(archive: ReplayArchive, waiting: list[str], progress: common.ProgressBar) -> None:
     saved = time.monotonic()
     with WorkerPool(archive.settings, archive.paths.replay_results) as pool:
         for done, (path, result) in enumerate(pool.read(waiting), 1):

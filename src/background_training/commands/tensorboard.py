@@ -47,7 +47,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _first_look(follower: Follower) -> int:
-    progress = common.Progress("batches")
+    progress = common.ProgressBar("batches")
     try:
         return follower.look(progress.show)
     finally:

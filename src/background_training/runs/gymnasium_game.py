@@ -1,4 +1,4 @@
-"""Any Gymnasium game with a Box or Discrete observation, as our agent plays it."""
+"""A Gymnasium game with a Box or Discrete observation, played by RLAgent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from background_training.spaces import ActionSpace
 Array = npt.NDArray[Any]
 
 RESULT = "Finished"
-"""The result in an episode's name and meta: these games know no victory."""
+"""The result in an episode's name and meta: Gymnasium games have no victory."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class GameResult:
 
 @dataclass(frozen=True)
 class GameFacts:
-    """What tells one game from another: its Gymnasium id, and what its states and actions are."""
+    """What identifies a game: its Gymnasium id, its state width and its actions."""
 
     id: str
     state_width: int
@@ -49,9 +49,9 @@ class GameFacts:
 
 @dataclass(frozen=True)
 class GameFault:
-    """An exception that came out of a game, as plain text, so that a worker process can hand it on.
+    """An exception that a game has raised, as plain text, so that a child process can report it.
 
-    kind: its type and the place where it was raised; the same error met again has the same kind.
+    kind: its type and the place where it was raised; the same for a repeated error.
     """
 
     reason: str
@@ -64,7 +64,7 @@ class GameFault:
         """Describe an exception.
 
         Raises:
-            KeyboardInterrupt: Ctrl+C is behind it: in the middle of a library it may come out as another error.
+            KeyboardInterrupt: Ctrl+C is its cause; a library may have turned that into another error.
         """
         cause: BaseException | None = error
         while cause is not None:
@@ -72,8 +72,8 @@ class GameFault:
                 raise KeyboardInterrupt from None
             cause = cause.__cause__ or cause.__context__
         if isinstance(error, SettingsError) and error.__cause__ is not None:
-            error = error.__cause__  # of a game that could not be made
-        # By the traceback module, as a stranger's exception may raise when it is asked for its text.
+            error = error.__cause__  # the cause why a game could not be made
+        # By the traceback module, since str() of a game's exception may raise.
         reason = " ".join("".join(traceback.format_exception_only(type(error), error)).split())[:_LONGEST_REASON]
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
@@ -113,14 +113,14 @@ Outcome = GameResult | LostGame
 _LONGEST_REASON, _LONGEST_TRACE = 500, 50_000
 
 GAME_ERRORS = (Exception, SystemExit)
-"""What a game may raise at the cost of its own episode alone: a library that calls sys.exit() must not end a run."""
+"""What a game may raise at the cost of its own episode only; a library that calls sys.exit() must not end a run."""
 
 
 class GymnasiumGame:
     """One Gymnasium environment; states are flat float32 vectors, a Discrete observation is one-hot.
 
     Attributes:
-        steps: of the game that `play` plays, or has played last; also when it raised.
+        steps: of the game that `play` plays or has played last, even if it raised.
     """
 
     def __init__(self, game: str, render_mode: str | None = None) -> None:
@@ -131,11 +131,11 @@ class GymnasiumGame:
             render_mode: "human" shows it in a window.
 
         Raises:
-            SettingsError: there is no such game, its packages are missing, its constructor raises, or its spaces are of
-                another kind.
+            SettingsError: the game is unknown, its packages are missing, its constructor raises, or its spaces are not
+                supported.
         """
         try:
-            # A game of one's own need not know of render modes.
+            # A user's game need not have a render_mode argument.
             asked: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
             self._env = gymnasium.make(game, **asked)
             self._observations = self._env.observation_space
@@ -159,12 +159,12 @@ class GymnasiumGame:
 
     @property
     def facts(self) -> GameFacts:
-        """What tells this game from others."""
+        """The id, state width and actions of this game."""
         return GameFacts(self._env.spec.id if self._env.spec else "", self.state_width, self.actions)
 
     @property
     def actions(self) -> ActionSpace:
-        """What the agent chooses among."""
+        """The agent's action space."""
         return self._actions.space
 
     @property
@@ -173,7 +173,7 @@ class GymnasiumGame:
         return self._actions.flat
 
     def reset(self, seed: int) -> Array:
-        """Begin a game; its first state."""
+        """Start a game; its first state."""
         return self._vector(self._env.reset(seed=seed)[0])
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool]:
@@ -182,7 +182,7 @@ class GymnasiumGame:
         return self._vector(observation), one_number(reward), bool(terminated), bool(truncated)
 
     def meta(self, number: int, seed: int) -> dict[str, Any]:
-        """What an episode file says about the game of this number."""
+        """The meta of the episode of this game."""
         return {"game": self._env.spec.id if self._env.spec else "", "seed": seed, "number": number}
 
     def play(

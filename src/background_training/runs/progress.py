@@ -1,4 +1,4 @@
-"""What is seen while games are played: a moving bar on a terminal, a line now and then anywhere else."""
+"""Shows the progress of a run: a bar on a terminal, otherwise a line every two seconds."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def display(games: int | None, *, quiet: bool, before: int = 0) -> Iterator[Show
     """Show progress while inside; call the yielded function after each game.
 
     Args:
-        games: how many there will be, or None if nobody knows.
-        before: how many of them were played before.
+        games: their number, or None without an end.
+        before: the number of those that were played before.
 
-    The function takes the game's result, all returns, the model's version, and why the learner does not keep up, if so.
+    The function takes the game's result, all returns, the model's version, and why the learner lags behind, or "".
     """
     if quiet:
         yield lambda result, returns, version, starved: None

@@ -1,7 +1,7 @@
-"""Which game a root belongs to: one root, one game, whose model, episodes, CSV and curve lie in it.
+"""The game of a root: one root holds the model, episodes, CSV and curve of one game.
 
 The first run of a root writes the game's id, state width and actions to logs/game.json. Older roots have no such file:
-their game is that of the run that was interrupted, or of the newest episode; where neither names one, the model decides.
+their game is that of the interrupted run or of the newest episode; without either, only the model's sizes are compared.
 
 Two variants of a game under one id (other keyword arguments or wrappers, registered under the same name) are the same game
 here as long as states and actions are the same: register a variant under an id of its own, and give it a root of its own.
@@ -35,14 +35,14 @@ _OTHER_ROOT = "One root holds one game: use another --root for this one. Nothing
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether two names mean one game: a module in front is no part of its id, and a version may be left out of one."""
+    """Whether two names mean one game: the module before a colon is ignored, and one of them may lack the version."""
     first, second = (name.rpartition(":")[2] for name in (one, other))
     plain = [re.sub(r"-v\d+$", "", name) for name in (first, second)]
     return first == second or (plain[0] == plain[1] and (first == plain[0] or second == plain[1]))
 
 
 def known(paths: Paths) -> str:
-    """The name by which the root's game can be made; "" if nothing names one."""
+    """The name by which the root's game can be made; "" if it is unknown."""
     if (record := _record(paths)) is not None:
         return str(record["game"])
     with contextlib.suppress(BackgroundTrainingError, OSError):
@@ -55,11 +55,11 @@ def choose(paths: Paths, asked: str | None, default: str) -> str:
     """The game to play in a root.
 
     Args:
-        asked: the game that the user names, or None.
+        asked: the game that the user has named, or None.
         default: the game for a root that has none yet.
 
     Raises:
-        SettingsError: the root is another game's.
+        SettingsError: the root holds another game.
     """
     name = known(paths)
     if not asked:
@@ -73,7 +73,7 @@ def of_settings(settings: Settings, flag: str | None) -> str:
     """The game to play under these settings: the flag's, a file's or the environment's, the root's, or the default.
 
     Raises:
-        SettingsError: the root is another game's.
+        SettingsError: the root holds another game.
     """
     default = settings_file.load().games.game
     named = flag or (settings.games.game if settings.games.game != default else None)
@@ -81,10 +81,10 @@ def of_settings(settings: Settings, flag: str | None) -> str:
 
 
 def check(paths: Paths, name: str, facts: GameFacts) -> None:
-    """Refuse a game that has been made, if the root's states or actions are others.
+    """Refuse a game whose states or actions are not those of the root.
 
     Raises:
-        SettingsError: what the root records of its game, or its model, does not fit.
+        SettingsError: it does not match logs/game.json or the model.
     """
     found = _facts_of(paths)
     if found is None:
@@ -97,7 +97,7 @@ def check(paths: Paths, name: str, facts: GameFacts) -> None:
 
 
 def record(paths: Paths, name: str, facts: GameFacts) -> None:
-    """Write down which game is played here, unless that is known. A record that can't be written fails no run."""
+    """Write logs/game.json, unless it exists. A failure is logged and does not end the run."""
     if _record(paths) is not None:
         return
     content = {"format": _FORMAT, "game": name, "id": facts.id, "state_width": facts.state_width}
@@ -106,11 +106,11 @@ def record(paths: Paths, name: str, facts: GameFacts) -> None:
         paths.logs.mkdir(parents=True, exist_ok=True)
         atomic_files.write_atomically(paths.game, (json.dumps(content, indent=1) + "\n").encode(), durable=True)
     except OSError as error:
-        logger.warning("%s not written, so a later run does not know which game is played here: %s", paths.game, error)
+        logger.warning("%s not written, so a later run will have to be given --game: %s", paths.game, error)
 
 
 def _record(paths: Paths) -> dict[str, Any] | None:
-    """What logs/game.json holds; None if it is missing or damaged: then the rest of the root says what it can."""
+    """The content of logs/game.json; None if it is missing or malformed."""
     try:
         content = json.loads(atomic_files.read_regular_file(paths.game, _MOST_BYTES))
         if content["format"] != _FORMAT or not (isinstance(content["game"], str) and content["game"]):
@@ -126,18 +126,18 @@ def _record(paths: Paths) -> dict[str, Any] | None:
 
 
 def _facts_of(paths: Paths) -> tuple[str, int, Any] | None:
-    """State width and actions of the root's game, and what says so."""
+    """The file that describes the root's game, its state width and its actions."""
     if (found := _record(paths)) is not None:
         return str(paths.game), found["state_width"], found["actions"]
     try:
         model = model_store.read(paths.model, model_store.POLICY_KEYS)
     except (ModelMissingError, ModelError, OSError):
-        return None  # the learner mends it, from the history or the ledger
+        return None  # the learner repairs it from the history or the ledger
     return str(paths.model), model.state_width, model.actions.as_json()
 
 
 def _of_newest_episode(paths: Paths) -> str:
-    """The game that the newest episodes name in their meta; trained ones first, as those are what the model is of."""
+    """The game in the meta of the newest episodes; trained ones first, since the model was trained on them."""
     for folder in (paths.archive, paths.buffer):
         for path in _newest(folder):
             with contextlib.suppress(EpisodeError, OSError):
