@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from background_training.envs import worker_platform
-from background_training.envs.doorbell import RACE_SECONDS
 from background_training.envs.env_host import News
 from background_training.envs.worker_handle import WorkerFault, WorkerHandle
 from background_training.envs.worker_supervisor import Fleet
@@ -58,9 +57,6 @@ class Gathering:
                     slow.append(handle)
             except WorkerFault as fault:
                 self._fail(handle, fault)
-        if self._fleet.watch.readable_now():
-            # A game may have closed a link, or written into it, and its worker answered nevertheless.
-            return [handle for handle in asked if not handle.closed]
         return slow
 
     def wait(self, pending: list[WorkerHandle], kind: str, limit_seconds: float, timeout: float | None = None) -> None:
@@ -78,8 +74,6 @@ class Gathering:
         start = time.monotonic()
         for handle in pending:
             handle.expect(kind, start + limit_seconds)
-            handle.listen()
-        patience = RACE_SECONDS
         while pending:
             now = time.monotonic()
             for handle in tuple(pending):
@@ -92,8 +86,7 @@ class Gathering:
                 return
             if timeout is not None and now - start >= timeout:
                 raise multiprocessing.TimeoutError(f"The call to `{kind}_wait` has timed out after {timeout} second(s).")
-            worker_platform.wait_readable([handle.link for handle in pending if not handle.closed], patience)
-            patience = _LOOK_SECONDS
+            worker_platform.wait_readable([handle.link for handle in pending if not handle.closed], _LOOK_SECONDS)
 
     def _has_answered(self, handle: WorkerHandle, kind: str, limit_seconds: float, now: float) -> bool:
         try:

@@ -14,10 +14,9 @@ import cloudpickle
 from gymnasium import Space
 
 from background_training.envs import worker_platform
-from background_training.envs.doorbell import RACE_SECONDS, WorkersBell
 from background_training.envs.env_host import EnvHost, HostPlan, News
 from background_training.envs.framing import RING, FrameReader, pack
-from background_training.envs.shared_block import SharedBlock
+from background_training.envs.shared_block import ANSWERED, ASKED, SharedBlock
 
 FIRST_OBSERVATIONS = 2
 """The observation batch that a new worker's first observations go to."""
@@ -43,15 +42,15 @@ class StartOrder:
 
     layout: None for the very first workers, which are asked for their spaces before the memory can be laid out.
     first_seeds: per env to reset at once, its seed; None waits for the order.
-    line: which of `SharedBlock.lines` is the worker's doorbell.
-    look_seconds: how long either side looks for the other before it sleeps.
+    line: which of `SharedBlock.lines` is the worker's.
+    spin_seconds: how long a worker polls its link before it sleeps.
     """
 
     plan: HostPlan
     layout: Layout | None
     first_seeds: dict[int, int | None] | None
     line: int
-    look_seconds: float
+    spin_seconds: float
 
 
 class EnvWorker:
@@ -63,7 +62,8 @@ class EnvWorker:
         self._receive = link.receiver()
         self._reader = FrameReader()
         self._waiting: list[Any] = []
-        self._bell: WorkersBell | None = None
+        self._words: memoryview | None = None
+        self._taken = 0
 
     def run(self) -> None:
         """Build the envs and serve until told to close."""
@@ -97,28 +97,27 @@ class EnvWorker:
     def _attach(self, layout: Layout) -> None:
         block = layout.view(self._shared.map(layout.byte_count))
         self._host.attach(block)
-        self._bell = WorkersBell(memoryview(block.lines[self._order.line]), self._order.plan.generation)
+        self._words = memoryview(block.lines[self._order.line])
+        self._taken = self._words[ASKED]
+        self._receive = self._link.receiver(self._order.spin_seconds)
 
     def _next_data(self) -> bytes:
-        """Step as the shared memory asks for it, until more than a ring comes through the link."""
-        bell, receive, send, step = self._bell, self._receive, self._link.send, self._host.step
-        if bell is None:
+        """Take the steps that are asked for through shared memory, until more than a ring comes through the link."""
+        words, receive, send, step = self._words, self._receive, self._link.send, self._host.step
+        if words is None:
             return receive()
-        question, answer = bell.question, bell.answer
-        while True:
-            batch = question()
-            if batch < 0 and bell.looked_in_vain and not worker_platform.wait_readable([self._link], RACE_SECONDS):
-                batch = question(look=False)
-            if batch < 0:
-                data = receive()
-                if data != RING:
-                    return data
+        while (data := receive()) == RING:
+            asked = words[ASKED]
+            if asked == self._taken:
                 continue
-            news = step(batch)
-            if news is not None:
-                send(pack(("step", news)))
-            if answer(with_news=news is not None):
+            self._taken = asked
+            news = step(asked & 15)
+            if news is None:
+                words[ANSWERED] = asked
                 send(RING)
+            else:
+                send(pack(("step", news)))
+        return data
 
     def _handle(self, data: bytes) -> bool:
         if not data:

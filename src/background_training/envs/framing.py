@@ -1,6 +1,6 @@
 """The bytes between a vector env and its workers: a one-byte ring to wake the other side, checked frames for all else.
 
-A step whose actions and results all lie in shared memory needs a ring at most (doorbell.py). Anything with content is a
+A step whose actions and results all lie in shared memory needs one ring each way. Anything with content is a
 frame: mark, length, checksum, pickle. A stray print or a mad game that writes into the pipe is found out by mark or checksum.
 """
 

@@ -9,7 +9,11 @@ import numpy as np
 from gymnasium import Space
 
 from background_training.envs import shared_observations
-from background_training.envs.doorbell import LINE_WORDS
+
+LINE_WORDS = 16
+"""int64 words of one worker: a cache line that the parent writes, and one that the worker writes."""
+ASKED, ANSWERED = 0, 8
+"""In a line: the step that is asked for (its number times 16, plus the observation batch), and the one that is done."""
 
 NOBODY = 0
 """In `owner`: no worker steps this row."""
@@ -22,7 +26,7 @@ class SharedBlock:
 
     owner: [N] int32, the generation of the worker that steps the row; written by the parent only.
     progress: [N] uint32, odd while the env's own code runs; written by the worker.
-    lines: [2 N, 16] int64, the doorbell of every worker; each slot has two, for its worker and its standby.
+    lines: [2 N, 16] int64, which step every worker is asked for and has done; each slot has two, for worker and standby.
     hold: [N] bool, asks a worker in SAME_STEP mode to leave a finished episode's last observation in the row.
     rewards, terminations, truncations: [N], results of the last step.
     observations: three batches or more, or None: two that steps go to in turns (observation_batches.py), one for first

@@ -16,7 +16,7 @@ import cloudpickle
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from background_training.envs import doorbell, worker_platform
+from background_training.envs import worker_platform
 from background_training.envs.env_host import EnvFactory, EnvHost, HostPlan
 from background_training.envs.env_restart_budget import RestartBudget
 from background_training.envs.env_worker import Layout, StartOrder
@@ -74,9 +74,8 @@ class Roster:
         self.settings = settings
         self.memory = memory
         self.slots = [Slot(group, lines=(2 * number, 2 * number + 1)) for number, group in enumerate(groups)]
-        # Looking pays where a core is idle for each worker and for this process; else it keeps the others from working.
-        may_look = doorbell.memory_is_ordered() and len(groups) < usable_cores()
-        self._look_seconds = settings.spin_microseconds * 1e-6 if may_look else 0.0
+        # Spinning pays where a core is idle for each worker and for this process; else it keeps the others from working.
+        self._spin_seconds = settings.spin_microseconds * 1e-6 if len(groups) < usable_cores() else 0.0
         self.rows = [Row(index) for index in range(len(factories))]
         self.slot_of = {index: slot for slot in self.slots for index in slot.envs}
         self.attributes: dict[int, dict[str, Any]] = {}
@@ -87,7 +86,6 @@ class Roster:
         self.locals: list[LocalHost] = []
         self.retiring: list[tuple[WorkerHandle, float]] = []
         self.stepping: tuple[WorkerHandle, ...] = ()
-        self.watch = worker_platform.Watch(())
         self.busy = True
         self.steps = 0
         self.budget = RestartBudget(
@@ -127,7 +125,7 @@ class Roster:
         taken = None if slot.handle is None else slot.handle.order.line
         line = slot.lines[0] if taken != slot.lines[0] else slot.lines[1]
         plan = HostPlan(envs, attributes, self._generations, self.mode)
-        order = StartOrder(plan, self.layout, seeds, line, self._look_seconds)
+        order = StartOrder(plan, self.layout, seeds, line, self._spin_seconds)
         slot.restart_at, slot.resting, slot.started_at = None, False, now
         handle = WorkerHandle(order, self.memory, self.settings.start_method, capture_stderr=self.settings.capture_stderr)
         if self.block is not None:
@@ -164,7 +162,6 @@ class Roster:
         """Find anew who has rows to step."""
         hosts = {id(row.host) for row in self.rows if row.state in (RowState.LIVE, RowState.REBUILT)}
         self.stepping = tuple(handle for _, handle in self.handles() if id(handle) in hosts)
-        self.watch = worker_platform.Watch(handle.link for handle in self.stepping)
 
     def handles(self) -> Iterator[tuple[Slot, WorkerHandle]]:
         """Every worker that is up, but for the retired."""

@@ -128,11 +128,10 @@ class ResilientAsyncVectorEnv(VectorFace):
         self._singles = singles
         self._step_number = number = self._step_number + 1
         batch = self._batches.advance()
-        handles = fleet.stepping
-        for handle in handles:
+        for handle in fleet.stepping:
             try:
                 if singles is None:
-                    handle.ask_step(number, batch, wait_first=handle is handles[-1])
+                    handle.ask_step(number, batch)
                 else:
                     handle.send("step", batch, {index: singles[index] for index in handle.envs})
             except WorkerFault as fault:

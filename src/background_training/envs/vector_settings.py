@@ -67,7 +67,7 @@ class VectorSettings:
 
     spin_microseconds: int = setting(
         200,
-        "Time vector env and workers look for each other before they sleep, if there are more cores than workers; 0: none.",
+        "Time a worker polls before it sleeps, the vector env twice as long, if there are more cores than workers; 0: none.",
         at_least=0,
         at_most=1000,
     )

@@ -12,11 +12,10 @@ import cloudpickle
 import numpy as np
 import psutil
 
-from background_training.envs import worker_platform, worker_process
-from background_training.envs.doorbell import RACE_SECONDS, ParentsBell
+from background_training.envs import worker_process
 from background_training.envs.env_worker import StartOrder
 from background_training.envs.framing import RING, FrameReader, pack
-from background_training.envs.shared_block import SharedBlock
+from background_training.envs.shared_block import ANSWERED, ASKED, SharedBlock
 from background_training.envs.vector_errors import GarbledMessageError
 
 _STDERR_KEPT_BYTES = 4000
@@ -58,7 +57,8 @@ class WorkerHandle:
         self._seen_progress = b""
         self._reader = FrameReader()
         self._items: list[Any] = []
-        self._bell: ParentsBell | None = None
+        self._words: memoryview | None = None
+        self._asked = -1
         self._stderr: Any = tempfile.TemporaryFile() if capture_stderr else None  # noqa: SIM115  # lives as long as the handle
         try:
             self.process, self.link, self._let_go = worker_process.launch(start_method, memory, self._stderr)
@@ -66,16 +66,14 @@ class WorkerHandle:
             self._close_stderr()
             raise
         self.closed = False
-        self._receive = self.link.receiver()
+        # Twice as long as a worker, which waits for the caller's thoughts only, not for a step.
+        self._receive = self.link.receiver(2 * order.spin_seconds)
         with contextlib.suppress(OSError):  # it has died already; whoever waits for its answer will see that
             self.link.send(pack(cloudpickle.dumps(order)))
 
     def attach(self, block: SharedBlock) -> None:
         """Connect to the memory that steps are asked for and answered through."""
-        self._bell = ParentsBell(memoryview(block.lines[self.order.line]), self.generation, self.order.look_seconds, self._move)
-
-    def _move(self) -> None:
-        worker_platform.move_to_another_core(self.process.pid)
+        self._words = memoryview(block.lines[self.order.line])
 
     def expect(self, kind: str, deadline: float) -> None:
         """Note what answer is awaited, and until when."""
@@ -89,19 +87,22 @@ class WorkerHandle:
         Raises:
             WorkerFault: it can't be sent: the worker is gone, or reads nothing.
         """
-        if self._bell is not None:
-            self._bell.point_to_link()
+        self._asked = -1
         self._send_bytes(pack(message))
 
-    def ask_step(self, step: int, batch: int, *, wait_first: bool) -> None:
-        """Ask for a step whose actions lie in shared memory; see ParentsBell.
+    def ask_step(self, step: int, batch: int) -> None:
+        """Ask for a step whose actions lie in shared memory.
+
+        Args:
+            step: a number that differs from step to step.
+            batch: the observation batch to write to.
 
         Raises:
             WorkerFault: as `send`.
         """
-        assert self._bell is not None
-        if self._bell.ask(step, batch, wait_first=wait_first):
-            self._send_bytes(RING)
+        assert self._words is not None
+        self._words[ASKED] = self._asked = step << 4 | batch
+        self._send_bytes(RING)
 
     def _send_bytes(self, data: bytes) -> None:
         try:
@@ -111,12 +112,7 @@ class WorkerHandle:
 
     def has_stepped(self) -> bool:
         """Whether the step is done that `ask_step` has asked for, with no message about it."""
-        return self._bell is not None and self._bell.answered()
-
-    def listen(self) -> None:
-        """Have it ring when it has answered: nobody looks any more."""
-        if self._bell is not None:
-            self._bell.sleep()
+        return self._words is not None and bool(self._words[ANSWERED] == self._asked)
 
     def quick_answer(self) -> bool:
         """Wait a little for a step's answer without content; anything else is kept for `next_message`.
@@ -124,12 +120,6 @@ class WorkerHandle:
         Raises:
             WorkerFault: the link is closed, or what came is garbled.
         """
-        bell = self._bell
-        assert bell is not None
-        if bell.look_for_answer():
-            return bell.answered() and not self._items
-        if bell.looked_in_vain and (bell.answered() or not worker_platform.wait_readable([self.link], RACE_SECONDS)):
-            return bell.answered()
         try:
             data = self._receive()
         except BlockingIOError:
@@ -137,7 +127,7 @@ class WorkerHandle:
         except OSError as error:
             raise self._fault_of_closed_link(error) from None
         if data == RING and not self._items:
-            return bell.answered()
+            return self.has_stepped()
         self._take_in(data)
         return False
 
