@@ -81,7 +81,8 @@ def test_rows_of_an_env_that_is_away_end_nothing(mode):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_worker_that_dies_between_two_episodes_cuts_none(workers):
     """NEXT_STEP: the episode has ended, and the step that should have reset the env finds its worker dead."""
-    envs = Counter(make(AutoresetMode.NEXT_STEP, num_workers=workers))
+    # Long games: the one that is back first does not end while the other is awaited.
+    envs = Counter(make(AutoresetMode.NEXT_STEP, length=10**6, num_workers=workers))
     envs.reset(seed=1)
     envs.step([END, END])
     for worker in envs.env.health()["workers"]:

@@ -118,7 +118,7 @@ def test_the_learner_is_paused_and_resumed_by_who_knows_the_token(browser: Any, 
         page.click(f'{pressed}:has-text("Pause")')
         page.fill(".bt-token input", "guessed")
         page.keyboard.press("Enter")
-        page.wait_for_selector('.bt-token:has-text("That is not the token")')
+        page.wait_for_selector('.bt-token:has-text("Wrong token")')
         assert not paths.paused.exists()
         page.fill(".bt-token input", server.token)
         page.keyboard.press("Enter")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib.util
 import io
 import logging
 import os
@@ -48,6 +49,17 @@ def find_modules_of_current_folder() -> None:
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+
+
+def need_packages(*names: str) -> None:
+    """Check that packages which another process will import are installed.
+
+    Raises:
+        ModuleNotFoundError: one is not.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def output_file(text: str) -> Path:

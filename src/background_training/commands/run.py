@@ -55,6 +55,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.games is not None and options.games < 1:
         raise SettingsError("--games", options.games, "a whole number, at least 1, is needed", "command line")
     common.find_modules_of_current_folder()
+    if not options.no_training:
+        common.need_packages("psutil", "watchdog")  # which only the learner's process imports
     from background_training.runs import game_runner, greedy_games, root_game, run_log, run_state
     from background_training.runs.runner import TrainingRun
 
