@@ -2,7 +2,7 @@
 
 A sample is one step gone through once, by both networks. The peers are given advantages and targets ready made; ours makes
 them, keeps its normalisers and measures how far the policy has moved, on the clock. The worker uses the thread from
-`lesson.THREAD_HIDDEN` units on; here it is measured below that, too.
+`ppo_update.THREAD_HIDDEN` units on; here it is measured below that, too.
 `python benchmarks/training_speed.py [--quick]`
 """
 
@@ -111,7 +111,7 @@ def _products(settings: LearningSettings, threads: int = 1) -> harness.Measure:
         sizes = Sizes(STATE_WIDTH, settings.hidden_size, outputs)
         vector = rng.standard_normal(policy.size_of(*sizes), dtype=np.float32)
         layers, into = network.layers_of(vector, sizes), network.layers_of(np.empty_like(vector), sizes)
-        room = Passes(sizes)._room(PART_STEPS)
+        room = Passes(sizes)._workspace(PART_STEPS)
         states = rng.standard_normal((PART_STEPS, STATE_WIDTH + 1), dtype=np.float32)
         slope = rng.standard_normal((PART_STEPS, outputs), dtype=np.float32)
 

@@ -146,7 +146,7 @@ def _equal_shares(count: int, shares: int) -> Iterator[tuple[int, int]]:
 MEMORY_STEPS = 20_000.0
 """Steps after which old returns and advantages fade: they change as the policy improves."""
 
-THREAD_HIDDEN = 128
+THREAD_HIDDEN = 256
 """Number of hidden units from which the value network is trained in a second thread. In smaller networks the matrix products,
 during which NumPy releases the GIL, are too short for a gain."""
 
