@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from background_training.paths import Paths
-from background_training.storage import npz_reader
+from background_training.storage import npz
 
 WIDTH, ACTIONS = 4, 3
 
@@ -46,7 +46,7 @@ def full_arrays(seed: int = 0, steps: int = 12, width: int = WIDTH, action_count
 
 def packed(seed: int = 0, **more: Any) -> bytes:
     """The bytes of an episode file."""
-    return npz_reader.write(arrays(seed, **more))
+    return npz.write(arrays(seed, **more))
 
 
 def write(folder: Path, name: str, seed: int = 0, *, age_seconds: float = 0.0, **more: Any) -> Path:

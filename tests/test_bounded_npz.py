@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from background_training.errors import NpzError
-from background_training.storage import npz_reader
+from background_training.storage import npz
 
 LIMIT = 50_000_000
 TYPES = ["?", "i1", "u1", "<i2", ">i4", "<u8", "<f2", "<f4", ">f8", "<U5", ">U3"]
@@ -31,7 +31,7 @@ def test_it_reads_what_numpy_writes(data: st.DataObject):
     file = io.BytesIO()
     data.draw(st.sampled_from([np.savez, np.savez_compressed]))(file, value=value, other=np.arange(3))
 
-    found = npz_reader.read(file.getvalue(), LIMIT)
+    found = npz.read(file.getvalue(), LIMIT)
 
     assert set(found) == {"value", "other"}
     assert found["value"].dtype == value.dtype and found["value"].shape == value.shape
@@ -54,7 +54,7 @@ def test_a_header_may_be_spelt_in_other_ways(header: str, version: int):
     """Other languages' writers have their own habits; NumPy reads them, and so do we."""
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
 
-    found = npz_reader.read(archive([Member(b"x.npy", npy(header, values.tobytes(), version))]), LIMIT)
+    found = npz.read(archive([Member(b"x.npy", npy(header, values.tobytes(), version))]), LIMIT)
 
     assert (found["x"] == values).all()
 
@@ -66,7 +66,7 @@ def test_a_deflated_member_of_any_size_is_unpacked_whole(size: int, random: bool
     content = np.random.default_rng(size).bytes(size) if random else bytes(size)
     member = Member(b"x.npy", array("'|u1'", f"({size},)", content), DEFLATED)
 
-    assert npz_reader.read(archive([member]), LIMIT)["x"].tobytes() == content
+    assert npz.read(archive([member]), LIMIT)["x"].tobytes() == content
 
 
 @pytest.mark.parametrize("wrong", [-1, 1, 100_000])
@@ -76,7 +76,7 @@ def test_a_large_member_that_lies_about_its_size_is_refused(wrong: int):
     member = Member(b"x.npy", content, DEFLATED, declared_bytes=len(content) + wrong)
 
     with pytest.raises(NpzError) as caught:
-        npz_reader.read(archive([member]), LIMIT)
+        npz.read(archive([member]), LIMIT)
 
     assert caught.value.reason == "lying-header"
 
@@ -87,42 +87,42 @@ def test_an_archive_for_more_than_4_gb_is_called_so():
     data = archive([Member(b"states.npy", array("'<f4'", "()", bytes(4)))], after_directory=elsewhere, count=65535)
 
     with pytest.raises(NpzError, match="zip64 end record"):
-        npz_reader.read(data, LIMIT)
+        npz.read(data, LIMIT)
 
 
 def test_unwanted_members_are_not_unpacked():
     """What nobody asks for may be anything; its zip entry is checked all the same."""
     data = archive([Member(b"x.npy", array("'<f4'", "(1,)", bytes(4))), Member(b"junk.npy", b"junk", crc=1)])
 
-    assert set(npz_reader.read(data, LIMIT, {"x"})) == {"x"}
+    assert set(npz.read(data, LIMIT, {"x"})) == {"x"}
     with pytest.raises(NpzError):
-        npz_reader.read(data, LIMIT)
+        npz.read(data, LIMIT)
 
 
 def test_the_same_arrays_are_the_same_bytes_and_objects_are_none():
     """The model's bits depend on it; a pickle is never written either."""
     values: dict[str, Any] = {"a": np.arange(5), "b": np.array("ü")}
 
-    assert npz_reader.write(values) == npz_reader.write(dict(values))
+    assert npz.write(values) == npz.write(dict(values))
     with pytest.raises(ValueError, match=r"[Oo]bject arrays"):
-        npz_reader.write({"a": np.array([{}], object)})
+        npz.write({"a": np.array([{}], object)})
 
 
 def test_the_limit_counts_everything():
     """The file, its numbers where they are aligned, and the copy as float32: just enough is enough, one byte less is not."""
-    data = npz_reader.write({"x": np.zeros(10_000)})
+    data = npz.write({"x": np.zeros(10_000)})
     needed = len(data) + 8 * 10_000 + 4 * 10_000
 
-    assert npz_reader.read(data, needed)["x"].size == 10_000
+    assert npz.read(data, needed)["x"].size == 10_000
     with pytest.raises(NpzError, match=r"limits\.max_memory_bytes"):
-        npz_reader.read(data, needed - 1)
+        npz.read(data, needed - 1)
 
 
 def test_float32_is_copied_once_wherever_it_lies():
     """What an episode and a model are made of; the copy that aligns it is the one as float32."""
-    data = npz_reader.write({"x": np.zeros(10_000, np.float32)})
+    data = npz.write({"x": np.zeros(10_000, np.float32)})
 
-    assert npz_reader.read(data, len(data) + 4 * 10_000)["x"].flags.aligned
+    assert npz.read(data, len(data) + 4 * 10_000)["x"].flags.aligned
 
 
 @pytest.mark.parametrize(
@@ -141,4 +141,4 @@ def test_what_is_written_is_what_numpy_writes(arrays):
     file = io.BytesIO()
     np.savez(file, **arrays)
 
-    assert npz_reader.write(arrays) == file.getvalue()
+    assert npz.write(arrays) == file.getvalue()

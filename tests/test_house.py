@@ -81,7 +81,7 @@ BROAD_EXCEPT_ALLOWED = {
     "learner.worker",
     "starcraft.replays.worker",
     "commands.selfcheck",
-    "storage.npz_reader",
+    "storage.npz",
     "episodes.episode_file",
     "storage.model_store",
     "plain_values",  # a bot's own objects in a meta may raise anything when they are looked at

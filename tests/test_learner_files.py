@@ -20,8 +20,7 @@ from fakes import FakeClock
 from background_training import BackgroundParallelLearner
 from background_training.learner import trainer
 from background_training.learner import triage as intakes
-from background_training.learner.file_age import WallClock
-from background_training.learner.triage import Accepted, Deferred, Excluded, Triage
+from background_training.learner.triage import Accepted, Deferred, Excluded, Triage, WallClock
 from background_training.paths import Paths
 from background_training.records import ledger_lines
 from background_training.records.ledger import Ledger

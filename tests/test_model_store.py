@@ -13,7 +13,7 @@ import pytest
 from background_training.errors import ModelError, ModelMissingError
 from background_training.paths import Paths
 from background_training.spaces import Discrete
-from background_training.storage import model_store, npz_reader
+from background_training.storage import model_store, npz
 from background_training.storage.atomic_files import signature
 
 MANIFEST = {"format": 1, "action_names": ["left", "right"], "note": "ü"}
@@ -36,7 +36,7 @@ def arrays(width: int = 4, hidden: int = 3, actions: int = 2, **more: Any) -> di
 def raw(**more: Any) -> bytes:
     """A model file of which single members may be wrong; None leaves one out."""
     members = {"version": np.int64(3), "manifest": np.array(json.dumps(MANIFEST)), **arrays()} | more
-    return npz_reader.write({name: value for name, value in members.items() if value is not None})
+    return npz.write({name: value for name, value in members.items() if value is not None})
 
 
 def test_a_model_comes_back_as_it_was(paths: Paths):

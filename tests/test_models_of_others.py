@@ -27,7 +27,7 @@ from background_training.learner import drain as drains
 from background_training.paths import CHECKOUT, Paths
 from background_training.settings import LearningSettings
 from background_training.spaces import Box, Discrete
-from background_training.storage import model_store, npz_reader
+from background_training.storage import model_store, npz
 
 pytestmark = pytest.mark.slow  # real processes
 
@@ -45,11 +45,11 @@ def sound(version: int = 3, **more: Any) -> dict[str, Any]:
 
 
 def packed(**more: Any) -> bytes:
-    return npz_reader.write(sound(**more))
+    return npz.write(sound(**more))
 
 
 def raw_version(value: Any) -> bytes:
-    return npz_reader.write({**sound(), "version": value})
+    return npz.write({**sound(), "version": value})
 
 
 def says(**more: Any) -> bytes:
@@ -310,7 +310,7 @@ def test_a_model_of_another_kind_of_actions_with_large_outputs_plays(paths: Path
     state = train_step.new_state(WIDTH, Box((-1.0,), (1.0,)), SETTINGS)
     members = {**train_step.to_arrays(state), "version": np.int64(1), "W3": np.full((HIDDEN, 2), 9e19, "f4")}
     members["manifest"] = np.array(json.dumps(manifests.facts(state, SETTINGS)))
-    paths.model.write_bytes(npz_reader.write(members))
+    paths.model.write_bytes(npz.write(members))
 
     agent = RLAgent(root=paths.root, action_space=Box((-1.0,), (1.0,)), seed=1)
     assert_plays(agent)

@@ -20,7 +20,7 @@ from background_training.ipc.process_limits import BLAS_THREAD_VARIABLES
 from background_training.learner import drain as drains
 from background_training.paths import Paths
 from background_training.records import ledger_lines
-from background_training.storage import model_store, npz_reader
+from background_training.storage import model_store, npz
 from tests.commands import run_tool
 
 GAMES = 5
@@ -492,4 +492,4 @@ def test_the_record_in_the_model_is_what_the_ledger_says(played: Paths) -> None:
     lines = list(ledger_lines.read_lines(played.ledger))
 
     assert lines[-len(commit["batch"]) :] == commit["batch"]
-    assert npz_reader.read(played.model.read_bytes(), 10**9, {"version"})["version"] == lines[-1]["seq"]
+    assert npz.read(played.model.read_bytes(), 10**9, {"version"})["version"] == lines[-1]["seq"]

@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from background_training.learner import retention
-from background_training.learner.file_age import WallClock
 from background_training.learner.training_log import TroubleLog
-from background_training.learner.triage import Accepted, Excluded, Triage
+from background_training.learner.triage import Accepted, Excluded, Triage, WallClock
 from background_training.paths import CHECKOUT, Paths
 from background_training.records.ledger import Ledger
 from background_training.settings import ReplaySettings

@@ -13,7 +13,7 @@ from background_training.episodes import episode
 from background_training.episodes.episode import OPTIONAL, REQUIRED, Episode
 from background_training.errors import EpisodeError, NpzError
 from background_training.settings import LimitSettings
-from background_training.storage import atomic_files, npz_reader
+from background_training.storage import atomic_files, npz
 
 _ARRAYS = frozenset((*REQUIRED, *OPTIONAL))
 _PER_STEP = (*REQUIRED, "log_probs", "action_mask")
@@ -25,12 +25,12 @@ def read(data: bytes, limits: LimitSettings | None = None) -> Episode:
     """Make an Episode of the bytes of a file.
 
     Raises:
-        EpisodeError: anything about them is unusable; `reason` is one of those of npz_reader.read and
+        EpisodeError: anything about them is unusable; `reason` is one of those of npz.read and
             episode.from_arrays, or "unreadable". "unfinished" and "empty" may be temporary while a writer is running.
     """
     limits = limits or LimitSettings()
     try:
-        arrays = npz_reader.read(data, limits.max_memory_bytes, _ARRAYS)
+        arrays = npz.read(data, limits.max_memory_bytes, _ARRAYS)
         return episode.from_arrays(arrays, limits)
     except NpzError as error:
         raise EpisodeError(error.reason, error.found, error.needed) from None
@@ -56,7 +56,7 @@ def pack(arrays: Mapping[str, Any]) -> bytes:
         present["meta"] = json.dumps(dict(meta), ensure_ascii=True)
     plain = {name: np.asarray(value) for name, value in present.items()}
     episode.from_arrays(plain)
-    return npz_reader.write(plain)
+    return npz.write(plain)
 
 
 def in_parts(arrays: Mapping[str, Any], limits: LimitSettings | None = None) -> list[Mapping[str, Any]]:
@@ -70,7 +70,7 @@ def in_parts(arrays: Mapping[str, Any], limits: LimitSettings | None = None) -> 
     steps = len(plain["states"]) if plain.keys() >= {*REQUIRED} and plain["states"].ndim else 0
     if not steps or any(value.shape[:1] != (steps,) for value in plain.values()):
         return [arrays]
-    # As npz_reader counts: the file, a float32 copy, and another one for unaligned arrays; int64 actions.
+    # As npz counts: the file, a float32 copy, and another one for unaligned arrays; int64 actions.
     bytes_per_step = sum(value.nbytes * (1 if value.itemsize == 1 else 2) + 8 * value.size for value in plain.values()) // steps
     longest = min(limits.max_steps, (limits.max_memory_bytes - _OTHER_BYTES) // max(bytes_per_step, 1))
     if steps <= longest or longest < 1:

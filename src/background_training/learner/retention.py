@@ -18,8 +18,8 @@ from background_training.episodes.buffer import DELETED, DUPLICATE, REJECTED, ST
 from background_training.errors import ModelMissingError
 from background_training.learner import replay_log
 from background_training.learner.checkpoint import Checkpoint
-from background_training.learner.file_age import CLOCK, WallClock
 from background_training.learner.replay_log import Groups
+from background_training.learner.triage import CLOCK, WallClock
 from background_training.paths import REASON_SUFFIX, Paths
 from background_training.records import ledger_lines
 from background_training.records.ledger import Ledger

@@ -27,12 +27,11 @@ from background_training.ipc.process_limits import MemoryLimit
 from background_training.ipc.supervision import Heartbeat
 from background_training.learner.counters import BatchResult, Counters
 from background_training.learner.data_warnings import DataWarnings
-from background_training.learner.file_age import CLOCK
 from background_training.learner.metrics_writer import BatchContext
 from background_training.learner.throttle import Throttle
 from background_training.learner.trainer import Precautions, Trainer, open_trainer
 from background_training.learner.training_log import TroubleLog
-from background_training.learner.triage import send_excluded
+from background_training.learner.triage import CLOCK, send_excluded
 from background_training.learner.watcher import BufferWatcher
 from background_training.records import status
 from background_training.settings import Settings

@@ -28,8 +28,8 @@ from background_training.spaces import registry
 from background_training.spaces.action_space import ActionSpace
 from background_training.spaces.discrete import Discrete
 from background_training.spaces.layout import ModelLayout
-from background_training.storage import atomic_files, npz_reader
-from background_training.storage.npz_reader import NpyHeader
+from background_training.storage import atomic_files, npz
+from background_training.storage.npz import NpyHeader
 
 Array = npt.NDArray[Any]
 
@@ -108,7 +108,7 @@ class Model:
 def pack(arrays: Mapping[str, Array], version: int, manifest: Mapping[str, Any]) -> bytes:
     """The bytes of a model file; the same model always gives the same bytes."""
     text = json.dumps(dict(manifest), ensure_ascii=True)
-    return npz_reader.write({**arrays, "version": np.int64(version), "manifest": np.array(text)})
+    return npz.write({**arrays, "version": np.int64(version), "manifest": np.array(text)})
 
 
 def unpack(
@@ -136,7 +136,7 @@ def unpack(
 
     try:
         names = None if wanted is None else {*wanted, *POLICY_KEYS, "version", "manifest"}
-        arrays = npz_reader.read(data, MAX_MODEL_BYTES, names, approve)
+        arrays = npz.read(data, MAX_MODEL_BYTES, names, approve)
         version = arrays.pop("version", None)
         number = int(version.reshape(())) if version is not None and version.size == 1 and version.dtype.kind in "iu" else -1
         if not 0 <= number <= MAX_VERSION:
@@ -191,7 +191,7 @@ def _check_headers(path: Path) -> None:
     with atomic_files.open_regular_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         file_bytes = len(content)
         try:
-            headers = npz_reader.headers(content, MAX_MODEL_BYTES)
+            headers = npz.headers(content, MAX_MODEL_BYTES)
         except NpzError as error:  # raised again below: its traceback holds views of the mapping, which then can't be closed
             trouble = error.found, error.needed
     if trouble is not None:

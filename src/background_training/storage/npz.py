@@ -1,4 +1,4 @@
-"""Read an untrusted .npz within bounds: nothing is unpickled, and declared sizes are checked before memory is allocated.
+"""Read an untrusted .npz within bounds, and write one: nothing is unpickled, and sizes are checked before memory is allocated.
 
 numpy.load(allow_pickle=False) trusts the sizes that a file declares and accepts overlapping members; here every
 declaration is checked against the others and against a limit before anything is unpacked.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import io
 import math
 import mmap
 import re
@@ -22,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from background_training.errors import BackgroundTrainingError, NpzError
-from background_training.storage import npz_writer
 
 Array = npt.NDArray[Any]
 Content = bytes | mmap.mmap
@@ -144,15 +144,6 @@ class _Member:
     packed_bytes: int
     declared_bytes: int
     data_start: int
-
-
-def write(arrays: Mapping[str, Any]) -> bytes:
-    """Pack arrays into the bytes of an .npz; the same arrays always give the same bytes.
-
-    Raises:
-        ValueError: an array holds Python objects.
-    """
-    return npz_writer.packed(arrays)
 
 
 def read(
@@ -438,3 +429,66 @@ def _inflated_piecewise(packed: memoryview, limit: int) -> memoryview:
                 break
             room = min(_PIECE_BYTES, limit - filled)
     return memoryview(content)[:filled].toreadonly()
+
+
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_ZIP64_SIZES = struct.Struct("<2H2Q")
+_CENTRAL_HEADER = struct.Struct("<4s6H3L5H2L")
+_END_HEADER = struct.Struct("<4s4H2LH")
+_ZIP_VERSION, _UNIX = 45, 3 << 8
+_FIRST_DAY = 0x21  # 1 January 1980: the bytes depend on the arrays alone
+_MODE = 0o600 << 16
+_IN_THE_EXTRA_FIELD = 0xFFFFFFFF
+_TOO_LARGE_BYTES = 1 << 31
+
+
+def write(arrays: Mapping[str, Any]) -> bytes:
+    """The bytes of an uncompressed .npz, the same as NumPy writes, but faster: a model of 25 arrays is written for each batch.
+
+    NumPy goes through the zip module, a file object and a Python header for each array; here each member is two structures
+    and its bytes. A test compares the bytes with NumPy's. The same arrays give the same bytes at any time.
+
+    Raises:
+        ValueError: an array holds Python objects.
+    """
+    plain = {name: np.asanyarray(value) for name, value in arrays.items()}
+    if sum(array.nbytes for array in plain.values()) >= _TOO_LARGE_BYTES or not all(name.isascii() for name in plain):
+        return _by_numpy(plain)
+    parts: list[bytes] = []
+    directory: list[bytes] = []
+    position = 0
+    for name, array in plain.items():
+        content = _npy(array)
+        file_name = f"{name}.npy".encode("ascii")
+        size, crc = len(content), zlib.crc32(content)
+        place = (_ZIP_VERSION, 0, 0, 0, _FIRST_DAY, crc)
+        sizes = _ZIP64_SIZES.pack(1, 16, size, size)
+        local = _LOCAL_HEADER.pack(b"PK\x03\x04", *place, _IN_THE_EXTRA_FIELD, _IN_THE_EXTRA_FIELD, len(file_name), len(sizes))
+        parts += (local, file_name, sizes, content)
+        names = (len(file_name), 0, 0, 0, 0, _MODE, position)
+        directory += (_CENTRAL_HEADER.pack(b"PK\x01\x02", _ZIP_VERSION | _UNIX, *place, size, size, *names), file_name)
+        position += len(local) + len(file_name) + len(sizes) + size
+    length = sum(map(len, directory))
+    end = _END_HEADER.pack(b"PK\x05\x06", 0, 0, len(plain), len(plain), length, position, 0)
+    return b"".join((*parts, *directory, end))
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    if array.dtype.hasobject:
+        raise ValueError("Object arrays cannot be saved when allow_pickle=False")
+    backwards = array.flags.f_contiguous and not array.flags.c_contiguous
+    return _npy_header(array.dtype, array.shape, backwards) + array.tobytes("F" if backwards else "C")
+
+
+@functools.lru_cache(maxsize=1000)
+def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...], backwards: bool) -> bytes:
+    header = io.BytesIO()
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": backwards, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    return header.getvalue()
+
+
+def _by_numpy(arrays: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
