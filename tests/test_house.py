@@ -61,6 +61,7 @@ OPTIONAL_PACKAGES = {
     "cloudpickle": r"envs\..*",
     "rich": r"runs\.progress|monitor\..*",
     "matplotlib": r"runs\.learning_curve|reports\.pictures",
+    "PIL": r"runs\.animation",
     "sc2reader": r"starcraft\.replays\.replay_file",
     "pynvml": r"learner\.gpu_readings",
     "nicegui": r"monitor\.web\.page",

@@ -14,6 +14,7 @@ VERBS = {
     "monitor": ("monitor", "watch the training: terminal, --web, --once; --pause and --resume"),
     "selfcheck": ("selfcheck", "check on this machine that the training works"),
     "evaluate": ("evaluate", "how good a model is, with confidence intervals"),
+    "watch": ("watch", "see the model play: in a window, or as an animated GIF"),
     "explain": ("explain", "what became of an episode file"),
     "rebuild": ("rebuild", "train the archive again"),
     "rollback": ("rollback", "publish an earlier version of the model as the next one"),

@@ -21,7 +21,7 @@ SCRIPTS = {
     "tensorboard": "tools/export_tensorboard.py",
     "replays": "tools/analyze_replays.py",
 }
-"""Verb of the console script -> script of a checkout that does the same."""
+"""Verb of the console script -> script of a checkout that does the same. Some verbs have none: they need `pip install`."""
 
 EXTRAS = {
     "numpy": "",
@@ -34,6 +34,7 @@ EXTRAS = {
     "Box2D": "games",
     "pygame": "games",
     "matplotlib": "games",
+    "PIL": "games",
     "rich": "monitor",
     "sc2reader": "replays",
     "nicegui": "web",
@@ -58,13 +59,13 @@ def command(verb: str, root: object = None) -> str:
     Args:
         root: what follows --root, if that is to be shown.
     """
-    start = f"{_program} {verb}" if _program else f"python {SCRIPTS[verb]}"
+    start = f"python {SCRIPTS[verb]}" if not _program and verb in SCRIPTS else f"{_program or 'background-training'} {verb}"
     return start if root is None else f'{start} --root "{root}"'
 
 
 def usage_name(verb: str) -> str:
     """A command's name in its usage line: 'background-training rollback', or 'rollback_model.py'."""
-    return f"{_program} {verb}" if _program else SCRIPTS[verb].rpartition("/")[2]
+    return SCRIPTS[verb].rpartition("/")[2] if not _program and verb in SCRIPTS else f"{_program or 'background-training'} {verb}"
 
 
 def install(extra: str = "", python: str = "python") -> str:
@@ -81,7 +82,7 @@ def install(extra: str = "", python: str = "python") -> str:
 
 def pip_name(module: str) -> str:
     """The name under which pip knows the package of a module."""
-    return {"yaml": "PyYAML"}.get(module, module)
+    return {"yaml": "PyYAML", "PIL": "pillow"}.get(module, module)
 
 
 def missing_package(error: BaseException) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from background_training import command_lines
 from background_training.commands import common
@@ -15,7 +14,7 @@ from background_training.ipc import process_limits
 if TYPE_CHECKING:
     from background_training.algo.intervals import Estimate
     from background_training.paths import Paths
-    from background_training.storage.model_store import Model
+    from background_training.runs.evaluation import Contender
 
 GREEDY, SAMPLED = "greedy", "sampled"
 
@@ -52,13 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Contender(NamedTuple):
-    """A model to evaluate, and the file or version that names it."""
-
-    model: Model
-    source: str
-
-
 def _run(options: argparse.Namespace) -> int:
     common.find_modules_of_current_folder()
     from background_training.ipc.process_limits import lower_priority
@@ -73,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.follow:
         return _follow(name, paths)
     asked = [options.model or str(paths.model), *([options.against] if options.against else [])]
-    contenders = [_contender(paths, text) for text in asked]
+    contenders = [evaluation.contender(paths, text) for text in asked]
     lower_priority()
     first_seed = evaluation.FIRST_SEED + options.seed
     seeds = range(first_seed, first_seed + options.episodes)
@@ -111,25 +103,7 @@ def _follow(name: str, paths: Paths) -> int:
     return 0
 
 
-def _contender(paths: Paths, text: str) -> _Contender:
-    """The model of a file, or a version of the root's model: from the history, or trained again from the archive.
-
-    Raises:
-        ModelError, ModelMissingError: there is no usable model file.
-        LedgerError: the version never existed, or its episodes are gone.
-    """
-    from background_training.learner import publish
-    from background_training.storage import model_store
-
-    if not text.isdecimal():
-        path = Path(text).absolute()
-        return _Contender(model_store.read(path, model_store.POLICY_KEYS), str(path))
-    source = f"version {int(text)} of {paths.model}"
-    data = publish.version_of(paths, int(text)).data
-    return _Contender(model_store.unpack(data, source, model_store.POLICY_KEYS), source)
-
-
-def _facts(contenders: list[_Contender], returns: dict[str, list[list[float]]]) -> dict[str, Any]:
+def _facts(contenders: list[Contender], returns: dict[str, list[list[float]]]) -> dict[str, Any]:
     """The recorded result: each model with its means, and their differences."""
     from background_training.algo import intervals
     from background_training.runs import evaluation
@@ -154,7 +128,7 @@ def _facts(contenders: list[_Contender], returns: dict[str, list[list[float]]]) 
     return {**described[0], "against": described[1], "difference": differences}
 
 
-def _names(contenders: list[_Contender]) -> list[str]:
+def _names(contenders: list[Contender]) -> list[str]:
     """Names of the models; with their files, if two roots have versions of one number."""
     numbers = [f"version {one.model.version}" for one in contenders]
     sources = [f"{number} ({one.source})" for number, one in zip(numbers, contenders, strict=True)]

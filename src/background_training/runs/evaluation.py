@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from background_training.algo import intervals, policy
-from background_training.errors import GameRaisedError, ModelError
+from background_training.errors import GameRaisedError, ModelError, SettingsError
 from background_training.paths import Paths
 from background_training.runs.gymnasium_game import GAME_ERRORS, GameFault, GymnasiumGame
-from background_training.storage import atomic_files
+from background_training.storage import atomic_files, model_store
 from background_training.storage.model_store import POLICY_KEYS, Model
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,29 @@ logger = logging.getLogger(__name__)
 SCHEMA = 1
 FIRST_SEED = 2**31
 """Seeds from here on are never trained on: those of RunSpec.game_seed are below."""
+
+
+class Contender(NamedTuple):
+    """A model to play with, and the file or version that names it."""
+
+    model: Model
+    source: str
+
+
+def contender(paths: Paths, text: str) -> Contender:
+    """The model of a file, or a version of the root's model: from the history, or trained again from the archive.
+
+    Raises:
+        ModelError, ModelMissingError: there is no usable model file.
+        LedgerError: the version never existed, or its episodes are gone.
+    """
+    from background_training.learner import publish  # which loads the learner; a file needs none of it
+
+    if not text.isdecimal():
+        path = Path(text).absolute()
+        return Contender(model_store.read(path, POLICY_KEYS), str(path))
+    source = f"version {int(text)} of {paths.model}"
+    return Contender(model_store.unpack(publish.version_of(paths, int(text)).data, source, POLICY_KEYS), source)
 
 
 def check_fits(model: Model, file: str, game: GymnasiumGame, name: str) -> None:
@@ -46,25 +70,37 @@ def returns_of(game: GymnasiumGame, model: Model, seeds: Iterable[int], *, greed
     Raises:
         GameRaisedError: the game raised.
     """
+    return [play(game, model, seed, greedy=greedy) for seed in seeds]
+
+
+def play(
+    game: GymnasiumGame, model: Model, seed: int, *, greedy: bool, on_step: Callable[[int, float], None] | None = None
+) -> float:
+    """Play one game; its return. Nothing is recorded.
+
+    Args:
+        on_step: called after the reset and after each step with the number of steps and the return so far.
+
+    Raises:
+        GameRaisedError: the game raised.
+    """
     network = policy.Network(*(model.arrays[key] for key in POLICY_KEYS))
-    returns = []
-    for seed in seeds:
-        try:
-            returns.append(_play(game, network, model, seed, greedy))
-        except GAME_ERRORS as error:
-            fault = GameFault.of(error)
-            raise GameRaisedError(game.facts.id, seed, fault.reason, fault.place) from error
-    return returns
-
-
-def _play(game: GymnasiumGame, network: policy.Network, model: Model, seed: int, greedy: bool) -> float:
     rng = np.random.default_rng([seed, 1])
-    state, total, over = game.reset(seed), 0.0, False
-    while not over:
-        choice = policy.choose(network, state, None, rng, greedy, model.actions)
-        state, reward, terminated, truncated = game.step(choice.action)
-        total += reward
-        over = terminated or truncated
+    try:
+        state, steps, total, over = game.reset(seed), 0, 0.0, False
+        if on_step is not None:
+            on_step(steps, total)
+        while not over:
+            choice = policy.choose(network, state, None, rng, greedy, model.actions)
+            state, reward, terminated, truncated = game.step(choice.action)
+            steps, total, over = steps + 1, total + reward, terminated or truncated
+            if on_step is not None:
+                on_step(steps, total)
+    except SettingsError:
+        raise  # the game can't be shown
+    except GAME_ERRORS as error:
+        fault = GameFault.of(error)
+        raise GameRaisedError(game.facts.id, seed, fault.reason, fault.place) from error
     return total
 
 

@@ -181,6 +181,28 @@ class GymnasiumGame:
         observation, reward, terminated, truncated, _ = self._env.step(self._actions.to_game(action))
         return self._vector(observation), one_number(reward), bool(terminated), bool(truncated)
 
+    @property
+    def frames_per_second(self) -> float:
+        """The speed at which the game wants to be shown; 0 if it names none."""
+        value = self._env.metadata.get("render_fps")
+        return float(value) if isinstance(value, (int, float)) and 0 < value < 1000 else 0.0
+
+    def frame(self) -> Array:
+        """The picture of the present state, [height, width, 3] of uint8; for a game made with render_mode "rgb_array".
+
+        Raises:
+            SettingsError: the game renders no picture.
+        """
+        try:
+            pixels: Any = self._env.render()
+        except GAME_ERRORS as error:
+            fault = GameFault.of(error)
+            raise SettingsError("games.game", self.facts.id, f"a game that renders is needed ({fault.reason})", "game") from error
+        if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
+            needed = 'a game that renders pictures (render_mode "rgb_array") is needed'
+            raise SettingsError("games.game", self.facts.id, needed, "game")
+        return pixels
+
     def meta(self, number: int, seed: int) -> dict[str, Any]:
         """The meta of the episode of this game."""
         return {"game": self._env.spec.id if self._env.spec else "", "seed": seed, "number": number}
