@@ -89,7 +89,7 @@ BROAD_EXCEPT_ALLOWED = {
     "envs.env_host",
     "envs.env_worker",
     "envs.worker_supervisor",
-    "envs.worker_process",
+    "envs.worker_boot",
     "runs.gymnasium_game",
     "runs.game_runner",
     "envs.resilient_game",

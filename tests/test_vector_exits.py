@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, wait_until
-from vector_fixtures import nothing_left_behind  # noqa: F401
-from vector_games import LOOP, STOP, FaultyGame
+from vector_fixtures import is_back, nothing_left_behind, step_until  # noqa: F401
+from vector_games import KILL, LOOP, STOP, FaultyGame
 
 from background_training.envs import ResilientAsyncVectorEnv
 
@@ -30,7 +30,7 @@ def is_gone(pid):
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
 @pytest.mark.parametrize("state", ["idle", "stopped", "looping", "with a game server"])
 def test_a_killed_parent_takes_its_workers_with_it(method, state):
     """SIGKILL of the parent ends workers that are idle, stopped or never let go, and what they have started."""
@@ -69,7 +69,7 @@ def test_a_killed_parent_takes_its_workers_with_it(method, state):
     wait_until(lambda: all(is_gone(pid) for pid in pids))
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
 def test_a_script_without_a_main_guard_runs_once(method, tmp_path):
     """The caller's main module is never loaded again, though its classes and lambdas are used in the workers."""
     script = tmp_path / "süß und bitter.py"
@@ -163,3 +163,20 @@ def test_a_forked_child_of_the_parent_does_not_keep_workers_alive():
     finally:
         os.kill(child, signal.SIGKILL)
         process.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the fork server is Linux's")
+def test_workers_outlast_their_fork_server_and_are_replaced_without_it():
+    """The fork server is killed: the workers play on, and the next ones are new interpreters of their own."""
+    envs = ResilientAsyncVectorEnv([partial(FaultyGame, number, 10**6) for number in range(2)], reduce_after=0)
+    envs.reset()
+    (server,) = psutil.Process().children()
+    workers = {worker["pid"] for worker in envs.health()["workers"]}
+    assert workers == {child.pid for child in server.children()}
+    server.kill()
+    assert not envs.step([0, 0])[4]
+    assert envs.step([0, KILL])[4]["worker_restarted"].tolist() == [False, True]
+    step_until(envs, is_back(), [0, 0])
+    assert envs.health()["workers"][0]["pid"] in workers
+    assert envs.health()["workers"][1]["pid"] in {child.pid for child in psutil.Process().children()}
+    envs.close()

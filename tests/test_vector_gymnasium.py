@@ -97,7 +97,7 @@ def test_every_kind_of_space_and_info_arrives_as_with_sync(pair, mode):
     with_us.close()
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
 def test_lambdas_and_closures_work_under_every_start_method(method):
     """Factories travel by value."""
     length = 4

@@ -51,7 +51,7 @@ def test_workers_are_renewed_between_episodes_and_nobody_loses_a_step(mode, work
     step_until(envs, renewed, [0, 0])
     assert len(processes) > 2
     assert envs.health()["failures"] == 0
-    step_until(envs, lambda _: len(psutil.Process().children()) <= 3, [0, 0])
+    step_until(envs, lambda _: len(psutil.Process().children(recursive=True)) <= 3, [0, 0])
     envs.close()
 
 

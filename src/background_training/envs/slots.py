@@ -16,7 +16,7 @@ import cloudpickle
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from background_training.envs import worker_platform
+from background_training.envs import worker_platform, worker_process
 from background_training.envs.env_host import EnvFactory, EnvHost, HostPlan
 from background_training.envs.env_restart_budget import RestartBudget
 from background_training.envs.env_worker import Layout, StartOrder
@@ -104,6 +104,7 @@ class Roster:
         self._next_rebuild = 0.0
         self._episodes_at_look = 0
         self._closed = False
+        self._fork_server = worker_process.start_fork_server(settings.start_method)
         self._fatal: RestartBudgetError | None = None
 
     def lay_out(self, layout: Layout) -> None:
@@ -127,7 +128,10 @@ class Roster:
         plan = HostPlan(envs, attributes, self._generations, self.mode)
         order = StartOrder(plan, self.layout, seeds, line, self._spin_seconds)
         slot.restart_at, slot.resting, slot.started_at = None, False, now
-        handle = WorkerHandle(order, self.memory, self.settings.start_method, capture_stderr=self.settings.capture_stderr)
+        settings = self.settings
+        handle = WorkerHandle(
+            order, self.memory, settings.start_method, self._fork_server, capture_stderr=settings.capture_stderr
+        )
         if self.block is not None:
             handle.attach(self.block)
         handle.expect("built", now + self.settings.start_seconds)
@@ -196,5 +200,7 @@ class Roster:
             time.sleep(0.001)
         for handle in workers:
             handle.kill()
+        if self._fork_server is not None:
+            self._fork_server.close()
         for local in self.locals:
             local.host.close()

@@ -15,9 +15,10 @@ class VectorSettings:
     """Everything that can be set about ResilientAsyncVectorEnv and StableProcessPoolEnv."""
 
     start_method: str = setting(
-        "spawn",
-        "How a worker process is started: in a new interpreter, or as a fork; neither loads the caller's main module.",
-        choices=("spawn", "fork"),
+        "forkserver",
+        "How a worker process is started: forkserver: as a fork of one new interpreter of this vector env (Linux; elsewhere as "
+        "spawn); spawn: in a new interpreter; fork: as a fork of this process. None runs the caller's main module again.",
+        choices=("forkserver", "spawn", "fork"),
     )
     num_workers: int = setting(0, "Worker processes; 0: one per env, which isolates best.", at_least=0)
     step_seconds: float = setting(15.0, "Time one env's step may take before its worker counts as hung.", above=0.0)

@@ -46,7 +46,7 @@ class WorkerHandle:
     It says by a WorkerFault that the worker is of no more use; its owner then calls `kill`. It never restarts anything.
     """
 
-    def __init__(self, order: StartOrder, memory: Any, start_method: str, *, capture_stderr: bool) -> None:
+    def __init__(self, order: StartOrder, memory: Any, start_method: str, fork_server: Any, *, capture_stderr: bool) -> None:
         self.order = order
         self.envs = tuple(order.plan.factories)
         self.generation = order.plan.generation
@@ -61,7 +61,7 @@ class WorkerHandle:
         self._asked = -1
         self._stderr: Any = tempfile.TemporaryFile() if capture_stderr else None  # noqa: SIM115  # lives as long as the handle
         try:
-            self.process, self.link, self._let_go = worker_process.launch(start_method, memory, self._stderr)
+            self.process, self.link, self._let_go = worker_process.launch(start_method, memory, self._stderr, fork_server)
         except OSError:
             self._close_stderr()
             raise

@@ -218,7 +218,7 @@ def wait_readable(links: Iterable[WorkerLink], timeout_seconds: float) -> bool:
     return bool(poller.poll(max(0, int(timeout_seconds * 1000))))
 
 
-_parents_ends: weakref.WeakSet[SocketLink] = weakref.WeakSet()
+_parents_ends: weakref.WeakSet[SocketLink | socket.socket] = weakref.WeakSet()
 _lifelines: set[int] = set()
 
 
@@ -234,8 +234,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def open_lifeline() -> tuple[int, int]:
-    """A pipe nobody writes to: (the worker's end, the parent's end). The worker dies when the parent's end closes."""
+def open_lifeline(parents_socket: socket.socket | None = None) -> tuple[int, int]:
+    """A pipe nobody writes to: (the worker's end, the parent's end). The worker dies when the parent's end closes.
+
+    Args:
+        parents_socket: closed as well in a fork of this process.
+    """
+    if parents_socket is not None:
+        _parents_ends.add(parents_socket)
     worker_end, parent_end = os.pipe()
     _lifelines.add(parent_end)
     return worker_end, parent_end
