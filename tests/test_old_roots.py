@@ -229,7 +229,7 @@ def test_a_shortened_ledger_is_shortened_further(root: Path) -> None:
     _run("tools/background_parallel_learner.py", root, "--drain")
 
     first, *others = _ledger(root)
-    assert first["fate"] == "summary"
+    assert first["fate"] == "checkpoint"
     fates = [line["fate"] for line in others]
     assert first["counts"]["trained"] + fates.count("trained") == TRAINED["shortened"] + 5
     _assert_proved("shortened", root, made_with)

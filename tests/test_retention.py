@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import learner_runs
 import numpy as np
@@ -47,7 +48,7 @@ def _config(folder: Path, content: dict[str, dict[str, int]]) -> Path:
     return path
 
 
-def _lines(paths: Paths) -> list[dict[str, object]]:
+def _lines(paths: Paths) -> list[dict[str, Any]]:
     return [json.loads(line) for line in paths.ledger.read_text("ascii").splitlines()]
 
 
@@ -95,7 +96,7 @@ def test_shortened_ledger_still_rebuilds_and_continues_the_same_model(tmp_path: 
         _deposit(paths, 20, start=60)
         run_tool("background_parallel_learner.py", paths.root, "--drain", "--config", config)
 
-    assert len(_lines(short)) < len(_lines(whole)) and _lines(short)[0]["fate"] == "summary"
+    assert len(_lines(short)) < len(_lines(whole)) and _lines(short)[0]["fate"] == "checkpoint"
     assert short.model.read_bytes() == whole.model.read_bytes()
     assert "Identical, bit for bit" in run_tool("rebuild_model.py", short.root)
     assert "trained in version 16" in run_tool("explain_episode.py", short.root, "game_00079.npz")
@@ -210,7 +211,7 @@ def test_ledger_stays_within_its_bound_whatever_its_lines_tell_of(tmp_path: Path
             (paths.buffer / f"bad_{turn}_{number}.npz").write_bytes(bytes([turn, number]))
         printed = _drained(paths, config)
         lines = _lines(paths)
-        assert len(lines) <= 60 and lines[0]["fate"] == "summary"
+        assert len(lines) <= 60 and lines[0]["fate"] == "checkpoint"
         assert f"{60 * (turn + 1)} files trained in all, 0 stale, {100 * (turn + 1)} rejected" in printed
 
     counts = ledger_lines.counts_of(lines)
@@ -230,7 +231,7 @@ def test_deletion_of_an_episode_that_stays_in_the_ledger_becomes_a_mark(tmp_path
     )
 
     lines = _lines(paths)
-    assert [line["fate"] for line in lines] == ["summary", *["trained"] * 60] and "60 files trained in all" in printed
+    assert [line["fate"] for line in lines] == ["checkpoint", *["trained"] * 60] and "60 files trained in all" in printed
     assert ["deleted" in line for line in lines] == [False, *[True] * 55, *[False] * 5]
     assert ledger_lines.counts_of(lines)["deleted trained"] == 55 and len(list(paths.archive.glob("*.npz"))) == 5
     told = run_tool("explain_episode.py", paths.root, "game_00003.npz")
@@ -247,7 +248,29 @@ def test_bound_below_what_is_needed_leaves_exactly_that(tmp_path: Path) -> None:
     _drained(paths, _config(tmp_path, {**BOUNDED, "retention": {"ledger_lines": 5}}))
 
     # Of the versions 8, 10 and 12 of the history, 10 is the newest that others follow.
-    assert [line["seq"] for line in _lines(paths)] == [10, *[10] * FEW["replay_episodes"], *[11] * 5, *[12] * 5]
+    first, *others = _lines(paths)
+    assert [line["seq"] for line in others] == [*[10] * FEW["replay_episodes"], *[11] * 5, *[12] * 5]
+    assert (first["fate"], first["counts"], first["base"]["version"]) == ("checkpoint", {"trained": 45, "rejected": 30}, 10)
+    assert not any("start" in line or "base" in line for line in others)
+    assert "Identical, bit for bit" in run_tool("rebuild_model.py", paths.root)
+
+
+def test_compacted_again_without_a_later_version_to_cut_after(tmp_path: Path) -> None:
+    """The base model of the first compaction stays the one that the first line names, and all after it can be rebuilt."""
+    paths = Paths(tmp_path / "root")
+    config = _config(tmp_path, {**BOUNDED, "retention": {"ledger_lines": 20}})
+    _deposit(paths, 60)
+    _drained(paths, config)
+    base = _lines(paths)[0]["base"]
+    for file in paths.history.glob("rl_agent_model_v*.npz"):
+        file.unlink()
+    for number in range(30):
+        (paths.buffer / f"bad_{number}.npz").write_bytes(bytes([number]))
+
+    _drained(paths, config)
+
+    first, *others = _lines(paths)
+    assert first["base"] == base and first["counts"]["rejected"] + sum(line["fate"] == "rejected" for line in others) == 30
     assert "Identical, bit for bit" in run_tool("rebuild_model.py", paths.root)
 
 

@@ -23,7 +23,7 @@ from background_training.learner.triage import CLOCK, WallClock
 from background_training.paths import REASON_SUFFIX, Paths
 from background_training.records import ledger_lines
 from background_training.records.ledger import Ledger
-from background_training.records.ledger_lines import CHECKPOINT, SUMMARY, Line
+from background_training.records.ledger_lines import Line
 from background_training.settings import Settings
 from background_training.storage import atomic_files, model_store
 
@@ -179,12 +179,12 @@ class _Cut:
 def compacted(paths: Paths, settings: Settings, ledger: Ledger) -> Ledger:
     """Remove the oldest lines above `retention.ledger_lines`; the caller holds the worker lock.
 
-    The first line then holds the counts of the removed ones, and the history starts after a version that is kept. Needed
-    lines stay even above the bound: those of the episodes after the last but one version of the history, and of those
-    before it that may be replayed. The file is replaced atomically.
+    The first line then holds the counts of the removed ones and names the version with which the history starts; a copy of
+    that model is kept. Needed lines stay even above the bound: those of the episodes after the last but one version of the
+    history, and of those before it that may be replayed. The file is replaced atomically.
     """
     # Lines about an index refer to the bytes of the present file.
-    lines = [line for line in ledger_lines.read_lines(ledger.path) if line["fate"] != CHECKPOINT or "guard" in line]
+    lines = [line for line in ledger_lines.read_lines(ledger.path) if "end" not in line]
     groups = list(ledger_lines.groups(lines))
     room = max(0, int(_SHORTENED_SHARE * settings.retention.ledger_lines) - 1)
     cut = _cut(paths, groups, settings.learning.replay_episodes, room)
@@ -193,12 +193,13 @@ def compacted(paths: Paths, settings: Settings, ledger: Ledger) -> Ledger:
         return ledger
     left_out = ledger_lines.counts_of(lines)
     left_out.subtract(ledger_lines.counts_of(kept))
-    seq = kept[0]["seq"] if kept else 0
-    summary = {"seq": seq, "sha256": "", "name": "", "fate": SUMMARY, "counts": {fate: n for fate, n in left_out.items() if n}}
+    base = next((line["start"] for line in reversed(lines) if "start" in line), None)
     if cut.after is not None:
+        base = {"version": cut.after.version, "chain": cut.after.chain}
         atomic_files.write_atomically(replay_log.base_path(paths, cut.after.chain), cut.after.data, durable=ledger.durable)
-    atomic_files.write_atomically(ledger.path, ledger_lines.encode([summary, *kept]), durable=ledger.durable)
-    _forget_bases(paths, kept)
+    first = ledger_lines.compaction_line(kept[0]["seq"] if kept else 0, {fate: n for fate, n in left_out.items() if n}, base)
+    atomic_files.write_atomically(ledger.path, ledger_lines.encode([first, *kept]), durable=ledger.durable)
+    _forget_bases(paths, [first, *kept])
     return Ledger(
         ledger.path, durable=ledger.durable, remember_newest=settings.learning.replay_episodes, index=paths.ledger_index
     )
@@ -232,17 +233,14 @@ def _kept(lines: Sequence[Line], cut: _Cut, room: int, last_seq: int) -> list[Li
     needed = {id(line) for line in (*cut.needed, *(line for line in deletions if line["sha256"] in as_they_are))}
     others = [line for line in lines if _may_be_left_out(line)]
     kept = needed | {id(line) for line in others[len(others) - max(0, min(len(others), room - len(needed))) :]}
-    first = next((line for line in cut.needed if cut.after is not None and line["seq"] == cut.after.version + 1), None)
     found: list[Line] = []
     for line in lines:
         if id(line) not in kept:
             continue
-        more = {}
+        own = {key: value for key, value in line.items() if key != "start"}  # the first line of the new ledger names it
         if line["fate"] == TRAINED and line["sha256"] in reasons.keys() - as_they_are:
-            more[DELETED] = reasons[line["sha256"]]
-        if line is first and cut.after is not None:
-            more["start"] = {"version": cut.after.version, "chain": cut.after.chain}
-        found.append({**line, **more})
+            own[DELETED] = reasons[line["sha256"]]
+        found.append(own)
     return found
 
 
@@ -251,12 +249,12 @@ def _may_be_left_out(line: Line) -> bool:
 
     The deletion of a trained episode is only kept together with the episode's own line.
     """
-    return line["fate"] != SUMMARY and line.get("was") != TRAINED and not ledger_lines.is_of_history(line)
+    return not ledger_lines.is_compaction(line) and line.get("was") != TRAINED and not ledger_lines.is_of_history(line)
 
 
 def _forget_bases(paths: Paths, kept: Sequence[Line]) -> None:
     """Remove the copies of base models that no line refers to any more."""
-    begins = [line.get("base") or line.get("start") for line in kept]
+    begins = [line.get("base") for line in kept]
     needed = {replay_log.base_path(paths, begin["chain"]) for begin in begins if begin and begin["chain"]}
     try:
         with_model = model_store.read(paths.model, model_store.POLICY_KEYS).manifest.get("commit", {}).get("chain", "")

@@ -24,7 +24,7 @@ def fates_of(paths: Paths, lines: Iterable[Mapping[str, Any]], name: str | None)
     known: set[tuple[str, str]] = set()
     shortened = False
     for line in lines:
-        shortened = shortened or line["fate"] == ledger_lines.SUMMARY
+        shortened = shortened or ledger_lines.is_compaction(line)
         if name is None or _is_meant(line, name):
             stored_as = line.get("archived_as", line["name"])
             known.add((line["fate"], stored_as))

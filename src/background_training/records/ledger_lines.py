@@ -16,14 +16,13 @@ from background_training.storage import atomic_files
 
 Line = Mapping[str, Any]
 
-SUMMARY = "summary"
-"""The fate in the first line of a compacted ledger; it holds the counts of the removed lines."""
-
 CHECKPOINT = "checkpoint"
-"""The fate of a line about no file, but about all lines before it: the hash of their index, or the guard's state."""
+"""The fate of a line about no file, but about all lines before it: the hash of their index, the guard's state, or, in the
+first line of a compacted ledger, the counts of the removed lines and the base model with which its history starts."""
 
-OF_NO_FILE = (SUMMARY, CHECKPOINT)
-"""The fates of lines about neither a file nor a model."""
+OF_NO_FILE = (CHECKPOINT, "summary")
+"""The fates of lines about neither a file nor a model. Former versions compacted to a `summary`, which held the counts only; the
+base model was the `start` in the first line of its first batch."""
 
 
 PUBLISHED, ROLLED_BACK = "published", "rolled back"
@@ -56,9 +55,25 @@ def next_chain(previous: str, seq: int, batch: Sequence[Line]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def compaction_line(seq: int, counts: Mapping[str, int], base: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The first line of a compacted ledger.
+
+    Args:
+        counts: of the removed lines, as `counts_of` gives them.
+        base: version and chain of the model with which the history starts, if batches were removed.
+    """
+    line = {"seq": seq, "sha256": "", "name": "", "fate": CHECKPOINT, "reason": "compacted: retention.ledger_lines"}
+    return {**line, "counts": dict(counts), **({"base": dict(base)} if base else {})}
+
+
+def is_compaction(line: Line) -> bool:
+    """Whether a line stands for removed ones, so that the ledger no longer names every file."""
+    return "counts" in line
+
+
 def chain_after(former: str, group: Sequence[Line]) -> str:
     """The link that a whole batch adds; the chain starts again where the batch names a base, or where older lines
-    have been removed ("start", see retention.py)."""
+    have been removed ("start", see `sound_lines`)."""
     begins = group[0].get("base") or group[0].get("start")
     return next_chain(begins["chain"] if begins else former, group[0]["seq"], group)
 
@@ -119,10 +134,8 @@ def counts_of(lines: Iterable[Line]) -> Counter[str]:
 
 
 def counts_in(line: Line) -> Mapping[str, int]:
-    if line["fate"] == CHECKPOINT:
-        return {}
-    if line["fate"] == SUMMARY:
-        counts: Mapping[str, int] = line["counts"]
+    if line["fate"] in OF_NO_FILE:
+        counts: Mapping[str, int] = line.get("counts", {})
         return counts
     if line["fate"] == DELETED:
         return {f"{DELETED} {line['was']}": 1}
@@ -145,7 +158,8 @@ def sound_lines(path: Path, begin: int = 0, count: int = 0) -> Iterator[tuple[di
     """The sound lines, each with its bytes, its line feed included.
 
     A true iterator, with one line in memory. It reads up to the size of the file at opening, and keeps the file open, so
-    the lines are those of one moment even if the file is appended to or replaced.
+    the lines are those of one moment even if the file is appended to or replaced. In a compacted ledger the first batch after
+    the base model gets its reference as `start`.
 
     Args:
         begin: how many bytes to skip; a line must begin there.
@@ -160,6 +174,7 @@ def sound_lines(path: Path, begin: int = 0, count: int = 0) -> Iterator[tuple[di
         return
     with file:
         starts, is_damaged = True, False
+        base: Mapping[str, Any] | None = None
         for text in _texts(file, begin):
             is_whole = text.endswith(b"\n")
             line = parse(text) if starts and (is_whole or is_damaged) else None
@@ -171,6 +186,10 @@ def sound_lines(path: Path, begin: int = 0, count: int = 0) -> Iterator[tuple[di
                 raise LedgerError(str(path), f"line {count + 1} is damaged, with sound lines after it", remedy)
             else:
                 count += 1
+                if line["fate"] == CHECKPOINT:
+                    base = line.get("base", base)
+                elif base is not None and is_of_history(line) and line["seq"] == base["version"] + 1:
+                    line["start"], base = base, None
                 yield line, text
 
 
@@ -205,9 +224,9 @@ def is_sound(line: dict[str, Any]) -> bool:
     base = line.get("base")
     if base is not None and not (type(base.get("chain")) is str and type(base.get("version")) is int):
         return False
-    if line["fate"] == "summary":
-        return "counts" in line and all(type(count) is int for count in line["counts"].values())
-    return line["fate"] != "deleted" or "was" in line
+    if not all(type(count) is int for count in line.get("counts", {}).values()):
+        return False
+    return line["fate"] not in ("deleted", "summary") or ("was" if line["fate"] == "deleted" else "counts") in line
 
 
 def cut(path: Path, sound_bytes: int, *, durable: bool) -> None:
