@@ -158,5 +158,5 @@ def add_to_history(paths: Paths, made: list[tuple[Any, Any]], **bounds: int) -> 
     """Put (batch records, game records) at the end of the metrics history, as its writer does after training."""
     newest = metrics.read(paths).batches["version"].max(initial=0)
     history = MetricsHistory(paths, SimpleNamespace(last_seq=0), **bounds)  # type: ignore[arg-type]
-    history.begin(SimpleNamespace(version=int(newest)))  # type: ignore[arg-type]
+    history.open_at(SimpleNamespace(version=int(newest)))  # type: ignore[arg-type]
     history.append(made)

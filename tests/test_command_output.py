@@ -109,8 +109,8 @@ def test_what_can_not_be_meant_is_bad_usage(command: tuple[str, ...], words: str
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("raise RuntimeError('my own mistake')", "of 'game.npz' it made this: RuntimeError: my own mistake"),
-        ("return arrays['rewards'][1:]", "of 'game.npz' it made this: rewards has 11 steps, states has 12"),
+        ("raise RuntimeError('my own mistake')", "it failed on 'game.npz': RuntimeError: my own mistake"),
+        ("return arrays['rewards'][1:]", "it failed on 'game.npz': rewards has 11 steps, states has 12"),
     ],
     ids=["raises", "too short"],
 )

@@ -270,7 +270,7 @@ def test_a_history_that_cannot_be_written_stops_no_training(paths: Paths, monkey
     with caplog.at_level(logging.WARNING, "background_training.learner.metrics_writer"):
         learner_runs.drain(paths.root)
     assert len(learner_runs.trained(paths)) == 9 and _versions(paths) == []
-    assert len([record for record in caplog.records if "training goes on" in record.message]) == 1
+    assert len([record for record in caplog.records if "training continues" in record.message]) == 1
 
     monkeypatch.setattr(metrics_writer, "RETRY_SECONDS", 0.0)
     _play(paths, range(9, 15))

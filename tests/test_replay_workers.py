@@ -153,7 +153,7 @@ def test_ctrl_c_stops_everything_within_two_seconds(tmp_path: Path):
 
     assert time.monotonic() - asked < PROMPT_SECONDS
     assert process.returncode == 130
-    assert errors.decode().splitlines() == ["[INFO] Interrupted; what was read is kept"]
+    assert errors.decode().splitlines() == ["[INFO] Interrupted; the results so far are kept"]
     assert gone(workers)
 
 

@@ -210,7 +210,7 @@ def test_a_folder_that_may_not_be_written_yet_is_waited_for(paths: Paths, monkey
         wait_until(lambda: learner.get_stats()["files_processed"] == 1)
         counts = learner.get_stats()
 
-    assert counts["errors"] == 2 and "the learner can't begin yet" in counts["last_error"]
+    assert counts["errors"] == 2 and "the learner can't start yet" in counts["last_error"]
     assert _told_once(paths, os.strerror(errno.EACCES)) == ["Began", "Over"]
     LearnerLock(paths).acquire()
 

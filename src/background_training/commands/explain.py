@@ -1,4 +1,4 @@
-"""What became of an episode file: python tools/explain_episode.py NAME..."""
+"""Print the fate of episode files: python tools/explain_episode.py NAME..."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=command_lines.usage_name("explain"),
-        description="Say what became of episode files: trained, stale, duplicate, rejected, waiting.",
+        description="Print the fate of episode files: trained, stale, duplicate, rejected or waiting, and why.",
     )
     common.add_common(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="a file's name, or the start of its sha256")
-    parser.add_argument("--all", action="store_true", help="all files that ever came")
+    parser.add_argument("--all", action="store_true", help="all files of this root")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     return parser
 

@@ -1,4 +1,4 @@
-"""The learner alone, until Ctrl+C or for what waits now: python tools/background_parallel_learner.py --help"""
+"""Run the learner without a game, or train once on what waits: python tools/background_parallel_learner.py --help"""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=command_lines.usage_name("learn"),
-        description="Train on the episodes that games drop into the buffer, until Ctrl+C; or on those that wait now (--drain).",
+        description="Train on the episodes that games deposit in the buffer, until Ctrl+C; or once on those that wait (--drain).",
     )
     common.add_common(parser)
-    parser.add_argument("--drain", action="store_true", help="train on what lies in the buffer, then exit")
-    parser.add_argument("--max-file-age", type=float, metavar="S", help="seconds after which an episode is too old; 0: never")
+    parser.add_argument("--drain", action="store_true", help="train on the files in the buffer, then exit")
+    parser.add_argument("--max-file-age", type=float, metavar="S", help="seconds after which an episode is stale; 0: never")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="2: analyse replays beside the training; 1: while no episodes wait"
     )
@@ -54,11 +54,11 @@ def _drain(settings: Settings, quiet: bool) -> int:
     process_limits.limit_blas_threads()
     from background_training.learner.drain import drain
 
-    def tell(event: str, **facts: Any) -> None:
+    def report(event: str, **facts: Any) -> None:
         if not quiet:
             printable.say(console.event_line(event, facts))
 
-    stats = drain(settings, tell)
+    stats = drain(settings, report)
     if not quiet:
         printable.say(console.drained(stats))
         if console.misfits(stats):

@@ -1,7 +1,7 @@
 """Train the archive again: python tools/rebuild_model.py --help
 
-Without options it proves that the model is what the ledger and the archive say, bit for bit. With them it undoes a
-bad day, a cheating opponent or a wrong reward.
+Without options it proves that the model follows from the ledger and the archive, bit for bit. With --without and --relabel it
+removes the effect of episodes that should not have been trained on, or of wrong rewards.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _rebuilt(paths: Paths, options: argparse.Namespace) -> Checkpoint:
     newest = None
     progress = common.ProgressBar("versions")
     try:
-        for done, newest in enumerate(made, 1):  # noqa: B007  # the last one is wanted
+        for done, newest in enumerate(made, 1):  # noqa: B007  # the last one is the result
             progress.show(done, len(begin.groups))
     finally:
         progress.end()
@@ -121,7 +121,7 @@ def _change(options: argparse.Namespace) -> Change:
         except Exception as error:
             kind = "" if isinstance(error, EpisodeError) else f"{type(error).__name__}: "
             raise SettingsError(
-                "--relabel", options.relabel, f"of {line['name']!a} it made this: {kind}{error}", "command line"
+                "--relabel", options.relabel, f"it failed on {line['name']!a}: {kind}{error}", "command line"
             ) from error
 
     return change
@@ -146,7 +146,7 @@ def _function(text: str) -> Callable[[str, dict[str, Any]], Any]:
 
 
 def _distance(there: Model, rebuilt: Model) -> str:
-    """How far two models are apart, in words: of the versions between no fingerprint is kept, only the size can tell."""
+    """How far two models are apart, in words. The distance hints at the cause, as earlier versions leave no fingerprint."""
     import numpy as np
 
     from background_training.storage.model_store import POLICY_KEYS
@@ -177,6 +177,6 @@ def _compared(paths: Paths, rebuilt: Checkpoint) -> int:
         there_and_here = there.manifest.get("numeric_fingerprint"), rebuilt.manifest["numeric_fingerprint"]
         why = "it was trained in another environment, whose last bits differ ({}; here {})".format(*there_and_here)
     else:
-        why = f"its contents are not what the archive teaches; {_distance(there, model_store.unpack(rebuilt.data, 'rebuilt'))}"
+        why = f"training the archive again gives other weights; {_distance(there, model_store.unpack(rebuilt.data, 'rebuilt'))}"
     print(f"[WARNING] {paths.model} differs: {why}", file=sys.stderr)
     return 1

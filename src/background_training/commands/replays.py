@@ -1,4 +1,4 @@
-"""The command that analyses a folder of StarCraft II replays; `python tools/analyze_replays.py --help` tells the rest."""
+"""Analyse a folder of StarCraft II replays: python tools/analyze_replays.py --help"""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def _parser() -> argparse.ArgumentParser:
     common.add_common(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read replays")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds one replay may take")
-    parser.add_argument("--details", metavar="FILE", help="write one JSON object a line and replay")
+    parser.add_argument("--details", metavar="FILE", help="write one JSON object per replay, one a line")
     parser.add_argument("--report", action="store_true", help="write a page with the distributions, models/replay_report.html")
     parser.add_argument("--move-to", metavar="DIR", help="move analysed replays there; default: they stay")
-    parser.add_argument("--retry-failed", action="store_true", help="read again what could not be read")
-    parser.add_argument("--watch", action="store_true", help="go on and read new replays as they come, until Ctrl+C")
+    parser.add_argument("--retry-failed", action="store_true", help="retry replays that could not be read")
+    parser.add_argument("--watch", action="store_true", help="keep running and read new replays as they appear, until Ctrl+C")
     parser.add_argument("--quiet", action="store_true", help="no progress, no table")
     return parser
 
@@ -51,7 +51,7 @@ def _analyse(options: argparse.Namespace) -> int:
     settings = _settings(options)
     folder = settings.replays.folder
     if not folder or not os.path.exists(folder):
-        needed = "a folder that is there is needed, as argument or in REPLAY_ARCHIVE_DIR"
+        needed = "an existing folder is needed, as argument or in REPLAY_ARCHIVE_DIR"
         raise SettingsError("DIR", folder, needed, "command line")
     common.make_root(settings.root)
     analysis.demand_library()
@@ -60,7 +60,7 @@ def _analyse(options: argparse.Namespace) -> int:
     try:
         _read_all(archive, options)
     except KeyboardInterrupt:
-        print("[INFO] Interrupted; what was read is kept", file=sys.stderr)
+        print("[INFO] Interrupted; the results so far are kept", file=sys.stderr)
         raise
     if options.details:
         archive.write_details(Path(options.details).resolve())

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=command_lines.usage_name("rollback"),
-        description="Publish an earlier version of the model as the next one. Games pick it up; training goes on from it.",
+        description="Publish an earlier version of the model as the next one. Games load it; training continues from it.",
     )
     common.add_common(parser)
     parser.add_argument("version", type=int, metavar="VERSION", help="the version to go back to")

@@ -253,8 +253,8 @@ def _action_names(previous: Checkpoint, episodes: Sequence[Episode]) -> list[str
             and len(names) == previous.state.actions.name_count
             and all(isinstance(name, str) for name in names)
         ):
-            said = [name[:100] for name in names]
-            return known if sorted(said) == sorted(known) else said
+            found = [name[:100] for name in names]
+            return known if sorted(found) == sorted(known) else found
     return known
 
 

@@ -32,7 +32,7 @@ class DataWarnings:
         self._games: deque[Episode] = deque(maxlen=NEWEST_GAMES)
         self._batches = 0
         self._due = 1
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._present: list[DataWarning] = []
 
     def after(self, games: Sequence[Episode], actions: ActionSpace | None) -> list[str]:
@@ -50,8 +50,8 @@ class DataWarnings:
             return []
         self._due = self._batches + min(self._batches, SELDOM)
         self._present = data_checks.find(list(self._games), actions)
-        new = [warning for warning in self._present if warning.name not in self._told]
-        self._told.update(warning.name for warning in new)
+        new = [warning for warning in self._present if warning.name not in self._reported]
+        self._reported.update(warning.name for warning in new)
         sentences = [_sentence(warning) for warning in new]
         for sentence in sentences:
             self._log.add(training_log.line(self._now(), f"Warning: {sentence}"))

@@ -48,7 +48,7 @@ def drain(settings: Settings, send: Callable[..., None]) -> dict[str, Any]:
 def _drained(settings: Settings, send: Callable[..., None]) -> dict[str, Any]:
     trainer, _ = open_trainer(settings.paths, settings, send, patient=False)
     counters, troubles = Counters(), []
-    traps = DataWarnings(settings.paths, settings.learner.log_bytes)
+    warnings = DataWarnings(settings.paths, settings.learner.log_bytes)
     trainer.take_snapshot()
     pause = None
     while trainer.waiting() and (pause := pause_file.read(settings.paths)) is None:
@@ -58,7 +58,7 @@ def _drained(settings: Settings, send: Callable[..., None]) -> dict[str, Any]:
         troubles += done.troubles
         for item in done.excluded:
             send_excluded(send, item)
-        for notice in trainer.guard.taken_notices() + done.notices + traps.after(done.episodes, trainer.actions):
+        for notice in trainer.guard.taken_notices() + done.notices + warnings.after(done.episodes, trainer.actions):
             send("warning", sentence=notice)
         if done.trained is not None:
             send("batch", version=done.trained.version, seconds=done.seconds, report=dict(done.trained.report))
@@ -69,7 +69,7 @@ def _drained(settings: Settings, send: Callable[..., None]) -> dict[str, Any]:
         **EMPTY_STATS,
         "max_workers": settings.learner.max_workers,
         **counters.as_stats(trainer.ledger, manifest, version, 0, trainer.guard.text()),
-        "traps": traps.text(),
+        "traps": warnings.text(),
     }
     status.write(settings.paths, "stopped", stats)
     if pause is not None:

@@ -57,7 +57,7 @@ _OF_THE_WRITER = {"moment", "version", "weight", "won", "lost", "refused", "reco
 
 @dataclass(frozen=True)
 class BatchContext:
-    """What was going on around a batch: files still waiting, and what the governor saw."""
+    """The circumstances of a batch: how many files still wait, and the governor's state and readings."""
 
     waiting: int = 0
     governor: str = "unknown"
@@ -72,14 +72,13 @@ class BatchContext:
 class MetricsHistory:
     """The only writer of the file; its caller holds the root's worker lock.
 
-    It promises one record per batch, whichever moment the process is killed at: a batch and its games are one
-    transaction, and batches that are missing are added at the next start from the ledger, without times. It does not promise that
-    a power cut leaves the file readable, as nothing is flushed: then it is kept aside and made again from the ledger.
-    Nothing that is learnt depends on it.
+    It promises one record per batch, whenever the process is killed: a batch and its games are one transaction, and missing
+    batches are added from the ledger at the next start, without times. It does not promise that the file is readable after a
+    power cut, since nothing is flushed: then it is renamed and rebuilt from the ledger. Training does not depend on it.
 
-    The file is opened for each batch (0.1 ms), not held open: no handle is in the way of anyone who moves or deletes it,
-    on Windows either. It has a rollback journal and not a write-ahead log, because that needs shared memory between
-    processes (none on network folders) and lets nobody read from a read-only folder.
+    The file is opened for each batch (0.1 ms) and not kept open, as an open handle would keep others from moving or deleting
+    it on Windows. It has a rollback journal and not a write-ahead log, which needs shared memory between processes (none on
+    network folders) and can't be read in a read-only folder.
     """
 
     def __init__(
@@ -97,18 +96,18 @@ class MetricsHistory:
         self._count = {BATCH_TABLE: 0, GAME_TABLE: 0}
         self._clock = clock
         self._unwritten: dict[int, tuple[Records, Records]] = {}
-        self._is_in_step = False
+        self._is_complete = False
         self._retry_due = -math.inf
         self._process = psutil.Process()
         self._used = time.process_time(), time.perf_counter()
         self._rested = ppo_update.rested_seconds()
 
-    def begin(self, present: Checkpoint | None) -> None:
-        """Continue at the present version of the model, and add the batches before it that are missing."""
+    def open_at(self, present: Checkpoint | None) -> None:
+        """Continue after the present version of the model; add the missing batches before it."""
         self._write(present)
 
     def add(self, done: BatchResult, around: BatchContext) -> None:
-        """Record a round that has trained. If that fails, it is kept in memory and tried again later."""
+        """Record a batch, if one was trained. If that fails, the record is kept in memory and the write is retried later."""
         trained = done.trained
         if trained is None:
             return
@@ -122,7 +121,7 @@ class MetricsHistory:
         """Add the record of each batch and those of its games, all or none.
 
         Raises:
-            sqlite3.Error: there is no file, it is not ours, or the machine failed.
+            sqlite3.Error: there is no file, it is another program's, or the machine failed.
         """
         with self._transaction("rw") as db:
             self._insert(db, BATCH_TABLE, [batch for batch, _ in made])
@@ -130,25 +129,27 @@ class MetricsHistory:
 
     def _write(self, present: Checkpoint | None) -> None:
         try:
-            if self._is_in_step:
-                self._is_in_step = False
-                # When the file was deleted or replaced meanwhile, it is made good at once.
+            if self._is_complete:
+                self._is_complete = False
+                # If the file was deleted or replaced meanwhile, it is restored at once.
                 with contextlib.suppress(sqlite3.Error, OSError):
                     self.append(list(self._unwritten.values()))
-                    self._is_in_step = True
-            if not self._is_in_step:
+                    self._is_complete = True
+            if not self._is_complete:
                 self._restore(present)
-            self._is_in_step, self._retry_due = True, -math.inf
+            self._is_complete, self._retry_due = True, -math.inf
             self._unwritten.clear()
         except (OSError, LedgerError, sqlite3.Error) as error:
             self._retry_due = time.monotonic() + RETRY_SECONDS
-            logger.warning("%s not written: %s; training goes on, and what is missing is added later", self._paths.metrics, error)
+            logger.warning(
+                "%s not written: %s; training continues, and the missing records are added later", self._paths.metrics, error
+            )
 
     @contextlib.contextmanager
     def _transaction(self, mode: str) -> Iterator[sqlite3.Connection]:
         """A connection in a transaction; committed at the end, rolled back by an exception."""
         with contextlib.closing(metrics.connect(self._paths.metrics, mode)) as db:
-            db.execute("PRAGMA synchronous=OFF")  # after a power cut the ledger makes it good
+            db.execute("PRAGMA synchronous=OFF")  # after a power cut it is rebuilt from the ledger
             db.execute("BEGIN IMMEDIATE")
             yield db
             db.execute("COMMIT")
@@ -163,7 +164,7 @@ class MetricsHistory:
             self._count[table] = _downsample(db, table, self._most[table])
 
     def _restore(self, present: Checkpoint | None) -> None:
-        """Open, make or replace the file, drop what the present version does not have, add what it has.
+        """Open, create or replace the file, delete rows after the present version, and add the missing ones before it.
 
         Raises:
             OSError, sqlite3.OperationalError: the machine failed, or a reader holds the file for too long.
@@ -183,10 +184,10 @@ class MetricsHistory:
         self._repair(last, present)
 
     def _continued(self, version: int) -> int:
-        """Make the file if there is none, and delete rows after `version`; return the newest version that it then has.
+        """Create the file if there is none, and delete rows after `version`; return the newest version that is left.
 
         Raises:
-            sqlite3.DatabaseError: it is torn, or not ours.
+            sqlite3.DatabaseError: it is damaged, or another program's.
         """
         path = self._paths.metrics
         with self._transaction("rwc") as db:
@@ -196,8 +197,8 @@ class MetricsHistory:
             _check(db)
             newest = _newest(db)
         if newest > version + 1:
-            # Of a model that was deleted or replaced: kept, as nothing could make it again. Copied while no connection is
-            # open, as closing any other handle of a file takes away SQLite's locks on it (POSIX).
+            # Rows of a model that was deleted or replaced can't be rebuilt, so the file is kept. Copied while no connection is
+            # open: closing any other handle of the file would release SQLite's locks on it (POSIX).
             shutil.copyfile(path, path.with_name(path.name + FORMER_SUFFIX))
         with self._transaction("rw") as db:
             for table in TABLES:
@@ -207,7 +208,7 @@ class MetricsHistory:
             return _newest(db)
 
     def _repair(self, last: int, present: Checkpoint | None) -> None:
-        """Add the batches after `last` from memory where they are still there, else from the ledger."""
+        """Add the batches after `last`, from memory where still available, otherwise from the ledger."""
         if self._ledger.last_seq <= last:
             return
         made: list[tuple[Records, Records]] = []
@@ -225,23 +226,21 @@ class MetricsHistory:
     def _set_aside(self, found: str) -> None:
         path = self._paths.metrics
         aside = path.with_name(path.name + BROKEN_SUFFIX)
-        logger.warning(
-            "%s is no metrics history of ours (%s): kept as %s, and made again from the ledger", path, found, aside.name
-        )
+        logger.warning("%s is not a metrics history (%s): renamed to %s, and rebuilt from the ledger", path, found, aside.name)
         atomic_files.retry_while_shared(lambda: os.replace(path, aside))
-        # The journal belongs to it. Should it stay behind, SQLite deletes it beside an empty file.
+        # Its journal is renamed with it; otherwise SQLite would delete the journal beside an empty file.
         with contextlib.suppress(FileNotFoundError):
             os.replace(f"{path}-journal", f"{aside}-journal")
 
     def _import_old(self, db: sqlite3.Connection, version: int) -> None:
-        """Take over what versions before SQLite have written, unless it is another model's; their files stay as they are."""
+        """Import the files of versions before SQLite, unless they are of another model; the files are left unchanged."""
         batches, games = (
             _read_old(path, table)
             for path, table in ((self._paths.old_batch_metrics, BATCH_TABLE), (self._paths.old_game_metrics, GAME_TABLE))
         )
         if not len(batches) or int(batches["version"].max()) > version + 1:
             return
-        # Games were written before their batch: those without it may not be complete.
+        # Games were written before their batch, so games without a batch may be incomplete.
         self._insert(db, BATCH_TABLE, [batches])
         self._insert(db, GAME_TABLE, [games[games["version"] <= batches["version"].max()]])
 
@@ -265,7 +264,7 @@ class MetricsHistory:
         return batch, games
 
     def _own_use(self) -> dict[str, float]:
-        """The processor's time since the batch before, as a share of one core; memory; and how long the game was let go first."""
+        """CPU time since the previous batch as a share of one core, memory, and for how long the throttle held this process."""
         used, now = self._used, (time.process_time(), time.perf_counter())
         rested = ppo_update.rested_seconds()
         facts = {
@@ -294,14 +293,14 @@ def _newest(db: sqlite3.Connection) -> int:
 
 
 def _check(db: sqlite3.Connection) -> None:
-    """Raise sqlite3.DatabaseError unless the file is whole and has our tables."""
+    """Raise sqlite3.DatabaseError unless the file is sound and has exactly this project's tables."""
     found = db.execute("PRAGMA user_version").fetchone()[0]
     if found != metrics.FORMAT:
         raise sqlite3.DatabaseError(f"user_version is {found}, needed is {metrics.FORMAT}")
-    # Compared as text: a view or a trigger of another program's file may take for ever.
+    # Compared as text: a query of a view or a trigger of another program's file may never end.
     schema = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
     if any(schema.get(table.name) != table.create for table in TABLES) or schema.get("editions") != metrics.CREATE_EDITIONS:
-        raise sqlite3.DatabaseError("its tables are others")
+        raise sqlite3.DatabaseError("it has other tables")
     if db.execute("SELECT count(*) FROM sqlite_master WHERE type = 'trigger'").fetchone()[0]:
         raise sqlite3.DatabaseError("it has triggers")
     if db.execute("SELECT count(edition) FROM editions").fetchone()[0] != len(TABLES):
@@ -316,13 +315,13 @@ def _renew_edition(db: sqlite3.Connection, table: MetricsTable) -> None:
 
 
 def _row_of(record: tuple[Any, ...], table: MetricsTable) -> tuple[Any, ...]:
-    """A record as SQLite gets it: text for bytes; no id yet for a game. SQLite itself makes NULL of NaN."""
+    """The row of a record: text for bytes, no id yet for a game. SQLite stores NaN as NULL."""
     values = tuple(metrics.text_of(value) if isinstance(value, bytes) else value for value in record)
     return (None, *values[1:]) if table.key == "id" else values
 
 
 def _downsample(db: sqlite3.Connection, table: MetricsTable, most: int) -> int:
-    """Make the older rows fewer; return how many rows are left."""
+    """Down-sample the older rows; return how many rows are left."""
     rows = np.fromiter(
         db.execute(f"SELECT {table.key}, stands_for FROM {table.name} ORDER BY {table.key}"), [("key", "<i8"), ("weight", "<i8")]
     )
@@ -355,7 +354,7 @@ def downsampled(records: Records, most: int) -> Records:
 
 def _halved(records: Records, chosen: npt.NDArray[Any], rng: np.random.Generator) -> Records:
     pairs = chosen[: len(chosen) // 2 * 2].reshape(-1, 2)
-    # By chance, not always the first: opponents that take turns would otherwise lose one of them.
+    # Random, not always the first: of two opponents that alternate, one would disappear otherwise.
     losers = pairs[np.arange(len(pairs)), rng.integers(0, 2, len(pairs))]
     alone = chosen[len(pairs) * 2 :]
     losers = np.concatenate([losers, alone[rng.random(len(alone)) < 0.5]])
@@ -368,9 +367,9 @@ _OLD_MAGIC = b"BTrecord" + (1).to_bytes(4, "little")
 
 
 def _read_old(path: Path, table: MetricsTable) -> Records:
-    """The sound records of a file of fixed-size records, as versions before SQLite wrote it; none if it is not one.
+    """The sound records of a file of fixed-size records, the format before SQLite; none if it is another file.
 
-    After the fields of today (games without `id`) such a record had a spare byte and, at its end, a checksum over its words.
+    Such a record had the present fields (games without `id`), a spare byte, and at its end a checksum over its words.
     """
     fields: list[tuple[str, str]] = [(name, str(table.layout[name].str)) for name in table.layout.names or () if name != "id"]
     spare_at = 1 + max(place for place, (_, kind) in enumerate(fields) if kind == "|u1")
@@ -398,7 +397,7 @@ def _old_checksums(records: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
 
 
 def games_of(done: BatchResult, moment: float) -> Records:
-    """A record for each game of a round that has trained."""
+    """A record for each game of a trained batch."""
     assert done.trained is not None
     records = _blank_games(done.trained.version, len(done.accepted), moment)
     for record, item in zip(records, done.accepted, strict=True):
@@ -408,7 +407,7 @@ def games_of(done: BatchResult, moment: float) -> Records:
 
 
 def batch_of(trained: Checkpoint, games: Records, moment: float, **more: float) -> Records:
-    """The record of a version's batch: what its report says, and `more`."""
+    """The record of a version's batch, from its report and `more`."""
     facts = {**trained.report, **more}
     return _batch_record(trained.version, facts, games, moment, refused=bool(trained.report.get("refused")))
 
@@ -441,7 +440,7 @@ def recovered(
 
 
 def governor_code(state: str) -> int:
-    """What stands for a state of the governor in a record."""
+    """The number that stands for a state of the governor in a record."""
     return GOVERNOR_STATES.index(state) if state in GOVERNOR_STATES else 0
 
 
@@ -459,7 +458,7 @@ def _batch_record(
 
 
 def _put(record: Records, name: str, value: Any) -> None:
-    """A number as the field can hold it: a report may come from another program's model, with numbers of any kind."""
+    """Store a number, limited to the range of the field: the report of another program's model may hold any number."""
     kind = record.dtype[name]
     number = float(value) if isinstance(value, (int, float)) else np.nan
     if kind.kind == "f":
@@ -490,7 +489,7 @@ def _lag(version: int, played_by: int | None) -> int:
 
 
 def _read(paths: Paths, line: Line) -> Episode | None:
-    """The trained episode of a line, read again; None if it is not there any more."""
+    """The trained episode of a line, read again; None if it is gone."""
     try:
         return replay_log.episode_of(paths, line)
     except (LedgerError, EpisodeError):

@@ -33,7 +33,7 @@ class PeriodicJob:
         arguments: dict[str, Any],
         rest_seconds: float,
         must_wait: Callable[[], bool],
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         limits: LearnerSettings,
     ) -> None:
         """Prepare.
@@ -42,19 +42,19 @@ class PeriodicJob:
             function: "module:name".
             rest_seconds: the time between two calls when nothing is left.
             must_wait: called before each call; true puts it off.
-            say: receives sentences for the console.
+            report: receives sentences for the console.
             limits: `worker_memory_bytes` and `restart_limit` apply to the job's process too.
         """
         self._function = function
         self._arguments = arguments
         self._rest_seconds = rest_seconds
         self._must_wait = must_wait
-        self._say = say
+        self._report = report
         self._process = JobProcess(limits.worker_memory_bytes)
         self._budget = RestartBudget(limits.restart_limit)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="background-learner-job", daemon=True)
-        self._said = ""
+        self._last_reported = ""
         self.done = 0
         self.errors = 0
 
@@ -99,6 +99,6 @@ class PeriodicJob:
         if self._stopping.is_set():
             return
         self.errors += 1
-        if sentence != self._said:
-            self._said = sentence
-            self._say(f"[WARNING] {self._function.partition(':')[0]}: {sentence}")
+        if sentence != self._last_reported:
+            self._last_reported = sentence
+            self._report(f"[WARNING] {self._function.partition(':')[0]}: {sentence}")

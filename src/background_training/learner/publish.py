@@ -86,7 +86,7 @@ class Widening:
     probability: float = PROBABILITY
 
 
-def widen(paths: Paths, settings: Settings, wanted: Widening, report: Callable[[str], None]) -> Checkpoint:
+def widen(paths: Paths, settings: Settings, widening: Widening, report: Callable[[str], None]) -> Checkpoint:
     """Recover the root, then commit the present model with further features and actions as the next version.
 
     Killed at any moment, the root has the old model or the new one: one rename decides, and the next start adds the
@@ -102,11 +102,11 @@ def widen(paths: Paths, settings: Settings, wanted: Widening, report: Callable[[
     present = recovery.recover(paths, settings, ledger, report)
     if present is None:
         raise ModelMissingError(str(paths.model))
-    return commit_widened(paths, settings, ledger, present, wanted)[0]
+    return commit_widened(paths, settings, ledger, present, widening)[0]
 
 
 def commit_widened(
-    paths: Paths, settings: Settings, ledger: Ledger, present: Checkpoint, wanted: Widening
+    paths: Paths, settings: Settings, ledger: Ledger, present: Checkpoint, widening: Widening
 ) -> tuple[Checkpoint, Line | None]:
     """Commit the present version with further features and actions as the next one; return that and its line in the ledger,
     None while there is no other. The caller holds both locks.
@@ -115,14 +115,14 @@ def commit_widened(
         SettingsError: this can't be added to the model; nothing has been changed.
     """
     durable = settings.learner.durable
-    step = widening_step(present, settings, wanted, after=ledger.last_seq, version=max(ledger.newest_seq, present.version) + 1)
+    step = widening_step(present, settings, widening, after=ledger.last_seq, version=max(ledger.newest_seq, present.version) + 1)
     made = checkpoint.widened(present, step)
     atomic_files.write_atomically(replay_log.base_path(paths, made.chain), made.data, durable=durable)
     model_store.commit(paths, made.data, durable=durable)
     return made, ledger.record_published(made.version, made.commit, made.data) if ledger.last_seq else None
 
 
-def widening_step(present: Checkpoint, settings: Settings, wanted: Widening, *, after: int, version: int) -> dict[str, Any]:
+def widening_step(present: Checkpoint, settings: Settings, widening: Widening, *, after: int, version: int) -> dict[str, Any]:
     """The argument of `checkpoint.widened`.
 
     Raises:
@@ -130,39 +130,41 @@ def widening_step(present: Checkpoint, settings: Settings, wanted: Widening, *, 
             which no action can be added.
     """
     layout, limits = present.layout, settings.limits
-    if wanted.actions and not isinstance(layout.actions, Discrete):
+    if widening.actions and not isinstance(layout.actions, Discrete):
         needed = f"the model chooses {layout.actions.words}; only to a choice among numbered actions can one be added"
-        raise SettingsError("--add-action", " ".join(wanted.actions), needed, "command line")
-    states = _names("feature", layout.state_names, wanted.state_names, layout.state_width, wanted.features, "--state-names")
+        raise SettingsError("--add-action", " ".join(widening.actions), needed, "command line")
+    states = _names("feature", layout.state_names, widening.state_names, layout.state_width, widening.features, "--state-names")
     count = layout.actions.name_count
-    actions = _names("action", layout.action_names, wanted.action_names, count, wanted.actions, "--action-names")
+    actions = _names("action", layout.action_names, widening.action_names, count, widening.actions, "--action-names")
     for flag, size, added, setting in (
-        ("--add-feature", layout.state_width, len(wanted.features), "max_state_width"),
-        ("--add-action", layout.actions.outputs, len(wanted.actions), "max_actions"),
+        ("--add-feature", layout.state_width, len(widening.features), "max_state_width"),
+        ("--add-action", layout.actions.outputs, len(widening.actions), "max_actions"),
     ):
         most = getattr(limits, setting)
         if added and size + added > most:
             needed = f"the model has {size} already, and {most} (limits.{setting}) is the most"
             raise SettingsError(flag, added, needed, "command line")
-    said = [f"{what} {', '.join(names)}" for what, names in (("feature", wanted.features), ("action", wanted.actions)) if names]
+    parts = [
+        f"{what} {', '.join(names)}" for what, names in (("feature", widening.features), ("action", widening.actions)) if names
+    ]
     return {
         "from": present.version,
         "version": version,
         "after": after,
-        "features": len(wanted.features),
-        "actions": len(wanted.actions),
-        "probability": wanted.probability,
+        "features": len(widening.features),
+        "actions": len(widening.actions),
+        "probability": widening.probability,
         "state_names": states,
         "action_names": actions,
-        "reason": "widened: " + " and ".join(said) if said else "names of features and actions given",
+        "reason": "widened: " + " and ".join(parts) if parts else "names of features and actions given",
     }
 
 
-def _names(what: str, known: Sequence[str], said: Sequence[str], count: int, added: Sequence[str], flag: str) -> list[str]:
+def _names(what: str, known: Sequence[str], given: Sequence[str], count: int, added: Sequence[str], flag: str) -> list[str]:
     """All names after the widening; none if those of the present ones are unknown."""
-    if said and len(said) != count:
-        raise SettingsError(flag, " ".join(said), f"{count} names are needed, one for each {what} of the model", "command line")
-    present = list(said or known)
+    if given and len(given) != count:
+        raise SettingsError(flag, " ".join(given), f"{count} names are needed, one for each {what} of the model", "command line")
+    present = list(given or known)
     names = layouts.names_in([*present, *added])
     if len(names) != len(present) + len(added):
         twice = sorted({name for name in [*present, *added] if [*present, *added].count(name) > 1})

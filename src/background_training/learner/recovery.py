@@ -69,39 +69,39 @@ def _newest_readable(paths: Paths, settings: Settings, report: Report) -> Checkp
     """The model, or the newest sound version of the history if it can't be read, which then takes its place for games too."""
     try:
         found = checkpoint.load(model_store.read_bytes(paths.model), str(paths.model))
-        _check_strangers(paths, settings, found)
+        _check_foreign_weights(paths, settings, found)
         return found
     except ModelMissingError as error:
-        trouble, unreadable = str(error), False
+        cause, unreadable = str(error), False
     except ModelError as error:
         broken = paths.model.with_name(f"{paths.model.name}.broken")
         atomic_files.retry_while_shared(lambda: os.replace(paths.model, broken))
-        trouble, unreadable = f"{error}; it is kept as {broken.name}", True
+        cause, unreadable = f"{error}; it is kept as {broken.name}", True
     for version in reversed(model_store.history_versions(paths)):
         path = model_store.history_path(paths, version)
         try:
             found = checkpoint.load(model_store.read_bytes(path), str(path))
         except ModelError as error:
-            trouble, unreadable = f"{trouble}; {error}", True
+            cause, unreadable = f"{cause}; {error}", True
             continue
-        report(f"{trouble}. Continuing from version {version} of the history")
+        report(f"{cause}. Continuing from version {version} of the history")
         model_store.commit(paths, found.data, durable=settings.learner.durable)
         return found
     if unreadable:  # a model that is merely missing is the usual state of a new root
-        report(f"{trouble}. No version of the history can be read instead")
+        report(f"{cause}. No version of the history can be read instead")
     return None
 
 
-def _check_strangers(paths: Paths, settings: Settings, model: Checkpoint) -> None:
+def _check_foreign_weights(paths: Paths, settings: Settings, model: Checkpoint) -> None:
     """Refuse a model of another program whose weights are too large: every update on it would be refused.
 
     Raises:
         ModelError: a weight is beyond learning.reject_update_weight.
     """
-    by_us = model.commit["kind"] != checkpoint.BASE or "reason" in model.commit
-    if not by_us and train_step.weights_explode(model.state, settings.learning):
+    is_ours = model.commit["kind"] != checkpoint.BASE or "reason" in model.commit
+    if not is_ours and train_step.weights_explode(model.state, settings.learning):
         needed = f"at most {settings.learning.reject_update_weight:g} (learning.reject_update_weight) is needed"
-        raise ModelError(str(paths.model), "a weight is beyond all measure", needed)
+        raise ModelError(str(paths.model), "a weight is too large", needed)
 
 
 def _reconciled(
@@ -112,7 +112,7 @@ def _reconciled(
         if ledger.last_seq:
             return _replayed_to_end(paths, finalizer, ledger, None, report)
         if anything_archived(paths):
-            report(f"model and ledger are missing: training starts from nothing, regardless of the files in {paths.archive}")
+            report(f"model and ledger are missing: training starts with an untrained model, whatever lies in {paths.archive}")
         return None
     if present.commit["kind"] == checkpoint.BASE:
         if ledger.last_seq == 0 or present.commit.get("after", 0) > ledger.last_seq:
@@ -151,9 +151,9 @@ def _restore_lost_lines(paths: Paths, ledger: Ledger, present: Checkpoint, repor
     if found == 0 and ledger.last_seq == 0:
         report(f"{paths.ledger} is new; history starts with version {present.version} of the model")
         return
-    told = f"it ends with version {ledger.last_seq}" if ledger.last_seq else "it holds no version"
+    state = f"it ends with version {ledger.last_seq}" if ledger.last_seq else "it holds no version"
     report(
-        f"{paths.ledger} has lost lines: {told}, and the model is version {present.version}. {found} episodes of the archive "
+        f"{paths.ledger} has lost lines: {state}, and the model is version {present.version}. {found} episodes of the archive "
         f"are recorded as trained, in versions that are no longer known; history starts with version {present.version}"
     )
 

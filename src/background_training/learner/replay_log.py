@@ -217,7 +217,7 @@ def _base(paths: Paths, line: Line, before: Checkpoint | None) -> Checkpoint:
 
 
 def widened_again(before: Checkpoint | None, steps: Any, chain: str) -> Checkpoint | None:
-    """The version with this chain, made again by widening the one before; None if the result differs."""
+    """The version with this chain, rebuilt by widening the previous one; None if the result differs."""
     if before is None or not isinstance(steps, list) or not steps:
         return None
     made = before
@@ -232,7 +232,7 @@ def widened_again(before: Checkpoint | None, steps: Any, chain: str) -> Checkpoi
 
 
 def as_base(model: Checkpoint, chain: str) -> Checkpoint:
-    """The model as a base: history starts with it, whatever its commit record says."""
+    """The model as a base: history starts with it; its own commit record is ignored."""
     record = {"kind": checkpoint.BASE, "seq": model.version, "previous_chain": "", "chain": chain, "batch": []}
     return Checkpoint(model.state, model.version, {**model.manifest, "commit": record}, model.data)
 

@@ -42,17 +42,17 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         prepare: Callable[[], None] | None = None,
     ) -> None:
         """Prepare a supervisor; nothing happens before `start`.
 
         Args:
-            say: is given sentences for the console.
-            prepare: done before the first worker starts, and again after a while as long as it raises OSError.
+            report: receives sentences for the console.
+            prepare: called before the first worker starts, and retried with back-off as long as it raises OSError.
         """
         self._settings = settings
-        self._say = say
+        self._report = report
         self._prepare = prepare
         self._lock = threading.Lock()
         self._stats: dict[str, Any] = {**EMPTY_STATS, "max_workers": settings.learner.max_workers}
@@ -61,8 +61,8 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name="background-learner", daemon=True)
         self._budget = RestartBudget(settings.learner.restart_limit)
         self._poison_files = PoisonFiles()
-        self._troubles = TroubleLog(settings.paths, settings.learner.log_bytes)
-        self._refusal = ""
+        self._fault_log = TroubleLog(settings.paths, settings.learner.log_bytes)
+        self._refused_because = ""
         self._replaced_because = ""
         self._restarts = 0
         self._former_errors = 0
@@ -97,63 +97,63 @@ class Supervisor:
         if not self._prepared():
             return
         while not self._stopping.is_set():
-            process = self._patiently(self._started, "the worker process can't be started")
+            process = self._retried(self._started, "the worker process can't be started")
             if process is None:
                 break
-            exit_code = self._listen(process)
+            exit_code = self._handle_messages(process)
             with self._lock:
-                # What is true of a running worker only; "governor" would otherwise stay what it was for ever.
+                # Facts about a running worker; otherwise "governor" would keep its last value.
                 self._stats.update(active_workers=0, governor="")
             if self._stopping.is_set():
                 break
-            if self._refusal:
-                self._give_up(self._refusal)
+            if self._refused_because:
+                self._give_up(self._refused_because)
                 return
             if not self._after_death(exit_code):
                 return
         status.write(self._settings.paths, "stopped", self.stats())
 
     def _prepared(self) -> bool:
-        """Prepare patiently; False when there will be no worker."""
+        """Call `prepare`, with retries; False when there will be no worker."""
         try:
             if self._prepare is not None:
-                self._patiently(self._prepare, "the learner can't begin yet")
+                self._retried(self._prepare, "the learner can't start yet")
         except BackgroundTrainingError as error:
-            self._say_failed(str(error))  # without a status: the root, and what is said of it, are another learner's
+            self._report_failure(str(error))  # without a status, since the root's status is another learner's
             return False
         return not self._stopping.is_set()
 
-    def _patiently(self, action: Callable[[], Result], trouble: str) -> Result | None:
-        """Do it as soon as the machine lets us; None when there is no need any more.
+    def _retried(self, action: Callable[[], Result], fault: str) -> Result | None:
+        """The result of an action, retried with back-off while the machine fails; None if the learner is stopped meanwhile.
 
-        A machine without room, memory or processes to spare is no fault of the worker's, so it does not count as a death.
+        A full disk, or no memory or process to spare, is not the worker's fault, so it does not count as a death.
 
         Raises:
-            BackgroundTrainingError: another learner is at work, or the folder can't be locked: waiting is no help.
+            BackgroundTrainingError: another learner runs, or the folder can't be locked: a retry would not help.
         """
         wait_seconds, longest = _UNSTARTED_BACK_OFF_SECONDS
         while not self._stopping.is_set():
             try:
                 result = action()
-                self._troubles.recovered()
+                self._fault_log.recovered()
                 return result
             except (AnotherLearnerError, LockUnavailableError):
                 raise
             except OSError as error:
-                self._in_trouble(f"{trouble} ({error})", wait_seconds)
+                self._report_fault(f"{fault} ({error})", wait_seconds)
             self._stopping.wait(wait_seconds)
             wait_seconds = min(2 * wait_seconds, longest)
         return None
 
-    def _in_trouble(self, sentence: str, wait_seconds: float) -> None:
+    def _report_fault(self, sentence: str, wait_seconds: float) -> None:
         with self._lock:
             self._stats["errors"] += 1
             self._stats["last_error"] = sentence
-        self._say(f"[WARNING] {sentence}; trying again in {wait_seconds:.1f} s")
-        self._troubles.failed(sentence)
+        self._report(f"[WARNING] {sentence}; trying again in {wait_seconds:.1f} s")
+        self._fault_log.failed(sentence)
         status.write(self._settings.paths, "waiting", self.stats())
 
-    def _listen(self, process: Child) -> int:
+    def _handle_messages(self, process: Child) -> int:
         """Handle the worker's messages until it ends; its exit code."""
         with self._lock:
             self._child = process
@@ -164,7 +164,7 @@ class Supervisor:
         while (message := process.receive(supervision.HANG_SECONDS)) is not None:
             self._handle(message)
         if process.hung:
-            self._replaced_because = f"it hung: no sign of life for {supervision.HANG_SECONDS:g} s"
+            self._replaced_because = f"it hung: no heartbeat for {supervision.HANG_SECONDS:g} s"
         return process.close(exit_seconds=child.EXIT_SECONDS)
 
     def _started(self) -> Child:
@@ -185,20 +185,20 @@ class Supervisor:
         elif kind == "set_aside":
             self._poison_files.file_left(message["name"])
         elif kind in ("stats", "trouble"):
-            self._note(message["stats"])
+            self._update_stats(message["stats"])
         if kind == "trouble":
-            self._say(f"[WARNING] {message['sentence']}; trying again in {message['retry_seconds']:.1f} s")
+            self._report(f"[WARNING] {message['sentence']}; trying again in {message['retry_seconds']:.1f} s")
         elif kind == "warning":
-            self._say(f"[WARNING] {message['sentence']}")
+            self._report(f"[WARNING] {message['sentence']}")
         elif kind == "refused":
-            self._refusal = message["sentence"]
+            self._refused_because = message["sentence"]
         elif kind == "limit_exceeded":
             self._replaced_because = message["sentence"]
 
-    def _note(self, stats: dict[str, Any]) -> None:
+    def _update_stats(self, stats: dict[str, Any]) -> None:
         with self._lock:
             errors = self._former_errors + stats["errors"]
-            # A new worker has not met an error yet; what the one before died of is still the newest.
+            # A new worker has had no error yet; the newest one is still the cause of the last death.
             last_error = stats["last_error"] or self._stats["last_error"]
             misfits = {
                 "files_misfit": self._former_misfits + stats["files_misfit"],
@@ -207,10 +207,10 @@ class Supervisor:
             self._stats.update({**stats, **misfits, "errors": errors, "last_error": last_error}, worker_restarts=self._restarts)
 
     def _after_death(self, exit_code: int) -> bool:
-        """Say so, and wait before the next start; False when there will be none."""
+        """Report it, and wait before the next start; False when there will be none."""
         self._poison_files.worker_died()
         wait_seconds = self._budget.back_off(time.monotonic())
-        sentence = f"the worker process died (exit code {exit_code}{_last_words(self._settings)})"
+        sentence = f"the worker process died (exit code {exit_code}{_last_error_line(self._settings)})"
         if self._replaced_because:
             sentence = f"the worker process is replaced: {self._replaced_because}"
             self._replaced_because = ""
@@ -222,24 +222,24 @@ class Supervisor:
             self._stats["errors"] += 1
             self._stats["worker_restarts"] = self._restarts
             self._stats["last_error"] = sentence
-        self._say(f"[WARNING] {sentence}; starting another in {wait_seconds:.1f} s")
+        self._report(f"[WARNING] {sentence}; starting another in {wait_seconds:.1f} s")
         status.write(self._settings.paths, "restarting", self.stats())
         self._stopping.wait(wait_seconds)
         return True
 
-    def _say_failed(self, sentence: str) -> None:
+    def _report_failure(self, sentence: str) -> None:
         with self._lock:
             self._stats["errors"] += 1
             self._stats["last_error"] = sentence
-        self._say(f"[WARNING] Background learner stopped: {sentence}")
+        self._report(f"[WARNING] Background learner stopped: {sentence}")
 
     def _give_up(self, sentence: str) -> None:
-        self._say_failed(sentence)
+        self._report_failure(sentence)
         status.write(self._settings.paths, "failed", self.stats())
 
 
 def _error_file(paths: Paths) -> IO[bytes]:
-    """Where the worker's last words go; nowhere if the logs can't be written, which is no reason not to train."""
+    """The file for the worker's stderr; the null device if the logs can't be written, since training does not need them."""
     try:
         os.makedirs(paths.logs, exist_ok=True)
         return open(paths.worker_stderr, "wb")
@@ -247,7 +247,7 @@ def _error_file(paths: Paths) -> IO[bytes]:
         return open(os.devnull, "wb")
 
 
-def _last_words(settings: Settings) -> str:
+def _last_error_line(settings: Settings) -> str:
     """The last line the dead worker wrote to stderr, if any."""
     try:
         text = settings.paths.worker_stderr.read_text("utf-8", "replace").strip()

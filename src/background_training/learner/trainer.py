@@ -102,7 +102,7 @@ class Trainer:
         self._signature = signature(paths.model)
         self._snapshot: deque[str] = deque()
         self.history = MetricsHistory(paths, ledger)
-        self.history.begin(present)
+        self.history.open_at(present)
         self.guard = RegressionGuard(paths, settings, ledger)
         if present is not None:
             # An alarm that a process raised before it was killed, and did not act on.

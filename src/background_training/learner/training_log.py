@@ -1,4 +1,4 @@
-"""logs/background_training.log: one block per batch, and lines of trouble, for people. Bounded by rotation, never fatal."""
+"""logs/background_training.log: one block per batch, and lines about faults, for people. Bounded by rotation, never fatal."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _tail(path: Path) -> str:
 class TroubleLog:
     """Writes one line when a fault of the machine starts and one when it is over.
 
-    On a full disk the first line is lost, so the last one repeats what it would have said.
+    On a full disk the first line is lost, so the last one repeats its text.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class TroubleLog:
         """Log a fault, if none was logged before."""
         if self._began is None:
             moment = self._now()
-            told = " ".join(sentence.split())
-            self._began = moment, self._monotonic(), told
-            self._log.add(line(moment, f"Trouble Began: {told}"))
+            in_one_line = " ".join(sentence.split())
+            self._began = moment, self._monotonic(), in_one_line
+            self._log.add(line(moment, f"Trouble Began: {in_one_line}"))
 
     def recovered(self) -> None:
         """Log the end of a fault, if one was logged."""
         if self._began is not None:
-            moment, since, told = self._began
+            moment, since, fault = self._began
             self._began = None
             lasted = f"after {self._monotonic() - since:.1f} s, since {stamp(moment)}"
-            self._log.add(line(self._now(), f"Trouble Over: {lasted} ({told})"))
+            self._log.add(line(self._now(), f"Trouble Over: {lasted} ({fault})"))

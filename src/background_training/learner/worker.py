@@ -72,8 +72,8 @@ class Worker:
         self._hint = threading.Event()
         self._stopping = threading.Event()
         self._back_off_seconds = 0.0
-        self._troubles = TroubleLog(self._paths, settings.learner.log_bytes)
-        self._traps = DataWarnings(self._paths, settings.learner.log_bytes)
+        self._fault_log = TroubleLog(self._paths, settings.learner.log_bytes)
+        self._data_warnings = DataWarnings(self._paths, settings.learner.log_bytes)
         self._trainer: Trainer | None = None
         self._status_due = 0.0
         self._retention_due = math.inf
@@ -188,7 +188,9 @@ class Worker:
         self._counters.add(done, time.time())
         self._trainer.history.add(done, BatchContext.of(self._trainer.waiting(), self.throttle.facts()))
         self._note_success()
-        notices = self._trainer.guard.taken_notices() + done.notices + self._traps.after(done.episodes, self._trainer.actions)
+        notices = (
+            self._trainer.guard.taken_notices() + done.notices + self._data_warnings.after(done.episodes, self._trainer.actions)
+        )
         for sentence in notices + [
             f"{trouble}; it is retried later, the other files are trained on" for trouble in done.troubles
         ]:
@@ -206,10 +208,10 @@ class Worker:
 
     def _note_success(self) -> None:
         self._back_off_seconds = 0.0
-        self._troubles.recovered()
+        self._fault_log.recovered()
 
     def _note_failure(self, sentence: str) -> None:
-        self._troubles.failed(sentence)
+        self._fault_log.failed(sentence)
         self._counters.add_error(sentence)
         self._back_off_seconds = min(max(0.5, 2 * self._back_off_seconds), LONGEST_BACK_OFF_SECONDS)
         logger.warning("%s; trying again in %.1f s", sentence, self._back_off_seconds)
@@ -229,7 +231,7 @@ class Worker:
             **stats,
             "governor": self.throttle.text(),
             "workers_allowed": self.throttle.workers_allowed,
-            "traps": self._traps.text(),
+            "traps": self._data_warnings.text(),
             "active_workers": 1,
             "max_workers": self._settings.learner.max_workers,
         }

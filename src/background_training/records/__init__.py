@@ -1,1 +1,1 @@
-"""What a root says about itself, written by the learner and read by everything else: ledger, metrics, status, pauses."""
+"""The records of a root, written by the learner and read by everything else: ledger, metrics, status, pauses."""

@@ -223,10 +223,10 @@ def _encoded(kept: Kept, digest: str) -> bytes:
 def _decoded(data: bytes) -> tuple[Kept, str, str]:
     """The content, the hash of the ledger bytes that it was made of, and the hash of the code that made it."""
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        said = json.loads(arrays["facts"].tobytes())
+        content = json.loads(arrays["facts"].tobytes())
         numbers = range(sum(name.startswith("keys_") for name in arrays.files))
         indexes = [LineIndex(arrays[f"keys_{number}"], arrays[f"places_{number}"]) for number in numbers]
-    return Kept(said["end"], said["facts"], indexes), said["digest"], said["code"]
+    return Kept(content["end"], content["facts"], indexes), content["digest"], content["code"]
 
 
 @functools.cache

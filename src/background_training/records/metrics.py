@@ -201,7 +201,7 @@ class MetricsReader:
             with contextlib.closing(connect(self._path, "ro")) as db:
                 db.text_factory = bytes
                 return self._batches.look(db) | self._games.look(db)
-        except (sqlite3.Error, TypeError, ValueError, OverflowError):  # locked, torn, or somebody else's
+        except (sqlite3.Error, TypeError, ValueError, OverflowError):  # locked, damaged, or another program's
             self._settled = now + _SETTLE_SECONDS
             return False
 
@@ -293,5 +293,5 @@ def name_of(value: Any) -> bytes:
 
 
 def text_of(name: bytes) -> str:
-    """The text of a record's name. It comes from a file that anybody may have written: show it, never run it."""
+    """The text of a record's name. It is untrusted: escape it where it is shown."""
     return name.decode("utf-8", "replace")
