@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replay_fakes import a_player, a_result
 
-from background_training.starcraft import build_orders
+from background_training.starcraft import learned_build_orders
 from background_training.starcraft.replays import report, summary
 from background_training.starcraft.replays.analysis import ReplayResult
 from background_training.starcraft.replays.summary import median_low, spread_of
@@ -156,7 +156,7 @@ def test_a_reader_gets_the_learnt_values_over_its_defaults(tmp_path: Path):
     path = tmp_path / "learned_build_orders.json"
     path.write_bytes(summary.to_bytes(summarise(a_result("a", a_player()))))
 
-    found = build_orders.read_build_orders(path, {"spawning_pool_supply": 13, "hive_supply": 120})
+    found = learned_build_orders.read_build_orders(path, {"spawning_pool_supply": 13, "hive_supply": 120})
 
     assert (found["spawning_pool_supply"], found["hive_supply"]) == (17, 120)
 
@@ -171,7 +171,7 @@ def test_a_reader_without_a_usable_file_says_so_and_goes_on(
         path.write_bytes(content)
 
     with caplog.at_level(logging.WARNING):
-        found = build_orders.read_build_orders(path, {"spawning_pool_supply": 13})
+        found = learned_build_orders.read_build_orders(path, {"spawning_pool_supply": 13})
 
     assert found == {"spawning_pool_supply": 13}
     assert [str(path) in record.getMessage() for record in caplog.records] == [True]
@@ -186,10 +186,11 @@ def test_own_and_learnt_values_are_weighed_by_the_games_behind_them():
         "flat_keys": {"players": dict.fromkeys(summary.FLAT_KEYS, 10)},
     }
 
-    mixed = build_orders.integrate({"spawning_pool_supply": 14.0, "gas_supply": 20.0}, {"spawning_pool_supply": 30}, learnt)
+    own = {"spawning_pool_supply": 14.0, "gas_supply": 20.0}
+    mixed = learned_build_orders.integrate(own, {"spawning_pool_supply": 30}, learnt)
 
     assert mixed == {"spawning_pool_supply": 15.0, "gas_supply": 16.0, "lair_supply": 60.0}
-    assert build_orders.integrate({"gas_supply": 20.0}, {}, {"gas_supply": 3, "flat_keys": None}) == {"gas_supply": 20.0}
+    assert learned_build_orders.integrate({"gas_supply": 20.0}, {}, {"gas_supply": 3, "flat_keys": None}) == {"gas_supply": 20.0}
 
 
 def test_the_report_is_a_page_with_every_timing_and_player():
