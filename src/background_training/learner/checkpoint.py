@@ -147,7 +147,8 @@ def successor(
     for number in report.refused_games:
         batch[number]["refused"] = True
     recorded = dataclasses.asdict(settings) if recorded is None else recorded
-    report = dataclasses.replace(report, refused=in_recorded_names(report.refused, recorded))
+    if report.refused:
+        report = dataclasses.replace(report, refused=in_recorded_names(report.refused, recorded))
     batch[0].update(_group_facts(previous, recorded))
     chain = next_chain(previous.chain, version, batch)
     record = {"kind": BATCH, "seq": version, "previous_chain": previous.chain, "chain": chain, "batch": batch}

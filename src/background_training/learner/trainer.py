@@ -138,7 +138,7 @@ class Trainer:
         self._precautions.check_lock()
         if done.already_trained:
             departures = [item.departure() for item in done.already_trained]
-            buffer.move_out(self._paths, departures, durable=self._settings.learner.durable)
+            buffer.move_out(self._paths, departures, durable=self.finalizer.durable)
         self.finalizer.exclude(done.excluded)
         if done.accepted:
             self._precautions.before_training([item.name for item in done.accepted])
@@ -274,7 +274,7 @@ class Trainer:
         successor = checkpoint.successor(self.present, lines, [item.episode for item in accepted], self._settings.learning)
         self._check_model()
         trained = _working_seconds()
-        model_store.commit(self._paths, successor.data, durable=self._settings.learner.durable)
+        model_store.commit(self._paths, successor.data, durable=self.finalizer.durable)
         done.stage_seconds |= {"train": trained - started, "commit": _working_seconds() - trained}
         self._signature = signature(self._paths.model)
         self.present = successor
