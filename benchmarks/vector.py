@@ -35,7 +35,7 @@ from harness import processor_seconds  # noqa: E402
 
 from background_training.envs import make_vector_env  # noqa: E402
 from background_training.envs.half_batches import HalfBatches  # noqa: E402
-from background_training.envs.presets import usable_cores  # noqa: E402
+from background_training.envs.vector_settings import usable_cores  # noqa: E402
 
 WINDOW_SECONDS = 0.25
 SETTLE_SECONDS = 1.2

@@ -89,7 +89,6 @@ BROAD_EXCEPT_ALLOWED = {
     "envs.env_host",
     "envs.env_worker",
     "envs.worker_supervisor",
-    "envs.worker_boot",
     "runs.gymnasium_game",
     "runs.game_runner",
     "envs.resilient_game",
@@ -228,14 +227,7 @@ def test_no_two_classes_of_one_name():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(module)
     several = {name: found for name, found in places.items() if len(found) > 1}
-    assert several.keys() <= SEVERAL_CLASSES, several
-
-
-# To become empty.
-SEVERAL_CLASSES = {
-    "RestartBudget",
-    "SharedMemory",
-}
+    assert not several
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

@@ -14,7 +14,7 @@ from vector_fixtures import nothing_left_behind  # noqa: F401
 from vector_games import END, FaultyGame
 
 from background_training.envs import ResilientAsyncVectorEnv
-from background_training.envs.vector_errors import RepeatedFaultError, RestartBudgetError
+from background_training.errors import RepeatedFaultError, RestartBudgetError
 
 pytestmark = pytest.mark.slow  # real processes
 

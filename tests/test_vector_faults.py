@@ -12,7 +12,7 @@ from vector_fixtures import is_back, nothing_left_behind, step_until  # noqa: F4
 from vector_games import CLOSE_PIPE, FAULTS, GARBAGE, KILL, LEAK, LOOP, NORMAL, RAISE, STOP, BuildFault, FaultyGame
 
 from background_training.envs import ResilientAsyncVectorEnv, StableProcessPoolEnv
-from background_training.envs.vector_errors import EnvCallError, RestartBudgetError
+from background_training.errors import EnvCallError, RestartBudgetError
 
 pytestmark = pytest.mark.slow  # real processes
 

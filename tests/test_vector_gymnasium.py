@@ -18,9 +18,8 @@ from vector_fixtures import nothing_left_behind  # noqa: F401
 from vector_games import WAIT, FaultyGame, SpaceGame
 
 from background_training.envs import ResilientAsyncVectorEnv, StableProcessPoolEnv, make_vector_env
-from background_training.envs.factory import InProcessVectorEnv
+from background_training.envs.factory import InProcessVectorEnv, StepCost
 from background_training.envs.half_batches import HalfBatches
-from background_training.envs.step_probe import StepCost
 from background_training.errors import SettingsError
 
 CART = partial(gymnasium.make, "CartPole-v1")

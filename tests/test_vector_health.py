@@ -80,7 +80,7 @@ def test_envs_rest_after_three_failures_and_come_back_when_it_is_calm():
         kill[index] = KILL
         envs.step(kill)
     assert envs.health()["resting"] == [2, 3]
-    envs._fleet.tracker.calm_seconds = 0.0  # it is calm
+    envs._workers.tracker.calm_seconds = 0.0  # it is calm
     step_until(envs, lambda _: not envs.health()["resting"], np.zeros(4, int))
     step_until(envs, is_back(), np.zeros(4, int))
     assert envs.health()["reductions"] == 2

@@ -15,8 +15,13 @@ from vector_fixtures import is_back, nothing_left_behind, step_until  # noqa: F4
 from vector_games import FAULTS, NORMAL, FaultyGame
 
 from background_training.envs import ResilientAsyncVectorEnv
-from background_training.envs.env_worker import FIRST_OBSERVATIONS
-from background_training.envs.observation_batches import SPARE_BATCHES, WORTH_LENDING_BYTES, ObservationBatches, spare_batches
+from background_training.envs.shared_arrays import (
+    FIRST_OBSERVATIONS,
+    SPARE_BATCHES,
+    WORTH_LENDING_BYTES,
+    ObservationBatches,
+    spare_batches,
+)
 
 pytestmark = pytest.mark.slow  # real processes
 

@@ -11,13 +11,13 @@ from gymnasium.vector import SyncVectorEnv
 from vector_fixtures import nothing_left_behind  # noqa: F401
 from vector_games import CLOSE_PIPE, GARBAGE, KILL, RAISE, FaultyGame
 
-from background_training.envs import ResilientAsyncVectorEnv, slots
+from background_training.envs import ResilientAsyncVectorEnv, worker_supervisor
 
 
 @pytest.fixture
 def many_cores(monkeypatch):
     """As if each worker had a core to itself."""
-    monkeypatch.setattr(slots, "usable_cores", lambda: 64)
+    monkeypatch.setattr(worker_supervisor, "usable_cores", lambda: 64)
 
 
 @pytest.mark.parametrize("spin", [0, 1000])

@@ -14,14 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from background_training import envs
-from background_training.envs import presets, shared_observations, worker_handle, worker_platform
-from background_training.envs.env_restart_budget import RestartBudget
-from background_training.envs.framing import RING, FrameReader, pack
-from background_training.envs.health import Failure, HealthTracker
+from background_training.envs import shared_arrays, vector_settings, worker_handle, worker_link
+from background_training.envs.health import EnvRestarts, Failure, HealthTracker
 from background_training.envs.resilient_game import ResilientGame
-from background_training.envs.vector_errors import EnvCallError, GameError, GarbledMessageError, RestartBudgetError
 from background_training.envs.vector_settings import VectorSettings
-from background_training.errors import SettingsError
+from background_training.envs.worker_link import RING, FrameReader, pack
+from background_training.errors import EnvCallError, GameError, GarbledMessageError, RestartBudgetError, SettingsError
 
 
 @given(st.lists(st.one_of(st.none(), st.text(), st.lists(st.integers()))), st.integers(1, 50))
@@ -53,7 +51,7 @@ def test_a_print_into_the_pipe_is_found_out():
 
 def budget(**values):
     numbers = {"per_env": 3, "in_all": 5, "window_seconds": 10, "backoff_seconds": 1.0, "backoff_limit_seconds": 3.0}
-    return RestartBudget(**{**numbers, **values})
+    return EnvRestarts(**{**numbers, **values})
 
 
 def test_an_env_gets_its_share_of_restarts_and_no_more():
@@ -91,10 +89,10 @@ def test_three_failures_in_the_window_ask_for_fewer_envs_and_calm_brings_them_ba
     tracker.failed(Failure(2, 0, "died", ""))
     assert tracker.should_reduce(2)
     assert not tracker.should_reduce(12)
-    assert not tracker.may_grow(6.9)
-    assert tracker.may_grow(7)
-    tracker.grown(7)
-    assert not tracker.may_grow(11)
+    assert not tracker.may_bring_back(6.9)
+    assert tracker.may_bring_back(7)
+    tracker.brought_back(7)
+    assert not tracker.may_bring_back(11)
 
 
 NESTED = spaces.Dict(
@@ -109,8 +107,8 @@ NESTED = spaces.Dict(
 @pytest.mark.parametrize("space", [NESTED, *NESTED.values(), spaces.Discrete(3, start=-1), spaces.Box(-1, 1, (1,))])
 def test_samples_come_back_from_their_rows_as_they_were(space):
     """Every shareable space keeps its values, types and structure, and rows don't touch each other."""
-    rows = shared_observations.rows_in(space, memoryview(bytearray(shared_observations.byte_count(space, 4))), 4)
-    write, read = shared_observations.row_writer(rows), shared_observations.row_reader(rows)
+    rows = shared_arrays.rows_in(space, memoryview(bytearray(shared_arrays.byte_count(space, 4))), 4)
+    write, read = shared_arrays.row_writer(rows), shared_arrays.row_reader(rows)
     samples = [space.sample() for _ in range(4)]
     for index, sample in enumerate(samples):
         write(index, sample)
@@ -118,43 +116,45 @@ def test_samples_come_back_from_their_rows_as_they_were(space):
         assert space.contains(read(index))
         np.testing.assert_equal(read(index), sample)
     empty = create_empty_array(space, 4)
-    np.testing.assert_equal(type(shared_observations.copy_batch(rows)), type(empty))
+    np.testing.assert_equal(type(shared_arrays.copy_batch(rows)), type(empty))
 
 
 def test_an_observation_of_another_size_is_refused_and_not_spread_over_the_row():
     """NumPy would fill a whole row with one number; that would hide a game's mistake."""
-    rows = shared_observations.rows_in(spaces.Box(0, 1, (4,)), memoryview(bytearray(64)), 1)
+    rows = shared_arrays.rows_in(spaces.Box(0, 1, (4,)), memoryview(bytearray(64)), 1)
     with pytest.raises(ValueError, match="reshape"):
-        shared_observations.row_writer(rows)(0, 0.5)
+        shared_arrays.row_writer(rows)(0, 0.5)
 
 
 def test_actions_that_do_not_fit_are_refused():
     """One action too few would otherwise be played by every env, and half an action rounded down."""
-    rows = shared_observations.rows_in(spaces.Discrete(4), memoryview(bytearray(64)), 3)
+    rows = shared_arrays.rows_in(spaces.Discrete(4), memoryview(bytearray(64)), 3)
     with pytest.raises(ValueError, match="one action per env"):
-        shared_observations.write_batch(rows, [1])
+        shared_arrays.write_batch(rows, [1])
     with pytest.raises(TypeError):
-        shared_observations.write_batch(rows, np.array([0.5, 1.0, 1.0]))
+        shared_arrays.write_batch(rows, np.array([0.5, 1.0, 1.0]))
 
 
 def test_spaces_without_a_fixed_size_are_not_shared():
     """One text among numbers, and the whole observation travels as a message."""
-    assert shared_observations.is_shareable(NESTED)
-    assert not shared_observations.is_shareable(spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Text(5)}))
+    assert shared_arrays.is_shareable(NESTED)
+    assert not shared_arrays.is_shareable(spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Text(5)}))
 
 
-@pytest.mark.parametrize("name", presets.NAMES)
+@pytest.mark.parametrize("name", vector_settings.NAMES)
 @pytest.mark.parametrize(("cores", "free"), [(1, 1 << 28), (2, 8 << 30), (64, 512 << 30)])
 def test_a_preset_fits_the_machine(name, cores, free):
     """No preset asks for more memory than is free, unless the machine is below the smallest useful limit."""
-    settings = presets.preset(name, 16, presets.Machine(cores, free))
+    settings = vector_settings.preset(name, 16, vector_settings.Machine(cores, free))
     assert 1 <= settings.num_workers <= 16
     assert settings.memory_limit_bytes * settings.num_workers <= max(free, (512 << 20) * settings.num_workers)
 
 
 def test_bolder_presets_start_more_workers():
     """Conservative, balanced, aggressive: in this order."""
-    workers = [presets.preset(name, 100, presets.Machine(8, 64 << 30)).num_workers for name in presets.NAMES]
+    workers = [
+        vector_settings.preset(name, 100, vector_settings.Machine(8, 64 << 30)).num_workers for name in vector_settings.NAMES
+    ]
     assert workers == [4, 8, 16]
 
 
@@ -186,9 +186,9 @@ def test_the_names_are_there_and_cost_nothing_until_used():
 
 def test_an_exit_status_is_said_in_words():
     """Signals by name, codes by number."""
-    assert worker_handle.death_in_words(-9) == "killed by SIGKILL"
-    assert worker_handle.death_in_words(-63).startswith("killed by")
-    assert worker_handle.death_in_words(3) == "exit code 3"
+    assert worker_handle.describe_exit(-9) == "killed by SIGKILL"
+    assert worker_handle.describe_exit(-63).startswith("killed by")
+    assert worker_handle.describe_exit(3) == "exit code 3"
 
 
 class FakeWindows:
@@ -210,11 +210,11 @@ class FakeWindows:
 def test_on_windows_a_worker_ends_with_its_parents_process(monkeypatch):
     """The watcher waits for the parent's handle without a limit, then leaves."""
     left = []
-    monkeypatch.setattr(worker_platform, "leave", left.append)
+    monkeypatch.setattr(worker_link, "exit_now", left.append)
     system = FakeWindows()
-    thread = worker_platform.start_watcher(lambda: None, lambda: None)
+    thread = worker_link.start_watcher(lambda: None, lambda: None)
     wait_until(lambda: not thread.is_alive())
-    worker_platform.die_with_process(77, system)
+    worker_link.die_with_process(77, system)
     wait_until(lambda: left)
     assert left == [1]
     assert system.calls == [("open", 0x00100000, 77), ("wait", "handle", -1)]
@@ -223,7 +223,7 @@ def test_on_windows_a_worker_ends_with_its_parents_process(monkeypatch):
 def test_on_windows_the_memory_is_a_mapping_with_a_name():
     """Parent and worker open the same tag; closing lets go of it."""
     opened = []
-    mapping = worker_platform.NamedMapping("tag", lambda *numbers, tagname: opened.append((*numbers, tagname)) or bytearray(8))
+    mapping = shared_arrays.NamedMapping("tag", lambda *numbers, tagname: opened.append((*numbers, tagname)) or bytearray(8))
     mapping.resize(8)
     mapping.map(8)
     mapping.close()
@@ -235,7 +235,7 @@ def test_on_windows_a_link_is_a_pipe_connection():
     import multiprocessing
 
     one, other = multiprocessing.Pipe()
-    parent, worker = worker_platform.PipeLink(one, 0.01), worker_platform.PipeLink(other)
+    parent, worker = worker_link.PipeLink(one, 0.01), worker_link.PipeLink(other)
     assert parent.receive_now() is None
     with pytest.raises(BlockingIOError):
         parent.receiver()()

@@ -1,4 +1,4 @@
-"""Producers: games that play with the present model and deposit what they lived through."""
+"""Vector environments whose workers may fail, and the recorder of their episodes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from background_training.envs.factory import make_vector_env
     from background_training.envs.half_batches import HalfBatches
-    from background_training.envs.pool import StableProcessPoolEnv
     from background_training.envs.resilient_game import ResilientGame
-    from background_training.envs.vector_env import ResilientAsyncVectorEnv
+    from background_training.envs.vector_env import ResilientAsyncVectorEnv, StableProcessPoolEnv
     from background_training.envs.vector_recorder import EpisodeRecorder
 
 __all__ = [
@@ -27,7 +26,7 @@ _MODULES = {
     "HalfBatches": "half_batches",
     "ResilientAsyncVectorEnv": "vector_env",
     "ResilientGame": "resilient_game",
-    "StableProcessPoolEnv": "pool",
+    "StableProcessPoolEnv": "vector_env",
     "make_vector_env": "factory",
 }
 

@@ -17,8 +17,8 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from background_training.envs import shared_observations
-from background_training.envs.shared_block import SharedBlock
+from background_training.envs import shared_arrays
+from background_training.envs.shared_arrays import SharedBlock
 from background_training.plain_values import one_number
 
 EnvFactory = Callable[[], "gymnasium.Env[Any, Any]"]
@@ -44,17 +44,17 @@ class HostPlan:
 
     factories: per env, the function that makes it, packed by cloudpickle.
     attributes: per env, what `set_attr` has set so far; a rebuilt env gets it again.
-    generation: the worker's number in `SharedBlock.owner`; never 0.
+    incarnation: the worker's number in `SharedBlock.owner`; never 0.
     """
 
     factories: dict[int, bytes]
     attributes: dict[int, dict[str, Any]]
-    generation: int
+    incarnation: int
     autoreset_mode: AutoresetMode
 
 
 @dataclass
-class News:
+class HostReport:
     """What a step or reset has to tell beyond the shared numbers.
 
     infos: per env, its info if it is not empty.
@@ -97,14 +97,14 @@ class EnvHost:
 
     def attach(self, block: SharedBlock) -> None:
         """Connect to the memory that observations, actions and results go through."""
-        self._generation = self._plan.generation
+        self._incarnation = self._plan.incarnation
         self._owner, self._progress = memoryview(block.owner), memoryview(block.progress)
         self._rewards, self._hold = memoryview(block.rewards), memoryview(block.hold)
         self._terminations, self._truncations = memoryview(block.terminations), memoryview(block.truncations)
-        self._read_action = shared_observations.row_reader(block.actions) if block.actions is not None else None
-        self._writers = tuple(shared_observations.row_writer(rows) for rows in block.observations or ())
+        self._read_action = shared_arrays.row_reader(block.actions) if block.actions is not None else None
+        self._writers = tuple(shared_arrays.row_writer(rows) for rows in block.observations or ())
 
-    def step(self, buffer: int, actions: dict[int, Any] | None = None) -> News | None:
+    def step(self, buffer: int, actions: dict[int, Any] | None = None) -> HostReport | None:
         """Step every env whose row is ours; an env whose episode is over is reset, as the autoreset mode wants it.
 
         Returns what there is to tell beyond the shared numbers, None if nothing. Where many workers share a core, each
@@ -114,8 +114,8 @@ class EnvHost:
             buffer: which of the alternating observation batches to write to.
             actions: per env, where the action space has no fixed size; otherwise they lie in shared memory.
         """
-        news = None
-        owner, ours, progress = self._owner, self._generation, self._progress
+        report = None
+        owner, ours, progress = self._owner, self._incarnation, self._progress
         rewards: Any = self._rewards
         terminations, truncations = self._terminations, self._truncations
         needs_reset, read_action = self._needs_reset, self._read_action
@@ -123,8 +123,8 @@ class EnvHost:
         for index, env in self.envs.items():
             if owner[index] != ours:
                 continue
-            beats = progress[index] & 0x7FFFFFFE
-            progress[index] = beats + 1
+            calls = progress[index] & 0x7FFFFFFE
+            progress[index] = calls + 1
             try:
                 action = read_action(index) if actions is None else actions[index]  # type: ignore[misc]
                 if needs_reset[index]:  # only in NEXT_STEP mode
@@ -138,24 +138,24 @@ class EnvHost:
                 if write is not None:
                     write(index, observation)
                 else:
-                    news = news or News()
-                    news.observations[index] = own_copy(observation)
+                    report = report or HostReport()
+                    report.observations[index] = own_copy(observation)
                 rewards[index] = reward if type(reward) is float else one_number(reward)
                 terminations[index] = terminated
                 truncations[index] = truncated
                 if info:
-                    news = news or News()
-                    news.infos[index] = own_copy(info)
+                    report = report or HostReport()
+                    report.infos[index] = own_copy(info)
             # A game may raise anything. It becomes a fault that is counted, reported and answered with a new env.
             except Exception:  # noqa: BLE001
-                news = news or News()
+                report = report or HostReport()
                 later = self._plan.autoreset_mode is AutoresetMode.NEXT_STEP
                 if needs_reset[index]:
-                    news.in_reset.append(index)
-                if self._fail(index, news, reset_later=later) and not later:
-                    self._retry_reset(index, buffer, None, None, news)
-            progress[index] = beats + 2
-        return news
+                    report.in_reset.append(index)
+                if self._fail(index, report, reset_later=later) and not later:
+                    self._retry_reset(index, buffer, None, None, report)
+            progress[index] = calls + 2
+        return report
 
     def _end_episode(
         self, index: int, env: gymnasium.Env[Any, Any], observation: Any, info: dict[str, Any]
@@ -169,34 +169,34 @@ class EnvHost:
             return first, {"final_info": final_info, "final_obs": final_obs, **first_info}
         return observation, info
 
-    def reset(self, buffer: int, seeds: dict[int, int | None], options: dict[str, Any] | None) -> News:
+    def reset(self, buffer: int, seeds: dict[int, int | None], options: dict[str, Any] | None) -> HostReport:
         """Reset the named envs, each with its seed, into an observation batch."""
-        news = News()
+        report = HostReport()
         for index, seed in seeds.items():
-            beats = self._progress[index] & 0x7FFFFFFE
-            self._progress[index] = beats + 1
+            calls = self._progress[index] & 0x7FFFFFFE
+            self._progress[index] = calls + 1
             try:
-                self._reset_one(index, buffer, seed, options, news)
+                self._reset_one(index, buffer, seed, options, report)
             except Exception:  # noqa: BLE001  # as in step
-                news.in_reset.append(index)
-                if self._fail(index, news, reset_later=False):
-                    self._retry_reset(index, buffer, seed, options, news)
-            self._progress[index] = beats + 2
-        return news
+                report.in_reset.append(index)
+                if self._fail(index, report, reset_later=False):
+                    self._retry_reset(index, buffer, seed, options, report)
+            self._progress[index] = calls + 2
+        return report
 
-    def _reset_one(self, index: int, buffer: int, seed: int | None, options: dict[str, Any] | None, news: News) -> None:
+    def _reset_one(self, index: int, buffer: int, seed: int | None, options: dict[str, Any] | None, report: HostReport) -> None:
         observation, info = self.envs[index].reset(seed=seed, options=options)
         self._needs_reset[index] = False
         if self._writers:
             self._writers[buffer](index, observation)
         else:
-            news.observations[index] = own_copy(observation)
+            report.observations[index] = own_copy(observation)
         if info:
-            news.infos[index] = own_copy(info)
+            report.infos[index] = own_copy(info)
 
-    def _fail(self, index: int, news: News, *, reset_later: bool) -> bool:
+    def _fail(self, index: int, report: HostReport, *, reset_later: bool) -> bool:
         """Note the fault. Where other envs live in this process, build the env anew here, so that they need not die."""
-        news.faults[index] = traceback.format_exc()
+        report.faults[index] = traceback.format_exc()
         if len(self.envs) == 1:
             return False
         with contextlib.suppress(Exception):  # a broken env may not even close; the fault is noted already
@@ -204,20 +204,20 @@ class EnvHost:
         try:
             self._build(index)
         except Exception:  # noqa: BLE001  # not rebuilt: the parent will replace the whole worker
-            news.faults[index] += "\nand while it was built anew:\n" + traceback.format_exc()
+            report.faults[index] += "\nand while it was built anew:\n" + traceback.format_exc()
             return False
         self._needs_reset[index] = reset_later
         if reset_later:
-            news.rebuilt.append(index)
+            report.rebuilt.append(index)
         return True
 
-    def _retry_reset(self, index: int, buffer: int, seed: int | None, options: dict[str, Any] | None, news: News) -> None:
+    def _retry_reset(self, index: int, buffer: int, seed: int | None, options: dict[str, Any] | None, report: HostReport) -> None:
         try:
-            self._reset_one(index, buffer, seed, options, news)
+            self._reset_one(index, buffer, seed, options, report)
         except Exception:  # noqa: BLE001  # twice is enough: the parent will replace the whole worker
-            news.faults[index] += "\nand once more in the env built anew:\n" + traceback.format_exc()
+            report.faults[index] += "\nand once more in the env built anew:\n" + traceback.format_exc()
             return
-        news.rebuilt.append(index)
+        report.rebuilt.append(index)
 
     def call(self, name: str, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a method of an env, or read an attribute, through its wrappers."""

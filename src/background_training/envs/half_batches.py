@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from background_training.envs.env_host import EnvFactory
-from background_training.envs.presets import usable_cores
 from background_training.envs.vector_env import ResilientAsyncVectorEnv
+from background_training.envs.vector_settings import usable_cores
 
 Transition = tuple[int, Any, Any, Any, Any, dict[str, Any]]
 """number of the part, observations, rewards, terminations, truncations, infos."""

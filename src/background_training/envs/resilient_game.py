@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 
 from background_training.envs.env_host import own_copy
-from background_training.envs.vector_errors import GameError
+from background_training.errors import GameError
 from background_training.plain_values import one_number
 
 log = logging.getLogger(__name__)

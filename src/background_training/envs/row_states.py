@@ -12,10 +12,8 @@ from typing import Any
 
 from gymnasium.vector import AutoresetMode
 
-from background_training.envs import shared_observations
-from background_training.envs.env_worker import FIRST_OBSERVATIONS
-from background_training.envs.observation_batches import ObservationBatches
-from background_training.envs.shared_block import NOBODY, SharedBlock
+from background_training.envs import shared_arrays
+from background_training.envs.shared_arrays import FIRST_OBSERVATIONS, NO_WORKER, ObservationBatches, SharedBlock
 
 
 class RowState(enum.Enum):
@@ -113,30 +111,28 @@ class RowFiller:
     def put_first(self, row: Row, buffer: int, observations: dict[int, Any]) -> None:
         """Move a READY row's first observation into the batch and give the row to its new host."""
         if self._block.observations is not None:
-            shared_observations.copy_row(
-                self._block.observations[buffer], self._block.observations[FIRST_OBSERVATIONS], row.index
-            )
+            shared_arrays.copy_row(self._block.observations[buffer], self._block.observations[FIRST_OBSERVATIONS], row.index)
         else:
             observations[row.index] = row.first_observation
-        self._block.owner[row.index] = row.host.generation
+        self._block.owner[row.index] = row.host.incarnation
         row.begin()
 
     def last_good(self, row: Row) -> Any:
         """A copy of the observation before this step's."""
         if self._block.observations is not None:
-            return shared_observations.row_reader(self._block.observations[self._batches.previous])(row.index)
+            return shared_arrays.row_reader(self._block.observations[self._batches.previous])(row.index)
         return row.last_observation
 
     def present(self, row: Row, buffer: int, observations: dict[int, Any]) -> Any:
         """A copy of this step's observation."""
         if self._block.observations is not None:
-            return shared_observations.row_reader(self._block.observations[buffer])(row.index)
+            return shared_arrays.row_reader(self._block.observations[buffer])(row.index)
         return observations[row.index]
 
     def _put_last_good(self, row: Row, buffer: int, observations: dict[int, Any]) -> None:
         if self._block.observations is not None:
             observed = self._block.observations
-            shared_observations.copy_row(observed[buffer], observed[self._batches.previous], row.index)
+            shared_arrays.copy_row(observed[buffer], observed[self._batches.previous], row.index)
         else:
             observations[row.index] = row.last_observation
 
@@ -162,4 +158,4 @@ def release(row: Row, block: SharedBlock | None, reason: str) -> None:
     """Take a row from its host, which is of no more use."""
     row.state, row.host, row.reason, row.fresh_fault, row.after_fault = RowState.DOWN, None, reason, True, True
     if block is not None:
-        block.owner[row.index] = NOBODY
+        block.owner[row.index] = NO_WORKER

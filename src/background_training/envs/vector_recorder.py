@@ -1,7 +1,8 @@
-"""Drops an episode file for every episode that a vector env's envs have played."""
+"""A wrapper of vector envs that deposits an episode file for every episode their envs have played."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,14 +12,85 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from background_training.envs.batched_policy import BatchedChoice, BatchedPolicy
-from background_training.envs.episode_stream import EpisodeStream
 from background_training.envs.game_actions import GameActions
 from background_training.episodes.outbox import Outbox
 from background_training.errors import SettingsError
 from background_training.paths import Paths
 from background_training.plain_values import one_number, truth_values
+from background_training.spaces import ActionSpace
 
 Array = npt.NDArray[Any]
+
+
+class EpisodeStream:
+    """Collects one env's steps and splits them into episodes and segments."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Drop all steps and begin a new episode."""
+        self._id = uuid.uuid4().hex
+        self._segment = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._states: list[Array] = []
+        self._actions: list[Any] = []
+        self._rewards: list[float] = []
+        self._log_probs: list[float | None] = []
+        self._masks: list[Array | None] = []
+        self._version: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._actions)
+
+    @property
+    def total_reward(self) -> float:
+        return sum(self._rewards)
+
+    def add(
+        self, state: Array, action: Any, reward: float, log_prob: float | None, mask: Array | None, version: int | None
+    ) -> None:
+        """Add a step that really happened."""
+        if not self._actions:
+            self._version = version  # the oldest that played; otherwise staleness would be understated
+        self._states.append(state)
+        self._actions.append(action)
+        self._rewards.append(reward)
+        self._log_probs.append(log_prob)
+        self._masks.append(mask)
+
+    def take(self, *, terminated: bool, final_state: Array | None, space: ActionSpace, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """The steps so far as the arrays of an episode file; the stream continues with the next segment.
+
+        Args:
+            terminated: whether the game itself has ended.
+            final_state: after the last step; needed unless terminated.
+            space: what was chosen among.
+            meta: further facts.
+        """
+        arrays: dict[str, Any] = {
+            "states": np.stack(self._states),
+            "actions": space.recorded(self._actions),
+            "rewards": np.array(self._rewards, np.float32),
+            "terminated": np.array(terminated),
+            "episode_id": np.array(f"{self._id}-{self._segment}"),
+            "meta": {**space.meta, "segment": self._segment, **meta},
+        }
+        if all(value is not None for value in self._log_probs):
+            arrays["log_probs"] = np.array(self._log_probs, np.float32)
+        if self._version is not None:
+            arrays["policy_version"] = np.array(self._version, np.int64)
+        if any(mask is not None for mask in self._masks):
+            arrays["action_mask"] = np.array([np.ones(space.outputs, bool) if mask is None else mask for mask in self._masks])
+        if final_state is not None:
+            arrays["final_state"] = final_state
+        self._segment += 1
+        self._clear()
+        return arrays
+
+
 ResultOf = Callable[[str, float], str]
 
 CUT_EPISODES = ("truncate", "drop")
@@ -30,14 +102,14 @@ def result_in_a_word(ending: str, episode_return: float) -> str:
 
 
 class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
-    """Records what the envs of any vector env live through, with any autoreset mode.
+    """Records the episodes of the envs of any vector env, in any autoreset mode.
 
-    Every recorded step really happened: the step of an autoreset is none, nor is a row with `worker_restarted`. An
-    episode that such a row cuts ends with its last real step. States, actions and rewards are those at this place
-    in a stack of wrappers: record below wrappers that normalise, if the learner shall see raw numbers.
+    Every recorded step really happened; the step of an autoreset is not recorded, nor is a row with `worker_restarted`. An
+    episode that such a row cuts ends with its last real step. States, actions and rewards are those at this place in a stack
+    of wrappers: record below wrappers that normalise if the learner should get raw numbers.
 
     Attributes:
-        outbox: what the disk has not taken yet waits here.
+        outbox: holds the episodes that could not be written yet.
         episodes: files made so far.
 
     Example: `choice = recorder.choose(policy, observations)`, then `recorder.step(choice.actions)`.
@@ -59,10 +131,10 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         Args:
             env: its observations must be one array per env, its actions of a kind that can be learnt.
             paths: of the root whose learner is to train on the episodes.
-            segment_steps: longer episodes are delivered in segments of so many steps; 0: whole.
+            segment_steps: longer episodes are delivered in segments of this many steps; 0: whole.
             cut_episodes: what becomes of episodes cut by a lost worker, by `reset` or `close`: "truncate" records them
-                up to the last real step, "drop" forgets them.
-            durable: whether a file survives a power cut the moment it is there.
+                up to the last real step, "drop" discards them.
+            durable: whether a file survives a power cut from the moment it exists.
             meta: added to every file's meta, e.g. {"game": "CartPole-v1"}.
             result_of: (ending, return) to the result in name and meta; ending: terminated, truncated, segment or cut.
 
@@ -104,12 +176,12 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         return choice
 
     def remember(self, choice: BatchedChoice) -> None:
-        """Note how the actions of the next step come about, for callers with a policy of their own.
+        """Record how the actions of the next step were chosen, for callers with a policy of their own.
 
         Raises:
             EpisodeError: the masks hold anything but truth values.
         """
-        # Refused here: in `step` the results of a step that was played would be lost.
+        # Checked here: in `step` the results of a step that was played would be lost.
         self._choice = choice if choice.masks is None else choice._replace(masks=truth_values(choice.masks))
 
     def to_game(self, actions: Array) -> Any:
@@ -163,7 +235,7 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
     def _add(self, index: int, state: Array, action: Any, reward: float) -> None:
         choice = self._choice
         if choice is not None and not np.array_equal(choice.actions[index], action):
-            choice = None  # somebody has played something else than was chosen
+            choice = None  # another action was played than was chosen
         log_prob = None if choice is None else float(choice.log_probs[index])
         mask = None if choice is None or choice.masks is None else np.array(choice.masks[index])
         version = None if choice is None else int(choice.policy_versions[index])
@@ -179,7 +251,7 @@ class EpisodeRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
             self._deliver(index, "segment", after, terminated=False)
 
     def _cut(self, index: int, last_state: Array, cause: str) -> None:
-        """The step after `last_state` never happened: that state is the last one there was."""
+        """The step after `last_state` never happened: that state is the last one."""
         if len(self._streams[index]) and not self._between[index] and not self._drops_cut:
             self._deliver(index, "cut", last_state, terminated=False, cause=cause)
 

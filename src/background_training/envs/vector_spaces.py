@@ -1,4 +1,4 @@
-"""Ask the first workers for their envs' spaces, and make one batch of them."""
+"""The spaces of a vector env: those of its first workers' envs, checked against each other and batched."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from gymnasium.error import CustomSpaceError
 from gymnasium.spaces.utils import is_space_dtype_shape_equiv
 from gymnasium.vector.utils import batch_differing_spaces, batch_space, create_shared_memory
 
-from background_training.envs import collect, observation_batches, shared_observations
-from background_training.envs.env_worker import Layout
+from background_training.envs import shared_arrays, worker_requests
 from background_training.envs.row_states import RowState
-from background_training.envs.shared_block import block_bytes
-from background_training.envs.worker_supervisor import Fleet
+from background_training.envs.shared_arrays import Layout, block_bytes
+from background_training.envs.worker_supervisor import WorkerSupervisor
 
 
 @dataclass(frozen=True)
 class BatchSpaces:
-    """The spaces of one env and of all, and what else the first env says about itself."""
+    """The spaces of one env and of all, and metadata and render mode of the first env."""
 
     single_observation: Space[Any]
     observation: Space[Any]
@@ -31,7 +30,9 @@ class BatchSpaces:
     render_mode: str | None
 
 
-def agree(fleet: Fleet, observation_mode: str | tuple[Any, Any], *, copy: bool, shared_memory: bool | None = None) -> BatchSpaces:
+def agree_on_spaces(
+    workers: WorkerSupervisor, observation_mode: str | tuple[Any, Any], *, copy: bool, shared_memory: bool | None = None
+) -> BatchSpaces:
     """Wait until every env is built, check that their spaces fit together, and lay out the shared memory.
 
     Raises:
@@ -40,21 +41,23 @@ def agree(fleet: Fleet, observation_mode: str | tuple[Any, Any], *, copy: bool, 
         ValueError, TypeError: `shared_memory` is True, and Gymnasium cannot share the observations either.
         RestartBudgetError: an env can't be built.
     """
-    collect.wait_until(fleet, lambda: all(slot.handle is not None or not slot.envs for slot in fleet.slots))
-    described = {index: told for slot in fleet.slots for index, told in sorted(slot.described.items()) if index in slot.envs}
-    observations = [told[0] for _, told in sorted(described.items())]
+    worker_requests.wait_until(workers, lambda: all(slot.handle is not None or not slot.envs for slot in workers.slots))
+    described = {
+        index: spaces for slot in workers.slots for index, spaces in sorted(slot.described.items()) if index in slot.envs
+    }
+    observations = [env[0] for _, env in sorted(described.items())]
     _, single_action, metadata, render_mode = described[min(described)]
-    single, batched = _batch(observations, observation_mode, len(fleet.rows))
+    single, batched = _batch(observations, observation_mode, len(workers.rows))
     _check(described, single, single_action, observation_mode)
-    count = len(fleet.rows)
-    shareable = shared_observations.is_shareable(single)
+    count = len(workers.rows)
+    shareable = shared_arrays.is_shareable(single)
     if shared_memory and not shareable:
         _refuse_unless_gymnasium_shares(single)
     shared = single if shareable and shared_memory is not False else None
-    shared_action = single_action if shared_observations.is_shareable(single_action) else None
-    size = 0 if shared is None else shared_observations.byte_count(shared, count)
-    spare = observation_batches.spare_batches(size, copy=copy)
-    _attach(fleet, Layout(shared, shared_action, count, spare, block_bytes(shared, shared_action, count, spare)))
+    shared_action = single_action if shared_arrays.is_shareable(single_action) else None
+    size = 0 if shared is None else shared_arrays.byte_count(shared, count)
+    spare = shared_arrays.spare_batches(size, copy=copy)
+    _attach(workers, Layout(shared, shared_action, count, spare, block_bytes(shared, shared_action, count, spare)))
     return BatchSpaces(single, batched, single_action, batch_space(single_action, count), metadata, render_mode)
 
 
@@ -91,23 +94,23 @@ def _check(described: dict[int, Any], single: Any, single_action: Any, mode: Any
                 "If this is intentional, use `observation_mode='different'` instead."
                 if mode == "same"
                 else f"env {index} has the observation space {observation}, the first has {single}; with "
-                f"observation_mode={mode!r} shape and dtype must agree"
+                f"observation_mode={mode!r} shape and dtype must agree_on_spaces"
             )
         if action != single_action:
             raise RuntimeError(f"env {index} has the action space {action}, the first has {single_action}; they must be equal")
 
 
-def _attach(fleet: Fleet, layout: Layout) -> None:
-    fleet.lay_out(layout)
-    assert fleet.block is not None
+def _attach(workers: WorkerSupervisor, layout: Layout) -> None:
+    workers.lay_out(layout)
+    assert workers.block is not None
     packed = cloudpickle.dumps(layout)
-    for row in fleet.rows:
+    for row in workers.rows:
         if row.state is RowState.READY:
-            fleet.block.owner[row.index] = row.host.generation
+            workers.block.owner[row.index] = row.host.incarnation
             row.state = RowState.LIVE
-    for _, handle in list(fleet.handles()):
-        handle.attach(fleet.block)
-        collect.ask(fleet, handle, ("attach", packed), "attached", fleet.settings.start_seconds)
-    collect.wait_until(fleet, lambda: not fleet.awaited_rows())
-    fleet.refresh_stepping()
-    fleet.pump(time.monotonic())
+    for _, handle in list(workers.handles()):
+        handle.attach(workers.block)
+        worker_requests.ask(workers, handle, ("attach", packed), "attached", workers.settings.start_seconds)
+    worker_requests.wait_until(workers, lambda: not workers.awaited_rows())
+    workers.refresh_stepping()
+    workers.pump(time.monotonic())

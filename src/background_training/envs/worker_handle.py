@@ -14,15 +14,15 @@ import psutil
 
 from background_training.envs import worker_process
 from background_training.envs.env_worker import StartOrder
-from background_training.envs.framing import RING, FrameReader, pack
-from background_training.envs.shared_block import ANSWERED, ASKED, SharedBlock
-from background_training.envs.vector_errors import GarbledMessageError
+from background_training.envs.shared_arrays import ANSWERED, ASKED, SharedBlock
+from background_training.envs.worker_link import RING, FrameReader, pack
+from background_training.errors import GarbledMessageError
 
 _STDERR_KEPT_BYTES = 4000
 _STDERR_LIMIT_BYTES = 1_000_000
 
 
-class WorkerFault(Exception):  # noqa: N818  # it is news, not an error that reaches a user
+class WorkerFault(Exception):  # noqa: N818  # it is report, not an error that reaches a user
     """A worker is of no more use.
 
     kind: "died", "hung", "exception", "broken pipe", "garbled pipe", "memory", "start failed".
@@ -49,7 +49,7 @@ class WorkerHandle:
     def __init__(self, order: StartOrder, memory: Any, start_method: str, fork_server: Any, *, capture_stderr: bool) -> None:
         self.order = order
         self.envs = tuple(order.plan.factories)
-        self.generation = order.plan.generation
+        self.incarnation = order.plan.incarnation
         self.ready = False
         self.episodes = 0
         self.expects = ""
@@ -61,7 +61,7 @@ class WorkerHandle:
         self._asked = -1
         self._stderr: Any = tempfile.TemporaryFile() if capture_stderr else None  # noqa: SIM115  # lives as long as the handle
         try:
-            self.process, self.link, self._let_go = worker_process.launch(start_method, memory, self._stderr, fork_server)
+            self.process, self.link, self._close_lifeline = worker_process.launch(start_method, memory, self._stderr, fork_server)
         except OSError:
             self._close_stderr()
             raise
@@ -114,7 +114,7 @@ class WorkerHandle:
         """Whether the step is done that `ask_step` has asked for, with no message about it."""
         return self._words is not None and bool(self._words[ANSWERED] == self._asked)
 
-    def quick_answer(self) -> bool:
+    def poll_answer(self) -> bool:
         """Wait a little for a step's answer without content; anything else is kept for `next_message`.
 
         Raises:
@@ -128,7 +128,7 @@ class WorkerHandle:
             raise self._fault_of_closed_link(error) from None
         if data == RING and not self._items:
             return self.has_stepped()
-        self._take_in(data)
+        self._feed(data)
         return False
 
     def next_message(self) -> Any | None:
@@ -140,10 +140,10 @@ class WorkerHandle:
         if not self._items:
             data = self.link.receive_now()
             if data is not None:
-                self._take_in(data)
+                self._feed(data)
         return self._items.pop(0) if self._items else None
 
-    def _take_in(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> None:
         if not data:
             raise self._fault_of_closed_link(None)
         try:
@@ -161,8 +161,8 @@ class WorkerHandle:
         if status is not None:
             data = self.link.receive_now()
             if not data:
-                raise WorkerFault("died", death_in_words(status))
-            self._take_in(data)  # its last words count
+                raise WorkerFault("died", describe_exit(status))
+            self._feed(data)  # its last words count
             return
         if block is not None and self.expects in ("step", "reset"):
             progress = block.progress[list(self.envs)].tobytes()
@@ -195,7 +195,7 @@ class WorkerHandle:
         if self._stderr is not None and os.fstat(self._stderr.fileno()).st_size > _STDERR_LIMIT_BYTES:
             os.ftruncate(self._stderr.fileno(), 0)
 
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         """The end of the worker's stderr."""
         if self._stderr is None or self._stderr.closed:
             return ""
@@ -215,7 +215,7 @@ class WorkerHandle:
         self.closed = True
         self.process.kill()
         self.link.close()
-        self._let_go()
+        self._close_lifeline()
         self._close_stderr()
 
     def _close_stderr(self) -> None:
@@ -226,14 +226,13 @@ class WorkerHandle:
         if isinstance(error, BlockingIOError):
             return WorkerFault("hung", "it does not read what it is sent")
         # The link closes a moment before the process has ended.
-        worker_process.wait_for_exit(self.process, 0.2)
-        status = self.process.exit_status()
+        status = self.process.wait(0.2)
         if status is None:
             return WorkerFault("broken pipe", "the link is closed, though the process lives")
-        return WorkerFault("died", death_in_words(status))
+        return WorkerFault("died", describe_exit(status))
 
 
-def death_in_words(status: int) -> str:
+def describe_exit(status: int) -> str:
     """An exit status as people know it."""
     if status >= 0:
         return f"exit code {status}"

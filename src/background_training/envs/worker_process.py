@@ -1,4 +1,4 @@
-"""Start a worker process, watch it and kill it, with everything it has started."""
+"""A worker process: started by one of three methods, watched and killed, with everything that it has started."""
 
 from __future__ import annotations
 
@@ -15,49 +15,75 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import psutil
-
-from background_training.envs import worker_boot, worker_platform
+from background_training.envs import env_worker, worker_link
+from background_training.ipc import process_group
+from background_training.ipc.process_group import ProcessGroup
+from background_training.ipc.process_limits import BLAS_THREAD_VARIABLES
+from background_training.paths import PACKAGE_PARENT
 
 log = logging.getLogger(__name__)
 
-_FORK_SECONDS = 20.0
-"""Time the fork server may take to answer; its own start is in the first answer."""
-
 PATIENCE_SECONDS = 0.05
-"""How long the parent waits for one worker before it looks around."""
+"""How long the parent waits for one worker before it looks at the others."""
 
-_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_FORK_SECONDS = 20.0
+"""Time the fork server may take to answer; the first answer includes its own start."""
+
+_EXIT_SECONDS = 5.0
 _MPI_PREFIXES = ("OMPI_", "PMI_")
 
+Numbers = tuple[int, int, int]
+"""Descriptors of the worker's end of the link, of the shared memory and of the worker's end of the lifeline."""
 
-class WorkerProcess(Protocol):
-    """A started worker."""
 
-    pid: int
+class WorkerProcess:
+    """A started worker, which leads a process group (on Windows: is in a job object) with the games that it starts."""
+
+    def __init__(self, process: Any) -> None:
+        """`process`: a subprocess.Popen, or what behaves like one."""
+        self.pid: int = process.pid
+        self._process = process
+        self._group = ProcessGroup(process, own_group=True)
+        self._status: int | None = None
 
     def exit_status(self) -> int | None:
-        """None while it lives; its exit code, or minus the signal that killed it."""
+        """None while it runs; its exit code, or minus the signal that killed it."""
+        if self._status is None and process_group.has_exited(self._process):
+            # While the dead leader is not collected, no other group can have its number.
+            self._group.kill()
+            self._status = int(self._process.wait())
+            self._group.close()
+        return self._status
+
+    def wait(self, timeout_seconds: float) -> int | None:
+        """Its exit status, or None if it still runs after that time (a system call that can't be interrupted)."""
+        end, pause = time.monotonic() + timeout_seconds, 0.0005
+        while (status := self.exit_status()) is None and time.monotonic() < end:
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
+        return status
 
     def kill(self) -> None:
         """Kill it and what it has started; returns when it is gone, or after 5 s."""
+        if self._status is None:
+            self._group.kill()
+            self.wait(_EXIT_SECONDS)
 
 
-Launched = tuple[WorkerProcess, worker_platform.WorkerLink, Callable[[], None]]
-"""The process, the parent's end of the link, and what lets go of the worker for good."""
+Launched = tuple[WorkerProcess, worker_link.WorkerLink, Callable[[], None]]
+"""The process, the parent's end of the link, and a function that closes the lifeline: what is left of the worker is killed."""
 
 
 def launch(start_method: str, memory: Any, stderr: Any, fork_server: ForkServer | None = None) -> Launched:
     """Start a worker process.
 
     Args:
-        start_method: "fork", or else a new interpreter unless there is a fork server.
+        start_method: "fork" for a fork of this process; otherwise a new interpreter, unless there is a fork server.
         memory: the vector env's shared memory.
         stderr: a file for the worker's stderr, or None to share ours.
-        fork_server: forks the worker, if it can.
+        fork_server: forks the worker, if it is up.
 
     Raises:
         OSError: the machine can't start another process.
@@ -65,54 +91,91 @@ def launch(start_method: str, memory: Any, stderr: Any, fork_server: ForkServer 
     if sys.platform == "win32":
         return _launch_on_windows(memory, stderr)
     parent_socket, worker_socket = socket.socketpair()
-    worker_lifeline, lifeline = worker_platform.open_lifeline()
+    worker_lifeline, lifeline = worker_link.open_lifeline()
     numbers = (worker_socket.fileno(), memory.descriptor, worker_lifeline)
-    start = fork_server.fork if fork_server is not None and fork_server.is_up else _fork if start_method == "fork" else _spawn
     try:
-        process = start(numbers, stderr)
+        if fork_server is not None and fork_server.is_up:
+            process = fork_server.fork(numbers, stderr)
+        else:
+            process = WorkerProcess((_fork if start_method == "fork" else _spawn)(numbers, stderr))
     except BaseException:
         parent_socket.close()
-        worker_platform.close_lifeline(lifeline)
+        worker_link.close_lifeline(lifeline)
         raise
     finally:
         worker_socket.close()
         os.close(worker_lifeline)
-    link = worker_platform.SocketLink(parent_socket, PATIENCE_SECONDS)
-    return process, link, lambda: worker_platform.close_lifeline(lifeline)
+    return process, worker_link.SocketLink(parent_socket, PATIENCE_SECONDS), lambda: worker_link.close_lifeline(lifeline)
 
 
-def boot_command(kind: str, *details: object) -> list[str]:
+def _boot_command(kind: str, *details: object) -> list[str]:
     """The command line that becomes a worker without loading the caller's main module."""
     executable = os.fsdecode(multiprocessing.spawn.get_executable() or sys.executable)
-    search_path = json.dumps([*(entry or str(Path.cwd()) for entry in sys.path), _PACKAGE_PARENT])
-    return [executable, "-c", worker_boot.BOOT_CODE, search_path, kind, *map(str, details)]
+    search_path = json.dumps([*(entry or str(Path.cwd()) for entry in sys.path), str(PACKAGE_PARENT)])
+    return [executable, "-c", env_worker.BOOT_CODE, search_path, kind, *map(str, details)]
 
 
-def worker_environment() -> dict[str, str]:
-    """Our environment, less what would make a worker part of an MPI job; one BLAS thread unless the caller has chosen."""
+def _environment() -> dict[str, str]:
+    """Our environment, without what would make a worker part of an MPI job; one BLAS thread unless the caller has chosen."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_MPI_PREFIXES)}
-    return {**dict.fromkeys(_ONE_THREAD, "1"), **kept}
+    return {**dict.fromkeys(BLAS_THREAD_VARIABLES, "1"), **kept}
 
 
-def _spawn(numbers: tuple[int, ...], stderr: Any, kind: str = "posix") -> ChildProcess:
-    popen = subprocess.Popen(
-        boot_command(kind, *numbers),
+def _spawn(numbers: tuple[int, ...], stderr: Any, kind: str = "posix") -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        _boot_command(kind, *numbers),
         pass_fds=numbers,
         stdin=subprocess.DEVNULL,
         stderr=stderr,
-        env=worker_environment(),
-        start_new_session=True,
+        env=_environment(),
+        **process_group.start_options(own_group=True),
     )
-    return ChildProcess(popen.pid, popen)
 
 
-def _fork(numbers: tuple[int, int, int], stderr: Any) -> WorkerProcess:
+def _launch_on_windows(memory: Any, stderr: Any) -> Launched:
+    parent_end, worker_end = multiprocessing.Pipe()
+    handle = worker_end.fileno()
+    os.set_handle_inheritable(handle, True)  # type: ignore[attr-defined]
+    startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})  # type: ignore[attr-defined]
+    popen = subprocess.Popen(
+        _boot_command("windows", handle, memory.name, os.getpid()),
+        stdin=subprocess.DEVNULL,
+        stderr=stderr,
+        env=_environment(),
+        startupinfo=startup,
+        **process_group.start_options(own_group=True),
+    )
+    worker_end.close()
+    return WorkerProcess(popen), worker_link.PipeLink(parent_end, PATIENCE_SECONDS), lambda: None
+
+
+class _ForkedChild:
+    """A fork of this process, with the methods of subprocess.Popen."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        """Called when it is not our child any more: something else in this program has collected it, and its status."""
+        return 0
+
+    def wait(self) -> int:
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except ChildProcessError:
+            return 0
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def _fork(numbers: Numbers, stderr: Any) -> _ForkedChild:
     sys.stdout.flush()
     sys.stderr.flush()  # otherwise the child would print once more what we have not printed yet
     pid = os.fork()
     if pid == 0:
-        worker_boot.run_forked(*numbers, None if stderr is None else stderr.fileno())
-    return ChildProcess(pid)
+        env_worker.run_forked(*numbers, None if stderr is None else stderr.fileno())
+    return _ForkedChild(pid)
 
 
 class ForkServer:
@@ -134,12 +197,12 @@ class ForkServer:
         """
         os.close(os.pidfd_open(os.getpid()))
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        server_lifeline, self._lifeline = worker_platform.open_lifeline(self._control)
+        server_lifeline, self._lifeline = worker_link.open_lifeline(self._control)
         try:
-            self._process = _spawn((theirs.fileno(), server_lifeline), None, "forkserver")
+            self._process = WorkerProcess(_spawn((theirs.fileno(), server_lifeline), None, "forkserver"))
         except BaseException:
             self._control.close()
-            worker_platform.close_lifeline(self._lifeline)
+            worker_link.close_lifeline(self._lifeline)
             raise
         finally:
             theirs.close()
@@ -147,7 +210,7 @@ class ForkServer:
         self._control.settimeout(_FORK_SECONDS)
         self.is_up = True
 
-    def fork(self, numbers: tuple[int, int, int], stderr: Any) -> WorkerProcess:
+    def fork(self, numbers: Numbers, stderr: Any) -> WorkerProcess:
         """Start a worker; arguments as of a new interpreter.
 
         Raises:
@@ -156,8 +219,7 @@ class ForkServer:
         try:
             descriptors = [*numbers] if stderr is None else [*numbers, stderr.fileno()]
             socket.send_fds(self._control, [b"fork"], descriptors)
-            pid = self._answer()
-            return ForkedProcess(pid, self)
+            return WorkerProcess(_ForkServersChild(self._answer(), self))
         except OSError:
             log.warning("the fork server of a vector env is gone; its next workers are new interpreters")
             self.close()
@@ -182,7 +244,7 @@ class ForkServer:
         self.is_up = False
         self._process.kill()
         self._control.close()
-        worker_platform.close_lifeline(self._lifeline)
+        worker_link.close_lifeline(self._lifeline)
 
 
 def start_fork_server(start_method: str) -> ForkServer | None:
@@ -193,42 +255,7 @@ def start_fork_server(start_method: str) -> ForkServer | None:
     return None
 
 
-class ChildProcess:
-    """A worker that is a direct child of ours."""
-
-    def __init__(self, pid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
-        self.pid = pid
-        self._popen = popen
-        self._status: int | None = None
-
-    def exit_status(self) -> int | None:
-        if self._status is None and self._has_ended():
-            # While the dead leader is not reaped, its group's number can't be anyone else's.
-            kill_group(self.pid)
-            self._status = self._reap()
-        return self._status
-
-    def _has_ended(self) -> bool:
-        try:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        except ChildProcessError:
-            return True  # somebody else has reaped it
-
-    def _reap(self) -> int:
-        if self._popen is not None:
-            return self._popen.wait()
-        try:
-            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        except ChildProcessError:
-            return 0
-
-    def kill(self) -> None:
-        if self._status is None:
-            kill_group(self.pid)
-            wait_for_exit(self)
-
-
-class ForkedProcess(ChildProcess):
+class _ForkServersChild(_ForkedChild):
     """A worker that is a child of the fork server, which collects it only when it is asked to."""
 
     def __init__(self, pid: int, server: ForkServer) -> None:
@@ -238,65 +265,10 @@ class ForkedProcess(ChildProcess):
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLIN)
 
-    def _has_ended(self) -> bool:
-        return bool(self._poll.poll(0))
+    def poll(self) -> int | None:
+        """Something but None once it has ended; it is not collected by this."""
+        return 0 if self._poll.poll(0) else None
 
-    def _reap(self) -> int:
+    def wait(self) -> int:
         os.close(self._descriptor)
         return self._server.collect(self.pid)
-
-
-def kill_group(pid: int) -> None:
-    """Kill a worker that leads its own process group, and the games it has started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)  # it may not have come as far as making its group
-
-
-def wait_for_exit(process: WorkerProcess, timeout_seconds: float = 5.0) -> bool:
-    """Wait until the process is gone; False if it is not within the time (a system call that can't be interrupted)."""
-    end = time.monotonic() + timeout_seconds
-    pause = 0.0005
-    while process.exit_status() is None:
-        if time.monotonic() > end:
-            return False
-        time.sleep(pause)
-        pause = min(2 * pause, 0.02)
-    return True
-
-
-def _launch_on_windows(memory: Any, stderr: Any) -> Launched:
-    parent_end, worker_end = multiprocessing.Pipe()
-    handle = worker_end.fileno()
-    os.set_handle_inheritable(handle, True)  # type: ignore[attr-defined]
-    startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})  # type: ignore[attr-defined]
-    popen = subprocess.Popen(
-        boot_command("windows", handle, memory.name, os.getpid()),
-        stdin=subprocess.DEVNULL,
-        stderr=stderr,
-        env=worker_environment(),
-        startupinfo=startup,
-    )
-    worker_end.close()
-    return TreeProcess(popen), worker_platform.PipeLink(parent_end, PATIENCE_SECONDS), lambda: None
-
-
-class TreeProcess:
-    """A worker on a system without process groups: what it has started is found by asking the system."""
-
-    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
-        self.pid = popen.pid
-        self._popen = popen
-
-    def exit_status(self) -> int | None:
-        return self._popen.poll()
-
-    def kill(self) -> None:
-        with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(self.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    child.kill()
-        self._popen.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(5.0)

@@ -85,10 +85,18 @@ class RestartBudget:
     longest_back_off_seconds: float = 10.0
     deaths: list[float] = field(default_factory=list)
 
+    def is_spent(self, moment: float) -> bool:
+        """Whether a further death at `moment` exceeds the limit."""
+        self.deaths = [death for death in self.deaths if moment - death < self.window_seconds]
+        return len(self.deaths) >= self.limit
+
     def back_off(self, moment: float) -> float | None:
         """Seconds to wait after a death at `moment` before the next start; None when the budget is spent."""
-        self.deaths = [death for death in self.deaths if moment - death < self.window_seconds] + [moment]
-        if len(self.deaths) > self.limit:
-            return None
+        is_spent = self.is_spent(moment)
+        self.deaths.append(moment)
+        return None if is_spent else self.wait_seconds(len(self.deaths))
+
+    def wait_seconds(self, failures: int) -> float:
+        """The wait after so many failures: doubles with each, up to the longest."""
         # The exponent is bounded; otherwise a long series of deaths would leave the range of floats.
-        return float(min(self.first_back_off_seconds * 2 ** min(len(self.deaths) - 1, 60), self.longest_back_off_seconds))
+        return float(min(self.first_back_off_seconds * 2 ** min(failures - 1, 60), self.longest_back_off_seconds))

@@ -1,96 +1,112 @@
-"""Where systems differ: shared memory, the link to a worker, a worker's death with its parent.
+"""The link between a vector env and a worker: how bytes travel, what they mean, and that the worker dies with its parent.
 
-POSIX: memory is a file without a name, the link a socket pair, both inherited by number. On Linux the kernel itself
-kills a worker, and what it has started, when the last writer of its lifeline is gone: that reaches stopped
-processes and games that never let go of the interpreter. Elsewhere a thread waits for the same event.
+A step whose actions and results all lie in shared memory needs a one-byte ring in each direction. Anything with content is a
+frame: mark, length, checksum, pickle. A print or a faulty game that writes into the pipe is detected by mark or checksum.
 
-Windows: memory is a mapping that dies with its last handle, the link a named pipe, and the thread waits for the
-parent's process handle; a game that holds the interpreter for ever outlives its parent there.
+POSIX: the link is a socket pair, inherited by number. On Linux the kernel itself kills a worker, and what it has started, when
+the last writer of its lifeline is gone: that reaches stopped processes and games that never release the interpreter. Elsewhere
+a thread waits for the same event.
+
+Windows: the link is a named pipe. The worker's job object ends with the parent's last handle; a thread that waits for the
+parent's process handle does the same where there is no job object.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import mmap
 import os
+import pickle
 import select
 import signal
 import socket
 import struct
 import sys
-import tempfile
 import threading
 import time
 import weakref
+import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
+
+import cloudpickle
+
+from background_training.errors import GarbledMessageError
+
+RING = b"\x81"
+"""Read the shared memory. It may come late or twice, and means nothing by itself."""
+
+_MARK = 0xF5
+_HEADER = struct.Struct(">BII")
+_LONGEST = 1 << 30
+
+
+def pack(message: object) -> bytes:
+    """Make a frame. What pickle can't take (lambdas, classes of a script) goes by value."""
+    try:
+        payload = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        payload = cloudpickle.dumps(message)
+    return _HEADER.pack(_MARK, len(payload), zlib.crc32(payload)) + payload
+
+
+class FrameReader:
+    """Cuts a stream of bytes into messages, and drops the rings between them."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Take what arrived and return what is complete.
+
+        Raises:
+            GarbledMessageError: the bytes are neither ring nor frame, or a frame's checksum is wrong.
+        """
+        self._bytes += data
+        items: list[Any] = []
+        while self._bytes:
+            first = self._bytes[0]
+            if first == RING[0]:
+                del self._bytes[:1]
+                continue
+            if first != _MARK:
+                raise GarbledMessageError(f"a frame begins with {bytes(self._bytes[:16])!r}")
+            payload = self._whole_payload()
+            if payload is None:
+                break
+            items.append(_unpack(payload))
+        return items
+
+    def _whole_payload(self) -> bytes | None:
+        if len(self._bytes) < _HEADER.size:
+            return None
+        _, length, checksum = _HEADER.unpack_from(self._bytes)
+        if length > _LONGEST:
+            raise GarbledMessageError(f"a frame claims {length} bytes")
+        end = _HEADER.size + length
+        if len(self._bytes) < end:
+            return None
+        payload = bytes(self._bytes[_HEADER.size : end])
+        del self._bytes[:end]
+        if zlib.crc32(payload) != checksum:
+            raise GarbledMessageError(f"the checksum of a frame of {length} bytes is wrong")
+        return payload
+
+
+def _unpack(payload: bytes) -> Any:
+    # The checksum was right, so this is what the worker sent; but its classes may not exist here.
+    try:
+        return pickle.loads(payload)
+    except (pickle.UnpicklingError, AttributeError, ImportError, EOFError, IndexError, TypeError) as error:
+        raise GarbledMessageError(f"a message can't be unpickled ({type(error).__name__}: {error})") from error
+
 
 _CHUNK = 1 << 16
 _RING_CHUNK = 4096  # a larger buffer would be mapped and unmapped by malloc for every one-byte ring
 _F_SETSIG = 10  # Linux; Python's fcntl has no name for it
 _SEND_PATIENCE_SECONDS = 5
 _MOST_SKIPPED = 8192
-
-
-class SharedMemory(Protocol):
-    """Memory that a vector env and its workers see."""
-
-    def resize(self, byte_count: int) -> None: ...
-
-    def map(self, byte_count: int) -> mmap.mmap: ...
-
-    def close(self) -> None: ...
-
-
-class NamelessFile:
-    """Memory as a file without a name: nothing is left of it, however its processes end."""
-
-    def __init__(self, descriptor: int | None = None) -> None:
-        self.descriptor = _make_nameless_file() if descriptor is None else descriptor
-
-    def resize(self, byte_count: int) -> None:
-        os.ftruncate(self.descriptor, byte_count)
-
-    def map(self, byte_count: int) -> mmap.mmap:
-        return mmap.mmap(self.descriptor, byte_count)
-
-    def close(self) -> None:
-        os.close(self.descriptor)
-
-
-def _make_nameless_file() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("vector-env")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-class NamedMapping:
-    """Memory as a named mapping of Windows; it dies with its last handle."""
-
-    def __init__(self, name: str, open_mapping: Callable[..., mmap.mmap] = mmap.mmap) -> None:
-        self.name = name
-        self._open = open_mapping
-        self._memory: mmap.mmap | None = None
-
-    def resize(self, byte_count: int) -> None:
-        self._memory = self.map(byte_count)
-
-    def map(self, byte_count: int) -> mmap.mmap:
-        return self._open(-1, byte_count, tagname=self.name)
-
-    def close(self) -> None:
-        # Views into it may still be alive; the handle goes with the last of them.
-        self._memory = None
-
-
-def make_shared_memory() -> SharedMemory:
-    """Memory for a new vector env; its size is set later."""
-    if sys.platform == "win32":
-        return NamedMapping(f"vector-env-{os.getpid()}-{os.urandom(8).hex()}")
-    return NamelessFile()
 
 
 class WorkerLink(Protocol):
@@ -101,10 +117,10 @@ class WorkerLink(Protocol):
     def send(self, data: bytes) -> None: ...
 
     def receive_now(self) -> bytes | None:
-        """What has arrived: None if nothing has, empty if the other end is closed."""
+        """What has arrived; None if nothing has; empty if the other end is closed."""
 
     def receiver(self, spin_seconds: float = 0.0) -> Callable[[], bytes]:
-        """A function that waits for bytes. The parent's end waits no longer than its patience; then it is a BlockingIOError.
+        """A function that waits for bytes. The parent's end waits for its patience at most, then raises BlockingIOError.
 
         Args:
             spin_seconds: how long it polls before it sleeps, where the system allows it.
@@ -223,7 +239,7 @@ _lifelines: set[int] = set()
 
 
 def _forget_in_child() -> None:
-    """In a forked child, close what only the parent may hold; otherwise its death would go unnoticed."""
+    """In a forked child, close what only the parent may hold; otherwise the parent's death would go unnoticed."""
     for link in list(_parents_ends):
         link.close()
     for descriptor in list(_lifelines):
@@ -235,7 +251,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def open_lifeline(parents_socket: socket.socket | None = None) -> tuple[int, int]:
-    """A pipe nobody writes to: (the worker's end, the parent's end). The worker dies when the parent's end closes.
+    """A pipe that is never written to: (the worker's end, the parent's end). The worker dies when the parent's end closes.
 
     Args:
         parents_socket: closed as well in a fork of this process.
@@ -248,7 +264,7 @@ def open_lifeline(parents_socket: socket.socket | None = None) -> tuple[int, int
 
 
 def close_lifeline(descriptor: int) -> None:
-    """Let go of the worker; what is left of it and its process group is killed."""
+    """Close the parent's end; what is left of the worker and its process group is killed."""
     if descriptor in _lifelines:
         _lifelines.discard(descriptor)
         os.close(descriptor)
@@ -266,7 +282,7 @@ def die_with_lifeline(descriptor: int) -> None:
         control.fcntl(descriptor, _F_SETSIG, signal.SIGKILL)
         control.fcntl(descriptor, control.F_SETFL, control.fcntl(descriptor, control.F_GETFL) | os.O_ASYNC)
         if select.select([descriptor], [], [], 0)[0]:
-            die()  # the parent went before the signal was asked for, so that none will come
+            die()  # the parent ended before the signal was asked for, so that none will come
     else:
         start_watcher(lambda: os.read(descriptor, 1), die)
 
@@ -276,7 +292,7 @@ def die_with_process(parent_id: int, api: Any = None) -> None:
     api = api or importlib.import_module("_winapi")
     synchronize = 0x00100000
     handle = api.OpenProcess(synchronize, False, parent_id)
-    start_watcher(lambda: api.WaitForSingleObject(handle, api.INFINITE), lambda: leave(1))
+    start_watcher(lambda: api.WaitForSingleObject(handle, api.INFINITE), lambda: exit_now(1))
 
 
 def start_watcher(wait: Callable[[], object], die: Callable[[], None]) -> threading.Thread:
@@ -299,6 +315,6 @@ def wake_on_time() -> None:
             file.write("1")
 
 
-def leave(status: int) -> None:
+def exit_now(status: int) -> None:
     """End this process without running exit handlers that a fork may have inherited."""
     os._exit(status)
