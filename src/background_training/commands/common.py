@@ -265,15 +265,15 @@ class ProgressBar:
         self._things, self._enabled, self._clock = things, enabled, clock
         self._out = sys.stderr if out is None else out
         self._is_terminal = self._out.isatty()
-        self._started = self._said = clock()
+        self._started = self._last_shown = clock()
         self._is_open = False
 
     def show(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done."""
         now = self._clock()
-        if not self._enabled or (not self._is_terminal and now - self._said < _PIPED_SECONDS):
+        if not self._enabled or (not self._is_terminal and now - self._last_shown < _PIPED_SECONDS):
             return
-        self._said = now
+        self._last_shown = now
         words = f"{done}/{total} {self._things}, {done / max(1e-3, now - self._started):.1f}/s"
         if self._is_terminal:
             filled = _BAR_WIDTH * done // max(1, total)

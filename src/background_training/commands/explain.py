@@ -40,7 +40,7 @@ def _run(options: argparse.Namespace) -> int:
     for name in names:
         fates = list(episode_fate.fates_of(paths, lines, name))
         unseen += not fates and name is not None
-        unknown = "forgotten or never seen" if any(map(ledger_lines.is_compaction, lines)) else "never seen"
+        unknown = episode_fate.UNKNOWN_SINCE_COMPACTION if any(map(ledger_lines.is_compaction, lines)) else "never seen"
         for fate in fates or ([{"name": name, "fate": unknown}] if name is not None else []):
             common.answer(json.dumps(fate) if options.json else episode_fate.sentence(fate))
     return 1 if unseen else 0

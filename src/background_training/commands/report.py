@@ -1,4 +1,4 @@
-"""Write a page that tells of a run, made for posting: python tools/report.py --help"""
+"""Write a page about a run, to be shared: python tools/report.py --help"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=command_lines.usage_name("report"),
-        description="Write one HTML page, complete in itself, that tells what was played and how the bot improved; "
+        description="Write one self-contained HTML page that shows what was played and how the bot improved; "
         "and its pictures as PNG files beside it.",
     )
     common.add_common(parser)

@@ -43,7 +43,7 @@ MakeLearner = Callable[..., BackgroundParallelLearner]
 
 
 class CheckFailedError(BackgroundTrainingError):
-    """Something did not do what it promises; the message says what."""
+    """A check has failed; the message names what was expected."""
 
 
 def require(condition: object, sentence: str) -> None:
@@ -124,8 +124,8 @@ def check_background(root: Path, make_learner: MakeLearner = BackgroundParallelL
     require(stats["total_samples"] == 200, f"200 steps were delivered, {stats['total_samples']} were trained on")
     agent = RLAgent(root=root, settings=LearningSettings())
     require(agent.model_version >= 1, "there is no model that an agent can play with")
-    require(agent.model_version == stats["model_version"], "the model's version is not the one that the learner tells")
-    require("Batch Training Complete" in _text(paths.training_log), "the training log tells of no batch")
+    require(agent.model_version == stats["model_version"], "the model's version differs from the one in the learner's statistics")
+    require("Batch Training Complete" in _text(paths.training_log), "the training log has no batch")
     return f"5 of 5 files trained on and archived within {seconds:.1f} s; model version {agent.model_version}"
 
 
@@ -136,7 +136,7 @@ def check_lifecycle(root: Path, make_learner: MakeLearner = BackgroundParallelLe
     before = _children()
     try:
         require(learner.start() is True, "the first start did not return True")
-        require(learner.running, "a started learner does not say that it runs")
+        require(learner.running, "a started learner is not `running`")
         require(learner.start() is False, "the second start of a running learner did not return False")
         _require_alone(settings)
         _wait_until(lambda: learner.get_stats()["active_workers"] >= 1, TRAINED_WITHIN_SECONDS, "no worker came up")
@@ -147,7 +147,7 @@ def check_lifecycle(root: Path, make_learner: MakeLearner = BackgroundParallelLe
     for _ in range(_STOPS - 1):
         if seconds >= STOPPED_WITHIN_SECONDS and not learner.running and learner.start():
             seconds = min(seconds, _seconds_to_stop(learner))
-    require(not learner.running, "a stopped learner says that it runs")
+    require(not learner.running, "a stopped learner is still `running`")
     require(seconds < STOPPED_WITHIN_SECONDS, f"stop took {seconds:.1f} s")
     left = _children() - before
     require(not left, f"processes {sorted(left)} are left after stop")
@@ -222,7 +222,7 @@ def _game(seed: int, number: int = 0) -> dict[str, Any]:
 
 
 def _share_of_rewarded(agent: RLAgent, states: Any) -> float:
-    """How often the agent takes the rewarded action; counted, so that what it says of itself can't deceive."""
+    """Share of the games' actions that are the rewarded one, counted here and not taken from the agent's own statistics."""
     choices = [agent.get_action(state)[0] for state in states for _ in range(DRAWS_PER_STATE)]
     agent.end_episode(save_experience=False)
     return choices.count(REWARDED) / len(choices)

@@ -36,7 +36,7 @@ def _export(options: argparse.Namespace) -> int:
     follower = Follower(paths)
     try:
         if options.once:
-            _tell(paths, _first_look(follower))
+            _print_progress(paths, _first_look(follower))
         else:
             _follow(paths, follower)
     except KeyboardInterrupt:
@@ -56,7 +56,7 @@ def _first_look(follower: Follower) -> int:
 
 def _follow(paths: Paths, follower: Follower) -> None:
     batches = _first_look(follower)
-    _tell(paths, batches)
+    _print_progress(paths, batches)
     printable.say("[INFO] Ctrl+C ends it; the learner continues.")
     trouble = ""
     while True:
@@ -64,16 +64,16 @@ def _follow(paths: Paths, follower: Follower) -> None:
         found, before = "", batches
         try:
             batches = follower.look()
-        except OSError as error:  # a full disk, say: it may pass
+        except OSError as error:  # may be transient, such as a full disk
             found = str(error)
         if batches and not before:
-            _tell(paths, batches)
+            _print_progress(paths, batches)
         if found and found != trouble:
             printable.say(f"[WARNING] Not written: {found}; retrying.")
         trouble = found
 
 
-def _tell(paths: Paths, batches: int) -> None:
+def _print_progress(paths: Paths, batches: int) -> None:
     if batches:
         printable.say(f'[OK] Batches in the event files: {batches:,}. To see them: tensorboard --logdir "{paths.tensorboard}"')
     else:

@@ -13,6 +13,9 @@ from background_training.printable import visible
 from background_training.records import ledger_lines
 from background_training.storage import atomic_files
 
+UNKNOWN_SINCE_COMPACTION = "forgotten or never seen"
+"""The fate of a file without a line in a ledger from which older lines were removed."""
+
 
 def fates_of(paths: Paths, lines: Iterable[Mapping[str, Any]], name: str | None) -> Iterable[dict[str, Any]]:
     """All records of a file, oldest first; of all files for None.
@@ -52,8 +55,8 @@ def sentence(fate: Mapping[str, Any]) -> str:
         version = "a version that is no longer known: the ledger had lost this line, and it was reconstructed from the archive"
     if kind == buffer.TRAINED:
         text = f"trained in {version} ({fate.get('steps', '?')} steps, return {fate.get('return', '?')})"
-    elif kind == "forgotten or never seen":
-        return f"{name}: not among what the ledger still holds; its oldest lines were removed (retention.ledger_lines)"
+    elif kind == UNKNOWN_SINCE_COMPACTION:
+        return f"{name}: no such file in the ledger (older entries were removed: retention.ledger_lines)"
     elif kind in ("waiting", "never seen"):
         nowhere = "no such file in the ledger, the buffer or the archive"
         return f"{name}: {'waits in the buffer' if kind == 'waiting' else nowhere}"
