@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from background_training.algo import policy
-from background_training.algo.network import WIDE_HIDDEN, WIDE_PART_STEPS
+from background_training.algo.network import ACTIVATION, WIDE_HIDDEN, WIDE_PART_STEPS
 from background_training.algo.train_step import BatchReport
 from background_training.algo.training_state import TrainingState
 from background_training.errors import ModelError, ModelMissingError
@@ -35,7 +34,7 @@ def facts(state: TrainingState, settings: LearningSettings) -> dict[str, Any]:
         "state_width": state.state_width,
         **state.actions.meta,
         "hidden": [state.hidden, state.hidden],
-        "activation": policy.ACTIVATION,
+        "activation": ACTIVATION,
         "hyper_parameters": dataclasses.asdict(settings),
         "episodes_trained": state.episodes,
         "steps_trained": state.steps,

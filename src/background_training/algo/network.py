@@ -1,20 +1,122 @@
-"""A network's forward and backward passes with preallocated arrays: training spends its time here.
+"""The network of policy and value function: weights, initialisation, and the forward and backward passes of training.
 
-Arrays are laid out so that the arithmetic is matrix products over contiguous memory. The bias of a layer is the last row
-of its matrix, multiplied by a last input that is always 1: adding it, and summing its gradient, are part of the products.
-Hidden layers are kept as [H + 1, B], units by rows, so that the ones are a row of their own and tanh and its
-derivative work on one block of memory.
+Training spends its time in `Passes`. Its arrays are laid out so that the arithmetic is matrix products over contiguous memory.
+The bias of a layer is the last row of its matrix, multiplied by a last input that is always 1: adding it, and summing its
+gradient, are part of the products. Hidden layers are kept as [H + 1, B], units by rows, so that the ones are a row of their own
+and tanh and its derivative work on one block of memory.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+
+ACTIVATION = "tanh"
+"""The function of both hidden layers, for the manifest of a model file."""
+
+
+class Network(NamedTuple):
+    """Two hidden tanh layers: outputs = tanh(tanh(states W1 + b1) W2 + b2) W3 + b3.
+
+    Letters: S inputs, H hidden units, A outputs. An `ActionSpace` defines the meaning of the policy's outputs: for Discrete
+    they are logits, one per action. The value network has one output. The published policy takes raw states: their
+    scaling is folded into W1 and b1.
+    """
+
+    W1: Array
+    """[S, H]"""
+    b1: Array
+    """[H]"""
+    W2: Array
+    """[H, H]"""
+    b2: Array
+    """[H]"""
+    W3: Array
+    """[H, A]"""
+    b3: Array
+    """[A]"""
+
+
+def shapes(inputs: int, hidden: int, outputs: int) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the six arrays of a network, in the order of their names."""
+    return ((inputs, hidden), (hidden,), (hidden, hidden), (hidden,), (hidden, outputs), (outputs,))
+
+
+def new_network(rng: np.random.Generator, inputs: int, hidden: int, outputs: int, output_gain: float) -> Network:
+    """Draw initial weights: orthogonal layers of gain sqrt(2), the last of `output_gain`; biases zero; float32.
+
+    A small output gain makes every action equally likely at first.
+
+    Source: Saxe et al. 2014; Andrychowicz et al. 2021 for the small last layer of a policy.
+    """
+    gain = math.sqrt(2.0)
+    weights = (
+        _orthogonal(rng, inputs, hidden, gain),
+        _orthogonal(rng, hidden, hidden, gain),
+        _orthogonal(rng, hidden, outputs, output_gain),
+    )
+    biases = (np.zeros(hidden, np.float32), np.zeros(hidden, np.float32), np.zeros(outputs, np.float32))
+    return Network(weights[0], biases[0], weights[1], biases[1], weights[2], biases[2])
+
+
+def _orthogonal(rng: np.random.Generator, rows: int, columns: int, gain: float) -> Array:
+    square = rng.standard_normal((max(rows, columns), min(rows, columns)))
+    basis, triangle = np.linalg.qr(square)
+    basis = basis * np.sign(np.diag(triangle))  # the signs of QR depend on the LAPACK; fixed here
+    return np.ascontiguousarray(gain * (basis if rows >= columns else basis.T), dtype=np.float32)
+
+
+def flattened(network: Network) -> Array:
+    """Concatenate all weights into one vector [P], the form of the optimiser and of files."""
+    return np.concatenate([part.reshape(-1) for part in network])
+
+
+def network_of(vector: Array, inputs: int, hidden: int, outputs: int) -> Network:
+    """The network with the weights of a vector [P]; its arrays are views of the vector."""
+    views, start = [], 0
+    for shape in shapes(inputs, hidden, outputs):
+        size = math.prod(shape)
+        views.append(vector[start : start + size].reshape(shape))
+        start += size
+    return Network(*views)
+
+
+def size_of(inputs: int, hidden: int, outputs: int) -> int:
+    """P, the number of weights of a network."""
+    return sum(math.prod(shape) for shape in shapes(inputs, hidden, outputs))
+
+
+def folded(network: Network, mean: Array, inverse_scale: Array) -> Network:
+    """The network for raw states that equals `network` for scaled ones.
+
+    With x' = (x - mean) * inverse_scale:  x' W1 + b1 = x (inverse_scale W1) + (b1 - (mean * inverse_scale) W1).
+
+    Args:
+        mean, inverse_scale: [S] float64.
+    """
+    wide = network.W1.astype(np.float64)
+    first = (inverse_scale[:, None] * wide).astype(network.W1.dtype)
+    # Computed from the rounded weights; otherwise a large mean would amplify their rounding error.
+    bias = network.b1.astype(np.float64) - mean @ first.astype(np.float64)
+    return network._replace(W1=first, b1=bias.astype(network.b1.dtype))
+
+
+def forward(network: Network, states: Array) -> Array:
+    """Outputs [B, A] for states [B, S]; training uses `Passes`."""
+    hidden = states @ network.W1
+    hidden += network.b1
+    np.tanh(hidden, out=hidden)
+    hidden = hidden @ network.W2
+    hidden += network.b2
+    np.tanh(hidden, out=hidden)
+    return np.asarray(hidden @ network.W3 + network.b3)
+
 
 PART_STEPS = 256
 """Maximum steps of one pass: its arrays fit into a processor's cache. Gradients of parts are added in order."""
@@ -42,7 +144,7 @@ class Layers(NamedTuple):
 
 
 def layers_of(vector: Array, sizes: Sizes) -> Layers:
-    """Views of a vector of weights [P], in the order of `policy.Network`: W1 b1 W2 b2 W3 b3."""
+    """Views of a vector of weights [P], in the order of `Network`: W1 b1 W2 b2 W3 b3."""
     inputs, hidden, outputs = sizes
     views, start = [], 0
     for rows, columns in ((inputs + 1, hidden), (hidden + 1, hidden), (hidden + 1, outputs)):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from background_training.algo import adam, losses, network, normalizer, policy
+from background_training.algo import adam, losses, network, normalizer
 from background_training.algo import batch as batches
 from background_training.algo.batch import Batch
 from background_training.algo.losses import ActorObjective, CriticObjective, Objective
@@ -358,7 +358,7 @@ class _PPOUpdate:
     def result(self) -> TrainingState:
         """The state with the trained weights and the published policy."""
         initial, observations = self.initial, self.initial.observations
-        published = policy.folded(initial.actor_network(self.actor.weights), observations.mean, observations.inverse_scale)
+        published = network.folded(initial.actor_network(self.actor.weights), observations.mean, observations.inverse_scale)
         return dataclasses.replace(initial, policy=published, actor=self.actor, critic=self.critic, advantages=self.advantages)
 
     def _estimates(self, batch: Batch, states: Array, gae_lambda: float) -> tuple[Array, Array]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from background_training.algo import adam, normalizer, policy
+from background_training.algo import adam, network, normalizer
 from background_training.algo.adam import Moments
+from background_training.algo.network import Network
 from background_training.algo.normalizer import Normalizer
-from background_training.algo.policy import Network
 from background_training.errors import ModelError
 from background_training.settings import LearningSettings
 from background_training.spaces.action_space import ActionSpace
@@ -28,7 +28,7 @@ class Trainable:
     """The weights of one network as one vector, with the optimiser's moments."""
 
     weights: Array
-    """[P] float32, in the order of `policy.Network`."""
+    """[P] float32, in the order of `network.Network`."""
     moments: Moments
 
     def copied(self) -> Trainable:
@@ -75,19 +75,19 @@ class TrainingState:
     def actor_network(self, weights: Array | None = None) -> Network:
         """The policy for scaled states, as views of its weights or of a vector of that size."""
         vector = self.actor.weights if weights is None else weights
-        return policy.network_of(vector, self.state_width, self.hidden, self.actions.outputs)
+        return network.network_of(vector, self.state_width, self.hidden, self.actions.outputs)
 
     def critic_network(self, weights: Array | None = None) -> Network:
         """The value network for scaled states, as views of its weights or of a vector of that size."""
         vector = self.critic.weights if weights is None else weights
-        return policy.network_of(vector, self.state_width, self.hidden, 1)
+        return network.network_of(vector, self.state_width, self.hidden, 1)
 
 
 def new_state(state_width: int, actions: ActionSpace, settings: LearningSettings) -> TrainingState:
     """The untrained state; the same seed gives the same bits."""
     rng = np.random.Generator(np.random.PCG64(settings.seed))
-    actor = policy.new_network(rng, state_width, settings.hidden_size, actions.outputs, output_gain=0.01)
-    critic = policy.new_network(rng, state_width, settings.hidden_size, 1, output_gain=1.0)
+    actor = network.new_network(rng, state_width, settings.hidden_size, actions.outputs, output_gain=0.01)
+    critic = network.new_network(rng, state_width, settings.hidden_size, 1, output_gain=1.0)
     return TrainingState(
         actions=actions,
         policy=actor,
@@ -99,8 +99,8 @@ def new_state(state_width: int, actions: ActionSpace, settings: LearningSettings
     )
 
 
-def _untrained(network: Network) -> Trainable:
-    weights = policy.flattened(network)
+def _untrained(initial: Network) -> Trainable:
+    weights = network.flattened(initial)
     return Trainable(weights, adam.new_moments(len(weights)))
 
 
@@ -126,12 +126,12 @@ def from_arrays(arrays: Mapping[str, Array], actions: ActionSpace, source: str) 
     """
     reader = _Reader(arrays, source)
     width, hidden = reader.sizes("W1")
-    parts = policy.shapes(width, hidden, actions.outputs)
+    parts = network.shapes(width, hidden, actions.outputs)
     return TrainingState(
         actions=actions,
         policy=Network(*(reader.floats(name, shape) for name, shape in zip(Network._fields, parts, strict=True))),
-        actor=reader.trainable("actor", policy.size_of(width, hidden, actions.outputs)),
-        critic=reader.trainable("critic", policy.size_of(width, hidden, 1)),
+        actor=reader.trainable("actor", network.size_of(width, hidden, actions.outputs)),
+        critic=reader.trainable("critic", network.size_of(width, hidden, 1)),
         observations=reader.normalizer("observations", width),
         returns=reader.normalizer("returns", 1),
         advantages=reader.normalizer("advantages", 1),

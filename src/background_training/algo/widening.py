@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from background_training.algo import normalizer, policy
+from background_training.algo import normalizer
 from background_training.algo.adam import Moments
-from background_training.algo.policy import Network
+from background_training.algo.network import Network, flattened
 from background_training.algo.training_state import Trainable, TrainingState
 from background_training.spaces.discrete import Discrete
 
@@ -68,8 +68,8 @@ def _wider_trainable(part: Trainable, network_of: Any, features: int, outputs: i
     weights = _wider(network_of(part.weights), features, outputs, row_share=0.0, column_share=1.0, offset=offset)
     first = _wider(network_of(part.moments.first), features, outputs, row_share=0.0, column_share=0.0)
     second = _wider(network_of(part.moments.second), features, outputs, row_share=1.0, column_share=1.0)
-    moments = Moments(policy.flattened(first), policy.flattened(second), part.moments.steps)
-    return Trainable(policy.flattened(weights), moments)
+    moments = Moments(flattened(first), flattened(second), part.moments.steps)
+    return Trainable(flattened(weights), moments)
 
 
 def _wider(
