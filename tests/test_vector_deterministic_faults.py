@@ -78,7 +78,7 @@ def test_a_reset_that_always_raises_ends_the_reset(when, workers):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_it_is_given_up_as_the_setting_says(workers):
-    """With "shrink" the run goes on without the env."""
+    """With "shrink" the run continues without the env."""
     makers = [FaultyGame, partial(BadReset, 1)]
     envs = ResilientAsyncVectorEnv(makers, num_workers=workers, on_exhausted="shrink", **OPTIONS)
     _, infos = envs.reset(seed=1)

@@ -26,7 +26,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), s
 
 
 def is_gone(pid):
-    """Dead; an orphan that nobody reaps counts as gone, as its memory and descriptors are."""
+    """Dead; an orphan that is not collected counts as gone, as its memory and descriptors are."""
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 

@@ -73,7 +73,7 @@ def test_one_worker_fails_and_the_others_step_on(name, mode):
 
 
 def test_forked_workers_are_replaced_too():
-    """The other start method recovers the same way, from a death and from a worker that lives and has to be killed."""
+    """The other start method recovers the same way, from a death and from a worker that runs and has to be killed."""
     envs = ResilientAsyncVectorEnv(games(2), start_method="fork", **NEVER_REST)
     envs.reset()
     for fault in (KILL, GARBAGE):
@@ -164,7 +164,7 @@ def test_when_the_budget_is_spent_it_shrinks():
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_when_the_budget_is_spent_it_falls_back_into_this_process(mode):
-    """The env lives on here; its row is as good as any."""
+    """The env continues here, and its row is valid."""
     envs = ResilientAsyncVectorEnv(games(2), restarts_per_env=0, on_exhausted="sync", autoreset_mode=mode, **NEVER_REST)
     envs.reset(seed=1)
     assert envs.step(actions(2, e0=KILL))[3].tolist() == [True, False]
@@ -181,7 +181,7 @@ def test_when_the_budget_is_spent_it_falls_back_into_this_process(mode):
 
 
 def test_an_exception_costs_the_neighbours_in_its_worker_nothing():
-    """Several envs in one process: only the one that raised is built anew, at once."""
+    """Several envs in one process: only the one that raised is rebuilt, at once."""
     envs = StableProcessPoolEnv(games(4), max_workers=2, reduce_after=0)
     envs.reset()
     envs.step(actions(4))

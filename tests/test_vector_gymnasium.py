@@ -108,7 +108,7 @@ def test_lambdas_and_closures_work_under_every_start_method(method):
 
 
 def test_attributes_calls_and_frames():
-    """call, get_attr, set_attr and render reach every env; an error of the method is the caller's, and harms nobody."""
+    """call, get_attr, set_attr and render reach every env; an error of the method is raised here, and harms no env."""
     envs = StableProcessPoolEnv([partial(FaultyGame, number) for number in range(3)], max_workers=2)
     envs.reset(seed=1)
     assert envs.call("double", 4) == (8, 8, 8)
@@ -202,7 +202,7 @@ def test_gymnasiums_vector_wrappers_go_on_top():
 
 
 @pytest.mark.slow
-def test_the_mode_decides_where_envs_live():
+def test_the_mode_decides_where_envs_run():
     """One env stays here; cheap envs share one worker, waiting ones get their own."""
     alone = make_vector_env([CART])
     assert isinstance(alone, InProcessVectorEnv)
@@ -243,7 +243,7 @@ def test_half_batches_play_what_a_whole_batch_would(parts):
     with HalfBatches([CART] * 4, parts=parts) as halves:
         first = halves.reset(seed=5)
         chosen = np.ones(4 // parts, int)
-        halves.play(first, lambda part, observations: chosen, steps, lambda told: seen[told[0]].append(told[1]))
+        halves.play(first, lambda part, observations: chosen, steps, lambda results: seen[results[0]].append(results[1]))
         assert len(halves.health()) == parts
     np.testing.assert_equal(np.concatenate(first), whole.reset(seed=5)[0])
     for number in range(steps):

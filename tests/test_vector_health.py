@@ -21,7 +21,7 @@ OFTEN = {"rebuild_episodes": 3, "rebuild_share": 1.0, "check_episodes": 1}
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_workers_are_renewed_between_episodes_and_nobody_loses_a_step(mode, workers):
+def test_workers_are_rebuilt_between_episodes_and_no_step_is_lost(mode, workers):
     """Every episode has its full length, every row is experience, though processes change."""
     length = 4
     envs = ResilientAsyncVectorEnv(
@@ -56,7 +56,7 @@ def test_workers_are_renewed_between_episodes_and_nobody_loses_a_step(mode, work
 
 
 def test_a_worker_above_its_memory_is_renewed_between_episodes():
-    """At the soft limit nobody loses an episode; 1 MiB is below any worker's size."""
+    """At the soft limit no episode is lost; 1 MiB is below any worker's size."""
     envs = ResilientAsyncVectorEnv(
         [partial(FaultyGame, 0, 5)], rebuild_memory_bytes=1 << 20, rebuild_episodes=0, check_episodes=1
     )

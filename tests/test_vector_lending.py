@@ -1,4 +1,4 @@
-"""Large observations are lent, not copied: what the caller still holds never changes, whatever he has made of it."""
+"""Large observations are lent, not copied: what the caller still holds never changes, whatever view of it that is."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_who_lets_go_is_lent_to_for_ever():
 
 
 def test_who_keeps_all_gets_copies():
-    """There are only so many batches; the rest are arrays of the caller's own."""
+    """The number of batches is bounded; the rest are arrays of the caller's own."""
     envs = make()
     kept = [envs.reset()[0], *(envs.step([0, 0])[0] for _ in range(9))]
     assert sum(is_lent(envs, frames) for frames in kept) == SPARE_BATCHES
@@ -134,7 +134,7 @@ def test_a_fault_costs_a_lent_batch_nothing(fault):
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=40))
 def test_a_step_never_goes_to_what_the_caller_holds(moves):
-    """Whatever he keeps and drops, and when: there is always a batch to go on to, and it is another than the last."""
+    """Whatever the caller keeps and drops, and when: there is always a free batch, and it is another than the last."""
     rows = tuple(np.full((2, 3), -1) for _ in range(3 + SPARE_BATCHES))
     batches = ObservationBatches(rows, copy=True)
     held: list[tuple[int, np.ndarray]] = []

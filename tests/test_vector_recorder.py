@@ -169,7 +169,7 @@ def test_a_batched_choice_is_recorded_with_its_log_probabilities_and_version(tmp
         np.testing.assert_allclose(episode.log_probs, expected, atol=1e-5)
 
 
-def test_actions_somebody_else_has_chosen_carry_no_log_probabilities(tmp_path):
+def test_actions_that_were_not_chosen_here_carry_no_log_probabilities(tmp_path):
     """A remembered choice counts only for the actions it was about."""
     recorder = EpisodeRecorder(SyncVectorEnv([CART]), Paths(tmp_path), durable=False)
     observations, _ = recorder.reset(seed=1)
@@ -183,7 +183,7 @@ def test_actions_somebody_else_has_chosen_carry_no_log_probabilities(tmp_path):
 
 @pytest.mark.parametrize("mask", [[0.0, -1e8], [0.5, 0.5], [np.nan, 1.0], [2, 1]])
 def test_a_choice_whose_mask_is_none_is_not_remembered(mask, tmp_path):
-    """It is refused before its step is played; the game goes on, and what is recorded is sound. Zeros and ones are a mask."""
+    """It is refused before its step is played; the game continues, and what is recorded is valid. Zeros and ones are a mask."""
     recorder = EpisodeRecorder(SyncVectorEnv([CART]), Paths(tmp_path), durable=False)
     observations, _ = recorder.reset(seed=1)
     player = BatchedPolicy(network(4, 2))

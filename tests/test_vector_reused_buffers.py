@@ -47,20 +47,20 @@ class Reuses(gymnasium.Env):
             "tuple": (self.buffer, self.buffer),
             "message": {"a": self.buffer, "b": (1, 2)},
         }[shape]
-        self.told = {"time": self.buffer, "deep": {"list": [self.buffer]}}
+        self.info = {"time": self.buffer, "deep": {"list": [self.buffer]}}
         self.bad_step, self.reward = bad_step, reward
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.buffer[:] = self.time = 0
-        return self.seen, self.told
+        return self.seen, self.info
 
     def step(self, action):
         self.time += 1
         self.buffer[:] = self.time
         if self.time == self.bad_step:
             raise RuntimeError("a bad step")
-        return self.seen, self.reward, False, self.time >= LENGTH, self.told
+        return self.seen, self.reward, False, self.time >= LENGTH, self.info
 
 
 def leaves(value):
@@ -188,17 +188,17 @@ def test_an_env_that_fell_back_into_this_process_keeps_it_too(shape):
 
 
 def test_half_batches_hand_each_part_its_own_observations():
-    """While one part is told what happened, its envs write the next step into the same buffers."""
-    told = []
+    """While `learn` gets one part's results, its envs write the next step into the same buffers."""
+    learnt = []
     with HalfBatches([Reuses] * 4, start_method="fork") as halves:
-        halves.play(halves.reset(seed=1), lambda part, seen: np.zeros(2, int), 2, told.append)
-    assert [(part, observations[:, 0].tolist()) for part, observations, *_ in told] == [
+        halves.play(halves.reset(seed=1), lambda part, seen: np.zeros(2, int), 2, learnt.append)
+    assert [(part, observations[:, 0].tolist()) for part, observations, *_ in learnt] == [
         (0, [1, 1]),
         (1, [1, 1]),
         (0, [2, 2]),
         (1, [2, 2]),
     ]
-    assert [infos["time"][0].tolist() for *_, infos in told] == [[1, 1], [1, 1], [2, 2], [2, 2]]
+    assert [infos["time"][0].tolist() for *_, infos in learnt] == [[1, 1], [1, 1], [2, 2], [2, 2]]
 
 
 @pytest.mark.parametrize("reward", [np.array([0.5]), np.float32(0.5), [0.5], np.array([[0.5]])])

@@ -178,7 +178,7 @@ def test_errors_survive_pickling(error):
 
 
 def test_the_names_are_there_and_cost_nothing_until_used():
-    """`background_training.envs` names all five, and knows no sixth."""
+    """`background_training.envs` has these names, and no other."""
     assert [getattr(envs, name).__name__ for name in envs.__all__] == envs.__all__
     with pytest.raises(AttributeError):
         envs.ResilientSyncVectorEnv  # noqa: B018
@@ -249,7 +249,7 @@ def test_on_windows_a_link_is_a_pipe_connection():
 
 
 class Moody(gymnasium.Env):
-    """Raises in the calls it is told to."""
+    """Raises in chosen calls."""
 
     observation_space, action_space = spaces.Box(0, 100, (1,)), spaces.Discrete(2)
 
@@ -293,7 +293,7 @@ def test_reset_is_tried_again_and_then_names_the_cause():
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-def test_a_broken_game_is_built_anew_where_there_is_a_way():
+def test_a_broken_game_is_rebuilt_where_there_is_a_way():
     """`rebuild` makes the next reset start from a fresh game."""
     game = ResilientGame(Moody(bad_step=0), rebuild=Moody)
     game.reset()

@@ -50,7 +50,7 @@ def is_back(*indexes: int) -> Callable[[tuple], bool]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """No process, thread or descriptor may outlive a test; conftest.py sees to shared memory."""
+    """No process, thread or descriptor may outlive a test; conftest.py checks shared memory."""
     before, threads = descriptors(), set(threading.enumerate())
     yield
     gc.collect()

@@ -28,7 +28,7 @@ FAULTS = {
     "closed pipe": CLOSE_PIPE,
 }
 
-_LEAKS = 20  # of 32 MB each; however long nobody looks, a test takes no more of the machine's memory
+_LEAKS = 20  # of 32 MB each; so that a test takes a bounded part of the machine's memory
 
 
 class FaultyGame(gymnasium.Env[Any, Any]):

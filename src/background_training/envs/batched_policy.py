@@ -26,7 +26,7 @@ class BatchedChoice(NamedTuple):
 
 
 class BatchedPolicy:
-    """A network that plays many games at once."""
+    """A network that chooses for many games at once."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class BatchedPolicy:
         rng: np.random.Generator | None = None,
         actions: ActionSpace | None = None,
     ) -> None:
-        """Play with this network; replace `network` and `version` when a newer model is there.
+        """Play with this network; replace `network` and `version` for a newer model.
 
         Args:
             network: of policy.py.

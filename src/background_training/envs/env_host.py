@@ -1,6 +1,6 @@
-"""The envs of one worker: build, step, reset and call them, and say which of them failed and how.
+"""The envs of one worker: build, step, reset and call them, and report which of them failed and how.
 
-It knows nothing of processes; a vector env that has fallen back to its own process uses it too.
+It does not depend on processes; a vector env that has fallen back to its own process uses it too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def own_copy(value: Any) -> Any:
         return value.copy()
     try:
         return copy.deepcopy(value)
-    except Exception:  # noqa: BLE001  # __deepcopy__ and __reduce__ are a stranger's code and may raise anything
+    except Exception:  # noqa: BLE001  # __deepcopy__ and __reduce__ may be the env's own code and raise anything
         return value
 
 
@@ -55,12 +55,12 @@ class HostPlan:
 
 @dataclass
 class HostReport:
-    """What a step or reset has to tell beyond the shared numbers.
+    """What a step or reset reports beyond the shared numbers.
 
     infos: per env, its info if it is not empty.
     observations: per env, if they don't fit into shared memory.
     faults: per env that failed, the traceback.
-    rebuilt: those of the failed that have been built anew in the same process.
+    rebuilt: those of the failed that have been rebuilt in the same process.
     in_reset: those of the failed that were being reset, not stepped.
     """
 
@@ -105,10 +105,10 @@ class EnvHost:
         self._writers = tuple(shared_arrays.row_writer(rows) for rows in block.observations or ())
 
     def step(self, buffer: int, actions: dict[int, Any] | None = None) -> HostReport | None:
-        """Step every env whose row is ours; an env whose episode is over is reset, as the autoreset mode wants it.
+        """Step every env whose row is ours; an env whose episode is over is reset according to the autoreset mode.
 
-        Returns what there is to tell beyond the shared numbers, None if nothing. Where many workers share a core, each
-        comes to cold caches, so that whatever this touches in vain costs several times its usual price.
+        Returns what is to be reported beyond the shared numbers, or None. Where many workers share a core, each finds
+        cold caches, so that needless memory accesses here cost several times the usual.
 
         Args:
             buffer: which of the alternating observation batches to write to.
@@ -146,7 +146,7 @@ class EnvHost:
                 if info:
                     report = report or HostReport()
                     report.infos[index] = own_copy(info)
-            # A game may raise anything. It becomes a fault that is counted, reported and answered with a new env.
+            # A game may raise anything. It becomes a fault that is counted and reported, and the env is rebuilt.
             except Exception:  # noqa: BLE001
                 report = report or HostReport()
                 later = self._plan.autoreset_mode is AutoresetMode.NEXT_STEP
@@ -195,16 +195,16 @@ class EnvHost:
             report.infos[index] = own_copy(info)
 
     def _fail(self, index: int, report: HostReport, *, reset_later: bool) -> bool:
-        """Note the fault. Where other envs live in this process, build the env anew here, so that they need not die."""
+        """Note the fault. Where there are other envs in this process, rebuild the env here, so that they can continue."""
         report.faults[index] = traceback.format_exc()
         if len(self.envs) == 1:
             return False
-        with contextlib.suppress(Exception):  # a broken env may not even close; the fault is noted already
+        with contextlib.suppress(Exception):  # a broken env may fail to close; the fault is noted already
             self.envs[index].close()
         try:
             self._build(index)
         except Exception:  # noqa: BLE001  # not rebuilt: the parent will replace the whole worker
-            report.faults[index] += "\nand while it was built anew:\n" + traceback.format_exc()
+            report.faults[index] += "\nand while it was rebuilt:\n" + traceback.format_exc()
             return False
         self._needs_reset[index] = reset_later
         if reset_later:
@@ -215,7 +215,7 @@ class EnvHost:
         try:
             self._reset_one(index, buffer, seed, options, report)
         except Exception:  # noqa: BLE001  # twice is enough: the parent will replace the whole worker
-            report.faults[index] += "\nand once more in the env built anew:\n" + traceback.format_exc()
+            report.faults[index] += "\nand again in the rebuilt env:\n" + traceback.format_exc()
             return
         report.rebuilt.append(index)
 
@@ -230,9 +230,9 @@ class EnvHost:
         self._plan.attributes.setdefault(index, {})[name] = value
 
     def close(self) -> None:
-        """Close every env; one that fails does not keep the others from it."""
+        """Close every env, also after one that fails to."""
         for env in self.envs.values():
             try:
                 env.close()
-            except Exception:  # noqa: BLE001  # we are on the way out, and the process ends next
+            except Exception:  # noqa: BLE001  # the process ends next
                 traceback.print_exc()

@@ -137,7 +137,7 @@ class EnvWorker:
             self._host.set_attr(name, index, value)
 
     def _answer_call(self, kind: str, action: Callable[[], Any]) -> None:
-        """Answer with a result, or with the error a caller's request has led to; the env goes on either way."""
+        """Answer with a result, or with the error of the caller's request; the env continues either way."""
         try:
             frame = pack((kind, True, action()))
         except Exception as error:  # noqa: BLE001  # the caller's own error: it is raised where the answer is awaited

@@ -1,4 +1,4 @@
-"""Gymnasium's action spaces as ours: whatever a game calls its actions, the agent sees numbers from 0, or flat rows."""
+"""Gymnasium's action spaces as this project's: the agent sees numbers from 0, or flat rows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NEEDED = "Discrete, MultiDiscrete, MultiBinary or a Box of floats with finite bo
 
 
 class GameActions:
-    """One action space of a game, and the way of an action between the game and the agent."""
+    """One action space of a game, and the conversion of actions between the game and the agent."""
 
     def __init__(self, game: Space[Any]) -> None:
         """Take the action space of a game.
 
         Raises:
-            ValueError: it is none that can be learnt; the message names it.
+            ValueError: it can't be learnt; the message names it.
         """
         self.space: ActionSpace
         self._shape = game.shape or ()

@@ -1,4 +1,4 @@
-"""Parts of a batch that take turns: one plays while the policy thinks about another."""
+"""A batch in parts that take turns: one is stepped while the policy computes for another."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Transition = tuple[int, Any, Any, Any, Any, dict[str, Any]]
 class HalfBatches:
     """Two vector envs of half the envs each, or more of fewer, with workers of their own.
 
-    While the caller handles the results of one part, the others' workers are busy, so that no core waits for the
-    policy, and nobody waits for the slowest env but those of its part. Each part is a whole ResilientAsyncVectorEnv, with
-    all its promises. Two parts are for games that work; where games wait, parts of two envs each are quickest.
+    While the caller handles the results of one part, the others' workers are busy, so that no core waits for the policy, and only
+    the envs of the same part wait for the slowest. Each part is a whole ResilientAsyncVectorEnv, with all its promises. Two parts
+    suit games that compute; where games wait, parts of two envs each are fastest.
     """
 
     def __init__(self, env_fns: Sequence[EnvFactory], *, parts: int = 2, num_workers: int = 0, **options: Any) -> None:
@@ -31,10 +31,10 @@ class HalfBatches:
             options: everything else ResilientAsyncVectorEnv takes.
 
         Raises:
-            ValueError: `env_fns` can't be shared out evenly.
+            ValueError: `env_fns` can't be divided evenly.
         """
         if parts < 2 or not env_fns or len(env_fns) % parts:
-            raise ValueError(f"{len(env_fns)} env_fns in {parts} parts: as many for each of two parts or more are needed")
+            raise ValueError(f"{len(env_fns)} env_fns in {parts} parts: at least two parts of equal size are needed")
         size = len(env_fns) // parts
         workers = max(1, (num_workers or usable_cores()) // parts)
         if parts * workers >= usable_cores():  # each part sees its own workers only
@@ -58,13 +58,13 @@ class HalfBatches:
     def play(
         self, observations: tuple[Any, ...], choose: Callable[[int, Any], Any], steps: int, learn: Callable[[Transition], None]
     ) -> None:
-        """Play so many steps of every env.
+        """Play `steps` steps of every env.
 
         Args:
             observations: of each part, from `reset`.
             choose: (part, observations) to actions.
             steps: per part.
-            learn: is told every part's results; the others play meanwhile.
+            learn: is called with every part's results; the others are stepped meanwhile.
         """
         for number, seen in enumerate(observations):
             self.parts[number].step_async(choose(number, seen))

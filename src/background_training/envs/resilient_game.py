@@ -36,7 +36,7 @@ class ResilientGame(gymnasium.Wrapper[Any, Any, Any, Any]):
         Args:
             env: the game.
             reset_attempts: tries of `reset` before it is an error; at least 1.
-            rebuild: makes the game anew; used after an exception, before the next reset.
+            rebuild: makes a new game; used after an exception, before the next reset.
         """
         super().__init__(env)
         if reset_attempts < 1:
@@ -54,7 +54,7 @@ class ResilientGame(gymnasium.Wrapper[Any, Any, Any, Any]):
             GameError: every attempt failed; the last exception is its cause.
         """
         for attempt in range(1, self._reset_attempts + 1):
-            # A game may raise anything; what it is becomes part of the log and of the error.
+            # A game may raise anything; it becomes part of the log and of the error.
             try:
                 self._mend()
                 observation, info = self.env.reset(seed=seed, options=options)
@@ -100,7 +100,7 @@ class ResilientGame(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _mend(self) -> None:
         if self._broken and self._rebuild is not None:
-            with contextlib.suppress(Exception):  # it is broken, and its successor does not need it
+            with contextlib.suppress(Exception):  # it is broken, and is replaced next
                 self.env.close()
             self.env = self._rebuild()
         self._broken = False

@@ -1,4 +1,4 @@
-"""The state of every row of a vector env, and what a row without a living env says.
+"""The state of every row of a vector env, and the contents of a row whose env was not stepped.
 
 Such a row holds the last good observation and reward 0; its info says `worker_restarted`, and why. No row with
 `worker_restarted` is experience. The first one of a failure is truncated if an episode was running, and so ends it; the
@@ -19,7 +19,7 @@ from background_training.envs.shared_arrays import FIRST_OBSERVATIONS, NO_WORKER
 class RowState(enum.Enum):
     """LIVE: its env is stepped. DOWN: it waits for a new worker. READY: the new worker's first observation is there.
 
-    REBUILT: its env failed in this step and was built anew within its worker. LOST: given up for good.
+    REBUILT: its env failed in this step and was rebuilt within its worker. LOST: given up for good.
     """
 
     LIVE = "live"
@@ -32,7 +32,7 @@ class RowState(enum.Enum):
 class Row:
     """One env's place in the batch.
 
-    host: who steps it, or will from the next step on: a worker's handle, or the host in this process.
+    host: what steps it, or will from the next step on: a worker's handle, or the host in this process.
     reason: why it is not LIVE.
     fresh_fault: whether the failure happened in this very step.
     after_fault: whether its next first observation follows a failure; otherwise a preventive rebuild.
@@ -52,11 +52,11 @@ class Row:
         self.last_observation: Any = None  # only where observations travel as messages
 
     def begin(self) -> None:
-        """Note that its host plays it from now on, from the first observation of an episode."""
+        """Mark it as LIVE: its host plays it from the first observation of an episode on."""
         self.state, self.fresh_fault, self.after_fault, self.playing = RowState.LIVE, False, False, True
 
     def fault_info(self, phase: str) -> dict[str, Any]:
-        """What the info of a row says that is no experience; phase: fault, waiting, ready, lost."""
+        """The info of a row that is no experience; phase: fault, waiting, ready, lost."""
         return {"worker_restarted": True, "restart_reason": self.reason, "restart_phase": phase}
 
 
@@ -109,7 +109,7 @@ class RowFiller:
         return info
 
     def put_first(self, row: Row, buffer: int, observations: dict[int, Any]) -> None:
-        """Move a READY row's first observation into the batch and give the row to its new host."""
+        """Copy a READY row's first observation into the batch and assign the row to its new host."""
         if self._block.observations is not None:
             shared_arrays.copy_row(self._block.observations[buffer], self._block.observations[FIRST_OBSERVATIONS], row.index)
         else:
@@ -155,7 +155,7 @@ class RowFiller:
 
 
 def release(row: Row, block: SharedBlock | None, reason: str) -> None:
-    """Take a row from its host, which is of no more use."""
+    """Take a row from its host, which has failed."""
     row.state, row.host, row.reason, row.fresh_fault, row.after_fault = RowState.DOWN, None, reason, True, True
     if block is not None:
         block.owner[row.index] = NO_WORKER

@@ -74,7 +74,7 @@ class NamedMapping:
         return self._open(-1, byte_count, tagname=self.name)
 
     def close(self) -> None:
-        # Views into it may still be alive; the handle goes with the last of them.
+        # There may still be views into it; the handle closes with the last of them.
         self._memory = None
 
 
@@ -366,8 +366,8 @@ class ObservationBatches:
         rows = self._observations[self.present]
         if not self._copy:
             return rows
-        # With two others left there is always one to go on to: the next step needs one, which may have to be copied,
-        # and the step after that another.
+        # With two others left there is always a free one: the next step needs one, which may have to be copied, and the one
+        # after it another.
         if self._lends and sum(self._free(number) for number in self._order if number != self.present) >= 2:
             roots: list[weakref.ref[Any]] = []
             lent = _view(rows, roots)

@@ -1,4 +1,7 @@
-"""What can be set about a vector environment: limits, budgets, rebuilds; frozen, and checked when made."""
+"""Settings of a vector env: limits, budgets, rebuilds; and presets of them for a machine.
+
+They are frozen, and checked when made.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ class VectorSettings:
     backoff_limit_seconds: float = setting(30.0, "Longest wait between two restarts.", at_least=0.0)
     on_exhausted: str = setting(
         "raise",
-        "When the budget is spent: raise an error; shrink: go on without the env; sync: go on with the env in this process.",
+        "When the budget is spent: raise an error; shrink: continue without the env; sync: with the env in this process.",
         choices=("raise", "shrink", "sync"),
     )
     wait_for_restart: bool = setting(False, "Whether step waits for envs that are being rebuilt instead of masking their rows.")
@@ -122,7 +125,7 @@ def this_machine() -> Machine:
 
 
 def preset(name: str, env_count: int, machine: Machine) -> VectorSettings:
-    """Settings for so many envs on that machine. Pure.
+    """Settings for `env_count` envs on a machine. Pure.
 
     conservative: half the cores; rests early and long. balanced: all cores. aggressive: two workers per core, which
     pays where games wait; no rests, rare rebuilds. The memory limit shares out half, 70 % or 90 % of what is free.

@@ -1,4 +1,4 @@
-"""One worker as its vector env sees it: started, expected to answer by a time, and, when it fails, why."""
+"""A worker as its vector env sees it: its process, its messages, the deadline of its answer, and why it failed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _STDERR_KEPT_BYTES = 4000
 _STDERR_LIMIT_BYTES = 1_000_000
 
 
-class WorkerFault(Exception):  # noqa: N818  # it is report, not an error that reaches a user
-    """A worker is of no more use.
+class WorkerFault(Exception):  # noqa: N818  # it never reaches a user
+    """A worker has failed and has to be replaced.
 
     kind: "died", "hung", "exception", "broken pipe", "garbled pipe", "memory", "start failed".
     detail: one line for people.
@@ -43,7 +43,7 @@ class WorkerFault(Exception):  # noqa: N818  # it is report, not an error that r
 class WorkerHandle:
     """One worker process and the envs it hosts.
 
-    It says by a WorkerFault that the worker is of no more use; its owner then calls `kill`. It never restarts anything.
+    Its methods raise WorkerFault when the worker has failed; its owner then calls `kill`. It never restarts anything.
     """
 
     def __init__(self, order: StartOrder, memory: Any, start_method: str, fork_server: Any, *, capture_stderr: bool) -> None:
@@ -66,9 +66,9 @@ class WorkerHandle:
             self._close_stderr()
             raise
         self.closed = False
-        # Twice as long as a worker, which waits for the caller's thoughts only, not for a step.
+        # Twice as long as a worker, which waits only for the caller's next actions, not for a step.
         self._receive = self.link.receiver(2 * order.spin_seconds)
-        with contextlib.suppress(OSError):  # it has died already; whoever waits for its answer will see that
+        with contextlib.suppress(OSError):  # it has died already, which is noticed when its answer is awaited
             self.link.send(pack(cloudpickle.dumps(order)))
 
     def attach(self, block: SharedBlock) -> None:
@@ -76,7 +76,7 @@ class WorkerHandle:
         self._words = memoryview(block.lines[self.order.line])
 
     def expect(self, kind: str, deadline: float) -> None:
-        """Note what answer is awaited, and until when."""
+        """Set which answer is awaited, and its deadline."""
         self.expects = kind
         self.deadline = deadline
         self._seen_progress = b""
@@ -85,7 +85,7 @@ class WorkerHandle:
         """Send a message.
 
         Raises:
-            WorkerFault: it can't be sent: the worker is gone, or reads nothing.
+            WorkerFault: it can't be sent: the worker has died, or does not read.
         """
         self._asked = -1
         self._send_bytes(pack(message))
@@ -111,11 +111,11 @@ class WorkerHandle:
             raise self._fault_of_closed_link(error) from None
 
     def has_stepped(self) -> bool:
-        """Whether the step is done that `ask_step` has asked for, with no message about it."""
+        """Whether the step that `ask_step` asked for is done, without a message about it."""
         return self._words is not None and bool(self._words[ANSWERED] == self._asked)
 
     def poll_answer(self) -> bool:
-        """Wait a little for a step's answer without content; anything else is kept for `next_message`.
+        """Wait for PATIENCE_SECONDS at most for a step's answer without a report; anything else is kept for `next_message`.
 
         Raises:
             WorkerFault: the link is closed, or what came is garbled.
@@ -152,17 +152,17 @@ class WorkerHandle:
             raise WorkerFault("garbled pipe", str(error)) from None
 
     def check(self, now: float, block: SharedBlock | None, more_seconds: float) -> None:
-        """Look whether the worker lives and is within its time; progress from env to env gives it more.
+        """Check that the worker runs and is within its deadline; progress from env to env extends it.
 
         Raises:
-            WorkerFault: it does not, or is not.
+            WorkerFault: it has died, or hangs.
         """
         status = self.process.exit_status()
         if status is not None:
             data = self.link.receive_now()
             if not data:
                 raise WorkerFault("died", describe_exit(status))
-            self._feed(data)  # its last words count
+            self._feed(data)  # what it has sent before still counts
             return
         if block is not None and self.expects in ("step", "reset"):
             progress = block.progress[list(self.envs)].tobytes()
@@ -176,7 +176,7 @@ class WorkerHandle:
         raise WorkerFault("hung", f"no answer to {self.expects} within the time limit")
 
     def culprit(self, block: SharedBlock | None) -> int:
-        """The env whose code was running, as far as the worker has noted; else the first."""
+        """The env whose code was running, as far as the worker has noted it; otherwise the first."""
         if block is not None and self.ready:
             for index in self.envs:
                 if int(block.progress[index]) & 1:
@@ -184,14 +184,14 @@ class WorkerHandle:
         return self.envs[0]
 
     def memory_bytes(self) -> int:
-        """Resident memory, 0 if nobody can tell."""
+        """Resident memory; 0 if it is unknown."""
         try:
             return int(psutil.Process(self.process.pid).memory_info().rss)
         except psutil.Error:
             return 0
 
     def trim_stderr(self) -> None:
-        """Keep a talkative game from filling the disk."""
+        """Empty the file above a limit; otherwise a game that prints much could fill the disk."""
         if self._stderr is not None and os.fstat(self._stderr.fileno()).st_size > _STDERR_LIMIT_BYTES:
             os.ftruncate(self._stderr.fileno(), 0)
 
@@ -204,12 +204,12 @@ class WorkerHandle:
         return str(self._stderr.read(_STDERR_KEPT_BYTES).decode("utf-8", "replace")).strip("\0 \n")
 
     def ask_to_close(self) -> None:
-        """Let it close its envs; somebody waits, and kills it in the end."""
+        """Let it close its envs; the caller waits, and kills it after a time limit."""
         with contextlib.suppress(OSError):
             self.link.send(pack(("close",)))
 
     def kill(self) -> None:
-        """Kill the worker and whatever it has started, and free all that belongs to it."""
+        """Kill the worker and what it has started, and free all that belongs to it."""
         if self.closed:
             return
         self.closed = True
@@ -228,12 +228,12 @@ class WorkerHandle:
         # The link closes a moment before the process has ended.
         status = self.process.wait(0.2)
         if status is None:
-            return WorkerFault("broken pipe", "the link is closed, though the process lives")
+            return WorkerFault("broken pipe", "the link is closed, but the process runs")
         return WorkerFault("died", describe_exit(status))
 
 
 def describe_exit(status: int) -> str:
-    """An exit status as people know it."""
+    """An exit status in words."""
     if status >= 0:
         return f"exit code {status}"
     try:
