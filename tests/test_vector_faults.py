@@ -1,8 +1,9 @@
-"""Workers that die, hang, raise, leak and babble: their envs come back, the others lose nothing."""
+"""Workers that die, hang, raise, leak and send garbage: their envs come back, the others lose nothing."""
 
 from __future__ import annotations
 
 import os
+import threading
 from functools import partial
 
 import numpy as np
@@ -180,9 +181,10 @@ def test_when_the_budget_is_spent_it_falls_back_into_this_process(mode):
     envs.close()
 
 
-def test_an_exception_costs_the_neighbours_in_its_worker_nothing():
+@pytest.mark.parametrize("in_threads", [False, True])
+def test_an_exception_costs_the_neighbours_in_its_worker_nothing(in_threads):
     """Several envs in one process: only the one that raised is rebuilt, at once."""
-    envs = StableProcessPoolEnv(games(4), max_workers=2, reduce_after=0)
+    envs = StableProcessPoolEnv(games(4), max_workers=2, reduce_after=0, step_in_threads=in_threads)
     envs.reset()
     envs.step(actions(4))
     results = envs.step(actions(4, e1=RAISE))
@@ -191,6 +193,25 @@ def test_an_exception_costs_the_neighbours_in_its_worker_nothing():
     results = envs.step(actions(4))
     assert results[0][:, 3].tolist() == [3, 0, 3, 3] and not results[3].any()
     assert envs.health()["rebuilt_in_place"] == 1
+    envs.close()
+
+
+class Meeting(FaultyGame):
+    """A game whose step ends when another game of the same process is in its step as well."""
+
+    both = threading.Barrier(2, timeout=10)
+
+    def step(self, action):
+        self.both.wait()
+        return super().step(action)
+
+
+def test_envs_that_wait_can_be_stepped_at_the_same_time_in_one_worker():
+    """With step_in_threads no env of a worker waits for another one's step to end."""
+    makers = [partial(Meeting, number, 10**6) for number in range(2)]
+    envs = ResilientAsyncVectorEnv(makers, num_workers=1, step_in_threads=True)
+    envs.reset()
+    assert [envs.step(actions(2))[1].tolist() for _ in range(3)] == [[1, 1], [2, 2], [3, 3]]
     envs.close()
 
 

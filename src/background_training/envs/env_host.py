@@ -9,6 +9,7 @@ import contextlib
 import copy
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -45,12 +46,14 @@ class HostPlan:
     factories: per env, the function that makes it, packed by cloudpickle.
     attributes: per env, what `set_attr` has set so far; a rebuilt env gets it again.
     incarnation: the worker's number in `SharedBlock.owner`; never 0.
+    step_in_threads: whether the envs are stepped at the same time, in a thread each.
     """
 
     factories: dict[int, bytes]
     attributes: dict[int, dict[str, Any]]
     incarnation: int
     autoreset_mode: AutoresetMode
+    step_in_threads: bool = False
 
 
 @dataclass
@@ -73,6 +76,14 @@ class HostReport:
     def __bool__(self) -> bool:
         return bool(self.infos or self.observations or self.faults)
 
+    def add(self, other: HostReport) -> None:
+        """Add the report of other envs."""
+        self.infos.update(other.infos)
+        self.observations.update(other.observations)
+        self.faults.update(other.faults)
+        self.rebuilt += other.rebuilt
+        self.in_reset += other.in_reset
+
 
 class EnvHost:
     """Hosts the envs of a plan."""
@@ -81,6 +92,8 @@ class EnvHost:
         self._plan = plan
         self.envs: dict[int, gymnasium.Env[Any, Any]] = {}
         self._needs_reset: dict[int, bool] = {}
+        in_threads = plan.step_in_threads and len(plan.factories) > 1
+        self._threads = ThreadPoolExecutor(len(plan.factories) - 1, "env") if in_threads else None
 
     def build(self) -> None:
         """Build every env; `building` is the one under way."""
@@ -114,13 +127,23 @@ class EnvHost:
             buffer: which of the alternating observation batches to write to.
             actions: per env, where the action space has no fixed size; otherwise they lie in shared memory.
         """
+        if self._threads is None:
+            return self._step(self.envs, buffer, actions)
+        *others, last = self.envs.items()
+        under_way = [self._threads.submit(self._step, dict([env]), buffer, actions) for env in others]
+        report = self._step(dict([last]), buffer, actions) or HostReport()
+        for future in under_way:
+            report.add(future.result() or HostReport())
+        return report or None
+
+    def _step(self, envs: dict[int, gymnasium.Env[Any, Any]], buffer: int, actions: dict[int, Any] | None) -> HostReport | None:
         report = None
         owner, ours, progress = self._owner, self._incarnation, self._progress
         rewards: Any = self._rewards
         terminations, truncations = self._terminations, self._truncations
         needs_reset, read_action = self._needs_reset, self._read_action
         write = self._writers[buffer] if self._writers else None
-        for index, env in self.envs.items():
+        for index, env in envs.items():
             if owner[index] != ours:
                 continue
             calls = progress[index] & 0x7FFFFFFE

@@ -27,6 +27,11 @@ class VectorSettings:
         choices=("forkserver", "spawn", "fork"),
     )
     num_workers: int = setting(0, "Worker processes; 0: one per env, which isolates best.", at_least=0)
+    step_in_threads: bool = setting(
+        False,
+        "Whether a worker steps its envs at the same time, in a thread each: for envs that wait, and may be stepped by another "
+        "thread than the one that built them. When such a worker dies, the fault counts for one of the envs under way.",
+    )
     step_seconds: float = setting(15.0, "Time one env's step may take before its worker counts as hung.", above=0.0)
     reset_seconds: float = setting(15.0, "Time one env's reset may take before its worker counts as hung.", above=0.0)
     start_seconds: float = setting(60.0, "Time a worker may take to start and to build its envs.", above=0.0)

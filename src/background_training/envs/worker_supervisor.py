@@ -136,7 +136,7 @@ class WorkerSupervisor:
         seeds = {index: self.first_seed(index) for index in slot.envs} if self.was_reset else None
         taken = None if slot.handle is None else slot.handle.order.line
         line = slot.lines[0] if taken != slot.lines[0] else slot.lines[1]
-        plan = HostPlan(envs, attributes, self._incarnations, self.mode)
+        plan = HostPlan(envs, attributes, self._incarnations, self.mode, self.settings.step_in_threads)
         order = StartOrder(plan, self.layout, seeds, line, self._spin_seconds)
         slot.restart_at, slot.resting, slot.started_at = None, False, now
         settings = self.settings
