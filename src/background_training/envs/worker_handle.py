@@ -1,4 +1,4 @@
-"""A worker as its vector env sees it: its process, its messages, the deadline of its answer, and why it failed."""
+"""A worker as its vector env sees it: its process, its messages, the time its answer may take, and why it failed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from background_training.envs.env_worker import StartOrder
 from background_training.envs.shared_arrays import ANSWERED, ASKED, SharedBlock
 from background_training.envs.worker_link import RING, FrameReader, pack
 from background_training.errors import GarbledMessageError
+from background_training.ipc.supervision import Watchdog
 
 _STDERR_KEPT_BYTES = 4000
 _STDERR_LIMIT_BYTES = 1_000_000
@@ -53,7 +54,8 @@ class WorkerHandle:
         self.ready = False
         self.episodes = 0
         self.expects = ""
-        self.deadline = float("inf")
+        self._limit_seconds = float("inf")
+        self._watchdog = Watchdog()
         self._seen_progress = b""
         self._reader = FrameReader()
         self._items: list[Any] = []
@@ -75,10 +77,11 @@ class WorkerHandle:
         """Connect to the memory that steps are asked for and answered through."""
         self._words = memoryview(block.lines[self.order.line])
 
-    def expect(self, kind: str, deadline: float) -> None:
-        """Set which answer is awaited, and its deadline."""
+    def expect(self, kind: str, limit_seconds: float) -> None:
+        """Set which answer is awaited from now on, and how long one env may take for it."""
         self.expects = kind
-        self.deadline = deadline
+        self._limit_seconds = limit_seconds
+        self._watchdog = Watchdog()
         self._seen_progress = b""
 
     def send(self, *message: Any) -> None:
@@ -151,8 +154,8 @@ class WorkerHandle:
         except GarbledMessageError as error:
             raise WorkerFault("garbled pipe", str(error)) from None
 
-    def check(self, now: float, block: SharedBlock | None, more_seconds: float) -> None:
-        """Check that the worker runs and is within its deadline; progress from env to env extends it.
+    def check(self, block: SharedBlock | None) -> None:
+        """Check that the worker runs and makes progress from env to env; called several times within the limit.
 
         Raises:
             WorkerFault: it has died, or hangs.
@@ -168,8 +171,8 @@ class WorkerHandle:
             progress = block.progress[list(self.envs)].tobytes()
             if progress != self._seen_progress:
                 self._seen_progress = progress
-                self.deadline = now + more_seconds
-        if now < self.deadline:
+                self._watchdog.feed()
+        if not self._watchdog.has_expired(self._limit_seconds):
             return
         if not self.ready:
             raise WorkerFault("start failed", "not up within the time limit")

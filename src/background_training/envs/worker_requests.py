@@ -78,7 +78,7 @@ class Answers:
         """
         start = time.monotonic()
         for handle in pending:
-            handle.expect(kind, start + limit_seconds)
+            handle.expect(kind, limit_seconds)
         while pending:
             now = time.monotonic()
             for handle in tuple(pending):
@@ -99,7 +99,7 @@ class Answers:
             if message is None:
                 if kind == "step" and handle.has_stepped():
                     return True
-                handle.check(now, self._workers.block, limit_seconds)
+                handle.check(self._workers.block)
                 return False
             if not isinstance(message, tuple) or message[0] != kind:
                 raise WorkerFault("garbled pipe", f"{kind} was answered by {message!r:.80}")
@@ -119,7 +119,7 @@ def ask(
     """Send a question and wait for its answer; False if the worker had to be given up (`workers` then replaces it)."""
     try:
         handle.send(*question)
-        handle.expect(answer_kind, time.monotonic() + limit_seconds)
+        handle.expect(answer_kind, limit_seconds)
         answer_of(handle, answer_kind)
     except WorkerFault as fault:
         workers.fail(workers.slot_with(handle), handle, fault, time.monotonic())
@@ -140,7 +140,7 @@ def answer_of(handle: WorkerHandle, kind: str) -> tuple[Any, ...]:
             return message
         if message is not None:
             raise WorkerFault("garbled pipe", f"{kind} was answered by {message!r:.80}")
-        handle.check(time.monotonic(), None, 0.0)
+        handle.check(None)
         worker_link.wait_readable([handle.link], _CHECK_SECONDS)
 
 
@@ -348,7 +348,7 @@ def _ask_all(workers: WorkerSupervisor, kind: str, name: str, questions: list[tu
         if isinstance(host, WorkerHandle):
             try:
                 host.send(kind, packed)
-                host.expect(kind, time.monotonic() + workers.settings.call_seconds)
+                host.expect(kind, workers.settings.call_seconds)
                 asked.append(host)
             except WorkerFault as fault:
                 failure = _give_up(workers, host, fault)

@@ -145,7 +145,7 @@ class WorkerSupervisor:
         )
         if self.block is not None:
             handle.attach(self.block)
-        handle.expect("built", now + self.settings.start_seconds)
+        handle.expect("built", self.settings.start_seconds)
         return handle
 
     def first_seed(self, index: int) -> int | None:
@@ -218,7 +218,7 @@ class WorkerSupervisor:
         try:
             message = standby.next_message()
             if message is None:
-                standby.check(now, None, 0.0)
+                standby.check(None)
                 return
             if not isinstance(message, tuple) or message[0] not in ("built", "failed"):
                 raise WorkerFault("garbled pipe", f"its first message is {message!r:.80}")
