@@ -166,6 +166,20 @@ def test_a_forked_child_of_the_parent_does_not_keep_workers_alive():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the fork server is Linux's")
+def test_a_fork_server_that_does_not_answer_is_replaced_by_new_interpreters():
+    """It is stopped: the vector env waits for its time limit, ends it, and starts the next workers without it."""
+    envs = ResilientAsyncVectorEnv([partial(FaultyGame, number, 10**6) for number in range(2)], reduce_after=0)
+    envs.reset()
+    (server,) = psutil.Process().children()
+    envs._workers._fork_server._control.settimeout(0.2)
+    server.suspend()
+    envs.step([0, KILL])
+    step_until(envs, is_back(), [0, 0])
+    assert not server.is_running() and envs.health()["restarts"] == 1
+    envs.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the fork server is Linux's")
 def test_workers_outlast_their_fork_server_and_are_replaced_without_it():
     """The fork server is killed: the workers play on, and the next ones are new interpreters of their own."""
     envs = ResilientAsyncVectorEnv([partial(FaultyGame, number, 10**6) for number in range(2)], reduce_after=0)

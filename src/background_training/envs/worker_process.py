@@ -218,26 +218,28 @@ class ForkServer:
         """
         try:
             descriptors = [*numbers] if stderr is None else [*numbers, stderr.fileno()]
-            socket.send_fds(self._control, [b"fork"], descriptors)
-            return WorkerProcess(_ForkServersChild(self._answer(), self))
+            return WorkerProcess(_ForkServersChild(self._ask(b"fork", descriptors), self))
         except OSError:
             log.warning("the fork server of a vector env is gone; its next workers are new interpreters")
-            self.close()
             raise
 
     def collect(self, pid: int) -> int:
         """The exit status of a worker that has ended; 0 if the server has gone, and with it the status."""
         if self.is_up:
             with contextlib.suppress(OSError):
-                self._control.send(b"%d" % pid)
-                return self._answer()
+                return self._ask(b"%d" % pid, [])
         return 0
 
-    def _answer(self) -> int:
-        answer = self._control.recv(32)
-        if not answer:
-            raise ConnectionResetError("the fork server has closed its link")
-        return int(answer)
+    def _ask(self, request: bytes, descriptors: list[int]) -> int:
+        try:
+            socket.send_fds(self._control, [request], descriptors)
+            answer = self._control.recv(32)
+            if not answer:
+                raise ConnectionResetError("the fork server has closed its link")
+            return int(answer)
+        except BaseException:  # Ctrl+C too: otherwise a late answer would be taken for that to the next request
+            self.close()
+            raise
 
     def close(self) -> None:
         """End it, but not its workers."""
