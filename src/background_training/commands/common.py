@@ -35,6 +35,36 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
 
 
+def add_game_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --game and the options of a game.
+
+    Args:
+        default: what is played without --game, for the help.
+    """
+    parser.add_argument("--game", metavar="ID", help=f"Gymnasium id of the game, or MODULE:FACTORY ({default})")
+    parser.add_argument(
+        "--game-module",
+        metavar="MODULE[:FUNCTION]",
+        help="module to import, and function to call, so that the game is registered",
+    )
+    parser.add_argument(
+        "--game-args", nargs="+", metavar="KEY=VALUE", help="arguments of gymnasium.make: obs_type=ram frameskip=4"
+    )
+    parser.add_argument(
+        "--game-opponent", choices=("random", "self"), help="who plays the other players of a PettingZoo game (random)"
+    )
+    parser.add_argument("--max-steps", type=int, metavar="N", help="cut a game after this many steps")
+
+
+def game_words(options: argparse.Namespace) -> list[str]:
+    """The options of a game as words, as GameSpec.with_options takes them."""
+    words: list[str] = []
+    for flag in ("--game-module", "--game-opponent", "--max-steps"):
+        value = getattr(options, flag[2:].replace("-", "_"))
+        words += [] if value is None else [flag, str(value)]
+    return [*words, "--game-args", *options.game_args] if options.game_args else words
+
+
 def _folder(text: str) -> Path:
     """A folder's name; an empty one, as from an unset variable of a script, would mean the current folder."""
     if not text:

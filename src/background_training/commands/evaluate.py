@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         "on them; the result is appended to logs/evaluations.jsonl.",
     )
     common.add_common(parser)
-    parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (the root's; LunarLander-v3 if it has none)")
+    common.add_game_options(parser, "the root's; LunarLander-v3 if it has none")
     which = "a file, or the number of a version of the root's model"
     parser.add_argument("--model", metavar="MODEL", help=f"{which}; by default the root's newest")
     parser.add_argument("--against", metavar="MODEL", help=f"compare with this one, on the same seeds: {which}")
@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         if value < least:
             raise SettingsError(flag, value, f"a whole number, at least {least}, is needed", "command line")
     settings = common.settings_of(options, games={"game": options.game})
-    paths, name = settings.paths, root_game.of_settings(settings, options.game)
+    paths, name = settings.paths, root_game.of_settings(settings, options.game, common.game_words(options))
     if options.follow:
         return _follow(name, paths)
     asked = [options.model or str(paths.model), *([options.against] if options.against else [])]

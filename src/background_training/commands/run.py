@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         prog=command_lines.usage_name("run"), description="Play a game; a learner beside it makes the bot better."
     )
     common.add_common(parser)
-    parser.add_argument("--game", metavar="ID", help="Gymnasium id of the game (the root's; LunarLander-v3 for a new root)")
+    common.add_game_options(parser, "the root's; LunarLander-v3 for a new root")
     parser.add_argument(
         "--games", "--max_games", type=int, metavar="N", dest="games", help="games to play; without: until Ctrl+C"
     )
@@ -95,11 +95,13 @@ def _asked(options: argparse.Namespace) -> Settings:
     from background_training.runs import root_game, run_state
 
     settings = _settings(options, {})
-    games: dict[str, Any] = {"game": root_game.of_settings(settings, options.game)}
+    words = common.game_words(options)
+    games: dict[str, Any] = {"game": root_game.of_settings(settings, options.game, words)}
     state = run_state.read(settings.paths) if options.resume else None
     if state is not None:
         if root_game.is_same(state.spec.game, games["game"]):
-            games["game"] = options.game = state.spec.game
+            # Otherwise options that differ from the interrupted run's would be ignored; so they are refused.
+            games["game"] = options.game = games["game"] if words else state.spec.game
         if options.instances is None:
             games["instances"] = state.spec.instances
     return settings.with_values("command line", games=games)

@@ -39,7 +39,7 @@ class GameActions:
         elif isinstance(game, spaces.Box) and _is_learnable(game):
             self.space = Box(tuple(game.low.reshape(-1).tolist()), tuple(game.high.reshape(-1).tolist()))
         else:
-            raise ValueError(f"the action space is {game}; {NEEDED} is needed")
+            raise ValueError(f"the action space is {game}; {_remedy(game) or f'{NEEDED} is needed'}")
 
     @property
     def flat(self) -> Space[Any]:
@@ -65,6 +65,17 @@ class GameActions:
         if isinstance(self.space, Discrete):
             return int(action) - self._start
         return (np.asarray(action).reshape(-1) - self._start).astype(self.space.none(0).dtype)  # a copy: callers keep it
+
+
+def _remedy(game: Space[Any]) -> str:
+    """What to change in a game whose Box can't be learnt; "" for other spaces."""
+    if not isinstance(game, spaces.Box):
+        return ""
+    if game.dtype.kind != "f":
+        return f"it holds {game.dtype} numbers. Let the game take MultiDiscrete instead: the number of values of each"
+    if (game.low >= game.high).any():
+        return "it has numbers whose lower bound is not below the upper one; give each the bounds that the game uses"
+    return "it has no finite bounds. Give them in the game, or wrap it in one whose action_space has the range that the game uses"
 
 
 def _is_learnable(game: spaces.Box) -> bool:

@@ -91,7 +91,7 @@ def play(
         if on_step is not None:
             on_step(steps, total)
         while not over:
-            choice = policy.choose(network, state, None, rng, greedy, model.actions)
+            choice = policy.choose(network, state, game.mask, rng, greedy, model.actions)
             state, reward, terminated, truncated = game.step(choice.action)
             steps, total, over = steps + 1, total + reward, terminated or truncated
             if on_step is not None:

@@ -77,7 +77,12 @@ class SingleGameRunner:
 
     def play(self, spec: RunSpec, paths: Paths, numbers: Iterator[int], may_start: Callable[[], bool]) -> Iterator[Outcome]:
         """See GameRunner."""
-        agent = RLAgent(root=paths.root, action_space=self.facts.actions, state_width=self.facts.state_width)
+        agent = RLAgent(
+            root=paths.root,
+            action_space=self.facts.actions,
+            state_width=self.facts.state_width,
+            state_names=self.facts.state_names,
+        )
         for number in numbers:
             while not may_start():
                 time.sleep(0.001)

@@ -1,8 +1,9 @@
-"""A Gymnasium game with a Box or Discrete observation, played by RLAgent."""
+"""A Gymnasium game, or one that game_adapters makes one, played by RLAgent."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,15 +12,23 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Space
 
 from background_training.agent import RLAgent
 from background_training.envs.game_actions import GameActions
 from background_training.errors import SettingsError
 from background_training.plain_values import one_number
+from background_training.runs import game_adapters
+from background_training.runs.game_adapters import GameMasks, GameStates, ModelOpponent, TurnBasedGame
+from background_training.runs.game_spec import GameSpec
 from background_training.spaces import ActionSpace
 
 Array = npt.NDArray[Any]
+
+logger = logging.getLogger(__name__)
+
+ENDLESS_STEPS = 100_000
+"""A game that lasts longer is named, since it may never end."""
 
 RESULT = "Finished"
 """The result in an episode's name and meta: Gymnasium games have no victory."""
@@ -40,11 +49,12 @@ class GameResult:
 
 @dataclass(frozen=True)
 class GameFacts:
-    """What identifies a game: its Gymnasium id, its state width and its actions."""
+    """What identifies a game: its Gymnasium id, its state width and its actions. `state_names` are empty if it has none."""
 
     id: str
     state_width: int
     actions: ActionSpace
+    state_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,50 +127,70 @@ GAME_ERRORS = (Exception, SystemExit)
 
 
 class GymnasiumGame:
-    """One Gymnasium environment; states are flat float32 vectors, a Discrete observation is one-hot.
+    """One game; states are flat float32 vectors, a Discrete observation is one-hot (see game_adapters).
 
     Attributes:
+        spec: what it is made of.
         steps: of the game that `play` plays or has played last, even if it raised.
+        mask: the legal actions [A] after the last reset or step; None if the game gives no mask, or has ended.
     """
 
     def __init__(self, game: str, render_mode: str | None = None) -> None:
         """Make the environment.
 
         Args:
-            game: its Gymnasium id, e.g. "CartPole-v1".
+            game: its Gymnasium id, e.g. "CartPole-v1", or the text of a GameSpec.
             render_mode: "human" shows it in a window.
 
         Raises:
             SettingsError: the game is unknown, its packages are missing, its constructor raises, or its spaces are not
                 supported.
         """
+        self.spec = GameSpec.parse(game)
         try:
-            # A user's game need not have a render_mode argument.
-            asked: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-            self._env = gymnasium.make(game, **asked)
-            self._observations = self._env.observation_space
+            self._env = game_adapters.make(self.spec, render_mode)
+            observations = self._env.observation_space
         except (gymnasium.error.Error, ImportError) as error:
             sentence = " ".join(str(error).split())
+            hint = game_adapters.needs_module(error)
+            sentence = f"{sentence}; {hint}" if hint else sentence
             raise SettingsError("games.game", game, f"a game that Gymnasium can make is needed ({sentence})", "game") from error
         except GAME_ERRORS as error:
             fault = GameFault.of(error)
             needed = f"a game that can be made is needed ({fault.reason}, raised in {fault.place})"
             raise SettingsError("games.game", game, needed, "game") from error
         try:
-            if not isinstance(self._observations, (Box, Discrete)):
-                raise ValueError(f"the observation space is {self._observations}; Box or Discrete is needed")
+            self._states = GameStates(observations)
             self._actions = GameActions(self._env.action_space)
+            self._masks = GameMasks(self._env, self._actions.space, self._states.has_mask)
         except GAME_ERRORS as error:
             with contextlib.suppress(*GAME_ERRORS):
                 self._env.close()
             raise SettingsError("games.game", game, f"a game that can be learnt is needed: {error}", "game") from error
-        self.state_width = len(self._vector(self._observations.sample()))
-        self.steps = 0
+        self.state_width = self._states.width
+        self.mask: Array | None = None
+        self.steps = self._taken = 0
+        self._opponent: ModelOpponent | None = None
 
     @property
     def facts(self) -> GameFacts:
         """The id, state width and actions of this game."""
-        return GameFacts(self._env.spec.id if self._env.spec else "", self.state_width, self.actions)
+        return GameFacts(self._id, self.state_width, self.actions, self._states.names)
+
+    @property
+    def left_out(self) -> list[str]:
+        """The parts of an observation that no state can hold."""
+        return self._states.left_out
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether it is a game of several players."""
+        return isinstance(self._env, TurnBasedGame)
+
+    @property
+    def env(self) -> gymnasium.Env[Any, Any]:
+        """The environment as it was made."""
+        return self._env
 
     @property
     def actions(self) -> ActionSpace:
@@ -174,12 +204,23 @@ class GymnasiumGame:
 
     def reset(self, seed: int) -> Array:
         """Start a game; its first state."""
-        return self._vector(self._env.reset(seed=seed)[0])
+        self._taken = 0
+        observation, info = self._env.reset(seed=seed)
+        self.mask = self._masks.of(observation, info)
+        return self._states.vector(observation)
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool]:
         """Take an action; the next state, its reward, whether the game has ended, whether it was cut off."""
-        observation, reward, terminated, truncated, _ = self._env.step(self._actions.to_game(action))
-        return self._vector(observation), one_number(reward), bool(terminated), bool(truncated)
+        observation, reward, ended, cut, info = self._env.step(self._actions.to_game(action))
+        self._taken += 1
+        terminated = bool(ended)
+        truncated = bool(cut) or (not terminated and self._taken == self.spec.max_steps)
+        if self._taken == ENDLESS_STEPS and not (terminated or truncated):
+            logger.warning(
+                "a game of %s has lasted %s steps and may never end; --max-steps N cuts it", self._id, f"{self._taken:,}"
+            )
+        self.mask = None if terminated or truncated else self._masks.of(observation, info)
+        return self._states.vector(observation), one_number(reward), terminated, truncated
 
     @property
     def frames_per_second(self) -> float:
@@ -205,7 +246,7 @@ class GymnasiumGame:
 
     def meta(self, number: int, seed: int) -> dict[str, Any]:
         """The meta of the episode of this game."""
-        return {"game": self._env.spec.id if self._env.spec else "", "seed": seed, "number": number}
+        return {"game": self._id, "seed": seed, "number": number}
 
     def play(
         self,
@@ -224,12 +265,17 @@ class GymnasiumGame:
         self.steps = 0
         if on_step is not None:
             on_step(0)
+        if self.spec.opponent == "self" and isinstance(self._env, TurnBasedGame):
+            if self._opponent is None:
+                self._opponent = ModelOpponent(agent.model_path, self._states, self.actions, self._actions.to_game)
+            self._opponent.start_game(seed)
+            self._env.opponent = self._opponent
         state = self.reset(seed)
         episode_return, steps, over = 0.0, 0, False
         terminated = False
         version = agent.model_version
         while not over:
-            action, _, _ = agent.get_action(state, training=training)
+            action, _, _ = agent.get_action(state, training=training, action_mask=self.mask)
             version = agent.model_version if steps == 0 else version
             state, reward, terminated, truncated = self.step(action)
             self.steps = steps = steps + 1
@@ -254,11 +300,6 @@ class GymnasiumGame:
         with contextlib.suppress(*GAME_ERRORS):
             self._env.close()
 
-    def _vector(self, observation: Any) -> Array:
-        if isinstance(self._observations, Discrete):
-            one_hot = np.zeros(int(self._observations.n), np.float32)
-            one_hot[int(observation) - int(self._observations.start)] = 1.0
-            return one_hot
-        raw = np.asarray(observation)
-        flat = raw.reshape(-1)
-        return flat.astype(np.float32) / np.float32(255) if raw.dtype == np.uint8 else flat.astype(np.float32)
+    @property
+    def _id(self) -> str:
+        return self._env.spec.id if self._env.spec else self.spec.text

@@ -3,17 +3,20 @@
 The first run of a root writes the game's id, state width and actions to logs/game.json. Older roots have no such file:
 their game is that of the interrupted run or of the newest episode; without either, only the model's sizes are compared.
 
-Two variants of a game under one id (other keyword arguments or wrappers, registered under the same name) are the same game
-here as long as states and actions are the same: register a variant under an id of its own, and give it a root of its own.
+The name of a game is the text of a GameSpec: it holds the arguments of gymnasium.make, which a root keeps as well. Opponent and
+limit of steps may change in a root. Two variants under one name (registered with other keyword arguments or wrappers) are the
+same game here as long as states and actions are the same: give a variant an id and a root of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from background_training.episodes import episode_file
 from background_training.errors import BackgroundTrainingError, EpisodeError, ModelError, ModelMissingError, SettingsError
 from background_training.paths import Paths
 from background_training.runs import run_state
+from background_training.runs.game_spec import GameSpec
 from background_training.runs.gymnasium_game import GameFacts
 from background_training.settings import Settings
 from background_training.storage import atomic_files, model_store
@@ -35,8 +39,8 @@ _OTHER_ROOT = "One root holds one game: use another --root for this one. Nothing
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether two names mean one game: the module before a colon is ignored, and one of them may lack the version."""
-    first, second = (name.rpartition(":")[2] for name in (one, other))
+    """Whether two names mean one game: options and the module before a colon are ignored, and one may lack the version."""
+    first, second = (GameSpec.parse(name).id.rpartition(":")[2] for name in (one, other))
     plain = [re.sub(r"-v\d+$", "", name) for name in (first, second)]
     return first == second or (plain[0] == plain[1] and (first == plain[0] or second == plain[1]))
 
@@ -52,7 +56,7 @@ def known(paths: Paths) -> str:
 
 
 def choose(paths: Paths, asked: str | None, default: str) -> str:
-    """The game to play in a root.
+    """The game to play in a root: the one asked for, with the root's options where it names none.
 
     Args:
         asked: the game that the user has named, or None.
@@ -62,21 +66,33 @@ def choose(paths: Paths, asked: str | None, default: str) -> str:
         SettingsError: the root holds another game.
     """
     name = known(paths)
-    if not asked:
-        return name or default
-    if name and not is_same(asked, name):
+    if not asked or not name:
+        return asked or name or default
+    spec, roots = GameSpec.parse(asked), GameSpec.parse(name)
+    if not is_same(asked, name) or (spec.arguments and set(spec.arguments) != set(roots.arguments)):
         raise SettingsError("--game", asked, f"{paths.root} is a root of {name}. {_OTHER_ROOT}", "command line")
-    return asked
+    return dataclasses.replace(
+        spec,
+        module=spec.module or roots.module,
+        arguments=roots.arguments,
+        opponent=spec.opponent or roots.opponent,
+        max_steps=spec.max_steps or roots.max_steps,
+    ).text
 
 
-def of_settings(settings: Settings, flag: str | None) -> str:
+def of_settings(settings: Settings, flag: str | None, options: Sequence[str] = ()) -> str:
     """The game to play under these settings: the flag's, a file's or the environment's, the root's, or the default.
+
+    Args:
+        options: of the command line, as words: --game-args and the like.
 
     Raises:
         SettingsError: the root holds another game.
     """
     default = settings_file.load().games.game
     named = flag or (settings.games.game if settings.games.game != default else None)
+    if options:
+        named = GameSpec.parse(named or GameSpec.parse(known(settings.paths) or default).id).with_options(options).text
     return choose(settings.paths, named, default)
 
 
