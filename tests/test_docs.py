@@ -97,14 +97,17 @@ def test_pages_tested_elsewhere_are():
         assert Path(page).stem in (CHECKOUT / "tests" / test).read_text("utf-8")
 
 
-def test_the_readme_bot_delivers_its_games(tmp_path):
-    """Each of the fifty games of the README's own game has been trained on or still waits; none is lost."""
+def test_the_readme_bot_gets_better(tmp_path):
+    """A line every ten games; return and version rise; each of the hundred games has been trained on when the program ends."""
     program = tmp_path / "page.py"
     program.write_text("\n".join(blocks(README, "python")), encoding="utf-8")
-    run_python([program.name], tmp_path)
+    said = run_python([program.name], tmp_path).stdout
+    lines = re.findall(r"^game (\d+): mean return ([\d.]+), model version (\d+)$", said, re.MULTILINE)
+    assert [int(game) for game, _, _ in lines] == list(range(10, 101, 10)), said
+    returns, versions = [float(value) for _, value, _ in lines], [int(version) for _, _, version in lines]
+    assert returns[-1] > max(returns[0], 10.0) + 4 and versions == sorted(versions) and versions[0] >= 1, said
     data = tmp_path / "my_bot" / "data"
-    found = {path.name for folder in ("buffer", "archive") for path in (data / folder).glob("*.npz")}
-    assert len(found) == 50
+    assert len(list((data / "archive").glob("*.npz"))) == 100 and not list((data / "buffer").glob("*.npz"))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ EXAMPLES = CHECKOUT / "examples"
 
 def _run(cwd: Path, script: Path, *options: str) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LOCAL_TRAINING", "PYTHONPATH"))}
+    environment["LOCAL_TRAINING_GOVERNOR_ENABLED"] = "false"  # otherwise the other tests' load decides how long it takes
     done = subprocess.run(
         [sys.executable, str(script), *options],
         cwd=cwd,
@@ -70,6 +72,19 @@ def test_the_existing_loop_gets_better_with_the_learner(root: Path) -> None:
         _drain(root)
 
     assert returns[-1] > returns[0] + 1.5, returns
+
+
+@pytest.mark.parametrize(("program", "games", "gain"), [("gymnasium_loop.py", 80, 25.0), ("turn_based_game.py", 150, 15.0)])
+def test_a_game_of_ones_own_gets_better(root: Path, program: str, games: int, gain: float) -> None:
+    """At full speed, with no waiting of its own: the mean and the version rise."""
+    if program.startswith("gymnasium"):
+        pytest.importorskip("gymnasium", reason="the games extra is not installed")
+    assert len((EXAMPLES / program).read_text("utf-8").splitlines()) < 60
+    said = _run(root, EXAMPLES / program, str(games))
+    lines = re.findall(r"mean (?:return|gold) ([\d.]+), model version (\d+)", said)
+    means, versions = [float(mean) for mean, _ in lines], [int(version) for _, version in lines]
+    assert len(lines) == games // 10 and versions == sorted(versions) and versions[0] >= 1, said
+    assert max(means[-3:]) > means[0] + gain, said
 
 
 def test_shaping_of_the_mountain_car_leaves_the_worth_of_a_game_as_it_is() -> None:

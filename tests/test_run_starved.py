@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE_SECONDS
 
-from background_training.learner import console
 from background_training.paths import CHECKOUT, Paths
-from background_training.records import pause_file
+from background_training.records import back_pressure, pause_file
 from background_training.records.status import EMPTY_STATS
 from tests.commands import run_tool
 
@@ -43,7 +42,7 @@ NOW = 1000.0
 )
 def test_a_starved_learner_is_named_with_its_reason(stats: dict[str, object], running: bool, waiting: int, words: str) -> None:
     """As the governor words it, and behind the figures of the games."""
-    said = console.starvation({**EMPTY_STATS, **stats}, running, waiting, NOW)
+    said = back_pressure.starvation({**EMPTY_STATS, **stats}, running, waiting, NOW)
 
     assert words in said
     assert progress.sentence([1.0, 3.0], 4, said) == f"mean return of the last 2: 2.0, model version 4; {said}"
@@ -62,7 +61,7 @@ def test_a_starved_learner_is_named_with_its_reason(stats: dict[str, object], ru
 )
 def test_a_learner_that_keeps_up_is_not(stats: dict[str, object], running: bool, waiting: int) -> None:
     """Nothing waits, or little, or a batch has just been trained."""
-    assert console.starvation({**EMPTY_STATS, **stats}, running, waiting, NOW) == ""
+    assert back_pressure.starvation({**EMPTY_STATS, **stats}, running, waiting, NOW) == ""
 
 
 def test_a_paused_run_says_so_and_names_the_episodes_that_wait(paths: Paths) -> None:

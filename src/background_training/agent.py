@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import secrets
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ from background_training.episodes.recorder import Recording, recorded_state, sta
 from background_training.errors import BackgroundTrainingError, EpisodeError, SettingsError
 from background_training.ipc.load_hints import LoadHints
 from background_training.paths import MODEL_NAME, Paths
-from background_training.settings import LearningSettings
+from background_training.records.back_pressure import BackPressure, most_waiting
+from background_training.settings import LearningSettings, Settings
 from background_training.spaces import ActionSpace, Choice
 from background_training.spaces import layout as layouts
 
@@ -37,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 _forks = 0
 _LONGEST_EPISODE_ID = 200
+_REPORT_SECONDS = 60.0
+LEARNING_RATE, GAMMA = 0.001, 0.99
+"""Defaults of RLAgent's own training."""
 _LONGEST_NAMES = 60_000
 
 
@@ -90,8 +96,8 @@ class RLAgent:
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
-        gamma: float = 0.99,
+        learning_rate: float = LEARNING_RATE,
+        gamma: float = GAMMA,
         model_path: str | os.PathLike[str] | None = None,
         *,
         root: str | os.PathLike[str] | None = None,
@@ -103,6 +109,7 @@ class RLAgent:
         strict: bool | None = None,
         state_names: Sequence[str] | None = None,
         grow: bool = False,
+        max_wait_seconds: float | None = None,
     ) -> None:
         """Load the model, if there is one.
 
@@ -126,13 +133,16 @@ class RLAgent:
                 with the model's as `action_names` are.
             grow: if the model lacks some of `state_names` or `action_names`, play with a widened copy of it, and have the learner
                 widen the model (docs/how-to/widen-a-model.md).
+            max_wait_seconds: how long `end_episode` waits, at most, while too many episodes wait for the learner; 0: never. By
+                default the setting `games.max_wait_seconds`, 5 s.
 
         Raises:
             SettingsError: a value is not allowed.
         """
-        loaded = settings_file.load(environment=os.environ)
+        loaded = _settings()
         base = settings or loaded.learning
         self._strict = (loaded.games.strict or _under_pytest()) if strict is None else strict
+        _warn_of_other_settings(float(learning_rate), float(gamma), base)
         chosen = dataclasses.replace(base, learning_rate=float(learning_rate), gamma=float(gamma))
         self._paths = _paths(model_path, root)
         path = self._paths.model if model_path is None else Path(model_path).absolute()
@@ -141,6 +151,13 @@ class RLAgent:
         width = len(states) or state_width
         self._policy = AgentPolicy(self._paths, path, chosen, names, width, action_space, states, grow)
         self.episode_count = 0
+        games = loaded.games
+        if max_wait_seconds is not None:
+            games = loaded.with_values("RLAgent", games={"max_wait_seconds": max_wait_seconds}).games
+        self._longest_wait_seconds = games.max_wait_seconds
+        self._back_pressure = BackPressure(self._paths, most_waiting(games.max_episodes_ahead))
+        self._has_announced_waiting = False
+        self._reported_at = -math.inf
         self.outbox = Outbox(self._paths)
         self.voice = LoadHints(self._paths)
         self._rng = np.random.default_rng(seed)
@@ -351,6 +368,9 @@ class RLAgent:
     ) -> dict[str, Any]:
         """End the game: add the final reward to the last action, and write the episode into the buffer.
 
+        While a learner of this root has more than `games.max_episodes_ahead` episodes to train on, it waits, for 5 s at most
+        (`max_wait_seconds`); a learner that does not keep up is named in a warning, once a minute.
+
         Args:
             final_reward: the reward for the end of the game.
             save_experience: False drops the episode.
@@ -382,6 +402,8 @@ class RLAgent:
                     saved, fault = self._save(ending, self._meta(result, final, meta))
         finally:
             self._start_recording()
+        if saved:
+            self._wait_for_learner()
         return {
             "episode": self.episode_count,
             "steps": steps,
@@ -394,6 +416,23 @@ class RLAgent:
             "epsilon": 0.0,
             "learning_rate": self.settings.learning_rate,
         }
+
+    def _wait_for_learner(self) -> None:
+        """Delay the next game if the learner has too many episodes to train on, and report one that does not keep up."""
+        reason = self._back_pressure.wait(self._longest_wait_seconds, self._announce_waiting)
+        moment = time.monotonic()
+        if reason and moment >= self._reported_at + _REPORT_SECONDS:
+            self._reported_at = moment
+            logger.warning("%s", reason)
+
+    def _announce_waiting(self) -> None:
+        if not self._has_announced_waiting:
+            self._has_announced_waiting = True
+            logger.warning(
+                "the game is faster than the learner, so end_episode waits for it, for up to %g s a game "
+                "(games.max_wait_seconds; RLAgent(max_wait_seconds=0) switches it off)",
+                self._longest_wait_seconds,
+            )
 
     def _save(self, ending: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[bool, str]:
         """Deposit the episode; whether it is in the buffer, and what was wrong with it."""
@@ -633,4 +672,26 @@ def _paths(model_path: str | os.PathLike[str] | None, root: str | os.PathLike[st
     path = Path(model_path).absolute() if model_path is not None else None
     if path is not None and path.name == MODEL_NAME and path.parent.name == "models":
         return Paths(path.parent.parent)
-    return settings_file.load(environment=os.environ).paths
+    return _settings().paths
+
+
+def _settings() -> Settings:
+    """The settings of files and the environment; without PyYAML, which a bot can play without, the defaults."""
+    try:
+        return settings_file.load(environment=os.environ)
+    except ModuleNotFoundError as error:
+        logger.warning("no settings are read, as the package %s is not installed; defaults are used", error.name)
+        root = os.environ.get(settings_file.ROOT_VARIABLE)
+        return dataclasses.replace(Settings(), root=Path(root).expanduser().absolute()) if root else Settings()
+
+
+def _warn_of_other_settings(learning_rate: float, gamma: float, learner: LearningSettings) -> None:
+    """Say where the background learner's values come from, if the caller has given others."""
+    for name, given, own in (("learning_rate", learning_rate, LEARNING_RATE), ("gamma", gamma, GAMMA)):
+        used = getattr(learner, name)
+        if given not in (own, used):
+            where = f"learning.{name} in a settings file, or LOCAL_TRAINING_LEARNING_{name.upper()}"
+            logger.warning(
+                "RLAgent(%s=%g) is for train_from_batch only; the background learner uses %g. To change that, set %s",
+                *(name, given, used, where),
+            )

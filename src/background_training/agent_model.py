@@ -25,7 +25,6 @@ from background_training.spaces import ActionSpace, Discrete
 from background_training.spaces import layout as layouts
 from background_training.storage import atomic_files, model_store
 from background_training.storage.atomic_files import Signature, signature
-from background_training.storage.file_lock import LearnerLock
 from background_training.storage.model_store import POLICY_KEYS, Model
 
 Array = npt.NDArray[Any]
@@ -351,6 +350,8 @@ class AgentPolicy:
             return True
         for folder in (self._paths.root, self._paths.data, self._paths.models):
             os.makedirs(folder, exist_ok=True)
+        from background_training.storage.file_lock import LearnerLock  # only here: filelock need not be there to play
+
         lock = LearnerLock(self._paths)
         try:
             lock.acquire()

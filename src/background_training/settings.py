@@ -354,9 +354,16 @@ class GameSettings(Section):
     game: str = setting("LunarLander-v3", "Gymnasium id of the game; CartPole-v1 learns fastest.")
     max_episodes_ahead: int = setting(
         1,
-        "Back-pressure: games wait while the learner is more than this many episodes per instance behind (at least two in all); "
-        "0: never wait.",
+        "Back-pressure: between two games, the next one waits while more than this many episodes per instance wait for the "
+        "learner; 0: never wait.",
         at_least=0,
+    )
+    max_wait_seconds: float = setting(
+        5.0,
+        "How long RLAgent.end_episode waits, at most, for a learner that has too many episodes to train on; 0: never. The games "
+        "of the run command wait for as long as the learner runs.",
+        at_least=0,
+        at_most=3600,
     )
     instances: int = setting(
         1,

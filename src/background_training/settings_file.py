@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from background_training.errors import SettingsError
 from background_training.paths import CHECKOUT
 from background_training.settings import RENAMED, RETIRED, Settings, nearest
 
-_LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's loader where available: ten times as fast."""
 DEFAULT_FILE = None if CHECKOUT is None else CHECKOUT / "config" / "default.yaml"
 """Lists every setting with its default. A wheel does not contain it: settings.py holds the same defaults."""
 ROOT_VARIABLE = "LOCAL_TRAINING_ROOT"
@@ -74,9 +71,12 @@ def from_sections(root: Path, sections: Mapping[str, Mapping[str, Any]]) -> Sett
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import yaml  # only here, as a bot plays without it where there is no file to read
+
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, _LOADER)
+            # libyaml's loader where available: ten times as fast.
+            content = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as error:
         raise SettingsError("config", str(path), f"a file that can be read is needed ({error.strerror})", str(path)) from None
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError) as error:  # of numbers and dates, too
@@ -165,6 +165,17 @@ def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Set
 def _parsed(text: str) -> object:
     """A number or true/false where the text is one; otherwise the text, which the check then refuses."""
     try:
-        return yaml.load(text, _LOADER)
+        import yaml
+    except ImportError:
+        return _parsed_json(text)
+    try:
+        return yaml.load(text, yaml.SafeLoader)
     except yaml.YAMLError:
+        return text
+
+
+def _parsed_json(text: str) -> object:
+    try:
+        return json.loads(text.lower())
+    except ValueError:
         return text

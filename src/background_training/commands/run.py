@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
                 return 0
             finally:
                 if learner is not None:
-                    learner.stop()
+                    learner.stop(report=False)  # the summary has it
 
 
 def _asked(options: argparse.Namespace) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +17,17 @@ from background_training.learner import console
 from background_training.learner.periodic_job import PeriodicJob
 from background_training.learner.supervisor import Supervisor
 from background_training.paths import Paths
-from background_training.records import pause_file
+from background_training.records import back_pressure, pause_file
 from background_training.records.status import EMPTY_STATS
 from background_training.settings import Settings
 from background_training.storage.file_lock import LearnerLock
+
+START_SECONDS = 30.0
+"""How long `start` waits for the worker: a slow disk or a virus scanner delays it, and games would be played meanwhile."""
+DRAIN_SECONDS, STALLED_SECONDS = 60.0, 15.0
+"""How long `stop(drain=True)` waits for the last episodes: in all, and without any progress."""
+_ANNOUNCE_SECONDS = 2.0
+_LOOK_SECONDS = 0.02
 
 # By name, so that a game without replays does not load the module.
 _REPLAY_TASK = "background_training.starcraft.replays.replay_archive:analyse_new"
@@ -30,7 +38,8 @@ class BackgroundParallelLearner:
 
     It promises: at most one learner per root; `stop` returns within two seconds with nothing left running; every
     episode is trained on once or moved aside with a reason, whatever is killed in between. It does not promise that
-    everything in the buffer has been trained on when `stop` returns; the next start continues.
+    everything in the buffer has been trained on when `stop` returns; the next start continues. A `with` block that ends
+    without an exception trains on what waits first, within a minute.
 
     Attributes:
         data_dir: the folder of waiting episodes.
@@ -90,7 +99,9 @@ class BackgroundParallelLearner:
         return self._supervisor is not None and self._supervisor.alive
 
     def start(self) -> bool:
-        """Start the learner; True, or False if it runs already.
+        """Start the learner, and wait until its worker is ready, for 30 s at most; True, or False if it runs already.
+
+        A worker that takes longer, or that can't start yet, starts in the background.
 
         Raises:
             AnotherLearnerError: another learner runs in this root; the message names its process.
@@ -99,7 +110,7 @@ class BackgroundParallelLearner:
         """
         if self.running:
             return False
-        self.stop()
+        self._stop()
         prepare: Callable[[], None] | None = None
         try:
             self._take_root()
@@ -118,7 +129,16 @@ class BackgroundParallelLearner:
         if self.settings.learner.verbose:
             self._reporter = _Reporter(self)
             self._reporter.start()
+        self._wait_for_worker()
         return True
+
+    def _wait_for_worker(self) -> None:
+        supervisor = self._supervisor
+        if supervisor is None or supervisor.wait_until_ready(_ANNOUNCE_SECONDS):
+            return
+        printable.say(f"[INFO] Waiting for the learner's process to start, for {START_SECONDS:g} s at most")
+        if not supervisor.wait_until_ready(START_SECONDS - _ANNOUNCE_SECONDS):
+            printable.say("[WARNING] The learner's process is not ready yet; the game starts without it, and its episodes wait")
 
     def _take_root(self) -> None:
         """Make the root's folders and take its lock.
@@ -133,8 +153,44 @@ class BackgroundParallelLearner:
         lock.acquire()
         self._lock = lock
 
-    def stop(self) -> None:
-        """Finish or abandon the present batch; when this returns, no worker and no thread is left. Safe to repeat."""
+    def stop(self, *, drain: bool = False, report: bool = True) -> None:
+        """Finish or abandon the present batch; when this returns, no worker and no thread is left. Safe to repeat.
+
+        Args:
+            drain: train on the waiting episodes first: for a minute at most, or 15 s without progress. The rest is left to the
+                next start.
+            report: print how many episodes still wait, unless `verbose` is False.
+        """
+        was_running = self.running
+        if drain:
+            self.drain()
+        self._stop()
+        if report and was_running and self.settings.learner.verbose and (waiting := back_pressure.waiting_episodes(self._paths)):
+            printable.say(f"[INFO] Episodes still waiting: {console.still_waiting(waiting, self._paths.root)}")
+
+    def drain(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait until no episode waits: for a minute at most, or 15 s without progress; prints a line every few seconds.
+
+        Args:
+            meanwhile: called again and again while it waits.
+        """
+        began = progress_at = time.monotonic()
+        announce_at, last = began + _ANNOUNCE_SECONDS, -1
+        trains = self.settings.learner.enable_model_training
+        while trains and self.running and pause_file.read(self._paths) is None:
+            waiting, moment = back_pressure.waiting_episodes(self._paths), time.monotonic()
+            if waiting != last:
+                last, progress_at = waiting, moment
+            if not waiting or moment - began > DRAIN_SECONDS or moment - progress_at > STALLED_SECONDS:
+                return
+            if moment >= announce_at:
+                announce_at = moment + 3 * _ANNOUNCE_SECONDS
+                noun = "1 episode" if waiting == 1 else f"{waiting} episodes"
+                printable.say(f"[INFO] Training on the last {noun} (Ctrl+C leaves them to the next start)")
+            meanwhile()
+            time.sleep(_LOOK_SECONDS)
+
+    def _stop(self) -> None:
         if self._reporter is not None:
             self._reporter.stop()
             self._reporter = None
@@ -183,7 +239,7 @@ class BackgroundParallelLearner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.stop()
+        self.stop(drain=kind is None)
 
 
 def _published_version(paths: Paths, known: int) -> int:

@@ -9,8 +9,6 @@ from typing import Any
 from background_training import command_lines
 
 RULE = "=" * 70
-STARVED_EPISODES, STARVED_SECONDS = 5, 10.0
-"""Waiting episodes, and time without a batch, from which on the learner counts as not keeping up."""
 
 
 def status_report(stats: Mapping[str, Any], max_file_age_seconds: float) -> str:
@@ -93,30 +91,6 @@ def misfits(stats: Mapping[str, Any]) -> str:
         return ""
     mismatch = "they do not match this root's model (state width or action space)"
     return f"{count} rejected: {mismatch}. The last one: {stats['last_misfit']}"
-
-
-def starvation(stats: Mapping[str, Any], running: bool, waiting: int, now: float) -> str:
-    """Why the learner does not keep up with the games; empty if it does.
-
-    Args:
-        running: whether it runs.
-        waiting: episodes of the games that it has not processed.
-        now: seconds since 1970.
-    """
-    if not waiting:
-        return ""
-    wait = "1 episode waits" if waiting == 1 else f"{waiting} episodes wait"
-    state, _, reason = str(stats["governor"]).partition(": ")
-    if not running:
-        return f"{wait}: the learner has stopped" + (f" ({stats['last_error']})" if stats["last_error"] else "")
-    if state == "paused":
-        return f"{wait}: training is paused, as {reason}"
-    if state == "giving way" and waiting >= STARVED_EPISODES:
-        return f"{wait}: training gives way, as {reason}"
-    last = stats["last_batch_time"]
-    if last and waiting >= STARVED_EPISODES and now - last > STARVED_SECONDS:
-        return f"{wait}: no batch was trained for {now - last:.0f} s, as the machine is busy or the batch is long"
-    return ""
 
 
 def still_waiting(count: int, root: object) -> str:

@@ -57,6 +57,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._stats: dict[str, Any] = {**EMPTY_STATS, "max_workers": settings.learner.max_workers}
         self._stopping = threading.Event()
+        self._answered = threading.Event()
         self._child: Child | None = None
         self._thread = threading.Thread(target=self._run, name="background-learner", daemon=True)
         self._budget = RestartBudget(settings.learner.restart_limit)
@@ -76,6 +77,14 @@ class Supervisor:
         """Whether a worker runs or will be started again."""
         return self._thread.is_alive() and not self._stopping.is_set()
 
+    def wait_until_ready(self, longest_seconds: float) -> bool:
+        """Wait until the first worker has read the root's records, or until it is known that this takes longer.
+
+        Returns:
+            False if neither has happened within that time.
+        """
+        return self._answered.wait(longest_seconds)
+
     def stop(self) -> None:
         """End the worker, by force if it does not end by itself in time."""
         self._stopping.set()
@@ -94,6 +103,12 @@ class Supervisor:
             return dict(self._stats)
 
     def _run(self) -> None:
+        try:
+            self._keep_a_worker()
+        finally:
+            self._answered.set()
+
+    def _keep_a_worker(self) -> None:
         if not self._prepared():
             return
         while not self._stopping.is_set():
@@ -150,6 +165,7 @@ class Supervisor:
             self._stats["errors"] += 1
             self._stats["last_error"] = sentence
         self._report(f"[WARNING] {sentence}; trying again in {wait_seconds:.1f} s")
+        self._answered.set()
         self._fault_log.failed(sentence)
         status.write(self._settings.paths, "waiting", self.stats())
 
@@ -186,6 +202,7 @@ class Supervisor:
             self._poison_files.file_left(message["name"])
         elif kind in ("stats", "trouble"):
             self._update_stats(message["stats"])
+            self._answered.set()
         if kind == "trouble":
             self._report(f"[WARNING] {message['sentence']}; trying again in {message['retry_seconds']:.1f} s")
         elif kind == "warning":
@@ -208,6 +225,7 @@ class Supervisor:
 
     def _after_death(self, exit_code: int) -> bool:
         """Report it, and wait before the next start; False when there will be none."""
+        self._answered.set()
         self._poison_files.worker_died()
         wait_seconds = self._budget.back_off(time.monotonic())
         sentence = f"the worker process died (exit code {exit_code}{_last_error_line(self._settings)})"

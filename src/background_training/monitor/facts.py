@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from background_training.errors import ModelError, ModelMissingError
 from background_training.monitor.folder_census import MEASURED_PER_LOOK, REST_FACTOR, FolderCensus, FolderFacts
 from background_training.paths import Paths
@@ -112,7 +110,7 @@ class Reader:
         if seen is None or seen != self._status_seen:
             self._status, self._status_seen = status_facts(self._paths), seen
         elif self._status.content is not None:
-            self._status = replace(self._status, writer_is_gone=writer_is_gone(self._status.content))
+            self._status = replace(self._status, writer_is_gone=status.writer_is_gone(self._status.content))
         seen = _signature(self._paths.training_log)
         if seen is None or seen != self._log_seen:
             self._log, self._log_seen = last_lines(self._paths.training_log, self._log_lines), seen
@@ -189,13 +187,7 @@ def status_facts(paths: Paths) -> StatusFacts:
     content = status.read(paths)
     if content is None:
         return StatusFacts(None, is_there=os.path.lexists(paths.status))
-    return StatusFacts(content, writer_is_gone=writer_is_gone(content))
-
-
-def writer_is_gone(content: Mapping[str, Any]) -> bool:
-    """Whether no process of this machine has the process id of a status's writer."""
-    pid = content.get("writer_pid")
-    return isinstance(pid, int) and 0 < pid < 2**31 and not psutil.pid_exists(pid)
+    return StatusFacts(content, writer_is_gone=status.writer_is_gone(content))
 
 
 def last_lines(path: Path, count: int) -> tuple[str, ...]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from background_training.monitor import humanize
 from background_training.monitor.facts import Snapshot, StatusFacts
+from background_training.records import status as status_file
 
-DEFAULT_RESCAN_SECONDS = 5.0
 NO_SIGN = "NOT RESPONDING"
 """Prefix of the text about a learner that does not respond."""
 _GONE_AFTER_RESCANS_AND_SECONDS = (1, 3.0)
-_SILENT_AFTER_RESCANS_AND_SECONDS = (3, 30.0)
-"""A long batch and a back-off of 30 s are silences that end by themselves."""
-_ENDED = ("stopped", "failed")
 _LIVE_STATS = ("active_workers", "governor", "workers_allowed")
 """Statistics that describe a running learner only; all others are counts, which stay true after its end."""
 
@@ -29,26 +25,22 @@ def state_words(status: StatusFacts, now: float) -> str:
     content = status.content
     if content is None:
         return "status.json can't be read" if status.is_there else "no learner has run here yet (there is no status.json)"
-    state, written = humanize.visible(content.get("state", "unknown"), 40), _moment(content)
+    state, written = humanize.visible(content.get("state", "unknown"), 40), status_file.moment_of(content)
     if written is None:
         return f"{state}; status.json has no valid time"
     age, spoken = now - written, humanize.ago(written, now)
-    if state in _ENDED:
+    if state in status_file.ENDED:
         return f"{state} {spoken}"
-    if status.writer_is_gone and age > _limit(content, *_GONE_AFTER_RESCANS_AND_SECONDS):
+    if status.writer_is_gone and age > status_file.silence_limit(content, *_GONE_AFTER_RESCANS_AND_SECONDS):
         return f"{NO_SIGN} for {humanize.duration(age)} (it was {state}); its process is gone from this machine"
-    if age > _limit(content, *_SILENT_AFTER_RESCANS_AND_SECONDS):
+    if age > status_file.silence_limit(content, *status_file.SILENT_AFTER_RESCANS_AND_SECONDS):
         return f"{NO_SIGN} for {humanize.duration(age)} (it was {state}); it hangs, was killed, or trains a very long batch"
     return f"{state} (last update {spoken})"
 
 
 def is_running(status: StatusFacts, now: float) -> bool:
     """Whether the status is that of a running learner: recent, of a process that exists, and not its last one."""
-    content = status.content or {}
-    written = _moment(content)
-    if written is None or content.get("state") in _ENDED or status.writer_is_gone:
-        return False
-    return now - written <= _limit(content, *_SILENT_AFTER_RESCANS_AND_SECONDS)
+    return status_file.is_running(status.content or {}, status.writer_is_gone, now)
 
 
 def current_stats(snapshot: Snapshot) -> dict[str, Any]:
@@ -65,7 +57,7 @@ def current_stats(snapshot: Snapshot) -> dict[str, Any]:
     if not is_running(snapshot.status, snapshot.now):
         for key in _LIVE_STATS:
             stats.pop(key, None)
-        if content.get("state") in _ENDED or snapshot.status.writer_is_gone:
+        if content.get("state") in status_file.ENDED or snapshot.status.writer_is_gone:
             stats["active_workers"] = 0
     return stats if snapshot.model.version is None else {**stats, "model_version": snapshot.model.version}
 
@@ -78,20 +70,3 @@ def throttle(snapshot: Snapshot) -> tuple[str, str]:
     if not isinstance(governed, Mapping) or not (governed.get("state") or governed.get("reason")):
         governed = {"state": current_stats(snapshot).get("governor")}
     return humanize.visible(governed.get("state") or "", 300), humanize.visible(governed.get("reason") or "", 300)
-
-
-def _limit(content: Mapping[str, Any], rescans: int, seconds: float) -> float:
-    """Usual seconds between two statuses: an idle learner writes one at each rescan of the buffer."""
-    rescan: Any = content.get("settings")
-    for key in ("learner", "rescan_seconds"):
-        rescan = rescan.get(key) if isinstance(rescan, Mapping) else None
-    usual = rescan if isinstance(rescan, (int, float)) and rescan > 0 else DEFAULT_RESCAN_SECONDS
-    return rescans * float(usual) + seconds
-
-
-def _moment(content: Mapping[str, Any]) -> float | None:
-    try:
-        written = float(content["updated_at"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return written if math.isfinite(written) else None

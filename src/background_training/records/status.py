@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -48,6 +49,54 @@ def read(paths: Paths) -> dict[str, Any] | None:
     except (OSError, ValueError, OverflowError, RecursionError):
         return None
     return content if isinstance(content, dict) and content.get("schema") == SCHEMA else None
+
+
+DEFAULT_RESCAN_SECONDS = 5.0
+ENDED = ("stopped", "failed")
+SILENT_AFTER_RESCANS_AND_SECONDS = (3, 30.0)
+"""A long batch and a back-off of 30 s are silences that end by themselves."""
+
+
+def is_running(content: Mapping[str, Any], writer_is_gone: bool, now: float) -> bool:
+    """Whether a snapshot is that of a running learner: recent, of a process that exists, and not its last one.
+
+    Args:
+        now: seconds since 1970.
+    """
+    written = moment_of(content)
+    if written is None or content.get("state") in ENDED or writer_is_gone:
+        return False
+    return now - written <= silence_limit(content, *SILENT_AFTER_RESCANS_AND_SECONDS)
+
+
+def writer_is_gone(content: Mapping[str, Any] | None) -> bool:
+    """Whether no process of this machine has the writer's process id; False where that can't be found out."""
+    pid: Any = (content or {}).get("writer_pid")
+    if not (isinstance(pid, int) and 0 < pid < 2**31):
+        return False
+    try:
+        import psutil  # only now: a bot without it plays all the same
+    except ImportError:
+        return False
+    return not psutil.pid_exists(pid)
+
+
+def silence_limit(content: Mapping[str, Any], rescans: int, seconds: float) -> float:
+    """Age in seconds up to which a snapshot is usual: an idle learner writes one at each rescan of the buffer."""
+    rescan: Any = content.get("settings")
+    for key in ("learner", "rescan_seconds"):
+        rescan = rescan.get(key) if isinstance(rescan, Mapping) else None
+    usual = rescan if isinstance(rescan, (int, float)) and rescan > 0 else DEFAULT_RESCAN_SECONDS
+    return rescans * float(usual) + seconds
+
+
+def moment_of(content: Mapping[str, Any]) -> float | None:
+    """When the snapshot was written, in seconds since 1970; None if it has no valid time."""
+    try:
+        written = float(content["updated_at"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return written if math.isfinite(written) else None
 
 
 def _countable(digits: str) -> int:

@@ -82,6 +82,7 @@ class SingleGameRunner:
             action_space=self.facts.actions,
             state_width=self.facts.state_width,
             state_names=self.facts.state_names,
+            max_wait_seconds=0,  # the run itself delays the next game, for as long as the learner runs
         )
         for number in numbers:
             while not may_start():

@@ -10,10 +10,10 @@ from background_training.episodes import buffer
 from background_training.errors import BackgroundTrainingError, GameFailedError, WorkerError
 from background_training.ipc.load_hints import LoadHints
 from background_training.learner import console, training_log
-from background_training.learner.back_pressure import BackPressure
 from background_training.learner.background_learner import BackgroundParallelLearner
 from background_training.learner.training_log import TrainingLog
-from background_training.records import disk_forecast, pause_file
+from background_training.records import back_pressure, disk_forecast, pause_file
+from background_training.records.back_pressure import BackPressure
 from background_training.runs import greedy_games, learning_curve, progress
 from background_training.runs.game_runner import GameRunner
 from background_training.runs.greedy_games import GreedyProcess
@@ -24,7 +24,7 @@ from background_training.settings import Settings
 
 REPORT_EVERY_GAMES = 5
 WAIT_SECONDS = 3.0
-"""After waiting for the learner for this long, and again after each such time, the run prints the reason."""
+"""After waiting for the learner for this long the run prints the reason; again when three times as long has passed, and so on."""
 _YEAR_DAYS = 365.0
 
 
@@ -55,11 +55,10 @@ class TrainingRun:
         self._greedy = greedy
         self._quiet = quiet
         self._losses = TrainingLog(settings.paths.lost_games_log, settings.learner.log_bytes)
-        self._report_wait_at = time.monotonic() + WAIT_SECONDS
+        self._wait_began, self._report_wait_after = time.monotonic(), WAIT_SECONDS
         self._load_hints = LoadHints(settings.paths)
-        # At least two, so that one can be played while another is trained on.
-        most = max(2, settings.games.max_episodes_ahead * settings.games.instances) if settings.games.max_episodes_ahead else 0
-        self._back_pressure = BackPressure(learner, most, self._load_hints.free)
+        most = back_pressure.most_waiting(settings.games.max_episodes_ahead, settings.games.instances)
+        self._back_pressure = BackPressure(settings.paths, most if self._learner is not None else 0)
 
     def run(self) -> None:
         """Play all games of the run, or until Ctrl+C, and print the summary.
@@ -70,15 +69,14 @@ class TrainingRun:
         failure: BackgroundTrainingError | None = None
         with progress.display(self._log.spec.games, quiet=self._quiet, before=len(self._log.returns)) as show:
             try:
-                self._back_pressure.start()
                 try:
                     self._play(show)
                     self._log.check_any_was_played()
                 except (GameFailedError, WorkerError) as error:
                     failure = error  # raised after the summary
                 self._games.close()
-                if pause_file.read(self._settings.paths) is None:
-                    self._back_pressure.wait_for_last_batches()
+                if self._learner is not None:
+                    self._learner.drain(self._load_hints.free)
                 if self._greedy is not None:
                     self._greedy.finish()
             except KeyboardInterrupt:
@@ -101,26 +99,37 @@ class TrainingRun:
                 log.add_loss(result)
                 continue
             log.add(result)
-            self._back_pressure.deposited += result.saved
             version = self._learner.get_stats()["model_version"] if self._learner else 0
             show(result, log.returns, version, self._starvation())
             self._report(len(log.returns))
 
     def _may_start(self) -> bool:
-        """Whether the next game may start; prints the reason every WAIT_SECONDS while it may not."""
+        """Whether the next game may start: not while a learner that runs has too many episodes to train on.
+
+        Prints the reason after WAIT_SECONDS, and then after ever longer times.
+        """
         moment = time.monotonic()
-        if self._back_pressure.next_game_may_start():
-            self._report_wait_at = moment + WAIT_SECONDS
+        if not self._waits():
+            self._wait_began, self._report_wait_after = moment, WAIT_SECONDS
             return True
-        if moment >= self._report_wait_at and not self._quiet:
-            self._report_wait_at = moment + WAIT_SECONDS
+        self._load_hints.free()
+        if moment - self._wait_began >= self._report_wait_after and not self._quiet:
+            self._report_wait_after *= 3
             printable.say(f"[GAME] The next game waits for the learner; {self._starvation() or 'its batch takes long'}")
         return False
+
+    def _waits(self) -> bool:
+        learner = self._learner
+        trains = learner is not None and learner.running and self._settings.learner.enable_model_training
+        if not trains or not self._back_pressure.is_needed():
+            return False
+        return pause_file.read(self._settings.paths) is None  # a pause is meant for the learner, not for the games
 
     def _starvation(self) -> str:
         if self._learner is None:
             return ""
-        return console.starvation(self._learner.get_stats(), self._learner.running, self._back_pressure.waiting, time.time())
+        waiting = back_pressure.waiting_episodes(self._settings.paths)
+        return back_pressure.starvation(self._learner.get_stats(), self._learner.running, waiting, time.time())
 
     def _report(self, games: int) -> None:
         if self._learner is not None and not self._quiet and games % REPORT_EVERY_GAMES == 0:
