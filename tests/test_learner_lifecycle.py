@@ -200,8 +200,9 @@ def test_what_a_killed_bot_has_forked_does_not_keep_the_next_learner_out(paths: 
         bot.wait()
     try:
         assert len(forked) == 1 and forked[0].is_running()
-        with learner_runs.learner(paths.root) as learner:
-            assert learner.running
+        episodes.write(paths.buffer, "game.npz")
+        with learner_runs.learner(paths.root):
+            _wait_trained(paths, 1)
     finally:
         for child in forked:
             child.kill()

@@ -48,7 +48,8 @@ def _run(tmp_path: Path, verb: str, *options: str, blocked: str) -> subprocess.C
     (modules / "sitecustomize.py").write_text(BLOCKER)
     (root / "data").mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(modules), "BLOCKED": blocked}
-    command = [sys.executable, str(CHECKOUT / command_lines.SCRIPTS[verb]), *options, "--root", str(root)]
+    command = [sys.executable, str(CHECKOUT / command_lines.SCRIPTS[verb]), *options]
+    command += [] if verb == "selfcheck" else ["--root", str(root)]
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS)
 
 

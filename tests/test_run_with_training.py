@@ -195,7 +195,9 @@ def test_interrupt_ends_the_run_with_a_summary_and_nothing_left_running(root: Pa
 def test_game_process_that_is_killed_costs_one_episode(root: Path) -> None:
     """Its game is named as lost, a new process plays the next ones, and every other game is there."""
     command = [*COMMAND, "--root", str(root), "--game", "Acrobot-v1", "--games", "40", "--instances", "2", "--quiet"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+    # Otherwise the processes are killed while they wait for the learner, which costs no game.
+    environment = {**os.environ, "LOCAL_TRAINING_GAMES_MAX_EPISODES_AHEAD": "0"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment) as process:
         wait_until(lambda: _is_playing(root))
         assert process.stdout is not None
         said = ""

@@ -226,3 +226,8 @@ class Paths:
             self.history,
             self.logs,
         )
+
+
+def is_episode_name(name: str) -> bool:
+    """Whether a file of this name is an episode; hidden names are still being written."""
+    return name.casefold().endswith(EPISODE_SUFFIX) and not name.startswith(".")

@@ -259,4 +259,9 @@ def main(arguments: list[str] | None = None) -> int:
         prog=command_lines.usage_name("selfcheck"), description="Check on this machine that the background training works."
     )
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    return common.run(parser, lambda options: 1 if run_checks(debug=options.debug) else 0, arguments)
+    return common.run(parser, _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    common.need_packages("yaml", "watchdog")  # which no check would miss in this process
+    return 1 if run_checks(debug=options.debug) else 0

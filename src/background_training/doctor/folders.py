@@ -9,10 +9,10 @@ from pathlib import Path
 
 from background_training.doctor.facts import DoctorFacts, FolderReadings
 from background_training.doctor.finding import Trouble
-from background_training.episodes import buffer, episode_file
+from background_training.episodes import episode_file
 from background_training.errors import EpisodeError
 from background_training.monitor import humanize
-from background_training.paths import EPISODE_SUFFIX, PARTIAL_SUFFIX, Paths, default_root
+from background_training.paths import EPISODE_SUFFIX, PARTIAL_SUFFIX, Paths, default_root, is_episode_name
 
 STILL_SECONDS = 60.0
 _LOOKED_AT = 5000
@@ -22,7 +22,7 @@ _HARMLESS_NAMES = ("thumbs.db", "desktop.ini", ".ds_store", ".gitkeep", ".gitign
 
 def look(paths: Paths, now: float) -> FolderReadings:
     entries = list(_entries(paths.buffer))
-    names = [entry.name for entry in entries if buffer.is_episode_name(entry.name)]
+    names = [entry.name for entry in entries if is_episode_name(entry.name)]
     ages = {entry.name: now - entry.stat(follow_symlinks=False).st_mtime for entry in _still_there(entries)}
     waiting = [name for name in names if name in ages]
     fresh = not waiting and not paths.ledger.exists()
@@ -71,7 +71,7 @@ def _says_unfinished(name: str) -> bool:
 
 def _is_foreign(entry: os.DirEntry[str]) -> bool:
     name = entry.name
-    ours = buffer.is_episode_name(name) or _says_unfinished(name)
+    ours = is_episode_name(name) or _says_unfinished(name)
     return not ours and not name.startswith(".") and name.casefold() not in _HARMLESS_NAMES and not entry.is_dir()
 
 
@@ -98,7 +98,7 @@ def _strays(paths: Paths) -> Iterator[tuple[str, int]]:
             if entry.is_dir(follow_symlinks=False):
                 if path not in known and depth < _DEEPEST and not entry.name.startswith((".", "__")):
                     folders.append((path, depth + 1))
-            elif folder != paths.buffer and buffer.is_episode_name(entry.name):
+            elif folder != paths.buffer and is_episode_name(entry.name):
                 found.append(path)
         if found and _is_episode(max(found)):
             yield str(folder), len(found)
@@ -118,7 +118,7 @@ def _other_roots(paths: Paths) -> Iterator[tuple[str, int]]:
     for root in dict.fromkeys([default_root(), here, here / "local_training", paths.root.parent]):
         other = Paths(root)
         if root.resolve() != paths.root.resolve():
-            count = sum(buffer.is_episode_name(e.name) for folder in (other.buffer, other.archive) for e in _entries(folder))
+            count = sum(is_episode_name(e.name) for folder in (other.buffer, other.archive) for e in _entries(folder))
             if count:
                 yield str(root), count
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from background_training.episodes import episode_file
-from background_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths
+from background_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths, is_episode_name
 from background_training.storage import atomic_files
 from background_training.storage.atomic_files import Signature, signature_of
 
@@ -94,11 +94,6 @@ def waiting_names(paths: Paths) -> list[str]:
     # Faster start with 100,000 files: for plain names, nearly all, this is equivalent.
     names = [name for name in listed if (name.endswith(EPISODE_SUFFIX) and name[0] != ".") or is_episode_name(name)]
     return sorted(names) if "".join(names).isascii() else sorted(names, key=os.fsencode)
-
-
-def is_episode_name(name: str) -> bool:
-    """Whether a file of this name is an episode; hidden names are still being written."""
-    return name.casefold().endswith(EPISODE_SUFFIX) and not name.startswith(".")
 
 
 def check_movable(paths: Paths, name: str, status: os.stat_result) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import IO, Any, BinaryIO, Protocol, cast
 
@@ -22,6 +24,20 @@ EXIT_SECONDS = 5.0
 """How long a child may take to exit after it has closed its output."""
 _READER_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 0.02
+
+_children: weakref.WeakSet[Child] = weakref.WeakSet()
+
+
+def _drop_pipes() -> None:
+    """In a fork of this process, let go of all pipes; otherwise the children would not notice that this process has ended."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for child in list(_children):
+        child.drop_pipes(null)
+    os.close(null)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_pipes)
 
 Inbox = queue.SimpleQueue[tuple["Child", Message | None]]
 """Messages of one or several children; None: the child's output has ended."""
@@ -106,6 +122,13 @@ class Child:
         self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read, name="child-messages", daemon=True)
         self._reader.start()
+        _children.add(self)
+
+    def drop_pipes(self, null: int) -> None:
+        """Put the null device in the place of the pipes. (Closing them could write what is buffered for a second time.)"""
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError, ValueError):  # closed already
+                os.dup2(null, stream.fileno())  # type: ignore[union-attr]
 
     def send(self, event: str, **facts: Any) -> None:
         """Send a message; one to a dead child is lost, and its end is noticed by `receive`."""

@@ -17,7 +17,7 @@ from background_training.errors import EpisodeError, LedgerError, ModelError, Mo
 from background_training.learner import checkpoint, replay_log
 from background_training.learner.checkpoint import Checkpoint
 from background_training.learner.finalize import Finalizer, unrecorded
-from background_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths
+from background_training.paths import EPISODE_SUFFIX, REASON_SUFFIX, Paths, is_episode_name
 from background_training.records import ledger_lines
 from background_training.records.ledger import Ledger
 from background_training.records.ledger_lines import BY_ANOTHER_PROGRAM, RECONSTRUCTED, UNKNOWN_VERSION, Line
@@ -288,7 +288,7 @@ def _unknown(paths: Paths, ledger: Ledger) -> Iterator[Line]:
     for fate in (TRAINED, STALE, DUPLICATE, REJECTED):
         folder = buffer.folder_of(paths, fate)
         for path in sorted(folder.iterdir()):
-            if not buffer.is_episode_name(path.name) or (fate, path.name) in known:
+            if not is_episode_name(path.name) or (fate, path.name) in known:
                 continue
             line = _trained_line(path, ledger) if fate == TRAINED else _aside_line(path, fate)
             if line is not None:

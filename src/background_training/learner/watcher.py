@@ -12,7 +12,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from background_training.episodes.buffer import is_episode_name
+from background_training.paths import is_episode_name
 
 if sys.platform == "linux":
     from watchdog.observers.inotify import InotifyEmitter

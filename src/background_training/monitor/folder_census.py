@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from background_training.episodes.buffer import is_episode_name
+from background_training.paths import is_episode_name
 
 NEWEST_SHOWN = 3
 MEASURED_PER_LOOK = 20_000

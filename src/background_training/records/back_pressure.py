@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from background_training.episodes import buffer
-from background_training.paths import Paths
+from background_training.paths import Paths, is_episode_name
 from background_training.records import pause_file, status
 from background_training.records.status import EMPTY_STATS
 
@@ -36,7 +35,7 @@ def waiting_episodes(paths: Paths, enough: int | None = None) -> int:
     try:
         with os.scandir(paths.buffer) as entries:
             for entry in entries:
-                count += buffer.is_episode_name(entry.name)
+                count += is_episode_name(entry.name)
                 if enough is not None and count >= enough:
                     break
     except OSError:
@@ -72,10 +71,10 @@ class BackPressure:
         """Wait as long as it is needed and a learner runs; why too many episodes still wait, "" if they don't.
 
         Args:
-            longest_seconds: for this long at most; 0: no waiting.
+            longest_seconds: for this long at most; 0: switched off.
             announce: called before the first sleep.
         """
-        if not self.is_needed():
+        if longest_seconds <= 0 or not self.is_needed():
             return ""
         deadline, look_at, content = self._clock() + longest_seconds, self._clock(), None
         announced = False

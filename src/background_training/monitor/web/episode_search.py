@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from background_training.episodes.buffer import is_episode_name
-from background_training.paths import Paths
+from background_training.paths import Paths, is_episode_name
 from background_training.records import episode_fate, ledger_lines
 
 MOST_FOUND = 40
