@@ -94,6 +94,39 @@ class Nim:
         pass
 
 
+class Flawed(gymnasium.Env[Any, Any]):
+    """A sound game of some steps, with the flaw that is named."""
+
+    def __init__(self, flaw: str = "") -> None:
+        self._flaw = flaw
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = spaces.Discrete(3)
+        self._unseeded = np.random.default_rng()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._steps, self._place = 0, 0.0
+        return self._observation(), self._info()
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self._flaw == "from 1" and action == 0:
+            raise KeyError(action)
+        rng = self._unseeded if self._flaw == "unseeded" else self.np_random
+        self._steps += 1
+        self._place = float(np.clip(self._place + (action - 1) * 0.2 + rng.normal() * 0.1, -1, 1))
+        reward = 0.0 if self._flaw == "no rewards" else self._place + action
+        over = self._flaw != "endless" and bool(rng.random() < 0.05)
+        return self._observation(), reward, over, self._steps == 50 and self._flaw != "endless", self._info()
+
+    def _observation(self) -> Any:
+        scale = {"unscaled": 500.0, "constant": 0.0}.get(self._flaw, 1.0)
+        return np.array([self._place * scale, self._place * scale / 2], np.float32)
+
+    def _info(self) -> dict[str, Any]:
+        masks = {"short mask": [1, 1], "no move": [0, 0, 0], "never 0": [0, 1, 1], "all legal": [1, 1, 1]}
+        return {"action_mask": np.array(masks[self._flaw], np.int8)} if self._flaw in masks else {}
+
+
 def register() -> None:
     """What `--game-module adapted_games:register` calls."""
     gymnasium.register("Rooms-v0", entry_point=Rooms)

@@ -17,7 +17,7 @@ from background_training.paths import CHECKOUT
 SOURCE = CHECKOUT / "src" / "background_training"
 
 
-VERBS_ONLY = {"watch"}
+VERBS_ONLY = {"check-game", "check-episode", "watch"}
 """Verbs that have no script in a checkout."""
 
 

@@ -91,6 +91,7 @@ BROAD_EXCEPT_ALLOWED = {
     "envs.worker_supervisor",
     "runs.gymnasium_game",
     "runs.game_runner",
+    "runs.game_check",
     "envs.resilient_game",
     "runs.run_state",
 }

@@ -15,6 +15,8 @@ VERBS = {
     "selfcheck": ("selfcheck", "check on this machine that the training works"),
     "evaluate": ("evaluate", "how good a model is, with confidence intervals"),
     "watch": ("watch", "see the model play: in a window, or as an animated GIF"),
+    "check-game": ("check_game", "play a game at random, and name what will keep a bot from learning it"),
+    "check-episode": ("check_episode", "whether a learner accepts episode files, and why not"),
     "explain": ("explain", "what became of an episode file"),
     "rebuild": ("rebuild", "train the archive again"),
     "rollback": ("rollback", "publish an earlier version of the model as the next one"),
@@ -53,6 +55,6 @@ def main(program: str = "background-training") -> None:
 
 
 def _usage(program: str) -> str:
-    rows = [f"  {verb:<12} {what}" for verb, (_, what) in VERBS.items()]
+    rows = [f"  {verb:<14} {what}" for verb, (_, what) in VERBS.items()]
     last = f"{program} VERB --help shows the options of a command, --version the version."
     return "\n".join([f"usage: {program} VERB [options]", "", *rows, "", last])
