@@ -20,7 +20,7 @@ def main(way: str) -> None:
     channel = json_lines.parent_channel()
     if way == "raise":
         raise RuntimeError("as expected")
-    channel.send("ready", pid=os.getpid(), session=os.getsid(0))
+    channel.send("ready", pid=os.getpid(), session=os.getsid(0) if hasattr(os, "getsid") else 0)
     channel.listen(lambda message: handle(channel, message), json_lines.exit_at_once)
     if way == "beat":
         heartbeat = Heartbeat(channel.send, lambda: 50 * time.monotonic())
@@ -45,7 +45,9 @@ def handle(channel: Channel, message: Message) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "start descendant":
         keeper = subprocess.Popen(
-            [sys.executable, "-c", DESCENDANT], start_new_session=message["escapes"], pass_fds=[channel._outgoing.fileno()]
+            [sys.executable, "-c", DESCENDANT],
+            start_new_session=message["escapes"],
+            pass_fds=[channel._outgoing.fileno()] if os.name == "posix" else (),
         )
         channel.send("descendant", pid=keeper.pid)
     elif kind == "exit":

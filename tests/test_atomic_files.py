@@ -89,6 +89,29 @@ def test_a_reader_never_sees_half_a_file(root: Path):
     assert seen == {b"a", b"b"}
 
 
+def test_an_open_that_windows_refuses_is_tried_again():
+    """The C library behind open() keeps EACCES only, without Windows' own number; elsewhere it is a missing permission."""
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    clock = FakeClock()
+
+    assert atomic_files.retry_while_shared(Failing(lambda: "done", refused), clock.sleep, "win32") == "done"
+    with pytest.raises(PermissionError):
+        atomic_files.retry_while_shared(Failing(lambda: "done", refused), clock.sleep, "linux")
+
+
+def test_a_name_that_windows_never_frees_leaves_no_partial_file(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """A reader that keeps the old file open makes the write fail; what was written goes."""
+    (root / "x.json").write_bytes(b"old")
+    monkeypatch.setattr(atomic_files, "fcntl", None)
+    monkeypatch.setattr(atomic_files, "_RETRY_WAITS_SECONDS", (0.0,))
+    monkeypatch.setattr(os, "replace", Failing(os.replace, *[windows_error(5)] * 2))
+
+    with pytest.raises(OSError, match="another process"):
+        atomic_files.write_atomically(root / "x.json", b"new", durable=False)
+
+    assert os.listdir(root) == ["x.json"] and (root / "x.json").read_bytes() == b"old"
+
+
 @pytest.mark.parametrize("winerror", [5, 32, 33])
 def test_windows_sharing_violations_are_waited_out(winerror: int):
     """A virus scanner holds the file for a moment: tried again, with growing pauses."""
@@ -216,7 +239,7 @@ def test_a_torn_move_is_finished(root: Path):
 
 
 @posix
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc/passwd")])
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: os.mkfifo(path), lambda path: path.symlink_to("/etc/passwd")])
 def test_only_regular_files_are_read(make: Callable[[Path], object], root: Path):
     """A folder, a pipe nobody writes to, a link: refused at once, and by name."""
     make(root / "x.npz")

@@ -15,6 +15,7 @@ from background_training.episodes import buffer, episode_file
 from background_training.episodes.buffer import TRAINED, Departure
 from background_training.errors import EpisodeError
 from background_training.paths import CHECKOUT, Paths
+from background_training.storage import atomic_files
 from background_training.storage.atomic_files import signature_of
 
 pytestmark = pytest.mark.slow  # real processes
@@ -35,13 +36,14 @@ for number in range(first, first + count):
 OVERWRITER = """
 import os, sys
 from pathlib import Path
+from background_training.storage import atomic_files
 path = Path(sys.argv[1])
 number, enough = 0, Path(sys.argv[2])
 while not enough.exists():
     number += 1
     partial = path.with_name(".mine.part")
     partial.write_bytes(b"%d" % number)
-    os.replace(partial, path)
+    atomic_files.retry_while_shared(lambda: os.replace(partial, path))
 """
 
 
@@ -57,7 +59,7 @@ def test_all_that_four_producers_deposit_is_found_whole(paths: Paths):
         ended = all(producer.poll() is not None for producer in producers)
         for name in buffer.waiting_names(paths):
             if name not in seen:
-                seen[name] = episode_file.read((paths.buffer / name).read_bytes()).episode_return
+                seen[name] = episode_file.read(atomic_files.read_regular_file(paths.buffer / name)).episode_return
         return ended
 
     wait_until(look)
@@ -102,7 +104,7 @@ def test_what_was_read_reaches_the_archive_although_the_name_is_rewritten_all_th
         ended = writer.poll() is not None
         try:
             status = os.lstat(path)
-            data = path.read_bytes()
+            data = atomic_files.read_regular_file(path)
             sure = signature_of(os.lstat(path)) == signature_of(status)
         except FileNotFoundError:
             return ended

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import episodes
 import learner_runs
 import pytest
 
+from background_training import printable
 from background_training.learner import drain as drains
 from background_training.paths import CHECKOUT, Paths
 from background_training.storage import model_store
@@ -68,7 +71,7 @@ def test_a_reader_that_has_gone_away_ends_no_command(played: Paths, command: tup
     assert model_store.read(played.model).version == there + ("--publish" in command)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.skipif(sys.platform == "win32" or not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_output_that_a_full_disk_does_not_take_is_an_error(played: Paths) -> None:
     """Of a list that was asked for, a part is missing: that is said."""
     full = os.open("/dev/full", os.O_WRONLY)
@@ -140,3 +143,30 @@ def test_episodes_are_trained_again_with_other_rewards(played: Paths) -> None:
         policies[function] = model_store.read(made).arrays["W1"].tobytes()
 
     assert policies["same"] == model_store.read(played.model).arrays["W1"].tobytes() != policies["less"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "environment", "written"),
+    [
+        ("win32", {}, "ä☃\n".encode()),
+        ("win32", {"PYTHONIOENCODING": "cp1252"}, b"\xe4\\u2603\n"),
+        ("linux", {}, b"\xe4\\u2603\n"),
+    ],
+)
+def test_windows_writes_utf_8_into_pipes(platform: str, environment: dict[str, str], written: bytes) -> None:
+    """Unless the user chose an encoding; what an encoding lacks is written as escapes everywhere."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", newline="\n")
+
+    printable.prepare(stream, platform, environment)
+    stream.write("ä☃\n")
+    stream.flush()
+
+    assert stream.buffer.getvalue() == written  # type: ignore[attr-defined]
+
+
+def test_a_closed_pipe_is_recognised_by_what_each_system_calls_it() -> None:
+    """Windows reports an invalid argument, without a file's name; with one, it is an invalid name."""
+    assert printable.reader_is_gone(BrokenPipeError(), "linux")
+    assert printable.reader_is_gone(OSError(errno.EINVAL, "Invalid argument"), "win32")
+    assert not printable.reader_is_gone(OSError(errno.EINVAL, "Invalid argument", "a?b"), "win32")
+    assert not printable.reader_is_gone(OSError(errno.EINVAL, "Invalid argument"), "linux")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -228,4 +229,4 @@ def test_two_roots_with_the_same_files_have_the_same_model(tmp_path: Path) -> No
         pictures.append(learner_runs.picture(learner_runs.Paths(root)))
 
     assert pictures[0] == pictures[1]
-    assert "models/rl_agent_model.npz" in pictures[0]
+    assert os.path.join("models", "rl_agent_model.npz") in pictures[0]

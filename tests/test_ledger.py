@@ -47,6 +47,7 @@ def test_what_was_appended_is_read_back(path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 3
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text on this system")
 def test_a_name_that_is_no_text_survives(path: Path) -> None:
     """Names of files are bytes on some systems; the ledger gives back the very same ones."""
     name = os.fsdecode(b"g\xe4me\xff.npz")
@@ -201,6 +202,7 @@ def test_a_verdict_whose_move_was_cut_short_is_not_recorded_again(paths: Paths, 
     assert episodes.fates(paths)["buffer"] == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs names with control characters")
 def test_every_line_is_one_json_object_of_plain_ascii(paths: Paths) -> None:
     """Any program can read it line by line, and no terminal is harmed by showing it."""
     episodes.write(paths.buffer, "\x1b[31m ü.npz", episode_id="☃\n")

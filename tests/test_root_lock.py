@@ -40,7 +40,7 @@ time.sleep(60)
 def holder(paths: Paths) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that holds the lock."""
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(paths.root)], stdout=subprocess.PIPE, cwd=CHECKOUT)
-    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    assert process.stdout is not None and process.stdout.readline().strip() == b"held"
     yield process
     process.kill()
     process.communicate()
@@ -144,6 +144,7 @@ def test_a_lock_that_lets_a_second_holder_in_is_refused(paths: Paths, monkeypatc
         RootLock(paths.worker_lock).try_acquire()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a folder with an open lock in it can't be deleted on this system")
 def test_a_lock_whose_folder_was_made_anew_says_that_it_holds_nothing(paths: Paths):
     """Between two looks, others may have come; taking it again tells that what was known may no longer be true."""
     lock = RootLock(paths.worker_lock)
@@ -164,6 +165,7 @@ def test_a_lock_whose_folder_was_made_anew_says_that_it_holds_nothing(paths: Pat
     lock.release()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a folder with an open lock in it can't be deleted on this system")
 def test_nothing_is_committed_when_the_folder_is_made_anew_within_a_batch(paths: Paths):
     """Another learner may hold the new folder, and train on the same episodes there."""
     lock = RootLock(paths.worker_lock)

@@ -25,7 +25,7 @@ deadline = time.monotonic() + 60
 while time.monotonic() < deadline:
     try:
         snapshot = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # Windows: replaced at this moment
         continue
     seen += 1
     if snapshot["stats"].get("last") == 300:
@@ -97,6 +97,7 @@ def test_the_snapshot_of_a_drain_tells_what_it_did(paths: Paths) -> None:
     assert (counts["files_processed"], counts["files_rejected"], counts["total_samples"]) == (1, 1, 12)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a folder that is watched can't be replaced by a file on this system")
 def test_the_snapshot_keeps_its_counts_in_times_of_trouble(paths: Paths) -> None:
     """A monitor goes on showing what was trained while the learner waits for the disk."""
     episodes.write(paths.buffer, "game.npz")

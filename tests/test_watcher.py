@@ -58,6 +58,7 @@ def test_arrivals_do_not_wait_behind_files_that_leave(watcher, tmp_path):
     assert not [path for path in watcher.heard if path.endswith("old.npz")]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="its name is taken there until the watch ends; `sees` compares numbers")
 def test_a_folder_that_is_deleted_and_made_again_is_noticed(watcher, tmp_path):
     """The old watch is dead then, also when the new folder bears the old one's number."""
     assert watcher.sees()

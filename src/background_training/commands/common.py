@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import errno
 import importlib.util
-import io
 import logging
 import os
 import signal
@@ -17,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from background_training import command_lines, settings_file
+from background_training import command_lines, printable, settings_file
 from background_training.commands import script
 from background_training.errors import BackgroundTrainingError, MachineError, SettingsError
 from background_training.paths import Paths
@@ -169,6 +168,8 @@ def check_root(root: Path) -> None:
     above = next((folder for folder in root.parents if folder.exists()), None)
     if above is None:
         raise _no_root(root, f"there is no drive {root.anchor} on this machine")
+    if not above.is_dir():  # Windows calls this a missing file, not a file in the way
+        raise _no_root(root, _file_in_the_way(root))
     if not os.access(above, os.W_OK | os.X_OK):
         raise MachineError(f"making the root {root}", f"{above} may not be written to by this user")
 
@@ -208,8 +209,11 @@ def reason_of(error: OSError) -> str:
 
 def answer(text: str) -> None:
     """Print a result; a reader that closes the pipe, such as head, does not end the command."""
-    with contextlib.suppress(BrokenPipeError):
+    try:
         print(text)
+    except OSError as error:
+        if not printable.reader_is_gone(error):
+            raise
 
 
 def run(
@@ -223,8 +227,9 @@ def run(
         0 success, 1 failure, 2 bad usage, 3 another learner is at work, 4 the folder can't be locked,
         5 the machine failed (disk, permission), 6 the user has paused the root, 130 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        printable.prepare(stream)
     options = parser.parse_args(arguments)
-    _print_what_the_console_lacks_as_escapes()
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with contextlib.suppress(ValueError):  # only the main thread may set a handler
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -258,7 +263,7 @@ def _write_out() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        if not isinstance(error, BrokenPipeError):
+        if not printable.reader_is_gone(error):
             raise
 
 
@@ -274,12 +279,6 @@ def _failed(error: Exception, exit_code: int, debug: bool) -> int:
     sentence = command_lines.missing_package(error) or sentence
     print(f"[ERROR] {sentence}", file=sys.stderr)
     return exit_code
-
-
-def _print_what_the_console_lacks_as_escapes() -> None:
-    """Print characters that the console lacks as escapes; otherwise a file name would end a command on Windows."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class ProgressBar:

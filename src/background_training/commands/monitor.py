@@ -68,7 +68,7 @@ def _monitor(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         printable.say("\nMonitoring stopped; the learner continues.")
     except OSError as error:
-        if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
+        if not printable.reader_is_gone(error) and error.errno != errno.EIO:
             raise
         # The reader of the pipe or the terminal is gone. Otherwise the interpreter prints an error at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

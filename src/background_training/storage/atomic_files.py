@@ -37,7 +37,9 @@ class NotARegularFileError(OSError):
     """The path is a folder, link, pipe or device."""
 
 
-def retry_while_shared(action: Callable[[], Result], sleep: Callable[[float], None] = time.sleep) -> Result:
+def retry_while_shared(
+    action: Callable[[], Result], sleep: Callable[[float], None] = time.sleep, platform: str = sys.platform
+) -> Result:
     """Do `action`; on Windows, try again for about 1.6 s while another process has the file open.
 
     Raises:
@@ -47,10 +49,15 @@ def retry_while_shared(action: Callable[[], Result], sleep: Callable[[float], No
         try:
             return action()
         except OSError as error:
-            if getattr(error, "winerror", None) not in _SHARING_VIOLATIONS:
+            if not _is_sharing_violation(error, platform):
                 raise
         sleep(wait_seconds)
     return action()
+
+
+def _is_sharing_violation(error: OSError, platform: str) -> bool:
+    """Whether another process has the file open. open() goes through the C library there, which leaves only EACCES of it."""
+    return getattr(error, "winerror", None) in _SHARING_VIOLATIONS or (platform == "win32" and error.errno == errno.EACCES)
 
 
 def partial_path(path: Path) -> Path:
@@ -77,7 +84,12 @@ def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
             # Before closing, which releases the mark: otherwise a sweep could remove the finished partial file.
             os.replace(partial, path)
     if fcntl is None:
-        retry_while_shared(lambda: os.replace(partial, path))
+        try:
+            retry_while_shared(lambda: os.replace(partial, path))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+            raise
     if durable:
         sync_folder(path.parent)
 
