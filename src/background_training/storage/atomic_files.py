@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 _SHARING_VIOLATIONS = (5, 32, 33)  # WinError: access denied, sharing violation, lock violation
 _FURTHER_BYTES = 1 << 16
-_RETRY_WAITS_SECONDS = (0.02, 0.04, 0.08, 0.16, 0.3, 0.4, 0.6)  # 1.6 s in all
+_RETRY_WAITS_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3, 0.4, 0.6)  # 1.6 s in all
 
 
 class NotARegularFileError(OSError):
@@ -57,7 +57,8 @@ def retry_while_shared(
 
 def _is_sharing_violation(error: OSError, platform: str) -> bool:
     """Whether another process has the file open. open() goes through the C library there, which leaves only EACCES of it."""
-    return getattr(error, "winerror", None) in _SHARING_VIOLATIONS or (platform == "win32" and error.errno == errno.EACCES)
+    number = getattr(error, "winerror", None)
+    return number in _SHARING_VIOLATIONS if number is not None else platform == "win32" and error.errno == errno.EACCES
 
 
 def partial_path(path: Path) -> Path:
