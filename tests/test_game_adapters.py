@@ -181,6 +181,21 @@ def test_a_root_keeps_the_options_of_its_game(root: Path, capsys: pytest.Capture
     assert json.loads(Paths(root).game.read_text("utf-8"))["game"] == root_game.known(Paths(root))
 
 
+def test_a_game_beyond_the_limits_of_an_episode_is_refused_before_a_root_is_made(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would be played, and every episode rejected."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(adapted_games.Rooms, "action_space", gymnasium.spaces.Discrete(5000))
+    assert run.main(["--root", str(root), "--game", ROOMS, "--games", "1"]) == 2
+    assert "limits.max_actions is 4096: set it to 5000" in capsys.readouterr().err
+    monkeypatch.setattr(adapted_games.Rooms, "observation_space", gymnasium.spaces.Box(0, 255, (300, 300, 3), np.uint8))
+    assert run.main(["--root", str(root), "--game", ROOMS, "--games", "1"]) == 2
+    assert "its states have 270,000 numbers; at most 150,000" in capsys.readouterr().err
+    assert not list(root.iterdir())
+    signal.signal(signal.SIGTERM, before)
+
+
 def test_evaluate_plays_only_legal_actions(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The game refuses an illegal one, so that its mean return shows it."""
     game = GymnasiumGame(ROOMS)

@@ -67,6 +67,8 @@ def _run(options: argparse.Namespace) -> int:
     # The game is made before the folders and the learner; otherwise a game that can't be made would leave them behind.
     with closing(game_runner.open_runner(game, asked.games.instances, render_mode)) as games:
         root_game.check(asked.paths, game, games.facts)
+        if not options.no_training:
+            root_game.check_limits(asked.limits, game, games.facts)
         common.make_root(asked.root)
         with run_state.RunStateFile(asked.paths) as state_file:
             game_log = run_log.GameLog(asked.paths, is_mine=state_file.is_mine)

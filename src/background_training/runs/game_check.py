@@ -215,7 +215,7 @@ def _ends(game: GymnasiumGame, seen: RandomGames) -> Iterator[GameFinding | None
             else "An episode is trained on when it has ended: cut it by --max-steps N."
         )
         yield GameFinding(NOTE if limit else PROBLEM, found, cure)
-    elif not limit and not seen.cut and ended:
+    elif not limit and not seen.cut and ended and not game.has_turns:
         longest = max(one.steps for one in seen.episodes)
         found = f"the game names no limit of steps (the longest of {ended} random games had {longest:,})"
         yield GameFinding(NOTE, found, "A bot that has learnt to avoid the end may play for ever: --max-steps N cuts a game.")

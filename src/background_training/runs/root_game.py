@@ -27,7 +27,7 @@ from background_training.paths import Paths
 from background_training.runs import run_state
 from background_training.runs.game_spec import GameSpec
 from background_training.runs.gymnasium_game import GameFacts
-from background_training.settings import Settings
+from background_training.settings import LimitSettings, Settings
 from background_training.storage import atomic_files, model_store
 
 logger = logging.getLogger(__name__)
@@ -110,6 +110,21 @@ def check(paths: Paths, name: str, facts: GameFacts) -> None:
         theirs = f"it has states of {facts.state_width} numbers and {facts.actions.words}"
         ours = f"by {source}, {paths.root} is a root of a game with states of {width} numbers and actions {json.dumps(actions)}"
         raise SettingsError("games.game", name, f"{theirs}; {ours}. Name that game with --game. {_OTHER_ROOT}", "game")
+
+
+def check_limits(limits: LimitSettings, name: str, facts: GameFacts) -> None:
+    """Refuse a game of which every episode would be rejected.
+
+    Raises:
+        SettingsError: its states or actions exceed the limits of an episode.
+    """
+    most = min(limits.max_state_width, LimitSettings().max_state_width)  # the agent records no wider states
+    if facts.state_width > most:
+        needed = f"its states have {facts.state_width:,} numbers; at most {most:,} (limits.max_state_width) can be learnt from"
+        raise SettingsError("games.game", name, f"{needed}. Take features instead of an image, or a smaller one", "game")
+    if facts.actions.outputs > limits.max_actions:
+        needed = f"it has {facts.actions.words}; limits.max_actions is {limits.max_actions}: set it to {facts.actions.outputs}"
+        raise SettingsError("games.game", name, f"{needed}, or play with --no-training", "game")
 
 
 def record(paths: Paths, name: str, facts: GameFacts) -> None:
