@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,7 +70,7 @@ def test_the_processor_has_to_be_busy_for_three_readings() -> None:
     decision = run.reads(others_cpu_percent=96.0)
 
     assert (decision.state, decision.workers_allowed, decision.at_once) == (PAUSED, 0, False)
-    assert "other programs use 96 % of the processor (limit 80 %)" in decision.reason
+    assert "other programs use 96 % of the processor (limit 80 %: governor.cpu_percent, or --overnight)" in decision.reason
 
 
 def test_a_load_about_the_limit_does_not_make_it_flap() -> None:
@@ -103,7 +104,8 @@ def test_memory_and_gpu_memory_count_as_the_processor_does() -> None:
         decision = run.reads(memory_percent=91.0, gpu_memory_percent=97.0, others_cpu_percent=10.0)
 
     assert decision.workers_allowed == 0
-    assert "91 % of the memory (limit 85 %)" in decision.reason and "97 % of the GPU memory (limit 90 %)" in decision.reason
+    assert "91 % of the memory (limit 85 %: governor.memory_percent" in decision.reason
+    assert "97 % of the GPU memory (limit 90 %: governor.gpu_memory_percent" in decision.reason
     assert decision.causes == ("memory", "GPU memory")
 
 
@@ -136,6 +138,60 @@ def test_learning_never_stops_for_good() -> None:
     assert all(59.0 <= later - former <= 63.0 for former, later in itertools.pairwise(allowed))
 
 
+@pytest.mark.parametrize("batch_seconds", [0.1, 1.0, 10.0, 30.0, 59.0])
+@pytest.mark.parametrize("factor", [0.0, 3.0, 1000.0])
+def test_under_full_load_a_batch_starts_every_minute(batch_seconds: float, factor: float) -> None:
+    """However long a batch takes beside the other programs, and whatever the rest factor: never more than a minute apart."""
+    run = Run(GovernorSettings(rest_factor=factor))
+    run.states([99] * 3)
+    run.trains(batch_seconds)
+
+    starts = []
+    while run.moment < 600.0:
+        if run.hears(others_cpu_percent=99.0, after=0.1).workers_allowed:
+            starts.append(run.moment)
+            run.trains(batch_seconds)
+
+    assert all(later - former <= 60.2 for former, later in itertools.pairwise(starts)) and len(starts) >= 9
+
+
+def test_frames_that_get_slow_again_and_again_hold_a_batch_up_for_a_minute_in_all() -> None:
+    """A batch of 10 s that is interrupted after each half second ends all the same, and the next one is as far."""
+    run = Run(GovernorSettings())
+    run.batch = {"last_batch_seconds": 10.0, "last_batch_ended": 0.0}
+    ends, worked, slow_until = [], 0.0, 0.0
+    while run.moment < 600.0:
+        word = "slow" if run.moment < slow_until else "steady"
+        decision = run.hears(game=word, after=0.1)
+        worked += 0.1 if decision.workers_allowed else 0.0
+        if word == "steady" and decision.workers_allowed and round(worked * 10) % 5 == 0:
+            slow_until = run.moment + 0.3
+        if worked >= 10.0:
+            ends.append(run.moment)
+            run.batch, worked = {"last_batch_seconds": 10.0, "last_batch_ended": run.moment}, 0.0
+
+    assert len(ends) >= 8 and all(later - former <= 72.0 for former, later in itertools.pairwise([0.0, *ends]))
+
+
+def test_overnight_other_programs_do_not_limit_training() -> None:
+    """Processor and GPU memory count no more, the memory above 95 % only; the game, disk and battery count as before."""
+    settings = GovernorSettings(profile="overnight", rest_factor=1000.0, free_disk_bytes=100_000_000)
+    run = Run(settings)
+    decisions = [run.reads(others_cpu_percent=99.0, memory_percent=94.0, gpu_memory_percent=100.0) for _ in range(10)]
+
+    assert {(decision.state, decision.workers_allowed) for decision in decisions} == {("free", 2)}
+    assert "slow, as other programs use 99 %" in decisions[-1].reason and "governor.profile is overnight" in decisions[-1].reason
+    for seen in (
+        {"memory_percent": 97.0},
+        {"free_disk_bytes": 5e6},
+        {"battery_percent": 8.0},
+        {"game": "busy"},
+        {"game": "slow"},
+    ):
+        run = Run(settings)
+        assert [run.reads(**seen).state for _ in range(3)][-1] == PAUSED
+
+
 def test_a_full_disk_and_an_empty_battery_pause_for_as_long_as_they_last() -> None:
     """There is no batch now and then: it could not be written, or would end the game."""
     for seen, words in (({"free_disk_bytes": 5e6}, "5 MB of disk are free"), ({"battery_percent": 8.0}, "the battery is at 8 %")):
@@ -153,7 +209,7 @@ def test_a_busy_game_stops_a_batch_in_its_middle_at_once() -> None:
     decision = run.hears(game="busy", game_remark="boss fight")
 
     assert (decision.state, decision.workers_allowed, decision.at_once) == (PAUSED, 0, True)
-    assert decision.reason == "the game is busy: boss fight"
+    assert decision.reason == "the game is busy: boss fight (to ignore it: governor.enabled: false)"
     assert {run.hears(game="busy", after=10.0).workers_allowed for _ in range(100)} == {0}
     assert run.hears().workers_allowed == 2
 
@@ -162,7 +218,9 @@ def test_a_game_that_speaks_knows_better_than_the_processor() -> None:
     """Frames as usual, or a loading screen: the processor's load alone says nothing then. Memory still counts."""
     for word in ("steady", "free"):
         run = Run()
-        assert {run.reads(others_cpu_percent=100.0, game=word).state for _ in range(10)} == {"free"}
+        decisions = [run.reads(others_cpu_percent=100.0, game=word) for _ in range(10)]
+        assert {(decision.state, decision.workers_allowed) for decision in decisions} == {("free", 2)}
+        assert "slow, as other programs use 100 % of the processor" in decisions[-1].reason and "the game" in decisions[-1].reason
         assert run.reads(others_cpu_percent=100.0).state == PAUSED
         assert [run.reads(memory_percent=99.0, game=word).state for _ in range(3)][-1] == PAUSED
 
@@ -172,7 +230,8 @@ def test_slow_frames_stop_at_once_and_training_waits_for_them_to_be_usual_for_a_
     run = Run()
     decision = run.hears(game="slow", game_remark="33.0 ms, usually 16.7 ms")
 
-    assert decision.at_once and decision.reason == "the game's frames are slower than usual: 33.0 ms, usually 16.7 ms"
+    assert decision.at_once and "the game's frames are slower than usual: 33.0 ms, usually 16.7 ms" in decision.reason
+    assert "governor.longest_rest_seconds" in decision.reason
     assert run.hears(game="steady").workers_allowed == 0
     assert run.hears(game="slow", after=0.9).workers_allowed == 0
     assert run.hears(game="steady").workers_allowed == 0
@@ -190,6 +249,7 @@ def test_who_disturbs_again_and_again_waits_longer_each_time() -> None:
         while not run.hears(game="steady", after=0.1).workers_allowed:
             pass
         rests.append(round(run.moment - begun))
+        run.trains(0.1)
     run.hears(game="steady", after=60.0)
     run.hears(game="slow")
 
@@ -277,7 +337,11 @@ def test_every_decision_is_within_bounds_and_explains_itself(steps: list[tuple[L
 
         assert decision == again
         assert 0 <= decision.workers_allowed <= max_workers
-        assert (decision.state == "free") == (not decision.reason) == (not decision.causes)
+        assert bool(decision.reason) == bool(decision.causes)
+        assert (decision.state == "free") == (
+            decision.workers_allowed == max_workers and decision.causes in ((), ("low priority",))
+        )
+        assert not decision.reason or "governor." in decision.reason or "--resume" in decision.reason
         assert not (decision.at_once and decision.workers_allowed)
         assert (decision.state == PAUSED) == (decision.workers_allowed == 0)
 

@@ -11,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from background_training import RLAgent
+from background_training.ipc import load_hints
 from background_training.ipc.load_hints import FramePace, LoadHintReader, LoadHints
 from background_training.paths import CHECKOUT, Paths
 
@@ -60,13 +62,65 @@ def _play(agent: RLAgent, frames: int) -> None:
         agent.frame(0.016)
 
 
-def test_a_silent_game_writes_nothing(paths: Paths) -> None:
-    """An agent that is never told of frames leaves no trace, and the learner hears nothing."""
+def test_a_silent_game_only_registers(paths: Paths) -> None:
+    """An agent that plays has one file, however long it plays, which names its process and is no hint; it goes with the agent."""
     agent = RLAgent(root=paths.root, action_names=["a", "b"])
+    before = paths.game_voice.exists()
+    for training in (True, True, False):
+        agent.get_action([0.0], training=training)
+        (file,) = paths.game_voice.iterdir()
+        first = file.stat().st_mtime_ns
     agent.get_action([0.0])
 
-    assert not paths.game_voice.exists()
+    assert not before and file.stat().st_mtime_ns == first
     assert LoadHintReader(paths).read(0.0, time.time()) == ("", "")
+    assert [process.pid for process in load_hints.registered(paths.game_voice)] == [os.getpid()]
+    del agent
+    gc.collect()
+    assert load_hints.registered(paths.game_voice) == []
+
+
+def test_an_agent_without_a_root_makes_no_folder(tmp_path: Path) -> None:
+    """Who plays a model where no data are registers nowhere, and is registered once there are."""
+    clock = Clock()
+    voice = LoadHints(Paths(tmp_path / "none"), clock)
+    voice.register()
+    assert not (tmp_path / "none").exists()
+
+    (tmp_path / "none" / "data").mkdir(parents=True)
+    clock.now += 1.0
+    voice.register()
+    assert len(load_hints.registered(Paths(tmp_path / "none").game_voice)) == 1
+    voice.close()
+
+
+def test_a_registered_process_is_the_one_that_wrote(paths: Paths) -> None:
+    """Of a dead game, of a process with its former id, and of a name without an id, nothing counts; only old files go."""
+    mine = _write(paths, "game", f"{os.getpid()}_a.txt")
+    for name in ("mine.txt", "0_a.txt", f"{2**40}_a.txt", "²_a.txt", f"{_pid_of_ended()}_a.txt"):
+        _write(paths, "game", name)
+    assert [process.pid for process in load_hints.registered(paths.game_voice)] == [os.getpid()]
+
+    os.utime(mine, (1e9, 1e9))
+    assert load_hints.registered(paths.game_voice) == []
+    LoadHintReader(paths).read(0.0, time.time())
+    assert not mine.exists() and (paths.game_voice / "mine.txt").exists()
+
+
+def test_the_file_of_a_running_game_is_kept(paths: Paths) -> None:
+    """A game that has played for hours without a hint is still registered for a learner that starts then."""
+    started = psutil.Process().create_time()
+    mine = _write(paths, "game", f"{os.getpid()}_a.txt")
+    os.utime(mine, (started, started))
+    LoadHintReader(paths).read(0.0, time.time() + 1e5)
+
+    assert mine.exists()
+
+
+def _pid_of_ended() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    return ended.pid
 
 
 def test_the_agents_words_are_heard(paths: Paths) -> None:

@@ -71,6 +71,30 @@ def test_own_load_and_that_of_own_children_does_not_count(tmp_path: Path, monkey
     assert others is not None and 15.0 < others < 30.0
 
 
+def test_the_load_of_a_registered_game_and_its_children_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A game that is no child of the learner, and what it starts, are not other programs; without its file they are."""
+    machine = [0.0, 0.0]
+    monkeypatch.setattr(machine_readings, "_machine_seconds", lambda: (machine[0], machine[1]))
+    monkeypatch.setattr(machine_readings, "_learner_processes", lambda: [psutil.Process()])  # not this one's children
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTER, BURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as starter:
+        assert starter.stdout is not None and starter.stdin is not None
+        burning = int(starter.stdout.readline())
+        (tmp_path / f"{starter.pid}_x.txt").write_text("game")
+        readings, others = MachineReadings(tmp_path, tmp_path), MachineReadings(tmp_path)
+        readings.take(), others.take()
+        before = _seconds(burning)
+        wait_until(lambda: _seconds(burning) > before + 0.5)
+        machine[:] = [_seconds(burning) - before, 2.0]
+        shown = (readings.take().others_cpu_percent, others.take().others_cpu_percent)
+        starter.stdin.close()
+        starter.wait()
+
+    assert shown[0] is not None and shown[0] < 5.0
+    assert shown[1] is not None and shown[1] > 15.0
+
+
 def _seconds(pid: int) -> float:
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)

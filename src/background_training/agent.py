@@ -215,6 +215,7 @@ class RLAgent:
                 wrong width, or one that is not finite.
         """
         self._notice_fork()
+        self.voice.register()
         if training and not len(self._recording):
             self.refresh()
         mask = None

@@ -298,10 +298,17 @@ class GovernorSettings(Section):
     """When to throttle the learner in favour of the game and other programs. Its own load is not counted."""
 
     enabled: bool = setting(True, "Whether to throttle; the worker runs at low priority in any case.")
+    profile: str = setting(
+        "shared",
+        "shared: give way to other programs above the limits below. overnight: only above 95 % of the memory; hints of the game, "
+        "disk and battery count as before.",
+        choices=("shared", "overnight"),
+    )
     check_seconds: float = setting(1.0, "Seconds between two readings of the machine's load.", above=0.0, at_most=60.0)
     cpu_percent: float = setting(
         80.0,
-        "CPU load of other programs, as a share of all processors, above which training is throttled; 100: never.",
+        "CPU load of other programs (neither the learner nor the games of its root), as a share of all processors, above which"
+        " training is throttled; 100: never.",
         above=0.0,
         at_most=100.0,
     )
@@ -323,7 +330,7 @@ class GovernorSettings(Section):
     )
     longest_rest_seconds: float = setting(
         60.0,
-        "Longest rest because of CPU, memory or slow frames; after it one batch is trained anyway.",
+        "Longest time from one batch to the next while CPU, memory or slow frames hold training up.",
         at_least=0.0,
     )
 

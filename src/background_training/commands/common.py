@@ -55,6 +55,11 @@ def add_game_options(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--max-steps", type=int, metavar="N", help="cut a game after this many steps")
 
 
+def governor_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """What --overnight sets."""
+    return {"profile": "overnight" if options.overnight else None}
+
+
 def game_words(options: argparse.Namespace) -> list[str]:
     """The options of a game as words, as GameSpec.with_options takes them."""
     words: list[str] = []

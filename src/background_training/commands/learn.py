@@ -32,6 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="episodes in one batch, at most")
     parser.add_argument("--durability", choices=("full", "fast"), help="full: survives a power cut; fast: survives a crash")
+    parser.add_argument(
+        "--overnight", action="store_true", help="do not give way to other programs (governor.profile: overnight)"
+    )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     return parser
 
@@ -44,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
         "durability": options.durability,
         "verbose": False if options.quiet else None,
     }
-    settings = common.settings_of(options, learner=learner_flags)
+    settings = common.settings_of(options, learner=learner_flags, governor=common.governor_flags(options))
     common.make_root(settings.root)
     return _drain(settings, options.quiet) if options.drain else _learn_until_interrupted(settings)
 

@@ -46,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the games and of the first policy")
     parser.add_argument("--learning_rate", type=float, metavar="X", help="step size of the learner")
     parser.add_argument("--no-training", action="store_true", help="only play, with the model as it is; nothing is recorded")
+    parser.add_argument(
+        "--overnight", action="store_true", help="do not give way to other programs (governor.profile: overnight)"
+    )
     parser.add_argument("--watch", action="store_true", help="show the game in a window (one instance)")
     parser.add_argument("--quiet", action="store_true", help="print the summary only")
     return parser
@@ -117,6 +120,7 @@ def _settings(options: argparse.Namespace, spec: Mapping[str, Any]) -> Settings:
         games={key: flags[key] for key in ("game", "instances")},
         learning={key: flags[key] for key in ("learning_rate", "seed")},
         learner={"verbose": False if options.quiet else None},
+        governor=common.governor_flags(options),
     )
 
 

@@ -3,6 +3,9 @@
 A line is a word, the seconds for which it holds (2 by default), and a remark for people: `busy 5 boss fight`. The word
 `frame` is followed by the seconds that the last frame took instead. Each game writes a file of its own in data/game_voice/.
 A hint that is not renewed within its time expires, so that the last hint of a dead game does not stop the learner for ever.
+
+The name of a file begins with the process id of its game, `<pid>_`; the learner does not count the load of that process and
+its children as that of other programs. A game without hints registers with a file that holds the word `game`, which is no hint.
 """
 
 from __future__ import annotations
@@ -16,8 +19,12 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from background_training.paths import Paths
+
+if TYPE_CHECKING:
+    import psutil
 
 BUSY, SLOW, STEADY, FREE, FRAME = "busy", "slow", "steady", "free", "frame"
 
@@ -27,6 +34,8 @@ LINE_BYTES = 96
 RENEW_SECONDS = 0.5
 SUFFIX = ".txt"
 _OUTDATED_SECONDS = 3600.0
+_REGISTERED = "game"
+_CLOCK_TOLERANCE_SECONDS = 10.0
 _RANK = (BUSY, SLOW, STEADY, FREE)
 
 
@@ -45,7 +54,7 @@ class LoadHints:
     """The game's side: writes hints, at a cost of microseconds, and never raises because of them.
 
     The line is overwritten in place by a single call, without a new file each time. A reader that finds half a line keeps
-    the hint before. Nothing is written before the first hint. Not thread-safe.
+    the hint before. Nothing is written before `register` or the first hint. Not thread-safe.
     """
 
     def __init__(self, paths: Paths, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,6 +66,17 @@ class LoadHints:
         self._count = 0
         self._descriptor = -1
         self._finalizer: weakref.finalize[..., LoadHints] | None = None
+
+    def register(self) -> None:
+        """Show the learner that this process is a game of the root; costs nothing after the first time.
+
+        It makes no folder: in a root without data there is no learner yet, so a later call registers.
+        """
+        if self._descriptor < 0 and (moment := self._clock()) >= self._due:
+            self._due = moment + RENEW_SECONDS
+            if os.path.isdir(self._folder.parent):
+                self._write(_REGISTERED, 0.0, "", moment)
+                self._last = ""
 
     def frame(self, seconds: float) -> None:
         """Report how long the last frame took: its work or its interval, but always the same of the two."""
@@ -232,7 +252,7 @@ class LoadHintReader:
         # Later hints are timed by `moment`, since the wall clock may jump.
         age = max(0.0, wall_time - modified / 1e9) if not game.changed[1] else 0.0
         game.changed = (modified, line)
-        if age > _OUTDATED_SECONDS:
+        if age > _OUTDATED_SECONDS and owner(path, modified / 1e9) is None:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             return
@@ -244,6 +264,35 @@ class LoadHintReader:
             word, remark, number = _word(game.pace, number), _remark(game.pace), HOLD_SECONDS
         game.word, game.remark = word, remark
         game.until = moment + min(number, LONGEST_HOLD_SECONDS) - age
+
+
+def owner(path: Path, modified: float) -> psutil.Process | None:
+    """The process that a file's name begins with; None if there is none, or if it was started after the file was `modified`.
+
+    Such a process has got the id of one that has ended.
+    """
+    # Only the learner reads: a game runs without psutil.
+    import psutil
+
+    digits = path.name.partition("_")[0]
+    if not (digits.isascii() and digits.isdecimal() and 0 < int(digits[:12]) < 2**31):
+        return None
+    try:
+        process = psutil.Process(int(digits))
+        return process if process.create_time() <= modified + _CLOCK_TOLERANCE_SECONDS else None
+    except (OSError, psutil.Error):
+        return None
+
+
+def registered(folder: Path) -> list[psutil.Process]:
+    """The running processes of the games of this folder."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            with contextlib.suppress(OSError):
+                if entry.name.endswith(SUFFIX) and (process := owner(Path(entry.path), entry.stat().st_mtime)) is not None:
+                    found[process.pid] = process
+    return [found[pid] for pid in sorted(found)]
 
 
 def _parsed(line: bytes) -> tuple[str, float, str] | None:

@@ -1,4 +1,7 @@
-"""Load of the machine without the learner's own processes: processor, memory, GPU, battery, disk; None if unknown."""
+"""Load of the machine without the learner's own processes: processor, memory, GPU, battery, disk; None if unknown.
+
+The games of the root do not count for the processor either.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from background_training.ipc import load_hints
 from background_training.storage.atomic_files import free_bytes
 
 _FAMILY_SECONDS = 10.0
@@ -36,19 +40,22 @@ class Reading:
 class MachineReadings:
     """Takes readings for one worker, without the learner's own processes.
 
-    The processor load is the mean over all cores since the last reading; the first reading has none. CPU time of an own
-    process that ended in between counts as that of other programs. Time that a virtual machine was not given ("steal")
-    is not counted.
+    The processor load is the mean over all cores since the last reading; the first reading has none. Processes that hold an
+    RLAgent on the root, and their children, count as our own there, but not for the memory: it is scarce for whichever
+    program, and forked processes share theirs, so a sum over them would be too much. CPU time of an own process that ended
+    in between counts as that of other programs. Time that a virtual machine was not given ("steal") is not counted.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """`folder` is on the disk whose free space counts."""
+    def __init__(self, folder: Path, games: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """`folder` is on the disk whose free space counts; `games` is the folder in which games register."""
         self._folder = folder
+        self._game_folder = games
         self._clock = clock
         self._number = 0
         self._machine_seconds: tuple[float, float] | None = None
         self._our_seconds: dict[int, float] = {}
         self._family: list[psutil.Process] = []
+        self._games: list[psutil.Process] = []
         self._family_due = float("-inf")
         self._gpu = _gpu_readings()
 
@@ -67,7 +74,7 @@ class MachineReadings:
 
     def _others_cpu_percent(self) -> float | None:
         busy, total = _machine_seconds()
-        ours = {process.pid: seconds for process in self._us() if (seconds := _seconds_of(process)) is not None}
+        ours = {process.pid: seconds for process in self._us_and_games() if (seconds := _seconds_of(process)) is not None}
         former, self._machine_seconds = self._machine_seconds, (busy, total)
         mine = sum(seconds - self._our_seconds.get(pid, seconds) for pid, seconds in ours.items())
         self._our_seconds = ours
@@ -89,7 +96,12 @@ class MachineReadings:
         if moment >= self._family_due:
             self._family_due = moment + _FAMILY_SECONDS
             self._family = _learner_processes()
+            self._games = _game_processes(self._game_folder) if self._game_folder is not None else []
         return self._family
+
+    def _us_and_games(self) -> list[psutil.Process]:
+        """Like `_us`, and the games; a process may occur twice."""
+        return self._us() + self._games
 
 
 def _learner_processes() -> list[psutil.Process]:
@@ -102,6 +114,18 @@ def _learner_processes() -> list[psutil.Process]:
             found |= {child.pid: child for child in (process, *process.children(recursive=True))}
     except (OSError, psutil.Error):
         pass  # the parent or a sibling has just ended; the next search finds the others
+    return list(found.values())
+
+
+def _game_processes(folder: Path) -> list[psutil.Process]:
+    """The processes that have registered there, and their children."""
+    found: dict[int, psutil.Process] = {}
+    for process in load_hints.registered(folder):
+        if process.pid not in found:  # each search for children goes through all processes
+            try:
+                found |= {one.pid: one for one in (process, *process.children(recursive=True))}
+            except (OSError, psutil.Error):
+                continue  # it has just ended
     return list(found.values())
 
 

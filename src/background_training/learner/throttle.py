@@ -50,7 +50,7 @@ class Throttle:
         self._clock = clock
         self._listener = LoadHintReader(settings.paths)
         self._pauses = PauseWatch(settings.paths)
-        self._readings = MachineReadings(settings.paths.root) if settings.governor.enabled else None
+        self._readings = MachineReadings(settings.paths.root, settings.paths.game_voice) if settings.governor.enabled else None
         self._log = TrainingLog(settings.paths.governor_log, _LOG_BYTES)
         self._sample = LoadSample()
         self._decision = throttle_policy.first(self._settings, self._max_workers)

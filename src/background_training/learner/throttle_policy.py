@@ -24,6 +24,12 @@ BACK_BELOW = 0.9
 AFTER_SLOW_SECONDS = (1.0, 16.0)
 """How long frames must have their usual duration before training continues: initially, and at most."""
 _SOON_AGAIN_SECONDS = 10.0
+OVERNIGHT = "overnight"
+"""The profile under which other programs do not limit training."""
+OVERNIGHT_MEMORY_PERCENT = 95.0
+"""What remains of the memory limit in that profile: beyond it the machine starts to swap."""
+_BOUNDED = frozenset({"slow frames", "processor", "memory", "GPU memory"})
+"""The causes for which training is held up for a bounded time only."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,8 @@ class LoadSample:
     """The readings at one time; None means unknown, and does not pause training.
 
     number: of the machine's reading; load hints are read more often, and each machine reading counts once.
-    others_cpu_percent: of the whole machine, without the learner's own processes.
-    memory_percent, gpu_memory_percent: likewise without our own.
+    others_cpu_percent: of the whole machine, without the processes of the learner and of the games of this root.
+    memory_percent, gpu_memory_percent: of the whole machine; the first without the learner's own processes.
     battery_percent: only while the machine runs on battery.
     game, game_remark: the game's load hint (see ipc/load_hints.py) and its remark.
     user_pause: by whom and since when training is paused (see records/pause_file.py); "" if it is not.
@@ -82,6 +88,9 @@ class Decision:
     causes: the causes in the reason, without the changing figures.
     at_once: interrupt a batch too. Only the user's pause and the game's hints do; the machine's readings take effect at
         the end of a batch.
+    moment, last_batch_ended: when this was decided, and the sample's end of the last batch.
+    held_seconds: for how long slow frames and passed limits have held up the present batch. Time in which training may run
+        is subtracted, so that many short waits count as much as a long one.
     """
 
     state: str
@@ -92,6 +101,9 @@ class Decision:
     number: int = -1
     strains: Mapping[str, LimitState] = field(default_factory=dict)
     frames: SlowFrames = SlowFrames()
+    moment: float = float("-inf")
+    last_batch_ended: float = float("-inf")
+    held_seconds: float = 0.0
 
 
 def first(settings: GovernorSettings, max_workers: int) -> Decision:
@@ -104,10 +116,10 @@ def decide(sample: LoadSample, settings: GovernorSettings, former: Decision, max
 
     In this order, the first that applies: the user has paused training; the game is busy; its frames are slow; disk or
     battery run out; a limit of processor, memory or GPU memory is passed. The first four pause. The last gives way: a
-    batch, then a rest of `rest_factor` times its length. Slow frames and passed limits hold training up for at most
-    `longest_rest_seconds` at a time; then one batch is trained all the same, so that learning never stops for good. The
-    hints "free" and "steady" take precedence over the processor's load. With governor.enabled false, only the user's
-    pause counts.
+    batch, then a rest of `rest_factor` times its length. Slow frames and passed limits hold training up for so long that
+    a batch starts every `longest_rest_seconds`, so that learning never stops for good. The hints "free" and "steady" take
+    precedence over the processor's load, as training runs at low priority; so does the profile "overnight". Then the
+    learner is free, with a reason for being slow. With governor.enabled false, only the user's pause counts.
 
     Args:
         moment: seconds of a monotonic clock.
@@ -116,21 +128,37 @@ def decide(sample: LoadSample, settings: GovernorSettings, former: Decision, max
         unasked = first(settings, max_workers)
         return _paused_by_user(unasked, sample) if sample.user_pause else unasked
     frames = _frames(sample.game, former.frames, moment)
-    memory = Decision(AT_WORK, max_workers, number=sample.number, strains=former.strains, frames=frames)
+    memory = Decision(
+        AT_WORK,
+        max_workers,
+        number=sample.number,
+        strains=former.strains,
+        frames=frames,
+        moment=moment,
+        last_batch_ended=sample.last_batch_ended,
+        held_seconds=_held_seconds(sample, former, moment),
+    )
     if sample.number != former.number:
         memory = replace(memory, strains=_strains(sample, settings, former.strains, moment))
     if sample.user_pause:
         return _paused_by_user(memory, sample)
     if sample.game == BUSY:
-        return _paused(memory, f"the game is busy{_added(sample)}", BUSY, at_once=True)
+        return _paused(memory, f"the game is busy{_added(sample)} (to ignore it: governor.enabled: false)", BUSY, at_once=True)
     if memory.frames.slow:
         return _for_slow_frames(sample, settings, memory, moment)
     for name in ("free disk", "battery"):
         if memory.strains.get(name, LimitState()).passed:
             return _paused(memory, _words(name, sample, settings), name)
-    passed = [name for name, strain in memory.strains.items() if strain.passed and not _game_knows_better(name, sample)]
+    passed = [name for name, strain in memory.strains.items() if strain.passed]
+    unlimited = _why_unlimited(sample, settings)
+    if limited := [name for name in passed if not (name == "processor" and unlimited)]:
+        return _giving_way(limited, sample, settings, memory, moment)
     if passed:
-        return _giving_way(passed, sample, settings, memory, moment)
+        used = _percent(sample.others_cpu_percent)
+        reason = (
+            f"slow, as other programs use {used} of the processor and training runs at low priority (no limit, as {unlimited})"
+        )
+        return replace(memory, reason=reason, causes=("low priority",))
     return memory
 
 
@@ -143,8 +171,21 @@ def _paused_by_user(memory: Decision, sample: LoadSample) -> Decision:
     return _paused(memory, reason, BY_THE_USER, at_once=True)
 
 
-def _game_knows_better(name: str, sample: LoadSample) -> bool:
-    return name == "processor" and sample.game in (FREE, STEADY)
+def _why_unlimited(sample: LoadSample, settings: GovernorSettings) -> str:
+    """Why the processor's load does not limit training; empty if it does."""
+    if settings.profile == OVERNIGHT:
+        return "governor.profile is overnight"
+    return {FREE: "the game is in a free phase", STEADY: "the game's frames are as usual"}.get(sample.game, "")
+
+
+def _held_seconds(sample: LoadSample, former: Decision, moment: float) -> float:
+    if sample.last_batch_ended != former.last_batch_ended or former.moment == float("-inf"):
+        return 0.0
+    elapsed = moment - former.moment
+    if former.state == AT_WORK:
+        return max(0.0, former.held_seconds - elapsed)
+    is_held = former.state == PAUSED and _BOUNDED.issuperset(former.causes)
+    return former.held_seconds + (elapsed if is_held else 0.0)
 
 
 def _added(sample: LoadSample) -> str:
@@ -170,20 +211,24 @@ def _frames(word: str, former: SlowFrames, moment: float) -> SlowFrames:
 
 
 def _for_slow_frames(sample: LoadSample, settings: GovernorSettings, memory: Decision, moment: float) -> Decision:
-    reason = f"the game's frames are slower than usual{_added(sample)}"
-    rested = moment - max(memory.frames.since, sample.last_batch_ended)
-    if rested >= settings.longest_rest_seconds:
-        reason += f"; one batch all the same, after {settings.longest_rest_seconds:g} s of rest"
+    longest = settings.longest_rest_seconds
+    reason = (
+        f"the game's frames are slower than usual{_added(sample)} (longest wait {longest:g} s: governor.longest_rest_seconds)"
+    )
+    # Not less than half of it; otherwise the frames would never count where a batch takes a minute.
+    if memory.held_seconds >= max(longest - sample.last_batch_seconds, longest / 2):
+        reason += f"; one batch all the same, after {memory.held_seconds:.0f} s of rest"
         return replace(memory, state=GIVING_WAY, workers_allowed=1, reason=reason, causes=("slow frames",))
     return _paused(memory, reason, "slow frames", at_once=True)
 
 
 def _giving_way(passed: list[str], sample: LoadSample, settings: GovernorSettings, memory: Decision, moment: float) -> Decision:
-    """Rest after each batch, in proportion to its duration and for a bounded time."""
-    rest = min(settings.rest_factor * sample.last_batch_seconds, settings.longest_rest_seconds)
+    """Rest after each batch, in proportion to its duration, and so that the next one starts `longest_rest_seconds` after it."""
+    longest = max(0.0, settings.longest_rest_seconds - sample.last_batch_seconds)
+    rest = min(settings.rest_factor * sample.last_batch_seconds, longest)
     since = max(min(memory.strains[name].since for name in passed), sample.last_batch_ended)
     reason = "; ".join(_words(name, sample, settings) for name in passed)
-    if moment - since < rest:
+    if moment - since < rest and memory.held_seconds < longest:
         return _paused(memory, f"{reason}; a rest of {rest:.1f} s before the next batch", *passed)
     reason += "; one batch at a time, with rests between them"
     return replace(memory, state=GIVING_WAY, workers_allowed=1, reason=reason, causes=tuple(passed))
@@ -191,10 +236,13 @@ def _giving_way(passed: list[str], sample: LoadSample, settings: GovernorSetting
 
 def _limits(sample: LoadSample, settings: GovernorSettings) -> dict[str, tuple[float | None, float, bool]]:
     """By name: the reading, its limit, and whether it is an upper limit."""
+    memory, gpu_memory = settings.memory_percent, settings.gpu_memory_percent
+    if settings.profile == OVERNIGHT:
+        memory, gpu_memory = max(memory, OVERNIGHT_MEMORY_PERCENT), 100.0
     return {
         "processor": (sample.others_cpu_percent, settings.cpu_percent, True),
-        "memory": (sample.memory_percent, settings.memory_percent, True),
-        "GPU memory": (sample.gpu_memory_percent, settings.gpu_memory_percent, True),
+        "memory": (sample.memory_percent, memory, True),
+        "GPU memory": (sample.gpu_memory_percent, gpu_memory, True),
         "free disk": (sample.free_disk_bytes, settings.free_disk_bytes, False),
         "battery": (sample.battery_percent, settings.battery_percent, False),
     }
@@ -224,11 +272,23 @@ def _strain(value: float | None, limit: float, above: bool, former: LimitState, 
 
 def _words(name: str, sample: LoadSample, settings: GovernorSettings) -> str:
     if name == "free disk":
-        return f"{_size(sample.free_disk_bytes)} of disk are free (at least {_size(settings.free_disk_bytes)} are needed)"
+        needed = f"at least {_size(settings.free_disk_bytes)}: governor.free_disk_bytes"
+        return f"{_size(sample.free_disk_bytes)} of disk are free ({needed})"
     if name == "battery":
-        return f"the battery is at {_percent(sample.battery_percent)} (limit {_percent(settings.battery_percent)})"
+        limit_words = f"limit {_percent(settings.battery_percent)}: governor.battery_percent"
+        return f"the battery is at {_percent(sample.battery_percent)} ({limit_words})"
     value, limit, _ = _limits(sample, settings)[name]
-    return f"other programs use {_percent(value)} of the {name} (limit {_percent(limit)})"
+    using, setting = _LIMITED[name]
+    overnight = "" if settings.profile == OVERNIGHT else ", or --overnight"
+    return f"{using} {_percent(value)} of the {name} (limit {_percent(limit)}: {setting}{overnight})"
+
+
+_LIMITED = {
+    "processor": ("other programs use", "governor.cpu_percent"),
+    "memory": ("the game and other programs use", "governor.memory_percent"),
+    "GPU memory": ("the game and other programs use", "governor.gpu_memory_percent"),
+}
+"""By limit: which programs count, and the setting."""
 
 
 def _percent(value: float | None) -> str:

@@ -136,7 +136,7 @@ def _learner(snapshot: Snapshot) -> list[Line]:
     return shown + _rows(
         [
             ("Worker", f"{active}/{most} active, {restarts} restarts", USEFUL),
-            ("Governor", governed[:200] or "-", USEFUL),
+            ("Governor", governed or "-", USEFUL),
             ("Errors", errors, USEFUL),
             ("Last Error", error, ESSENTIAL if stats.get("last_error") else DETAIL),
         ]

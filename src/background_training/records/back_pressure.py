@@ -141,7 +141,8 @@ def starvation(stats: Mapping[str, Any], running: bool, waiting: int, now: float
         return f"{_count(waiting)}: training gives way, as {reason}"
     last = stats["last_batch_time"]
     if isinstance(last, (int, float)) and last and waiting >= STARVED_EPISODES and now - last > STARVED_SECONDS:
-        return f"{_count(waiting)}: no batch was trained for {now - last:.0f} s, as the machine is busy or the batch is long"
+        cause = reason.removeprefix("slow, as ") or "the machine is busy or the batch is long"
+        return f"{_count(waiting)}: no batch was trained for {now - last:.0f} s, as {cause}"
     return ""
 
 

@@ -57,6 +57,7 @@ class TrainingRun:
         self._losses = TrainingLog(settings.paths.lost_games_log, settings.learner.log_bytes)
         self._wait_began, self._report_wait_after = time.monotonic(), WAIT_SECONDS
         self._load_hints = LoadHints(settings.paths)
+        self._load_hints.register()
         most = back_pressure.most_waiting(settings.games.max_episodes_ahead, settings.games.instances)
         self._back_pressure = BackPressure(settings.paths, most if self._learner is not None else 0)
 

@@ -121,7 +121,7 @@ def _tiles(facts: PageFacts) -> list[tuple[str, str]]:
     shown = [(title, humanize.number(stats[key], form) if key in stats else UNKNOWN) for title, key, form in tiles]
     active = humanize.number(stats["active_workers"], "d") if "active_workers" in stats else "?"
     workers = f"{active} of {humanize.number(stats.get('max_workers', 0), 'd')}"
-    governor = ": ".join(part for part in learner_state.throttle(facts.snapshot) if part)[:120] or UNKNOWN
+    governor = ": ".join(part for part in learner_state.throttle(facts.snapshot) if part) or UNKNOWN
     shown.insert(0, ("Version", UNKNOWN if version is None else f"{version:,}"))
     return [*shown, ("Waiting", waiting), ("Workers", workers if stats else UNKNOWN), ("Governor", governor)]
 
