@@ -175,7 +175,7 @@ def _why_unlimited(sample: LoadSample, settings: GovernorSettings) -> str:
     """Why the processor's load does not limit training; empty if it does."""
     if settings.profile == OVERNIGHT:
         return "governor.profile is overnight"
-    return {FREE: "the game is in a free phase", STEADY: "the game's frames are as usual"}.get(sample.game, "")
+    return {FREE: "the game reports a good time to train", STEADY: "the game's frames are as usual"}.get(sample.game, "")
 
 
 def _held_seconds(sample: LoadSample, former: Decision, moment: float) -> float:
