@@ -31,6 +31,8 @@ while time.monotonic() < deadline:
     if snapshot["stats"].get("last") == 300:
         print(seen)
         break
+    if sys.platform == "win32":
+        time.sleep(0.01)  # a file that is held open all the time can't be replaced there
 """
 
 

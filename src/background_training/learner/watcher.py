@@ -14,6 +14,8 @@ from watchdog.observers.api import BaseObserver
 
 from background_training.paths import is_episode_name
 
+_QUIET_SECONDS = 0.1
+
 if sys.platform == "linux":
     from watchdog.observers.inotify import InotifyEmitter
     from watchdog.observers.inotify_c import InotifyConstants
@@ -34,7 +36,8 @@ if sys.platform == "linux":
 else:
 
     def _observer() -> BaseObserver:
-        return Observer()
+        # On Windows watchdog hands out events only when none has come for this long, and its default is a second.
+        return Observer(timeout=_QUIET_SECONDS) if sys.platform == "win32" else Observer()
 
 
 _ARRIVALS = ("created", "modified", "moved", "closed")
