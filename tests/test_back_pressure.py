@@ -14,6 +14,7 @@ import pytest
 from conftest import PATIENCE_SECONDS
 
 from background_training import BackgroundParallelLearner, RLAgent
+from background_training.learner import background_learner
 from background_training.paths import CHECKOUT, Paths
 from background_training.records import pause_file, status
 from background_training.records.back_pressure import BackPressure, most_waiting, waiting_episodes
@@ -134,6 +135,16 @@ def test_only_episodes_count(paths: Paths, pressure: BackPressure) -> None:
     assert not BackPressure(paths, most_waiting(0)).is_needed() and most_waiting(3, 4) == 12
 
 
+def test_a_learner_that_starts_is_waited_for(paths: Paths, pressure: BackPressure, time_of_game: _Time) -> None:
+    """It has been stopped before, and its process is not ready: the games send a free hint and wait, and the reason is named."""
+    status.write(paths, "starting", STATS)
+    _deposit(paths, 2)
+    hints: list[int] = []
+    reason = pressure.wait(5.0, lambda: None, lambda: hints.append(1))
+    assert reason == "2 episodes wait: the learner's process has not started yet"
+    assert time_of_game.now == pytest.approx(105.0) and hints
+
+
 def _game(agent: RLAgent, number: int) -> None:
     for step in range(3):
         agent.get_action([float(number), float(step)])
@@ -169,6 +180,16 @@ def test_settings_that_do_nothing_for_the_learner_are_named(
     assert all("LOCAL_TRAINING_LEARNING_" in line and "the background learner uses" in line for line in lines)
 
 
+def test_the_running_learners_settings_count(paths: Paths, caplog: pytest.LogCaptureFixture) -> None:
+    """It may have been started with a file of its own: equal values are no reason for a line, others are."""
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    status.write(paths, "idle", STATS, settings={"learning": {"learning_rate": 0.3, "gamma": 0.5}})
+    RLAgent(root=paths.root, action_names=["a", "b"], learning_rate=0.3)
+    assert not caplog.records
+    RLAgent(root=paths.root, action_names=["a", "b"], gamma=0.995)
+    assert "the background learner uses 0.5" in caplog.text
+
+
 SLOW_START = """
 import runpy, time
 time.sleep(3)
@@ -199,6 +220,47 @@ def test_a_short_run_learns_although_its_worker_starts_slowly(
     assert "Waiting for the learner's process to start" in capsys.readouterr().out
     assert versions[9] >= 1 and versions[-1] > 20, "it learns from the first games on"
     assert waiting_episodes(paths) == 0, "the block trains on the last games before it ends"
+
+
+@pytest.mark.slow
+def test_games_wait_for_a_worker_that_was_not_ready_in_time(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`start` gives up, where an earlier learner left the status "stopped": the games wait instead, and still learn."""
+    real = subprocess.Popen
+
+    def slow(command: list[str], *rest: Any, **options: Any) -> Any:
+        if command[1:3] == ["-m", "background_training.learner.worker"]:
+            command = [command[0], "-c", SLOW_START]
+        return real(command, *rest, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    monkeypatch.setattr(background_learner, "START_SECONDS", 0.2)
+    status.write(paths, "stopped", STATS)
+    with BackgroundParallelLearner(settings=learner_runs.settings(paths.root)):
+        agent = RLAgent(root=paths.root, action_names=["a", "b"], max_wait_seconds=60)
+        for number in range(6):
+            _game(agent, number)
+        assert agent.refresh() or agent.model_version >= 1
+    assert "end_episode waits for it" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["_wait_for_worker", "drain"])
+def test_ctrl_c_while_it_starts_or_ends_leaves_nothing(paths: Paths, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """The learner is stopped all the same, and its root is free for the next one."""
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    learner = BackgroundParallelLearner(settings=learner_runs.settings(paths.root))
+    with monkeypatch.context() as patched:
+        patched.setattr(learner, moment, interrupted)
+        with pytest.raises(KeyboardInterrupt), learner:
+            pass
+    assert not learner.running
+    assert learner.start() is True
+    learner.stop()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -26,6 +27,7 @@ from background_training.episodes.recorder import Recording, recorded_state, sta
 from background_training.errors import BackgroundTrainingError, EpisodeError, SettingsError
 from background_training.ipc.load_hints import LoadHints
 from background_training.paths import MODEL_NAME, Paths
+from background_training.records import status
 from background_training.records.back_pressure import BackPressure, most_waiting
 from background_training.settings import LearningSettings, Settings
 from background_training.spaces import ActionSpace, Choice
@@ -40,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _forks = 0
 _LONGEST_EPISODE_ID = 200
-_REPORT_SECONDS = 60.0
+_REPORT_SECONDS, _FREE_SECONDS = 60.0, 1.0
 LEARNING_RATE, GAMMA = 0.001, 0.99
 """Defaults of RLAgent's own training."""
 _LONGEST_NAMES = 60_000
@@ -142,9 +144,9 @@ class RLAgent:
         loaded = _settings()
         base = settings or loaded.learning
         self._strict = (loaded.games.strict or _under_pytest()) if strict is None else strict
-        _warn_of_other_settings(float(learning_rate), float(gamma), base)
         chosen = dataclasses.replace(base, learning_rate=float(learning_rate), gamma=float(gamma))
         self._paths = _paths(model_path, root)
+        _warn_of_other_settings(float(learning_rate), float(gamma), base, _learning_of_learner(self._paths))
         path = self._paths.model if model_path is None else Path(model_path).absolute()
         names = [plain_values.text_of(name) for name in action_names or ()]
         states = _state_names(state_names, state_width)
@@ -420,7 +422,9 @@ class RLAgent:
 
     def _wait_for_learner(self) -> None:
         """Delay the next game if the learner has too many episodes to train on, and report one that does not keep up."""
-        reason = self._back_pressure.wait(self._longest_wait_seconds, self._announce_waiting)
+        # With a hint meanwhile that training disturbs no game; otherwise one that was busy to its end would wait for nothing.
+        free = functools.partial(self.voice.free, _FREE_SECONDS)
+        reason = self._back_pressure.wait(self._longest_wait_seconds, self._announce_waiting, free)
         moment = time.monotonic()
         if reason and moment >= self._reported_at + _REPORT_SECONDS:
             self._reported_at = moment
@@ -686,10 +690,26 @@ def _settings() -> Settings:
         return dataclasses.replace(Settings(), root=Path(root).expanduser().absolute()) if root else Settings()
 
 
-def _warn_of_other_settings(learning_rate: float, gamma: float, learner: LearningSettings) -> None:
-    """Say where the background learner's values come from, if the caller has given others."""
+def _learning_of_learner(paths: Paths) -> Mapping[str, Any]:
+    """The settings of learning of the learner that runs on this root, whose files and flags may differ; {} without one."""
+    content = status.read(paths) or {}
+    if not status.is_running(content, status.writer_is_gone(content), time.time()):
+        return {}
+    sections: Any = content.get("settings")
+    learning = sections.get("learning") if isinstance(sections, Mapping) else None
+    return learning if isinstance(learning, Mapping) else {}
+
+
+def _warn_of_other_settings(learning_rate: float, gamma: float, settings: LearningSettings, running: Mapping[str, Any]) -> None:
+    """Say where the background learner's values come from, if the caller has given others.
+
+    Args:
+        settings: what a learner would use that is started with this process's settings.
+        running: what the present learner uses; empty without one.
+    """
     for name, given, own in (("learning_rate", learning_rate, LEARNING_RATE), ("gamma", gamma, GAMMA)):
-        used = getattr(learner, name)
+        used = running.get(name)
+        used = used if isinstance(used, (int, float)) else getattr(settings, name)
         if given not in (own, used):
             where = f"learning.{name} in a settings file, or LOCAL_TRAINING_LEARNING_{name.upper()}"
             logger.warning(

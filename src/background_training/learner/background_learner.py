@@ -27,7 +27,7 @@ START_SECONDS = 30.0
 DRAIN_SECONDS, STALLED_SECONDS = 60.0, 15.0
 """How long `stop(drain=True)` waits for the last episodes: in all, and without any progress."""
 _ANNOUNCE_SECONDS = 2.0
-_LOOK_SECONDS = 0.02
+_LOOK_SECONDS, _READY_LOOK_SECONDS = 0.02, 0.1
 
 # By name, so that a game without replays does not load the module.
 _REPLAY_TASK = "background_training.starcraft.replays.replay_archive:analyse_new"
@@ -129,16 +129,25 @@ class BackgroundParallelLearner:
         if self.settings.learner.verbose:
             self._reporter = _Reporter(self)
             self._reporter.start()
-        self._wait_for_worker()
+        try:
+            self._wait_for_worker(self._supervisor)
+        except BaseException:  # Ctrl+C: a `with` block that was not entered has no end that would stop the learner
+            self._stop()
+            raise
         return True
 
-    def _wait_for_worker(self) -> None:
-        supervisor = self._supervisor
-        if supervisor is None or supervisor.wait_until_ready(_ANNOUNCE_SECONDS):
+    def _wait_for_worker(self, supervisor: Supervisor) -> None:
+        began, is_announced = time.monotonic(), False
+        while not supervisor.wait_until_ready(_READY_LOOK_SECONDS):  # in short waits: Windows handles Ctrl+C only between them
+            waited = time.monotonic() - began
+            if waited >= START_SECONDS:
+                break
+            if waited >= _ANNOUNCE_SECONDS and not is_announced:
+                is_announced = True
+                printable.say(f"[INFO] Waiting for the learner's process to start, for {START_SECONDS:g} s at most")
+        else:
             return
-        printable.say(f"[INFO] Waiting for the learner's process to start, for {START_SECONDS:g} s at most")
-        if not supervisor.wait_until_ready(START_SECONDS - _ANNOUNCE_SECONDS):
-            printable.say("[WARNING] The learner's process is not ready yet; the game starts without it, and its episodes wait")
+        printable.say("[WARNING] The learner's process is not ready yet; the game starts without it, and its episodes wait")
 
     def _take_root(self) -> None:
         """Make the root's folders and take its lock.
@@ -162,9 +171,11 @@ class BackgroundParallelLearner:
             report: print how many episodes still wait, unless `verbose` is False.
         """
         was_running = self.running
-        if drain:
-            self.drain()
-        self._stop()
+        try:
+            if drain:
+                self.drain()
+        finally:  # also after Ctrl+C, which leaves the waiting episodes to the next start
+            self._stop()
         if report and was_running and self.settings.learner.verbose and (waiting := back_pressure.waiting_episodes(self._paths)):
             printable.say(f"[INFO] Episodes still waiting: {console.still_waiting(waiting, self._paths.root)}")
 

@@ -111,6 +111,7 @@ class Supervisor:
     def _keep_a_worker(self) -> None:
         if not self._prepared():
             return
+        self._publish_start()
         while not self._stopping.is_set():
             process = self._retried(self._started, "the worker process can't be started")
             if process is None:
@@ -127,6 +128,16 @@ class Supervisor:
             if not self._after_death(exit_code):
                 return
         status.write(self._settings.paths, "stopped", self.stats())
+
+    def _publish_start(self) -> None:
+        """Replace an earlier learner's status: a game waits for a learner that starts, and not for one that was stopped.
+
+        The counts stay; the worker reads them from the root's records.
+        """
+        found = (status.read(self._settings.paths) or {}).get("stats")
+        counts = {key: value for key, value in found.items() if key in EMPTY_STATS} if isinstance(found, dict) else {}
+        stats = {**self.stats(), **counts, "active_workers": 0, "governor": "", "last_error": ""}
+        status.write(self._settings.paths, "starting", stats, settings=settings_file.as_sections(self._settings))
 
     def _prepared(self) -> bool:
         """Call `prepare`, with retries; False when there will be no worker."""

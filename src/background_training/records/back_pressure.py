@@ -67,12 +67,13 @@ class BackPressure:
         """Whether too many episodes wait."""
         return self._most > 0 and waiting_episodes(self._paths, self._most) >= self._most
 
-    def wait(self, longest_seconds: float, announce: Callable[[], None]) -> str:
+    def wait(self, longest_seconds: float, announce: Callable[[], None], meanwhile: Callable[[], None] = lambda: None) -> str:
         """Wait as long as it is needed and a learner runs; why too many episodes still wait, "" if they don't.
 
         Args:
             longest_seconds: for this long at most; 0: switched off.
             announce: called before the first sleep.
+            meanwhile: called before each sleep.
         """
         if longest_seconds <= 0 or not self.is_needed():
             return ""
@@ -89,6 +90,7 @@ class BackPressure:
             if not announced:
                 announced = True
                 announce()
+            meanwhile()
             self._sleep(min(_LOOK_SECONDS, deadline - moment))
         else:
             return ""
@@ -104,6 +106,8 @@ class BackPressure:
         pause = pause_file.read(self._paths)
         if pause is not None:
             return f"{_count(waiting)}: training is paused, as the user has asked for it ({pause.words})"
+        if content.get("state") == "starting":
+            return f"{_count(waiting)}: the learner's process has not started yet"
         is_running = status.is_running(content, status.writer_is_gone(content), time.time())
         slow = f"{_count(waiting)}: the game is faster than the learner"
         return starvation(stats, is_running, waiting, time.time()) or slow
