@@ -711,7 +711,7 @@ def _warn_of_other_settings(learning_rate: float, gamma: float, settings: Learni
         used = running.get(name)
         used = used if isinstance(used, (int, float)) else getattr(settings, name)
         if given not in (own, used):
-            where = f"learning.{name} in a settings file, or LOCAL_TRAINING_LEARNING_{name.upper()}"
+            where = f"LOCAL_TRAINING_LEARNING_{name.upper()}, or learning.{name} in BackgroundParallelLearner(settings=...) or --config"
             logger.warning(
                 "RLAgent(%s=%g) is for train_from_batch only; the background learner uses %g. To change that, set %s",
                 *(name, given, used, where),
