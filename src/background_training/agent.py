@@ -711,7 +711,8 @@ def _warn_of_other_settings(learning_rate: float, gamma: float, settings: Learni
         used = running.get(name)
         used = used if isinstance(used, (int, float)) else getattr(settings, name)
         if given not in (own, used):
-            where = f"LOCAL_TRAINING_LEARNING_{name.upper()}, or learning.{name} in BackgroundParallelLearner(settings=...) or --config"
+            where = f"LOCAL_TRAINING_LEARNING_{name.upper()}, or learning.{name} of BackgroundParallelLearner(settings=...)"
+            where += " or of the learner's --config"
             logger.warning(
                 "RLAgent(%s=%g) is for train_from_batch only; the background learner uses %g. To change that, set %s",
                 *(name, given, used, where),
