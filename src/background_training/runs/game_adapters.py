@@ -338,6 +338,7 @@ def needs_module(error: BaseException) -> str:
     """A hint for a game that could not be made: the package that is missing, or that registers it; "" for any other error."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"install the package that {error.name.partition('.')[0]} comes from into this Python"
-    if isinstance(error, (gymnasium.error.NamespaceNotFound, gymnasium.error.NameNotFound)):
+    unknown = isinstance(error, (gymnasium.error.NamespaceNotFound, gymnasium.error.NameNotFound))
+    if unknown and "Did you mean" not in str(error):
         return "if another package registers it, name that: --game-module PACKAGE, or --game-module PACKAGE:FUNCTION"
     return ""
