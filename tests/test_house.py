@@ -45,7 +45,7 @@ ALLOWED = {
     "reports": _BELOW,
     "monitor": _BELOW,
     "doctor": _BELOW | {"monitor"},
-    "runs": _BELOW | _GAME | {"envs", "learner"},
+    "runs": _BELOW | _GAME | {"envs", "learner", "monitor"},  # a run composes all of them; its panel is drawn by the monitor
     "commands": None,  # these compose: they may import everything but `cli`
     "cli": {"commands", "command_lines", ""},
     "__main__": {"cli"},

@@ -127,7 +127,9 @@ def test_the_policy_is_shown_without_exploring_too(root: Path, instances: str, m
     last = [game.episode_return for game in games if game.version == model.version]
     assert versions == sorted(versions) and last  # a busy machine does not play all of the last ones in their time
     assert len({game.seed for game in games}) == len(games) and all(game.seed >= 2**31 for game in games)
-    assert f"Greedy, without exploring: {sum(last) / len(last):.1f} (mean return of {len(last)} games of version" in printed
+    row = next(line for line in printed.splitlines() if "Greedy, without exploring:" in line)
+    assert f" {sum(last) / len(last):.1f} " in row and f"(mean return of {len(last)} games of version" in row
+    assert ("+-" in row and "95 % interval" in row) if len(last) >= 10 else "too few for an interval" in row
     with contextlib.closing(GymnasiumGame("CartPole-v1")) as game:
         again = evaluation.returns_of(game, model, [one.seed for one in games][-len(last) :], greedy=True)
         monkeypatch.setattr(greedy_games, "LAST_SECONDS", PATIENCE_SECONDS)

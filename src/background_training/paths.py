@@ -172,6 +172,11 @@ class Paths:
         return self.logs / "games.csv"
 
     @cached_property
+    def reports_log(self) -> Path:
+        """The learner's reports during a run of the games."""
+        return self.logs / "reports.log"
+
+    @cached_property
     def lost_games_log(self) -> Path:
         """The games of run_with_training.py that raised, each with its traceback."""
         return self.logs / "lost_games.log"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from background_training import command_lines, printable
 from background_training.commands import common
 from background_training.errors import BackgroundTrainingError, SettingsError
 from background_training.ipc import process_limits
+from background_training.learner import training_log
 from background_training.learner.background_learner import BackgroundParallelLearner
+from background_training.learner.training_log import TrainingLog
 from background_training.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--watch", action="store_true", help="show the game in a window (one instance)")
     parser.add_argument("--quiet", action="store_true", help="print the summary only")
+    parser.add_argument(
+        "--reports", action="store_true", help="print the learner's reports on a terminal too; logs/reports.log has them anyway"
+    )
     return parser
 
 
@@ -60,7 +66,7 @@ def _run(options: argparse.Namespace) -> int:
     common.find_modules_of_current_folder()
     if not options.no_training:
         common.need_packages("psutil", "watchdog")  # which only the learner's process imports
-    from background_training.runs import game_runner, greedy_games, root_game, run_log, run_state
+    from background_training.runs import game_runner, greedy_games, progress, root_game, run_log, run_state
     from background_training.runs.runner import TrainingRun
 
     asked = _asked(options)
@@ -78,13 +84,14 @@ def _run(options: argparse.Namespace) -> int:
             state = _chosen_run(options, asked, state_file, game_log)
             root_game.record(asked.paths, game, games.facts)
             settings = _settings(options, dataclasses.asdict(state.spec))
-            learner = _started_learner(settings, options.quiet) if state.spec.training else None
+            report = _report_to(settings, on_console=not options.quiet and (options.reports or not progress.has_panel()))
+            learner = _started_learner(settings, options.quiet, report) if state.spec.training else None
             try:
                 log = run_log.RunLog(state_file, game_log, state, settings.training.save_freq)
                 with_greedy_games = learner is not None and not options.watch
                 beside = greedy_games.process_beside(settings.root, settings.games.game) if with_greedy_games else nullcontext()
                 with beside as greedy:
-                    TrainingRun(settings, learner, log, games, greedy, quiet=options.quiet).run()
+                    TrainingRun(settings, learner, log, games, greedy, quiet=options.quiet, report=report).run()
                 return 0
             finally:
                 if learner is not None:
@@ -138,9 +145,21 @@ def _chosen_run(options: argparse.Namespace, asked: Settings, file: RunStateFile
     return state
 
 
-def _started_learner(settings: Settings, quiet: bool) -> BackgroundParallelLearner | None:
+def _report_to(settings: Settings, *, on_console: bool) -> Callable[[str], None]:
+    """What takes a report: it goes to logs/reports.log, and to the console if asked for."""
+    log = TrainingLog(settings.paths.reports_log, settings.learner.log_bytes)
+
+    def report(text: str) -> None:
+        log.add(training_log.line(time.time(), text))
+        if on_console:
+            printable.say(text)
+
+    return report
+
+
+def _started_learner(settings: Settings, quiet: bool, report: Callable[[str], None]) -> BackgroundParallelLearner | None:
     say = (lambda sentence: None) if quiet else printable.say
-    learner = BackgroundParallelLearner(settings=settings)
+    learner = BackgroundParallelLearner(settings=settings, report=report)
     try:
         learner.start()
     except (BackgroundTrainingError, OSError) as error:

@@ -58,6 +58,7 @@ class BackgroundParallelLearner:
         *,
         root: str | os.PathLike[str] | None = None,
         settings: Settings | None = None,
+        report: Callable[[str], None] = printable.say,
     ) -> None:
         """Prepare a learner; nothing happens before `start`.
 
@@ -69,6 +70,7 @@ class BackgroundParallelLearner:
             max_file_age: seconds after which a waiting episode is too old; 0: never (3600).
             root: the folder that holds data/, models/ and logs/; by default the settings' one.
             settings: all other settings; by default config/default.yaml and the environment.
+            report: takes the report of every 30 s; prints it by default.
 
         Raises:
             SettingsError: a value is not allowed.
@@ -88,6 +90,7 @@ class BackgroundParallelLearner:
         self.archive_dir: Path = paths.archive
         self.model_path: Path = paths.model
         self.log_dir: Path = paths.logs
+        self._report = report
         self._lock: LearnerLock | None = None
         self._supervisor: Supervisor | None = None
         self._reporter: _Reporter | None = None
@@ -127,7 +130,7 @@ class BackgroundParallelLearner:
             self._replays = self._replay_analysis()
             self._replays.start()
         if self.settings.learner.verbose:
-            self._reporter = _Reporter(self)
+            self._reporter = _Reporter(self, self._report)
             self._reporter.start()
         try:
             self._wait_for_worker(self._supervisor)
@@ -265,10 +268,11 @@ def _published_version(paths: Paths, known: int) -> int:
 
 
 class _Reporter:
-    """Prints the status report every `report_seconds`."""
+    """Reports the status every `report_seconds`."""
 
-    def __init__(self, learner: BackgroundParallelLearner) -> None:
+    def __init__(self, learner: BackgroundParallelLearner, report: Callable[[str], None]) -> None:
         self._learner = learner
+        self._report = report
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="background-learner-report", daemon=True)
 
@@ -282,4 +286,4 @@ class _Reporter:
     def _run(self) -> None:
         learner = self._learner.settings.learner
         while not self._stopping.wait(learner.report_seconds):
-            printable.say(console.status_report(self._learner.get_stats(), learner.max_file_age))
+            self._report(console.status_report(self._learner.get_stats(), learner.max_file_age))

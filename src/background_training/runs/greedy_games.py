@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from background_training.algo import intervals
 from background_training.errors import ModelError, ModelMissingError
 from background_training.ipc import child
 from background_training.ipc.child import Child
@@ -21,8 +24,8 @@ from background_training.storage import model_store
 
 SHARE = 0.05
 """Share of the time that greedy games take, so that they do not slow the run and the learner down."""
-LAST_GAMES = 5
-LAST_SECONDS = 3.0
+LAST_GAMES = 10
+LAST_SECONDS = 10.0
 """With the last version up to LAST_GAMES games are played, all started within LAST_SECONDS."""
 _LOOK_SECONDS = 0.2
 _GRACE_SECONDS = 2.0
@@ -49,13 +52,17 @@ def read(paths: Paths) -> list[GreedyGame]:
 
 
 def words(paths: Paths) -> str:
-    """The mean return of the newest version; "" if there are no greedy games."""
+    """The mean return of the newest version with its 95 % interval, or that there were too few games; "" if there are none."""
     games = read(paths)
     returns = [game.episode_return for game in games if game.version == games[-1].version]
     if not returns:
         return ""
     played = "1 game" if len(returns) == 1 else f"{len(returns)} games"
-    return f"{sum(returns) / len(returns):.1f} (mean return of {played} of version {games[-1].version})"
+    mean = intervals.mean_of(np.asarray(returns, np.float64))
+    if len(returns) < LAST_GAMES:
+        return f"{mean.value:.1f} (mean return of {played} of version {games[-1].version}; too few for an interval)"
+    half = (mean.high - mean.low) / 2
+    return f"{mean.value:.1f} +- {half:.1f} (mean return of {played} of version {games[-1].version}, 95 % interval)"
 
 
 class GreedyProcess:
