@@ -79,7 +79,8 @@ def integrated(space, outputs, place, function):
     actions = space.low[place] + half * (1.0 + np.tanh(numbers))
     logs = np.array([slow_log_prob(one, own, [action]) for action in actions])
     slopes = half * (1.0 - np.tanh(numbers) ** 2)
-    return float(np.trapezoid(np.exp(logs) * slopes * function(logs, actions), numbers))
+    heights = np.exp(logs) * slopes * function(logs, actions)
+    return float(np.sum((heights[1:] + heights[:-1]) / 2 * np.diff(numbers)))  # np.trapezoid came with NumPy 2
 
 
 @pytest.mark.parametrize("masked", [False, True])

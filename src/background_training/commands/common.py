@@ -226,7 +226,9 @@ def run(
     command: Callable[[argparse.Namespace], int],
     arguments: list[str] | None = None,
 ) -> int:
-    """Run a command and turn its errors into one line on stderr and an exit code; SIGTERM ends it as Ctrl+C does.
+    """Run a command and turn its errors into one line on stderr and an exit code.
+
+    SIGTERM, and Ctrl+Break on Windows, end it as Ctrl+C does.
 
     Returns:
         0 success, 1 failure, 2 bad usage, 3 another learner is at work, 4 the folder can't be locked,
@@ -238,6 +240,8 @@ def run(
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with contextlib.suppress(ValueError):  # only the main thread may set a handler
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if sys.platform == "win32":  # Ctrl+Break, and a console window that is closed
+            signal.signal(signal.SIGBREAK, signal.default_int_handler)
     try:
         code = command(options)
         _write_out()
