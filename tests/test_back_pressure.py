@@ -298,6 +298,9 @@ for step in range(3):
     agent.update_reward(1.0)
 agent.frame(0.01)
 assert agent.end_episode()["saved"], "the episode is in the buffer"
+assert agent.save_model("model.npz"), "a file of its own needs no lock"
+agent.train_from_batch([{"states": [[0.5, 1.0]], "actions": [0], "rewards": [1.0]}])
+assert not agent.save_model(), "the root's model needs the lock, and so filelock: an error is logged, and the bot plays on"
 assert not set(blocked) & {name.partition(".")[0] for name in sys.modules}
 """
 

@@ -79,7 +79,9 @@ def run_python(arguments: list[str], folder: Path) -> subprocess.CompletedProces
 
 
 PAGES_WITH_CODE = [
-    page for page in PAGES if blocks(page, "python") and name_of(page) not in TESTED_ELSEWHERE and page != DOCS / "tutorial.md"
+    page
+    for page in PAGES
+    if blocks(page, "python") and name_of(page) not in TESTED_ELSEWHERE and page not in (README, DOCS / "tutorial.md")
 ]
 
 

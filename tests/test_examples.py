@@ -22,6 +22,7 @@ EXAMPLES = CHECKOUT / "examples"
 
 def _run(cwd: Path, script: Path, *options: str) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LOCAL_TRAINING", "PYTHONPATH"))}
+    environment["LOCAL_TRAINING_LEARNER_DURABILITY"] = "fast"
     environment["LOCAL_TRAINING_GOVERNOR_ENABLED"] = "false"  # otherwise the other tests' load decides how long it takes
     done = subprocess.run(
         [sys.executable, str(script), *options],

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from background_training import plain_values, settings_file
+from background_training import command_lines, plain_values, settings_file
 from background_training.agent_model import GUIDE_ACTIONS, AgentPolicy
 from background_training.algo import policy
 from background_training.episodes import episode, episode_file
@@ -529,8 +529,8 @@ class RLAgent:
         target = self.model_path if path is None else Path(path).absolute()
         try:
             return self._policy.save(target)
-        except (OSError, BackgroundTrainingError) as error:
-            logger.error("%s not written: %s", target, error)
+        except (OSError, BackgroundTrainingError, ModuleNotFoundError) as error:  # the last: the root's lock needs filelock
+            logger.error("%s not written: %s", target, command_lines.missing_package(error) or error)
             return False
 
     def refresh(self) -> bool:

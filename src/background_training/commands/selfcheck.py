@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import yaml  # noqa: F401  # each check needs it: better one line at the start than checks that fail
 
 from background_training import command_lines
 from background_training.agent import GUIDE_ACTIONS, RLAgent
