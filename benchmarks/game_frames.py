@@ -134,13 +134,18 @@ def _learner(kind: str) -> Iterator[LoadHints | None]:
     with tempfile.TemporaryDirectory(prefix="game frames ") as folder:
         paths = Paths(Path(folder) / "root")
         settings = Settings(root=paths.root, learner=LearnerSettings(verbose=False), learning=_much_work())
-        with BackgroundParallelLearner(settings=settings) as learner, _episodes(paths, kind):
-            what = f"the learner to be {kind}"
-            harness.wait_until(lambda: learner.get_stats()["models_trained"] > 0 or kind == IDLE, 60.0, what)
-            harness.wait_until(lambda: learner.get_stats()["active_workers"] > 0, 60.0, what)
-            voice = LoadHints(paths)
-            yield voice if kind == SPEAKING else None
-            voice.close()
+        learner = BackgroundParallelLearner(settings=settings)
+        learner.start()
+        try:
+            with _episodes(paths, kind):
+                what = f"the learner to be {kind}"
+                harness.wait_until(lambda: learner.get_stats()["models_trained"] > 0 or kind == IDLE, 60.0, what)
+                harness.wait_until(lambda: learner.get_stats()["active_workers"] > 0, 60.0, what)
+                voice = LoadHints(paths)
+                yield voice if kind == SPEAKING else None
+                voice.close()
+        finally:
+            learner.stop()  # and not at the end of a with block, which would train on the files that wait
 
 
 @contextlib.contextmanager

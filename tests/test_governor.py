@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from background_training.commands import common
 from background_training.learner import throttle_policy
 from background_training.learner.throttle_policy import GIVING_WAY, PAUSED, Decision, LoadSample
 from background_training.settings import GovernorSettings
@@ -190,6 +193,18 @@ def test_overnight_other_programs_do_not_limit_training() -> None:
     ):
         run = Run(settings)
         assert [run.reads(**seen).state for _ in range(3)][-1] == PAUSED
+
+
+@pytest.mark.parametrize("verb", ["run", "learn"])
+def test_the_flag_overnight_sets_the_profile(verb: str, tmp_path: Path) -> None:
+    """With --overnight the profile is overnight; without it, that of the settings."""
+    command = importlib.import_module(f"background_training.commands.{verb}")
+    profiles = []
+    for flags in ([], ["--overnight"]):
+        options = command._parser().parse_args(["--root", str(tmp_path), *flags])
+        profiles.append(common.settings_of(options, governor=common.governor_flags(options)).governor.profile)
+
+    assert profiles == ["shared", "overnight"]
 
 
 def test_a_full_disk_and_an_empty_battery_pause_for_as_long_as_they_last() -> None:

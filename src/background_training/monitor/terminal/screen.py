@@ -197,7 +197,7 @@ def _learner(facts: LiveFacts, width: int, signs: Glyphs) -> list[Ranked]:
     state, reason = learner_state.throttle(snapshot)
     if state or reason:
         text = ": ".join(part for part in (state, reason) if part)
-        shown += _paragraph("Governor", text, _WARN if reason else _PLAIN, width, 2)
+        shown += _paragraph("Governor", text, _WARN if reason else _PLAIN, width, 3)
     shown += [_worker(facts, stats), *_totals(stats)] if stats else []
     model = snapshot.model
     if model.size_bytes is None or model.modified is None:
