@@ -147,7 +147,7 @@ def _check_programs_of_bot(installed: Installed, bot: Path, program: str, root: 
         for folder, mode in modes.items():
             folder.chmod(mode)
 
-    assert len(list(Paths(bot / root).archive.glob("*.npz"))) == 50
+    assert len(list(Paths(bot / root).archive.glob("*.npz"))) == 100
     assert Paths(bot / root).model.is_file()
     assert {path: path.read_bytes() for path in own} == own
     assert _listing(installed.site) == before
