@@ -1,17 +1,23 @@
-"""Make the pictures of docs/how-to/watch.md from a real run: `python docs/make_screenshots.py [--root DIR]`.
+"""Make the pictures of README and docs/how-to/watch.md from a real run: `python docs/make_screenshots.py [--root DIR]`.
 
-Needs Chromium and the extras games, monitor, web and test. --root: a run of run_with_training.py's that is there already.
+Needs Chromium and the extras games, monitor, web and test; runs on Linux and macOS. --root: a run of run_with_training.py that is
+there already.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
+import os
+import pty
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +29,8 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 GAME = "CartPole-v1"
 TERMINAL = (100, 36)
 TERMINAL_SECONDS = 40.0
+COLOUR_NAMES = ("red", "green", "blue", "magenta", "cyan")
+FIRST_SCREEN, FIRST_SCREEN_SECONDS = (80, 24), 30.0
 COLOURS = 96
 """A picture of a page has few; kept like this it takes a third of the bytes."""
 FLAGS = (
@@ -132,6 +140,47 @@ def terminal(root: Path) -> None:
     (IMAGES / "monitor_terminal.svg").write_text(picture, encoding="utf-8")
 
 
+def first_screen(root: Path) -> None:
+    """The panel of a run in an empty root, as a terminal of 80 columns shows it after some time."""
+    import pyte
+    from rich.text import Text
+
+    from background_training.monitor.terminal import screen
+
+    columns, rows = FIRST_SCREEN
+    command = [sys.executable, str(CHECKOUT / "run_with_training.py"), "--games", "300", "--seed", "1", "--root", root.name]
+    terminal = pyte.Screen(columns, rows)
+    stream, began = pyte.ByteStream(terminal), time.monotonic()
+    pid, reader = pty.fork()
+    if pid == 0:
+        os.chdir(root.parent)
+        os.execv(command[0], command)
+    fcntl.ioctl(reader, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    shown: list[Text] = []
+
+    def coloured(row: int) -> Text:
+        cells = (terminal.buffer[row][column] for column in range(columns))
+        return Text.assemble(*((cell.data, cell.fg if cell.fg in COLOUR_NAMES else "") for cell in cells))
+
+    try:
+        while time.monotonic() - began < FIRST_SCREEN_SECONDS or not shown:
+            stream.feed(os.read(reader, 1 << 16))
+            top = next((number for number, row in enumerate(terminal.display) if row.startswith("\u256d")), None)
+            bottom = next(
+                (number for number, row in enumerate(terminal.display) if row.startswith("\u2570") and "\u256f" in row), None
+            )
+            if top is not None and bottom is not None and "Stop" in "".join(terminal.display[top:bottom]):
+                shown = [coloured(row) for row in range(top, bottom + 1)]
+    finally:
+        os.kill(pid, signal.SIGINT)
+        with contextlib.suppress(OSError):
+            while os.read(reader, 1 << 16):
+                pass
+        os.waitpid(pid, 0)
+    picture = screen.picture(shown, "python run_with_training.py --games 300")
+    (IMAGES / "first_screen.svg").write_text(picture, encoding="utf-8")
+
+
 def few_colours(picture: Path) -> None:
     """Make the file small."""
     from PIL import Image
@@ -148,6 +197,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = options.root or played(Path(folder) / "lander")
+        first_screen(Path(folder) / "lander_2")
         report(root)
         monitor(root)
         terminal(Path(folder) / "my_bot")
