@@ -198,7 +198,7 @@ class GuardEvidence:
             self._first_mean = mean
         if not self.alarm and (self.best is None or mean > self.best.mean):
             middle = sorted(version for _, version in self._stretch)[len(self._stretch) // 2]
-            self.best = Best(middle, mean, statistics.pstdev(values))
+            self.best = Best(middle, mean, _standard_deviation(values))
         self._stretch = []
 
 
@@ -348,3 +348,12 @@ class RegressionGuard:
 def best_path(paths: Paths, version: int) -> Path:
     """The path of the copy of the best version."""
     return paths.history / f"best_v{version:09d}.npz"
+
+
+def _standard_deviation(values: list[float]) -> float:
+    """The population's; Python 3.10 squares first, and overflows on values above 1e154."""
+    try:
+        return statistics.pstdev(values)
+    except OverflowError:
+        largest = max(abs(value) for value in values)
+        return largest * statistics.pstdev([value / largest for value in values])
