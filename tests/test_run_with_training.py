@@ -161,7 +161,7 @@ def test_no_training_plays_without_a_trace_in_the_buffer(root: Path) -> None:
     ("arguments", "named"),
     [
         (["--game", "NoSuchGame-v0"], "NoSuchGame-v0"),
-        (["--game", "Blackjack-v1"], "Box or Discrete is needed"),
+        (["--game", "no_such_module:Game-v0"], "no_such_module"),
         (["--games", "0"], "--games"),
         (["--learning_rate", "7"], "learning.learning_rate"),
         (["--instances", "2", "--watch"], "--watch"),
