@@ -212,7 +212,6 @@ def test_a_window_that_is_closed_ends_the_run(runs: _Runs) -> None:
         ("no_such_module:Game-v0", "2", "no_such_module"),
         (":Game-v0", "1", "Empty module name"),
         ("Fails-v9", "1", "Fails-v9"),
-        ("Blackjack-v1", "1", "Box or Discrete is needed"),
         (GAME, "1", "RuntimeError: server closed the connection, raised in"),
         (GAME, "2", "RuntimeError: server closed the connection, raised in"),
     ],
