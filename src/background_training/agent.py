@@ -145,7 +145,7 @@ class RLAgent:
         base = settings or loaded.learning
         self._strict = (loaded.games.strict or _under_pytest()) if strict is None else strict
         chosen = dataclasses.replace(base, learning_rate=float(learning_rate), gamma=float(gamma))
-        self._paths = _paths(model_path, root)
+        self._paths = _paths(model_path, root, loaded.paths)
         _warn_of_other_settings(float(learning_rate), float(gamma), base, _learning_of_learner(self._paths))
         path = self._paths.model if model_path is None else Path(model_path).absolute()
         names = [plain_values.text_of(name) for name in action_names or ()]
@@ -671,13 +671,14 @@ def _state_names(given: Sequence[str] | None, state_width: int | None) -> list[s
     return names
 
 
-def _paths(model_path: str | os.PathLike[str] | None, root: str | os.PathLike[str] | None) -> Paths:
+def _paths(model_path: str | os.PathLike[str] | None, root: str | os.PathLike[str] | None, usual: Paths) -> Paths:
+    """The root's paths: of the root that is given, or of the model's, or the usual ones."""
     if root is not None:
         return Paths(Path(root).absolute())
     path = Path(model_path).absolute() if model_path is not None else None
     if path is not None and path.name == MODEL_NAME and path.parent.name == "models":
         return Paths(path.parent.parent)
-    return _settings().paths
+    return usual
 
 
 def _settings() -> Settings:

@@ -85,6 +85,20 @@ def find_modules_of_current_folder() -> None:
         sys.path.append(os.getcwd())
 
 
+def check_at_least(**flags: tuple[int, int]) -> None:
+    """Refuse numbers that are too small.
+
+    Args:
+        flags: per flag, without its dashes, the value and the smallest one that is allowed.
+
+    Raises:
+        SettingsError: one is.
+    """
+    for name, (value, least) in flags.items():
+        if value < least:
+            raise SettingsError(f"--{name}", value, f"a whole number, at least {least}, is needed", "command line")
+
+
 def need_packages(*names: str) -> None:
     """Check that packages which another process will import are installed.
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from background_training import command_lines
 from background_training.commands import common
-from background_training.errors import SettingsError
 from background_training.ipc import process_limits
 
 if TYPE_CHECKING:
@@ -57,9 +56,7 @@ def _run(options: argparse.Namespace) -> int:
     from background_training.runs import evaluation, root_game
     from background_training.runs.gymnasium_game import GymnasiumGame
 
-    for flag, value, least in (("--episodes", options.episodes, 1), ("--seed", options.seed, 0)):
-        if value < least:
-            raise SettingsError(flag, value, f"a whole number, at least {least}, is needed", "command line")
+    common.check_at_least(episodes=(options.episodes, 1), seed=(options.seed, 0))
     settings = common.settings_of(options, games={"game": options.game})
     paths, name = settings.paths, root_game.of_settings(settings, options.game, common.game_words(options))
     if options.follow:

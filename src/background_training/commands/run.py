@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.games is not None and options.games < 1:
-        raise SettingsError("--games", options.games, "a whole number, at least 1, is needed", "command line")
+    if options.games is not None:
+        common.check_at_least(games=(options.games, 1))
     common.find_modules_of_current_folder()
     if not options.no_training:
         common.need_packages("psutil", "watchdog")  # which only the learner's process imports

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from background_training.ipc import process_limits
 
 if TYPE_CHECKING:
     from background_training.runs.evaluation import Contender
+    from background_training.runs.gymnasium_game import GymnasiumGame
 
 _USUAL_FRAMES_PER_SECOND = 15.0
 
@@ -48,25 +50,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     common.find_modules_of_current_folder()
-    for flag, value, least in (("--games", options.games, 1), ("--seed", options.seed, 0)):
-        if value < least:
-            raise SettingsError(flag, value, f"a whole number, at least {least}, is needed", "command line")
+    common.check_at_least(games=(options.games, 1), seed=(options.seed, 0))
     if options.file is not None and options.file.suffix.lower() != ".gif":
         raise SettingsError("--file", str(options.file), "a name that ends in .gif is needed", "command line")
     from background_training.runs import evaluation, root_game
+    from background_training.runs.gymnasium_game import GymnasiumGame
 
     settings = common.settings_of(options, games={"game": options.game})
     paths = settings.paths
     name = root_game.of_settings(settings, options.game)
     contender = evaluation.contender(paths, options.model or str(paths.model))
     seeds = range(evaluation.FIRST_SEED + options.seed, evaluation.FIRST_SEED + options.seed + options.games)
-    if options.file is None and has_screen():
-        returns = _in_a_window(name, contender, seeds)
-        ending = ""
-    else:
-        file = options.file or paths.logs / "watch.gif"
-        returns, note = _into_a_file(name, contender, seeds, file)
-        ending = f"\n[OK] Written: {file}{note}"
+    in_window = options.file is None and has_screen()
+    if not in_window:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # otherwise games that draw by pygame look for a screen
+    with closing(GymnasiumGame(name, render_mode="human" if in_window else "rgb_array")) as game:
+        evaluation.check_fits(contender.model, contender.source, game, name)
+        if in_window:
+            returns, ending = evaluation.returns_of(game, contender.model, seeds, greedy=True), ""
+        else:
+            returns, ending = _into_a_file(game, name, contender, seeds, options.file or paths.logs / "watch.gif")
     mean = f", mean {sum(returns) / len(returns):.1f}" if len(returns) > 1 else ""
     games = "1 game" if len(returns) == 1 else f"{len(returns)} games"
     listed = ", ".join(f"{value:.1f}" for value in returns)
@@ -81,47 +84,25 @@ def has_screen() -> bool:
     return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
-def _in_a_window(name: str, contender: Contender, seeds: range) -> list[float]:
-    from background_training.runs import evaluation
-    from background_training.runs.gymnasium_game import GymnasiumGame
-
-    game = GymnasiumGame(name, render_mode="human")
-    try:
-        evaluation.check_fits(contender.model, contender.source, game, name)
-        return evaluation.returns_of(game, contender.model, seeds, greedy=True)
-    finally:
-        game.close()
-
-
-def _into_a_file(name: str, contender: Contender, seeds: range, file: Path) -> tuple[list[float], str]:
-    """Play, and write the GIF; the returns, and a remark about games of which not everything is in it."""
+def _into_a_file(game: GymnasiumGame, name: str, contender: Contender, seeds: range, file: Path) -> tuple[list[float], str]:
+    """Play, and write the GIF; the returns, and a line about the file."""
     from background_training.runs import evaluation
     from background_training.runs.animation import Animation
-    from background_training.runs.gymnasium_game import GymnasiumGame
     from background_training.storage import atomic_files
 
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # otherwise games that draw by pygame look for a screen
-    game = GymnasiumGame(name, render_mode="rgb_array")
-    try:
-        evaluation.check_fits(contender.model, contender.source, game, name)
-        animation = Animation(game.frames_per_second or _USUAL_FRAMES_PER_SECOND)
-        returns: list[float] = []
-        for number, seed in enumerate(seeds, start=1):
-            caption = ""
+    animation = Animation(game.frames_per_second or _USUAL_FRAMES_PER_SECOND)
+    returns: list[float] = []
+    for number, seed in enumerate(seeds, start=1):
+        caption = ""
 
-            def draw(steps: int, total: float, number: int = number) -> None:
-                nonlocal caption
-                caption = (
-                    f"{name}  version {contender.model.version}  game {number}/{len(seeds)}  step {steps}  return {total:.1f}"
-                )
-                if not animation.is_full:
-                    animation.add(game.frame(), caption)
+        def draw(steps: int, total: float, number: int = number) -> None:
+            nonlocal caption
+            caption = f"{name}  version {contender.model.version}  game {number}/{len(seeds)}  step {steps}  return {total:.1f}"
+            animation.add(game.frame, caption)
 
-            returns.append(evaluation.play(game, contender.model, seed, greedy=True, on_step=draw))
-            if not animation.is_full:
-                animation.add(game.frame(), caption, is_last=True)
-    finally:
-        game.close()
+        returns.append(evaluation.play(game, contender.model, seed, greedy=True, on_step=draw))
+        animation.add(game.frame, caption, is_last=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     atomic_files.write_atomically(file, animation.gif(), durable=False)
-    return returns, " (the beginning only: the games are too long for one file)" if animation.is_full else ""
+    note = " (the beginning only: the games are too long for one file)" if animation.is_full else ""
+    return returns, f"\n[OK] Written: {file}{note}"

@@ -199,8 +199,9 @@ class BackgroundParallelLearner:
                 return
             if moment >= announce_at:
                 announce_at = moment + 3 * _ANNOUNCE_SECONDS
-                noun = "1 episode" if waiting == 1 else f"{waiting} episodes"
-                printable.say(f"[INFO] Training on the last {noun} (Ctrl+C leaves them to the next start)")
+                printable.say(
+                    f"[INFO] Training on the last {back_pressure.counted(waiting)} (Ctrl+C leaves them to the next start)"
+                )
             meanwhile()
             time.sleep(_LOOK_SECONDS)
 

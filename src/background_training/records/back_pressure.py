@@ -47,7 +47,7 @@ class BackPressure:
     """Delays a bot between two games while the learner of its root has too many episodes to train on.
 
     The game may outrun the learner, and stale episodes are of little use. It never waits for a learner that is not there, that
-    the user has paused, or that has failed, and never for longer than it is told to.
+    the user has paused, or that has failed, and never for longer than its caller allows.
     """
 
     def __init__(
@@ -105,18 +105,19 @@ class BackPressure:
         stats = {**EMPTY_STATS, **found} if isinstance(found, Mapping) else EMPTY_STATS
         pause = pause_file.read(self._paths)
         if pause is not None:
-            return f"{_count(waiting)}: training is paused, as the user has asked for it ({pause.words})"
+            return f"{_wait(waiting)}: training is paused, as the user has asked for it ({pause.words})"
         if content.get("state") == "starting":
-            return f"{_count(waiting)}: the learner's process has not started yet"
-        is_running = status.is_running(content, status.writer_is_gone(content), time.time())
-        slow = f"{_count(waiting)}: the game is faster than the learner"
-        return starvation(stats, is_running, waiting, time.time()) or slow
+            return f"{_wait(waiting)}: the learner's process has not started yet"
+        slow = f"{_wait(waiting)}: the game is faster than the learner"
+        return starvation(stats, _is_running(content), waiting, time.time()) or slow
 
 
 def _trains(content: Mapping[str, Any] | None) -> bool:
     """Whether a status is that of a running learner that trains."""
-    if content is None or not _is_for_training(content):
-        return False
+    return content is not None and _is_for_training(content) and _is_running(content)
+
+
+def _is_running(content: Mapping[str, Any]) -> bool:
     return status.is_running(content, status.writer_is_gone(content), time.time())
 
 
@@ -138,17 +139,22 @@ def starvation(stats: Mapping[str, Any], running: bool, waiting: int, now: float
         return ""
     state, _, reason = str(stats["governor"]).partition(": ")
     if not running:
-        return f"{_count(waiting)}: the learner has stopped" + (f" ({stats['last_error']})" if stats["last_error"] else "")
+        return f"{_wait(waiting)}: the learner has stopped" + (f" ({stats['last_error']})" if stats["last_error"] else "")
     if state == "paused":
-        return f"{_count(waiting)}: training is paused, as {reason}"
+        return f"{_wait(waiting)}: training is paused, as {reason}"
     if state == "giving way" and waiting >= STARVED_EPISODES:
-        return f"{_count(waiting)}: training gives way, as {reason}"
+        return f"{_wait(waiting)}: training gives way, as {reason}"
     last = stats["last_batch_time"]
     if isinstance(last, (int, float)) and last and waiting >= STARVED_EPISODES and now - last > STARVED_SECONDS:
         cause = reason.removeprefix("slow, as ") or "the machine is busy or the batch is long"
-        return f"{_count(waiting)}: no batch was trained for {now - last:.0f} s, as {cause}"
+        return f"{_wait(waiting)}: no batch was trained for {now - last:.0f} s, as {cause}"
     return ""
 
 
-def _count(waiting: int) -> str:
-    return "1 episode waits" if waiting == 1 else f"{waiting} episodes wait"
+def counted(episodes: int) -> str:
+    """A number of episodes in words: 1 episode, 7 episodes."""
+    return "1 episode" if episodes == 1 else f"{episodes} episodes"
+
+
+def _wait(waiting: int) -> str:
+    return f"{counted(waiting)} wait{'s' if waiting == 1 else ''}"

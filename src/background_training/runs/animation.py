@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,18 +40,18 @@ class Animation:
     def is_full(self) -> bool:
         return len(self._frames) >= _MOST_FRAMES
 
-    def add(self, pixels: npt.NDArray[Any], caption: str, *, is_last: bool = False) -> None:
+    def add(self, render: Callable[[], npt.NDArray[Any]], caption: str, *, is_last: bool = False) -> None:
         """Add a frame.
 
         Args:
-            pixels: [height, width, 3] of uint8, as Gymnasium's "rgb_array" renders it.
+            render: makes the frame, [height, width, 3] of uint8 as Gymnasium's "rgb_array"; called only if the frame is kept.
             caption: shown below the frame.
             is_last: the last of a game: kept in any case, and shown for longer.
         """
         self._offered += 1
         if self.is_full or ((self._offered - 1) % self._every and not is_last):
             return
-        self._frames.append(_with_caption(pixels, caption))
+        self._frames.append(_with_caption(render(), caption))
         self._durations.append(_LAST_FRAME_MILLISECONDS if is_last else self._milliseconds)
 
     def gif(self) -> bytes:

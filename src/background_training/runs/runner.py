@@ -7,10 +7,8 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from background_training import command_lines, printable
-from background_training.episodes import buffer
 from background_training.errors import BackgroundTrainingError, GameFailedError, WorkerError
 from background_training.ipc.load_hints import LoadHints
 from background_training.learner import console, training_log
@@ -169,8 +167,7 @@ class TrainingRun:
             return "its process is starting"
         if not waiting:
             return "waits for the next game to end"
-        noun = "1 episode" if waiting == 1 else f"{waiting} episodes"
-        return f"trains, {noun} to go" + ("; the next game waits for it" if self._waits() else "")
+        return f"trains, {back_pressure.counted(waiting)} to go" + ("; the next game waits for it" if self._waits() else "")
 
     def _report(self, games: int) -> None:
         moment = time.monotonic()
@@ -199,9 +196,7 @@ class TrainingRun:
             rows += [("Tracebacks", str(paths.lost_games_log))] if paths.lost_games_log.exists() else []
         if state.undelivered:
             rows += [("Episodes not delivered", f"{state.undelivered}: the buffer refused them")]
-        waiting = 0
-        with suppress(OSError):  # the buffer is missing or can't be listed
-            waiting = len(buffer.waiting_names(paths)) if state.spec.training else 0
+        waiting = back_pressure.waiting_episodes(paths) if state.spec.training else 0
         rows += [("Episodes still waiting", console.still_waiting(waiting, paths.root))] if waiting else []
         if state.spec.games is not None and not state.is_over:
             rows += [("Not played yet", f"{state.spec.games - len(state.played)} games: --resume plays them")]
