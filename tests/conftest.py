@@ -172,3 +172,17 @@ def _partials(folder: Path) -> list[Path]:
     for parent, _, names in os.walk(folder):
         found += [Path(parent) / name for name in names if name.endswith(PARTIAL_SUFFIX)]
     return found
+
+
+@pytest.fixture
+def runs_without_a_learner(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The run command in this process, without its learner and picture; games in tests/ are found, SIGTERM is put back."""
+    from background_training.commands import run
+    from background_training.runs import learning_curve
+
+    monkeypatch.setattr(run, "_started_learner", lambda *_: None)
+    monkeypatch.setattr(learning_curve, "draw", lambda *_: None)
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)

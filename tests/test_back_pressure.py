@@ -116,7 +116,7 @@ def test_a_killed_learner_is_not_waited_for(paths: Paths, pressure: BackPressure
 
 
 def test_a_pause_is_for_the_learner_and_not_for_the_games(paths: Paths, pressure: BackPressure, time_of_game: _Time) -> None:
-    """They play on, and are told why nothing is learnt."""
+    """They play on, and the reason why nothing is learnt is named."""
     status.write(paths, "paused", STATS)
     pause_file.pause(paths)
     _deposit(paths, 3)
@@ -197,11 +197,9 @@ runpy.run_module("background_training.learner.worker", run_name="__main__")
 """
 
 
-@pytest.mark.slow
-def test_a_short_run_learns_although_its_worker_starts_slowly(
-    paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """200 games of a millisecond each, and a worker that needs three seconds until it can take the first episode."""
+@pytest.fixture
+def _slow_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The learner's worker needs three seconds until it can take the first episode."""
     real = subprocess.Popen
 
     def slow(command: list[str], *rest: Any, **options: Any) -> Any:
@@ -210,6 +208,12 @@ def test_a_short_run_learns_although_its_worker_starts_slowly(
         return real(command, *rest, **options)
 
     monkeypatch.setattr(subprocess, "Popen", slow)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_slow_worker")
+def test_a_short_run_learns_although_its_worker_starts_slowly(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """200 games of a millisecond each, and a worker that needs three seconds until it can take the first episode."""
     base = learner_runs.settings(paths.root, batch_size=16)
     versions = []
     with BackgroundParallelLearner(settings=base):
@@ -223,18 +227,11 @@ def test_a_short_run_learns_although_its_worker_starts_slowly(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_slow_worker")
 def test_games_wait_for_a_worker_that_was_not_ready_in_time(
     paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`start` gives up, where an earlier learner left the status "stopped": the games wait instead, and still learn."""
-    real = subprocess.Popen
-
-    def slow(command: list[str], *rest: Any, **options: Any) -> Any:
-        if command[1:3] == ["-m", "background_training.learner.worker"]:
-            command = [command[0], "-c", SLOW_START]
-        return real(command, *rest, **options)
-
-    monkeypatch.setattr(subprocess, "Popen", slow)
     monkeypatch.setattr(background_learner, "START_SECONDS", 0.2)
     status.write(paths, "stopped", STATS)
     with BackgroundParallelLearner(settings=learner_runs.settings(paths.root)):

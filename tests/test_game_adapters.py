@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from background_training import RLAgent
 from background_training.commands import evaluate, run
 from background_training.episodes import episode_file
 from background_training.paths import Paths
-from background_training.runs import gymnasium_game, learning_curve, root_game
+from background_training.runs import gymnasium_game, root_game
 from background_training.runs.gymnasium_game import GymnasiumGame
 
 ROOMS, NIM = "adapted_games:Rooms", "adapted_games:Nim"
@@ -148,18 +147,8 @@ def test_a_game_in_turns_is_a_game_of_one_player(root: Path, opponent: str) -> N
     assert GymnasiumGame(NIM).reset(7) == GymnasiumGame(NIM).reset(7)
 
 
-@pytest.fixture
-def _without_a_learner(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(run, "_started_learner", lambda *_: None)
-    monkeypatch.setattr(learning_curve, "draw", lambda *_: None)
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_without_a_learner")
+@pytest.mark.usefixtures("runs_without_a_learner")
 @pytest.mark.parametrize("instances", ["1", "2"])
 def test_a_root_keeps_the_options_of_its_game(root: Path, capsys: pytest.CaptureFixture[str], instances: str) -> None:
     """Later runs and processes make the same game without being given them; other arguments are refused."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,21 +22,12 @@ pytest.importorskip("gymnasium", reason="the games extra is not installed")
 import failing_games  # noqa: F401  # registers the games
 
 from background_training.commands import evaluate, run
-from background_training.runs import learning_curve, root_game
+from background_training.runs import root_game
 
 FAILS, OTHER = "failing_games:Fails-v0", "failing_games:Other-v0"
 FACTS = GameFacts("Fails-v0", 3, Discrete(3))
 
-
-@pytest.fixture(autouse=True)
-def _without_a_learner(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What is asked here does not depend on one; and commands in this process say what SIGTERM means."""
-    monkeypatch.setattr(run, "_started_learner", lambda *_: None)
-    monkeypatch.setattr(learning_curve, "draw", lambda *_: None)
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+pytestmark = pytest.mark.usefixtures("runs_without_a_learner")
 
 
 def _run(root: Path, capsys: pytest.CaptureFixture[str], *arguments: str, exit_code: int = 0) -> str:
