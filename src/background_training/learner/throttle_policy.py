@@ -155,9 +155,8 @@ def decide(sample: LoadSample, settings: GovernorSettings, former: Decision, max
         return _giving_way(limited, sample, settings, memory, moment)
     if passed:
         used = _percent(sample.others_cpu_percent)
-        reason = (
-            f"slow, as other programs use {used} of the processor and training runs at low priority (no limit, as {unlimited})"
-        )
+        why = f"other programs use {used} of the processor and training runs at low priority"
+        reason = f"slow, as {why} (governor.cpu_percent does not apply, as {unlimited})"
         return replace(memory, reason=reason, causes=("low priority",))
     return memory
 
